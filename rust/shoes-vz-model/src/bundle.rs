@@ -1,0 +1,122 @@
+//! Bundle directories: `<runners-path>/<runner_id>.bundle/`, one for each VM.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BadId, RunnerId};
+
+/// File names inside a bundle; those of the template (`Disk.img`, …) keep theirs.
+pub mod file {
+    /// macOS: binary `VZMacMachineIdentifier`.
+    pub const MACHINE_IDENTIFIER: &str = "MachineIdentifier";
+    /// [`super::RuntimeMetadata`].
+    pub const METADATA: &str = "RuntimeMetadata.json";
+    /// The VM process' own settings.
+    pub const VM_SPEC: &str = "Vm.json";
+    /// How the VM ended, written by the VM process last of all.
+    pub const VM_END: &str = "VmEnd.json";
+    /// gRPC `shoes.vz.vm.v1`.
+    pub const VM_SOCKET: &str = "vm.sock";
+    /// Streams to the guest.
+    pub const GUEST_SOCKET: &str = "guest.sock";
+    /// The guest's serial console.
+    pub const CONSOLE_LOG: &str = "console.log";
+    /// The setup script's output.
+    pub const SETUP_LOG: &str = "setup.log";
+    /// The VM process' log.
+    pub const VM_LOG: &str = "vm.log";
+}
+
+/// Ending of a bundle's directory name.
+pub const SUFFIX: &str = ".bundle";
+
+/// Longest path a Unix socket may have, in bytes without the NUL: macOS' 104 is the smaller (sys/un.h).
+pub const MAX_SOCKET_PATH: usize = 103;
+
+/// The directory name of `runner`'s bundle.
+pub fn dir_name(runner: RunnerId) -> String {
+    format!("{runner}{SUFFIX}")
+}
+
+/// The runner a directory of this name belongs to; `None` when it is no bundle's name.
+pub fn runner_of(dir_name: &str) -> Option<Result<RunnerId, BadId>> {
+    dir_name.strip_suffix(SUFFIX).map(str::parse)
+}
+
+/// State on disk, in the Go implementation's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskState {
+    /// Bundle being made.
+    Creating,
+    /// VM starting.
+    Booting,
+    /// VM up.
+    Running,
+    /// VM down.
+    Stopped,
+    /// Failed.
+    Error,
+}
+
+/// `RuntimeMetadata.json`: the Go implementation's five fields, then ours, enough to adopt the VM after a restart.
+/// It never holds the setup script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeMetadata {
+    /// The bundle's runner.
+    pub runner_id: String,
+    /// "" until known; it stays so when only the guest channel is used.
+    #[serde(default)]
+    pub ip_address: String,
+    /// When the bundle was begun.
+    pub created_at: jiff::Timestamp,
+    /// See [`DiskState`].
+    pub state: DiskState,
+    /// When this file was written.
+    pub updated_at: jiff::Timestamp,
+    /// Addition: the name at GitHub.
+    #[serde(default)]
+    pub runner_name: String,
+    /// Addition: the server's id.
+    #[serde(default)]
+    pub cloud_id: String,
+    /// Addition: the template's directory.
+    #[serde(default)]
+    pub template_path: String,
+    /// Addition: whether the setup script was handed to the guest, so that nobody does it twice.
+    #[serde(default)]
+    pub setup_handed_over: bool,
+    /// Addition: whether SSH has answered once.
+    #[serde(default)]
+    pub ssh_ready: bool,
+    /// Addition: whether an Actions runner was ever seen listening.
+    #[serde(default)]
+    pub runner_seen: bool,
+    /// Addition: the stages that are over, as (name, start, microseconds).
+    #[serde(default)]
+    pub stages: Vec<(String, jiff::Timestamp, u64)>,
+    /// Addition: seconds the VM may live in all, counted from `created_at`; 0 = no limit.
+    #[serde(default)]
+    pub max_lifetime_seconds: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundles_name_reads_back_as_its_runner() {
+        let id = RunnerId::random();
+        assert_eq!(runner_of(&dir_name(id)), Some(Ok(id)));
+        assert_eq!(runner_of("lost+found"), None);
+        assert!(runner_of("x.bundle").unwrap().is_err());
+    }
+
+    #[test]
+    fn the_go_implementations_metadata_is_understood() {
+        let go = r#"{"runner_id":"a","ip_address":"192.168.64.2","created_at":"2026-01-02T03:04:05.123456+09:00",
+            "state":"running","updated_at":"2026-01-02T03:04:05Z"}"#;
+        let m: RuntimeMetadata = serde_json::from_str(go).unwrap();
+        assert_eq!(m.state, DiskState::Running);
+        assert!(!m.setup_handed_over);
+    }
+}

@@ -1,0 +1,157 @@
+//! One type for each id, so that none is passed where another is meant.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Why a text is no id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} {text:?} is not valid: {why}")]
+pub struct BadId {
+    kind: &'static str,
+    text: String,
+    why: &'static str,
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A fresh random id.
+            pub fn random() -> Self {
+                Self(Uuid::new_v4())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadId;
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                Uuid::try_parse(text).map(Self).map_err(|_| BadId {
+                    kind: $kind,
+                    text: text.chars().take(80).collect(),
+                    why: "it is not a UUID",
+                })
+            }
+        }
+    };
+}
+
+uuid_id! {
+    /// A runner, and so its VM and bundle. The server makes it; the bundle is `<runner_id>.bundle`.
+    RunnerId, "runner id"
+}
+uuid_id! {
+    /// A host agent; stable on its disk.
+    AgentId, "agent id"
+}
+
+/// What myshoes keeps to delete an instance by: `shoes-vz-<uuid4>` (Go: server.go AddInstance).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CloudId(Uuid);
+
+impl CloudId {
+    const PREFIX: &'static str = "shoes-vz-";
+
+    /// A fresh random id.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for CloudId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, self.0)
+    }
+}
+
+impl FromStr for CloudId {
+    type Err = BadId;
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        text.strip_prefix(Self::PREFIX).and_then(|rest| Uuid::try_parse(rest).ok()).map(Self).ok_or_else(|| {
+            BadId {
+                kind: "cloud id",
+                text: text.chars().take(80).collect(),
+                why: "it is not \"shoes-vz-\" and a UUID",
+            }
+        })
+    }
+}
+
+/// The name a runner registers under at GitHub; unique among the living. From myshoes: `myshoes-<job uuid>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RunnerName(String);
+
+impl RunnerName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RunnerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for RunnerName {
+    type Err = BadId;
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let bad = |why| BadId { kind: "runner name", text: text.chars().take(80).collect(), why };
+        match text {
+            "" => Err(bad("it is empty")),
+            t if t.len() > 255 => Err(bad("it is longer than 255 bytes")),
+            t if t.chars().any(char::is_control) => Err(bad("it has control characters")),
+            t => Ok(Self(t.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for RunnerName {
+    type Error = BadId;
+    fn try_from(text: String) -> Result<Self, BadId> {
+        text.parse()
+    }
+}
+
+impl From<RunnerName> for String {
+    fn from(name: RunnerName) -> Self {
+        name.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_id_reads_back_as_itself() {
+        let id = CloudId::random();
+        assert_eq!(id.to_string().parse::<CloudId>(), Ok(id));
+    }
+
+    #[test]
+    fn a_cloud_id_without_its_prefix_is_refused() {
+        let bare = Uuid::new_v4().to_string();
+        assert!(bare.parse::<CloudId>().unwrap_err().to_string().contains(&bare));
+    }
+
+    #[test]
+    fn an_empty_or_endless_runner_name_is_refused() {
+        for bad in [String::new(), "x".repeat(256), "a\nb".into()] {
+            assert!(bad.parse::<RunnerName>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Where a listener may bind. No listener goes beyond loopback unless its callers prove who they are (DESIGN §1.5).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Whether callers of a listener are authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// By token or mutual TLS: any address will do.
+    Authenticated,
+    /// Anyone who connects: loopback only.
+    Anyone,
+    /// Anyone, and the operator said in so many words that this is wanted (`--insecure-listen`).
+    AnyoneAndTheOperatorInsists,
+}
+
+/// Why an address cannot be bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadListenAddr {
+    /// Neither `:PORT` nor `IP:PORT`.
+    #[error("listen address {0:?} is neither \":PORT\" nor \"IP:PORT\"")]
+    Malformed(String),
+    /// An open door asked for by an explicit address.
+    #[error(
+        "refusing to listen on {0} without authentication: give a token file, use a loopback address, \
+         or insist with --insecure-listen"
+    )]
+    Unauthenticated(SocketAddr),
+}
+
+/// Where to bind for `text`: `IP:PORT` is taken at its word (and refused when it would open the door to anyone);
+/// Go's `:PORT` means every interface when callers are authenticated, else loopback.
+pub fn listen_addr(text: &str, callers: Callers) -> Result<SocketAddr, BadListenAddr> {
+    let malformed = || BadListenAddr::Malformed(text.chars().take(80).collect());
+    if let Some(port) = text.strip_prefix(':') {
+        let port = port.parse().map_err(|_| malformed())?;
+        let ip = match callers {
+            Callers::Anyone => Ipv4Addr::LOCALHOST,
+            Callers::Authenticated | Callers::AnyoneAndTheOperatorInsists => Ipv4Addr::UNSPECIFIED,
+        };
+        return Ok(SocketAddr::new(IpAddr::V4(ip), port));
+    }
+    let addr: SocketAddr = text.replacen("localhost:", "127.0.0.1:", 1).parse().map_err(|_| malformed())?;
+    if callers == Callers::Anyone && !addr.ip().is_loopback() {
+        return Err(BadListenAddr::Unauthenticated(addr));
+    }
+    Ok(addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_port_is_loopback_until_callers_are_authenticated() {
+        assert_eq!(listen_addr(":50051", Callers::Anyone), Ok("127.0.0.1:50051".parse().unwrap()));
+        assert_eq!(listen_addr(":50051", Callers::Authenticated), Ok("0.0.0.0:50051".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_open_door_is_refused_unless_insisted_on() {
+        let refused = listen_addr("0.0.0.0:1", Callers::Anyone).unwrap_err();
+        assert!(refused.to_string().contains("0.0.0.0:1"));
+        assert!(listen_addr("0.0.0.0:1", Callers::AnyoneAndTheOperatorInsists).is_ok());
+        assert!(listen_addr("[::1]:1", Callers::Anyone).is_ok());
+        assert!(listen_addr("localhost:0", Callers::Anyone).is_ok());
+    }
+
+    #[test]
+    fn nonsense_is_malformed() {
+        for bad in ["", "50051", ":x", ":70000", "host:1"] {
+            assert!(matches!(listen_addr(bad, Callers::Anyone), Err(BadListenAddr::Malformed(_))), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Resource types: myshoes' ladder, as text and as its enum.
+
+use std::{fmt, str::FromStr};
+
+use shoes_vz_proto::myshoes;
+
+/// A size a runner can have. The texts are myshoes' (`nano` … `4xlarge`); the Go client's `xlarge2` is understood too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceType {
+    /// `nano`
+    Nano,
+    /// `micro`
+    Micro,
+    /// `small`
+    Small,
+    /// `medium`
+    Medium,
+    /// `large`
+    Large,
+    /// `xlarge`
+    XLarge,
+    /// `2xlarge`
+    XLarge2,
+    /// `3xlarge`
+    XLarge3,
+    /// `4xlarge`
+    XLarge4,
+}
+
+/// A text or number that is no resource type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown resource type {0:?}; known are {list}", list = ResourceType::list())]
+pub struct UnknownResourceType(pub String);
+
+impl ResourceType {
+    /// Every type, smallest first.
+    pub const ALL: [Self; 9] = [
+        Self::Nano,
+        Self::Micro,
+        Self::Small,
+        Self::Medium,
+        Self::Large,
+        Self::XLarge,
+        Self::XLarge2,
+        Self::XLarge3,
+        Self::XLarge4,
+    ];
+
+    /// myshoes' text for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nano => "nano",
+            Self::Micro => "micro",
+            Self::Small => "small",
+            Self::Medium => "medium",
+            Self::Large => "large",
+            Self::XLarge => "xlarge",
+            Self::XLarge2 => "2xlarge",
+            Self::XLarge3 => "3xlarge",
+            Self::XLarge4 => "4xlarge",
+        }
+    }
+
+    fn list() -> String {
+        Self::ALL.map(Self::as_str).join(", ")
+    }
+}
+
+impl fmt::Display for ResourceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ResourceType {
+    type Err = UnknownResourceType;
+    fn from_str(text: &str) -> Result<Self, UnknownResourceType> {
+        let go = match text {
+            "xlarge2" => "2xlarge",
+            "xlarge3" => "3xlarge",
+            "xlarge4" => "4xlarge",
+            other => other,
+        };
+        Self::ALL
+            .into_iter()
+            .find(|t| t.as_str() == go)
+            .ok_or_else(|| UnknownResourceType(text.chars().take(80).collect()))
+    }
+}
+
+impl From<ResourceType> for myshoes::ResourceType {
+    fn from(value: ResourceType) -> Self {
+        match value {
+            ResourceType::Nano => Self::Nano,
+            ResourceType::Micro => Self::Micro,
+            ResourceType::Small => Self::Small,
+            ResourceType::Medium => Self::Medium,
+            ResourceType::Large => Self::Large,
+            ResourceType::XLarge => Self::XLarge,
+            ResourceType::XLarge2 => Self::XLarge2,
+            ResourceType::XLarge3 => Self::XLarge3,
+            ResourceType::XLarge4 => Self::XLarge4,
+        }
+    }
+}
+
+/// From myshoes' enum; its `Unknown` (0) and any number past the ladder are refused.
+impl TryFrom<i32> for ResourceType {
+    type Error = UnknownResourceType;
+    fn try_from(number: i32) -> Result<Self, UnknownResourceType> {
+        usize::try_from(number)
+            .ok()
+            .and_then(|n| n.checked_sub(1))
+            .and_then(|n| Self::ALL.get(n).copied())
+            .ok_or_else(|| UnknownResourceType(number.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_reads_back_from_its_text_and_its_number() {
+        for t in ResourceType::ALL {
+            assert_eq!(t.as_str().parse(), Ok(t));
+            assert_eq!(ResourceType::try_from(myshoes::ResourceType::from(t) as i32), Ok(t));
+        }
+    }
+
+    #[test]
+    fn the_go_clients_spelling_is_understood() {
+        assert_eq!("xlarge2".parse(), Ok(ResourceType::XLarge2));
+    }
+
+    #[test]
+    fn an_unknown_type_is_named_in_the_error() {
+        assert!("huge".parse::<ResourceType>().unwrap_err().to_string().contains("\"huge\""));
+        for number in [-1, 0, 10] {
+            assert!(ResourceType::try_from(number).is_err(), "{number}");
+        }
+    }
+}

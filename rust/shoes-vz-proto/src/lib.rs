@@ -1,0 +1,38 @@
+//! Generated code for every protocol shoes-vz speaks; the sources are in `proto/`.
+#![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+
+/// myshoes' plugin protocol.
+pub mod myshoes {
+    tonic::include_proto!("whywaita.myshoes");
+}
+
+/// hashicorp/go-plugin's side services.
+pub mod goplugin {
+    tonic::include_proto!("plugin");
+}
+
+/// `shoes.vz.*`, nested as the packages are, so that generated cross references resolve.
+pub mod shoes {
+    pub mod vz {
+        pub mod agent {
+            pub mod v1 {
+                tonic::include_proto!("shoes.vz.agent.v1");
+            }
+        }
+        pub mod shoes {
+            pub mod v1 {
+                tonic::include_proto!("shoes.vz.shoes.v1");
+            }
+        }
+        pub mod vm {
+            pub mod v1 {
+                tonic::include_proto!("shoes.vz.vm.v1");
+            }
+        }
+    }
+}
+
+pub use shoes::vz::{agent::v1 as agent, shoes::v1 as fleet, vm::v1 as vm};
+
+/// Every file's descriptor, for gRPC reflection and wire tests.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,344 @@
+//! A server and an agent, started as an operator would, on ports and directories of their own.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shoes_vz_proto::{
+    agent::{RunnerEnd, RunnerStage, RunnerState},
+    fleet::{
+        AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListRunnersRequest, RunnerView,
+        WatchRunnersRequest, fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
+    },
+};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    bins::{Bins, test_template},
+    daemon::Daemon,
+    leftover::{self, LeftOver},
+};
+
+/// How a fleet differs from the usual one.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `--max-runners`.
+    pub max_runners: u32,
+    /// `--template-path`.
+    pub template: PathBuf,
+    /// More arguments for the agent.
+    pub agent_args: Vec<String>,
+    /// More arguments for the server.
+    pub server_args: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_runners: 2, template: test_template(), agent_args: Vec::new(), server_args: Vec::new() }
+    }
+}
+
+/// A running fleet. Ends with everything it started, VMs too.
+pub struct Fleet {
+    dir: TempDir,
+    bins: Bins,
+    options: Options,
+    server: Option<Daemon>,
+    agent: Option<Daemon>,
+    grpc_addr: String,
+    metrics_addr: String,
+}
+
+/// Longest any single wait of a test may take on a busy machine without hardware virtualization.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Fleet {
+    /// Server and agent, both ready.
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    /// As [`Fleet::start`], with differences.
+    pub async fn start_with(options: Options) -> Self {
+        let mut fleet = Self::server_only(options).await;
+        fleet.start_agent().await;
+        fleet
+    }
+
+    /// A server without an agent.
+    pub async fn server_only(options: Options) -> Self {
+        // Short, since Unix socket paths are.
+        let dir = tempfile::Builder::new().prefix("svz").tempdir().expect("a temporary directory");
+        std::fs::create_dir(dir.path().join("r")).expect("a runners path");
+        let mut fleet = Self {
+            dir,
+            bins: Bins::find(),
+            options,
+            server: None,
+            agent: None,
+            grpc_addr: "127.0.0.1:0".into(),
+            metrics_addr: "127.0.0.1:0".into(),
+        };
+        fleet.start_server().await;
+        fleet
+    }
+
+    /// Starts the server; again on the same addresses and state after it was ended.
+    pub async fn start_server(&mut self) {
+        let ready = self.dir.path().join("server.ready");
+        let _ = std::fs::remove_file(&ready);
+        let mut command = Command::new(self.bins.path("shoes-vz-server"));
+        command
+            .args(["--grpc-addr", &self.grpc_addr, "--metrics-addr", &self.metrics_addr])
+            .arg("--state-dir")
+            .arg(self.dir.path().join("server"))
+            .arg("--ready-file")
+            .arg(&ready)
+            .args(&self.options.server_args)
+            .env("RUST_LOG", "info,shoes_vz_server=debug");
+        let mut server = Daemon::start("shoes-vz-server", &mut command, &self.dir.path().join("server.log"))
+            .expect("the server starts");
+        let text = server.ready(&ready, PATIENCE).await.expect("the server gets ready");
+        let addrs: serde_json::Value = serde_json::from_str(&text).expect("the ready file is JSON");
+        self.grpc_addr = addrs["grpc_addr"].as_str().expect("grpc_addr").to_owned();
+        self.metrics_addr = addrs["metrics_addr"].as_str().expect("metrics_addr").to_owned();
+        self.server = Some(server);
+    }
+
+    /// Starts the agent, without waiting for it.
+    pub fn spawn_agent(&mut self) {
+        let _ = std::fs::remove_file(self.agent_ready_file());
+        let mut command = Command::new(self.bins.path("shoes-vz-agent"));
+        command
+            .arg("run")
+            .args(["--server", &self.grpc_addr, "--hostname", "test-host"])
+            .args(["--max-runners", &self.options.max_runners.to_string()])
+            .arg("--template-path")
+            .arg(&self.options.template)
+            .arg("--runners-path")
+            .arg(self.runners_path())
+            .arg("--state-dir")
+            .arg(self.dir.path().join("agent"))
+            .arg("--ready-file")
+            .arg(self.agent_ready_file())
+            .args(&self.options.agent_args)
+            .env("RUST_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
+        let agent = Daemon::start("shoes-vz-agent", &mut command, &self.dir.path().join("agent.log"))
+            .expect("the agent starts");
+        self.agent = Some(agent);
+    }
+
+    /// Starts the agent and waits until it has registered.
+    pub async fn start_agent(&mut self) {
+        self.spawn_agent();
+        self.agent_ready().await;
+    }
+
+    /// Waits until the agent has registered.
+    pub async fn agent_ready(&mut self) {
+        let ready = self.agent_ready_file();
+        let agent = self.agent.as_mut().expect("an agent was started");
+        agent.ready(&ready, PATIENCE).await.expect("the agent gets ready");
+    }
+
+    fn agent_ready_file(&self) -> PathBuf {
+        self.dir.path().join("agent.ready")
+    }
+
+    /// Ends the agent by `signal`; its VMs live on.
+    pub async fn end_agent(&mut self, signal: Signal) {
+        let mut agent = self.agent.take().expect("an agent was started");
+        agent.end(signal).await.expect("the agent ends");
+    }
+
+    /// Ends the server by `signal`.
+    pub async fn end_server(&mut self, signal: Signal) {
+        let mut server = self.server.take().expect("a server was started");
+        server.end(signal).await.expect("the server ends");
+    }
+
+    /// The server's gRPC address.
+    pub fn grpc_addr(&self) -> &str {
+        &self.grpc_addr
+    }
+
+    /// The server's metrics address.
+    pub fn metrics_addr(&self) -> &str {
+        &self.metrics_addr
+    }
+
+    /// `--runners-path`.
+    pub fn runners_path(&self) -> PathBuf {
+        self.dir.path().join("r")
+    }
+
+    /// A directory of the test's own, gone with the fleet.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The built binaries.
+    pub fn bins(&self) -> &Bins {
+        &self.bins
+    }
+
+    /// Everything server and agent have printed, every start of theirs.
+    pub fn logs(&self) -> String {
+        ["server.log", "agent.log"]
+            .map(|name| {
+                let text = std::fs::read(self.dir.path().join(name)).unwrap_or_default();
+                format!("--- {name}\n{}", String::from_utf8_lossy(&text))
+            })
+            .concat()
+    }
+
+    fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.grpc_addr)).expect("an address").connect_lazy()
+    }
+
+    /// The server's view of the fleet.
+    pub fn fleet_client(&self) -> FleetServiceClient<Channel> {
+        FleetServiceClient::new(self.channel()).max_decoding_message_size(64 << 20)
+    }
+
+    /// The service the plugin calls.
+    pub fn shoes_client(&self) -> ShoesServiceClient<Channel> {
+        ShoesServiceClient::new(self.channel())
+    }
+
+    /// AddInstance as the plugin calls it, with myshoes' five minutes.
+    pub async fn add(&self, runner_name: &str, setup_script: &str) -> Result<AddInstanceResponse, tonic::Status> {
+        let mut request = tonic::Request::new(AddInstanceRequest {
+            runner_name: runner_name.into(),
+            setup_script: setup_script.into(),
+            resource_type: "nano".into(),
+            labels: vec!["self-hosted".into()],
+        });
+        request.set_timeout(Duration::from_secs(300));
+        self.shoes_client().add_instance(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// DeleteInstance as the plugin calls it.
+    pub async fn delete(&self, cloud_id: &str) -> Result<(), tonic::Status> {
+        let mut request =
+            tonic::Request::new(DeleteInstanceRequest { cloud_id: cloud_id.into(), labels: Vec::new() });
+        request.set_timeout(Duration::from_secs(60));
+        self.shoes_client().delete_instance(request).await.map(|_| ())
+    }
+
+    /// Every runner the server knows, ended ones too.
+    pub async fn runners(&self) -> Vec<RunnerView> {
+        let request = ListRunnersRequest { include_ended: true };
+        self.fleet_client().list_runners(request).await.expect("ListRunners").into_inner().runners
+    }
+
+    /// Follows the runner of this name until `wanted` holds.
+    ///
+    /// # Panics
+    /// With the runner's last view and the logs' place when it does not within [`PATIENCE`].
+    pub async fn until(&self, runner_name: &str, wanted: impl Fn(&RunnerView) -> bool) -> RunnerView {
+        let mut last = None;
+        let follow = async {
+            loop {
+                let request = WatchRunnersRequest { runner_name: runner_name.into(), cloud_id: String::new() };
+                let Ok(stream) = self.fleet_client().watch_runners(request).await else {
+                    // The server is being restarted by this test.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let mut stream = stream.into_inner();
+                while let Ok(Some(view)) = stream.message().await {
+                    if wanted(&view) {
+                        return view;
+                    }
+                    last = Some(view);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, follow).await {
+            Ok(view) => view,
+            Err(_) => panic!("{runner_name} did not get there within {PATIENCE:?}; last seen {last:#?}\n{}", self.logs()),
+        }
+    }
+
+    /// Follows the runner until it has ended, and gives that end.
+    pub async fn until_ended(&self, runner_name: &str) -> RunnerEnd {
+        end_of(&self.until(runner_name, |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await)
+    }
+
+    /// Follows the runner until the Actions runner in it listens or works.
+    pub async fn until_running(&self, runner_name: &str) -> RunnerView {
+        self.until(runner_name, |v| {
+            v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Running as i32)
+        })
+        .await
+    }
+
+    /// The bundle of the only runner there is.
+    pub fn only_bundle(&self) -> PathBuf {
+        let bundles: Vec<_> = std::fs::read_dir(self.runners_path())
+            .expect("the runners path")
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|x| x == "bundle"))
+            .collect();
+        assert_eq!(bundles.len(), 1, "{bundles:?}");
+        bundles.into_iter().next().expect("one bundle")
+    }
+
+    /// Waits until no bundle and no process is left of any VM.
+    pub async fn until_clean(&self) {
+        let runners = self.runners_path();
+        let clean = async {
+            while leftover::of(&runners) != LeftOver::NONE {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(20), clean).await.is_err() {
+            panic!("left over: {:?}\n{}", leftover::of(&runners), self.logs());
+        }
+    }
+
+    /// The test's end: no VM is left over, and both processes end when told to.
+    pub async fn finish(mut self) {
+        self.until_clean().await;
+        if self.agent.is_some() {
+            self.end_agent(Signal::SIGTERM).await;
+        }
+        if self.server.is_some() {
+            self.end_server(Signal::SIGTERM).await;
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // A failed test leaves no VM behind; a passed one has none.
+        self.agent = None;
+        for pid in leftover::processes(&self.runners_path()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+    }
+}
+
+/// The end in a view that has one.
+pub fn end_of(view: &RunnerView) -> RunnerEnd {
+    view.runner.as_ref().and_then(|r| r.end.clone()).expect("the runner has ended")
+}
+
+/// Microseconds a runner spent in `stage`; `None` when it has not left it.
+pub fn stage_us(view: &RunnerView, stage: RunnerStage) -> Option<u64> {
+    let runner = view.runner.as_ref()?;
+    runner.stages.iter().find(|t| t.stage == stage as i32).map(|t| t.duration_us)
+}

@@ -1,0 +1,7 @@
+//! The whole product under test: real binaries, real guests. Also the demo's and the benchmarks' common parts.
+
+pub mod bins;
+pub mod daemon;
+pub mod fleet;
+pub mod leftover;
+pub mod script;

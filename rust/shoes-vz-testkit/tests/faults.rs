@@ -1,0 +1,166 @@
+//! Processes killed, guests that crash, servers that restart: jobs go on, reasons are worded, nothing is left.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shoes_vz_proto::agent::EndKind;
+use shoes_vz_testkit::{
+    fleet::{Fleet, PATIENCE},
+    leftover,
+    script::{Job, held, plain},
+};
+
+#[tokio::test]
+async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_end() {
+    let mut fleet = Fleet::start().await;
+    let job = Job::new("until [ -e /tmp/go ]; do sleep 0.1; done; echo survived");
+    let added = fleet.add("survivor", &job.setup_script("survivor")).await.unwrap();
+    fleet.until_running("survivor").await;
+    let vm_processes = leftover::processes(&fleet.runners_path());
+    fleet.end_agent(Signal::SIGKILL).await;
+    assert_eq!(leftover::processes(&fleet.runners_path()), vm_processes, "the VM does not die with the agent");
+
+    fleet.start_agent().await;
+    fleet.until_running("survivor").await;
+    assert_eq!(leftover::processes(&fleet.runners_path()), vm_processes, "nothing was started twice");
+    let bundle = fleet.only_bundle();
+    let id = bundle.file_stem().unwrap().to_str().unwrap().to_owned();
+    let touched = agent_exec(&fleet, &id, &["touch", "/tmp/go"]).await;
+    assert!(touched.status.success(), "{touched:?}");
+    let end = fleet.until_ended("survivor").await;
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    fleet.until_clean().await;
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_one() {
+    let mut fleet = Fleet::start().await;
+    let job = Job::new("sleep 5; echo done-alone");
+    let added = fleet.add("alone", &job.setup_script("alone")).await.unwrap();
+    fleet.until_running("alone").await;
+    fleet.end_agent(Signal::SIGKILL).await;
+    // Longer than the job: what the next agent finds is a finished runner.
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    fleet.start_agent().await;
+    let end = fleet.until_ended("alone").await;
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
+    let mut fleet = Fleet::start().await;
+    let job = Job::new("sleep 600");
+    let added = fleet.add("steady", &job.setup_script("steady")).await.unwrap();
+    fleet.until_running("steady").await;
+    fleet.end_server(Signal::SIGKILL).await;
+    fleet.start_server().await;
+    fleet.until_running("steady").await;
+    let again = fleet.add("steady", &job.setup_script("steady")).await.unwrap();
+    assert_eq!(again.cloud_id, added.cloud_id);
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn an_agent_without_a_server_says_so_once_and_recovers() {
+    let mut fleet = Fleet::server_only(shoes_vz_testkit::fleet::Options::default()).await;
+    fleet.end_server(Signal::SIGTERM).await;
+    fleet.spawn_agent();
+    let said = async {
+        while !fleet.logs().contains("unreachable") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, said).await.expect("the agent says that the server is unreachable");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(fleet.logs().matches("unreachable").count(), 1, "{}", fleet.logs());
+    fleet.start_server().await;
+    fleet.agent_ready().await;
+    let added = fleet.add("late", &held()).await.unwrap();
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+/// Ends one VM by `deed` and gives the end as the server tells it.
+async fn end_after(name: &str, deed: impl AsyncFnOnce(&Fleet)) -> shoes_vz_proto::agent::RunnerEnd {
+    let fleet = Fleet::start().await;
+    let added = fleet.add(name, &held()).await.unwrap();
+    deed(&fleet).await;
+    let end = fleet.until_ended(name).await;
+    fleet.until_clean().await;
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+    end
+}
+
+#[tokio::test]
+async fn a_killed_hypervisor_is_told_apart() {
+    let end = end_after("shot", async |fleet| kill(qemu_of(fleet), Signal::SIGKILL).unwrap()).await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("signal 9") || end.reason.contains("SIGKILL"), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
+    let end = end_after("orphaned", async |fleet| {
+        let qemu = qemu_of(fleet);
+        let vm: Vec<_> =
+            leftover::processes(&fleet.runners_path()).into_iter().filter(|p| *p != qemu.as_raw()).collect();
+        assert_eq!(vm.len(), 1, "{vm:?}");
+        kill(Pid::from_raw(vm[0]), Signal::SIGKILL).unwrap();
+    })
+    .await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("VM process"), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_guest_that_powers_off_is_told_apart() {
+    let end = end_after("tired", async |fleet| guest_init(fleet, "poweroff").await).await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("powered off"), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_guest_that_reboots_is_told_apart() {
+    let end = end_after("restless", async |fleet| guest_init(fleet, "reboot").await).await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("reset") || end.reason.contains("reboot"), "{end:?}");
+}
+
+fn qemu_of(fleet: &Fleet) -> Pid {
+    let pids: Vec<_> = leftover::processes(&fleet.runners_path())
+        .into_iter()
+        .filter(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("qemu-system"))
+        })
+        .collect();
+    assert_eq!(pids.len(), 1, "{pids:?}");
+    Pid::from_raw(pids[0])
+}
+
+async fn agent_exec(fleet: &Fleet, runner_id: &str, command: &[&str]) -> std::process::Output {
+    tokio::process::Command::new(fleet.bins().path("shoes-vz-agent"))
+        .arg("exec")
+        .arg("--runners-path")
+        .arg(fleet.runners_path())
+        .arg(runner_id)
+        .args(command)
+        .output()
+        .await
+        .unwrap()
+}
+
+/// Asks the guest's first process, over its socket, to end the guest.
+async fn guest_init(fleet: &Fleet, word: &str) {
+    let bundle = fleet.only_bundle();
+    let id = bundle.file_stem().unwrap().to_str().unwrap().to_owned();
+    // The guest may be gone before the command is over, so its outcome says nothing.
+    let _ = agent_exec(fleet, &id, &["sh", "-c", &format!("echo {word} > /run/guest-init")]).await;
+    let _ = plain("");
+}

@@ -1,0 +1,163 @@
+//! The way of a job, on real guests: from AddInstance to an empty host.
+
+use shoes_vz_proto::{
+    agent::{EndKind, RunnerStage, RunnerState},
+    fleet::DeleteInstanceRequest,
+};
+use shoes_vz_testkit::{
+    fleet::{Fleet, Options, end_of, stage_us},
+    script::{Job, held, plain},
+};
+
+#[tokio::test]
+async fn a_job_runs_on_a_vm_of_its_own_which_is_gone_afterwards() {
+    let fleet = Fleet::start().await;
+    let job = Job::new("echo the-job-ran-on-$(uname -s)");
+    let added = fleet.add("job-1", &job.setup_script("job-1")).await.unwrap();
+    assert!(added.cloud_id.starts_with("shoes-vz-"), "{added:?}");
+    assert_eq!(added.shoes_type, "shoes-vz");
+
+    let view = fleet.until("job-1", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
+    let end = end_of(&view);
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    for stage in [RunnerStage::Clone, RunnerStage::Start, RunnerStage::Guest, RunnerStage::Ssh, RunnerStage::Job] {
+        assert!(stage_us(&view, stage).is_some(), "{stage:?} was not measured: {view:#?}");
+    }
+    fleet.until_clean().await;
+
+    // myshoes asks minutes later, and again: both succeed on the tombstone.
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_with_the_same_name_gets_the_same_vm_even_while_it_boots() {
+    let fleet = Fleet::start().await;
+    let script = held();
+    let (first, second) = tokio::join!(fleet.add("same", &script), fleet.add("same", &script));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(first.cloud_id, second.cloud_id);
+    let third = fleet.add("same", &script).await.unwrap();
+    assert_eq!(first.cloud_id, third.cloud_id);
+    assert_eq!(fleet.runners().await.len(), 1);
+    assert_eq!(shoes_vz_testkit::leftover::of(&fleet.runners_path()).bundles, 1);
+
+    fleet.delete(&first.cloud_id).await.unwrap();
+    let again = fleet.add("same", &script).await.unwrap();
+    assert_ne!(first.cloud_id, again.cloud_id, "after its deletion the name is free for a new VM");
+    fleet.delete(&again.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn two_guests_that_boot_together_are_never_taken_for_each_other() {
+    let fleet = Fleet::start().await;
+    let script = |name: &str| plain(&format!("echo I-am-{name}; sleep 600"));
+    let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
+    let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
+    for (name, added) in [("alpha", a.unwrap()), ("beta", b.unwrap())] {
+        let view = fleet.until(name, |v| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))).await;
+        let runner_id = view.runner.unwrap().runner_id;
+        let log = fleet.runners_path().join(format!("{runner_id}.bundle/setup.log"));
+        let said = async {
+            loop {
+                match std::fs::read_to_string(&log) {
+                    Ok(text) if text.contains('\n') => return text,
+                    _ => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let said = tokio::time::timeout(shoes_vz_testkit::fleet::PATIENCE, said).await.unwrap();
+        assert_eq!(said.trim(), format!("I-am-{name}"));
+        fleet.delete(&added.cloud_id).await.unwrap();
+    }
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
+    let fleet = Fleet::start_with(Options { max_runners: 1, ..Options::default() }).await;
+    let first = fleet.add("first", &held()).await.unwrap();
+    let script = held();
+    let second = fleet.add("second", &script);
+    tokio::pin!(second);
+    let pending = fleet.until("second", |v| !v.pending_reason.is_empty());
+    let view = tokio::select! {
+        view = pending => view,
+        early = &mut second => panic!("there was no slot, and yet: {early:?}"),
+    };
+    assert_eq!(view.runner.unwrap().stage(), RunnerStage::Queue);
+    let (deleted, second) = tokio::join!(fleet.delete(&first.cloud_id), second);
+    deleted.unwrap();
+    fleet.delete(&second.unwrap().cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn deleting_while_the_vm_boots_cancels_the_creation() {
+    let fleet = Fleet::start().await;
+    let script = held();
+    let add = fleet.add("cut-short", &script);
+    tokio::pin!(add);
+    let booting = fleet.until("cut-short", |v| {
+        v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32)
+    });
+    let view = tokio::select! {
+        view = booting => view,
+        early = &mut add => panic!("the VM was not seen booting: {early:?}"),
+    };
+    let (deleted, added) = tokio::join!(fleet.delete(&view.cloud_id), add);
+    deleted.unwrap();
+    let refused = added.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Aborted, "{refused:?}");
+    fleet.until_clean().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_cloud_id_that_never_was_is_not_found() {
+    let fleet = Fleet::server_only(Options::default()).await;
+    let request = DeleteInstanceRequest { cloud_id: shoes_vz_model::CloudId::random().to_string(), labels: vec![] };
+    let refused = fleet.shoes_client().delete_instance(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn the_setup_script_is_in_no_command_line_and_no_log() {
+    let fleet = Fleet::start().await;
+    let secret = "AABBCC-registration-token-42";
+    let script = plain(&format!("TOKEN={secret}; echo working; sleep 600"));
+    let added = fleet.add("secretive", &script).await.unwrap();
+    let log = fleet.only_bundle();
+    fleet.until("secretive", |v| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))).await;
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let args = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&args).contains(secret), "in the command line of {:?}", entry.path());
+    }
+    for entry in std::fs::read_dir(&log).unwrap().flatten() {
+        let text = std::fs::read(entry.path()).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&text).contains(secret), "in {:?}", entry.path());
+    }
+    assert!(!fleet.logs().contains(secret));
+    fleet.delete(&added.cloud_id).await.unwrap();
+    assert!(!fleet.logs().contains(secret));
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_guest_reaches_neither_the_host_nor_the_network() {
+    let fleet = Fleet::start().await;
+    let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = host.local_addr().unwrap().port();
+    // The gateway is how QEMU's user-mode network would offer the host's loopback.
+    let script = plain(&format!(
+        "if timeout 5 bash -c 'exec 3<>/dev/tcp/10.0.2.2/{port}' 2>/dev/null; then echo reached; exit 9; fi; exit 7"
+    ));
+    let added = fleet.add("curious", &script).await.unwrap();
+    let end = fleet.until_ended("curious").await;
+    assert!(end.reason.contains("exit code 7") || end.reason.contains("exited 7"), "{end:?}");
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
