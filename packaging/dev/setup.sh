@@ -14,7 +14,7 @@ need() { # command package…
 }
 
 qemu_major() {
-    "qemu-system-$arch" --version 2> /dev/null | sed -n '1s/.*version \([0-9]*\).*/\1/p'
+    { "qemu-system-$arch" --version 2> /dev/null || true; } | sed -n '1s/.*version \([0-9]*\).*/\1/p'
 }
 
 case $arch in

@@ -5,3 +5,4 @@ pub mod daemon;
 pub mod fleet;
 pub mod leftover;
 pub mod script;
+pub mod stages;

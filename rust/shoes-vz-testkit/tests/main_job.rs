@@ -80,8 +80,7 @@ async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
     let fleet = Fleet::start_with(Options { max_runners: 1, ..Options::default() }).await;
     let first = fleet.add("first", &held()).await.unwrap();
     let script = held();
-    let second = fleet.add("second", &script);
-    tokio::pin!(second);
+    let mut second = Box::pin(fleet.add("second", &script));
     let pending = fleet.until("second", |v| !v.pending_reason.is_empty());
     let view = tokio::select! {
         view = pending => view,
@@ -98,8 +97,7 @@ async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
 async fn deleting_while_the_vm_boots_cancels_the_creation() {
     let fleet = Fleet::start().await;
     let script = held();
-    let add = fleet.add("cut-short", &script);
-    tokio::pin!(add);
+    let mut add = Box::pin(fleet.add("cut-short", &script));
     let booting = fleet.until("cut-short", |v| {
         v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32)
     });

@@ -1,1 +1,28 @@
-//! To be written.
+//! One VM in one process: what the agent needs to make, start, watch and end a VM, and the process that holds it.
+//!
+//! ```text
+//! agent                                           VM process (same binary, its own session, cwd = bundle)
+//! template::TemplateDir ─▶ clone::make_bundle ─▶  process::run ─▶ hypervisor::{qemu, vz} ─▶ the guest
+//! client::Vm ── vm.sock (gRPC VmService) ──────▶  process::service ─▶ process::owner (one task)
+//! shoes_vz_channel::socket ── guest.sock ──────▶  mux over the guest channel ─▶ the guest agent
+//! ```
+
+pub mod template;
+
+pub mod spec;
+
+pub mod clone;
+
+pub mod client;
+
+pub mod process;
+
+pub mod hypervisor;
+
+#[cfg(target_os = "linux")]
+pub mod accel;
+
+mod end;
+mod qcow2;
+
+pub use end::{EndKind, End};

@@ -1,0 +1,250 @@
+//! Bad input: a clear error each time, and nothing left behind.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use nix::sys::signal::Signal;
+use shoes_vz_proto::{agent::EndKind, fleet::AddInstanceRequest};
+use shoes_vz_testkit::{
+    bins::{Bins, test_template},
+    fleet::{Fleet, Options, PATIENCE},
+    leftover::{self, LeftOver},
+    script::{held, plain},
+};
+use tonic::Code;
+
+/// A template directory like the tests' own, by links, for one thing in it to be broken.
+fn template_copy(into: &Path) {
+    std::fs::create_dir_all(into).unwrap();
+    for entry in std::fs::read_dir(test_template()).unwrap().flatten() {
+        let link = into.join(entry.file_name());
+        std::os::unix::fs::symlink(entry.path().canonicalize().unwrap(), link).unwrap();
+    }
+}
+
+/// Runs `shoes-vz-agent run` with these arguments, which it must refuse, and gives its words.
+async fn refused_agent(args: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let output = tokio::process::Command::new(Bins::find().path("shoes-vz-agent"))
+        .args(["run", "--server", "127.0.0.1:1", "--state-dir"])
+        .arg(dir.path().join("state"))
+        .args(args)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(30), output).await.expect("it ends by itself").unwrap();
+    assert!(!output.status.success());
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn a_template_without_its_disk_or_kernel_is_refused_with_all_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (template, runners) = (dir.path().join("t"), dir.path().join("r"));
+    std::fs::create_dir(&runners).unwrap();
+    template_copy(&template);
+    std::fs::remove_file(template.join("Disk.img")).unwrap();
+    std::fs::remove_file(template.join("kernel")).unwrap();
+    let words = refused_agent(&[
+        "--template-path",
+        template.to_str().unwrap(),
+        "--runners-path",
+        runners.to_str().unwrap(),
+    ])
+    .await;
+    assert!(words.contains("Disk.img") && words.contains("kernel"), "{words}");
+    assert_eq!(leftover::of(&runners), LeftOver::NONE);
+}
+
+#[tokio::test]
+async fn a_template_that_is_not_there_is_refused_by_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let words =
+        refused_agent(&["--template-path", "/nowhere/at/all", "--runners-path", dir.path().to_str().unwrap()])
+            .await;
+    assert!(words.contains("/nowhere/at/all"), "{words}");
+}
+
+#[tokio::test]
+async fn max_runners_zero_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = refused_agent(&[
+        "--max-runners",
+        "0",
+        "--template-path",
+        test_template().to_str().unwrap(),
+        "--runners-path",
+        dir.path().to_str().unwrap(),
+    ])
+    .await;
+    assert!(words.contains("max-runners"), "{words}");
+}
+
+#[tokio::test]
+async fn every_mistake_in_the_settings_is_reported_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("agent.toml");
+    std::fs::write(&config, "max_runers = 2\n").unwrap();
+    let words = refused_agent(&[
+        "--max-runners",
+        "0",
+        "--template-path",
+        "/nowhere",
+        "--runners-path",
+        dir.path().to_str().unwrap(),
+        "--ssh-key",
+        "/no/key",
+    ])
+    .await;
+    for mistake in ["max-runners", "/nowhere", "/no/key"] {
+        assert!(words.contains(mistake), "{mistake} is not in: {words}");
+    }
+    let words = refused_agent(&["--config", config.to_str().unwrap()]).await;
+    assert!(words.contains("max_runers"), "{words}");
+}
+
+#[tokio::test]
+async fn a_server_whose_port_is_taken_says_which() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    for flag in ["--grpc-addr", "--metrics-addr"] {
+        let other = if flag == "--grpc-addr" { "--metrics-addr" } else { "--grpc-addr" };
+        let output = tokio::process::Command::new(Bins::find().path("shoes-vz-server"))
+            .args([flag, &addr, other, "127.0.0.1:0", "--state-dir"])
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(30), output).await.expect("it ends").unwrap();
+        let words =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        assert!(words.contains(&addr), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_agent_on_the_same_runners_path_is_refused() {
+    let fleet = Fleet::start().await;
+    let words = refused_agent(&[
+        "--template-path",
+        test_template().to_str().unwrap(),
+        "--runners-path",
+        fleet.runners_path().to_str().unwrap(),
+    ])
+    .await;
+    assert!(words.contains(fleet.runners_path().to_str().unwrap()), "{words}");
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn an_unknown_resource_type_or_label_is_an_invalid_argument_that_names_it() {
+    let fleet = Fleet::start().await;
+    let ask = async |resource_type: &str, label: &str| {
+        let request = AddInstanceRequest {
+            runner_name: "odd".into(),
+            setup_script: held(),
+            resource_type: resource_type.into(),
+            labels: vec![label.into()],
+        };
+        fleet.shoes_client().add_instance(request).await.unwrap_err()
+    };
+    for (resource_type, label, named) in [("gigantic", "self-hosted", "gigantic"), ("nano", "windows-11", "windows-11")] {
+        let refused = ask(resource_type, label).await;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().contains(named), "{refused:?}");
+    }
+    assert_eq!(fleet.runners().await.len(), 0);
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_setup_script_that_fails_is_an_error_with_its_code_and_its_last_fifty_lines() {
+    let fleet = Fleet::start().await;
+    let script = plain("for i in $(seq 1 200); do echo line-$i; done; exit 3");
+    let added = fleet.add("failing", &script).await.unwrap();
+    let view = fleet.until("failing", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
+    let runner = view.runner.unwrap();
+    let end = runner.end.unwrap();
+    assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
+    assert!(end.reason.contains('3'), "{end:?}");
+    let setup = runner.setup.unwrap();
+    assert_eq!((setup.exited, setup.exit_code), (true, 3));
+    let lines: Vec<_> = setup.log_tail.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[49]), (50, "line-151", "line-200"));
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_script_of_two_mebibytes_arrives_whole() {
+    let fleet = Fleet::start().await;
+    let padding = "# 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\n".repeat(32 << 10);
+    let script = plain(&format!("{padding}wc -c < \"$0\"; exit 4"));
+    assert!(script.len() > 2 << 20);
+    let added = fleet.add("long", &script).await.unwrap();
+    let view = fleet.until("long", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
+    let setup = view.runner.unwrap().setup.unwrap();
+    assert_eq!((setup.exit_code, setup.log_tail.trim()), (4, script.len().to_string().as_str()));
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn output_that_is_no_utf8_harms_nothing() {
+    let fleet = Fleet::start().await;
+    let added = fleet.add("latin", &plain("printf 'caf\\xe9 \\xff\\xfe\\n'; exit 5")).await.unwrap();
+    let view = fleet.until("latin", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
+    let setup = view.runner.unwrap().setup.unwrap();
+    assert_eq!((setup.exit_code, setup.log_tail.as_str()), (5, "caf\u{fffd} \u{fffd}\u{fffd}"));
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_never_boots_fails_at_its_deadline_with_the_consoles_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("t");
+    template_copy(&template);
+    // A root disk that is no file system: the guest starts, and gets no further.
+    std::fs::remove_file(template.join("Disk.img")).unwrap();
+    std::fs::File::create(template.join("Disk.img")).unwrap().set_len(64 << 20).unwrap();
+    let agent_args = vec!["--start-deadline".into(), "12s".into()];
+    let fleet = Fleet::start_with(Options { template, agent_args, ..Options::default() }).await;
+    let refused = fleet.add("stuck", &held()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal, "{refused:?}");
+    let words = refused.message();
+    assert!(words.contains("console") && words.contains("/dev/vda"), "{words}");
+    fleet.until_clean().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_without_a_server_fails_in_time_and_one_whose_server_returns_succeeds() {
+    let mut fleet = Fleet::start().await;
+    fleet.end_server(Signal::SIGTERM).await;
+    let script = fleet.path().join("script.sh");
+    std::fs::write(&script, held()).unwrap();
+    let client = |timeout: &str| {
+        let mut command = tokio::process::Command::new(fleet.bins().path("shoes-vz-client"));
+        command
+            .args(["--server", fleet.grpc_addr(), "--json", "add", "--runner-name", "patient", "--timeout", timeout])
+            .args(["--resource-type", "nano", "--setup-script"])
+            .arg(&script)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    };
+    let output = tokio::time::timeout(Duration::from_secs(20), client("3s").output()).await.expect("in time").unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains(fleet.grpc_addr()), "{words}");
+
+    let waiting = client("120s").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    fleet.start_server().await;
+    let output = tokio::time::timeout(PATIENCE, waiting.wait_with_output()).await.expect("in time").unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let added: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    fleet.delete(added["cloud_id"].as_str().unwrap()).await.unwrap();
+    fleet.finish().await;
+}

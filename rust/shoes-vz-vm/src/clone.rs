@@ -1,0 +1,212 @@
+//! Bundles: made from a template in milliseconds whatever the disk's size, and removed.
+//!
+//! Linux: the disk is a qcow2 overlay over the template's raw image; kernel and initrd are read from the template.
+//! Both functions block; call them by `spawn_blocking`.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use shoes_vz_model::bundle::{self, file};
+
+use crate::{
+    qcow2,
+    spec::{HypervisorKind, VmSpec},
+    template::TemplateDir,
+};
+
+/// The overlay's name in a QEMU bundle.
+pub const OVERLAY: &str = "Disk.qcow2";
+
+/// Why there is no bundle, or why it is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum CloneError {
+    /// A file operation failed.
+    #[error("{what} {path:?}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The directory belongs to a VM already.
+    #[error("the bundle {0:?} already holds a VM; remove it first")]
+    Taken(PathBuf),
+    /// Something that is no bundle was to be removed.
+    #[error("{0:?} is no bundle (its name does not end in \".bundle\"), so it is not removed")]
+    NoBundle(PathBuf),
+    /// This build cannot clone for that hypervisor.
+    #[error("this build cannot clone a template for {0}; macOS guests need a macOS host and its Virtualization.framework (issue 3)")]
+    Unsupported(&'static str),
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> CloneError + 'a {
+    move |source| CloneError::Io { what, path: path.to_owned(), source }
+}
+
+/// Makes the VM's files in `dir`, which is created (mode 0700) unless it is there and holds no VM yet.
+/// On any error everything made here is taken away again.
+pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<(), CloneError> {
+    if spec.hypervisor != HypervisorKind::Qemu {
+        return Err(CloneError::Unsupported("Virtualization.framework"));
+    }
+    let mut undo = Undo { dir: None, files: Vec::new() };
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => undo.dir = Some(dir.to_owned()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {
+            if dir.join(file::VM_SPEC).exists() || dir.join(OVERLAY).exists() {
+                return Err(CloneError::Taken(dir.to_owned()));
+            }
+            let private = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(dir, private).map_err(io_error("closing to others the bundle", dir))?;
+        }
+        Err(e) => return Err(io_error("making the bundle", dir)(e)),
+    }
+
+    let backing = template.path.join(shoes_vz_model::template::file::DISK);
+    // The image may have been swapped since the template was looked through: a shorter disk than its image would
+    // cut the guest's file system off.
+    let raw = fs::metadata(&backing).map_err(io_error("looking at the template's disk", &backing))?.len();
+    let bytes = spec.disk_bytes.max(raw).next_multiple_of(512);
+    let overlay = dir.join(OVERLAY);
+    undo.files.push(overlay.clone());
+    qcow2::create_overlay(&overlay, &backing, bytes).map_err(io_error("writing the overlay disk", &overlay))?;
+
+    // Last, so that a bundle with a Vm.json is a whole one.
+    let vm_json = dir.join(file::VM_SPEC);
+    undo.files.push(vm_json.clone());
+    spec.write(dir).map_err(io_error("writing the VM's settings", &vm_json))?;
+    undo.keep();
+    Ok(())
+}
+
+/// Removes a bundle and all in it; one that is not there is fine.
+pub fn remove_bundle(dir: &Path) -> Result<(), CloneError> {
+    if !dir.file_name().is_some_and(|n| n.to_string_lossy().ends_with(bundle::SUFFIX)) {
+        return Err(CloneError::NoBundle(dir.to_owned()));
+    }
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("removing the bundle", dir)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// What to take away when making a bundle fails half-way.
+struct Undo {
+    dir: Option<PathBuf>,
+    files: Vec<PathBuf>,
+}
+
+impl Undo {
+    fn keep(mut self) {
+        self.dir = None;
+        self.files.clear();
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for file in &self.files {
+            if let Err(error) = fs::remove_file(file)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(?file, %error, "a half-made bundle's file stays behind");
+            }
+        }
+        if let Some(dir) = &self.dir
+            && let Err(error) = fs::remove_dir(dir)
+        {
+            tracing::warn!(?dir, %error, "a half-made bundle stays behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A Linux template whose disk is sparse and `bytes` long.
+    fn template(dir: &Path, bytes: u64) -> TemplateDir {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("Template.json"), r#"{"os":"linux","guest_agent":"channel"}"#).unwrap();
+        fs::write(dir.join("kernel"), "k").unwrap();
+        fs::write(dir.join("initrd"), "i").unwrap();
+        fs::File::create(dir.join("Disk.img")).unwrap().set_len(bytes).unwrap();
+        TemplateDir::open(dir).unwrap()
+    }
+
+    fn spec(template: &TemplateDir) -> VmSpec {
+        VmSpec { hypervisor: HypervisorKind::Qemu, ..VmSpec::of_template(template) }
+    }
+
+    #[test]
+    fn a_bundle_is_private_complete_and_made_in_milliseconds_whatever_the_disks_size() {
+        let tmp = tempfile::tempdir().unwrap();
+        let t = template(&tmp.path().join("t"), 512 << 30);
+        let took: Vec<_> = (0..9)
+            .map(|i| {
+                let dir = tmp.path().join(format!("{i}.bundle"));
+                let began = Instant::now();
+                make_bundle(&t, &dir, &spec(&t)).unwrap();
+                let took = began.elapsed();
+                assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+                for name in [OVERLAY, file::VM_SPEC] {
+                    assert_eq!(fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+                }
+                remove_bundle(&dir).unwrap();
+                remove_bundle(&dir).unwrap();
+                assert!(!dir.exists());
+                took
+            })
+            .collect();
+        // The fastest of nine: other work on the machine must not fail this.
+        assert!(took.iter().min().unwrap().as_millis() <= 15, "{took:?}");
+    }
+
+    #[test]
+    fn a_bundle_that_holds_a_vm_is_not_overwritten() {
+        let tmp = tempfile::tempdir().unwrap();
+        let t = template(&tmp.path().join("t"), 1 << 20);
+        let dir = tmp.path().join("a.bundle");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(file::METADATA), "{}").unwrap();
+        make_bundle(&t, &dir, &spec(&t)).unwrap();
+        assert!(matches!(make_bundle(&t, &dir, &spec(&t)).unwrap_err(), CloneError::Taken(_)));
+        assert!(dir.join(OVERLAY).exists());
+    }
+
+    #[test]
+    fn a_failed_clone_leaves_only_what_was_there_before() {
+        let tmp = tempfile::tempdir().unwrap();
+        let t = template(&tmp.path().join("t"), 1 << 20);
+        let bad = VmSpec { disk_bytes: u64::MAX / 1024 * 512, ..spec(&t) };
+        let fresh = tmp.path().join("fresh.bundle");
+        make_bundle(&t, &fresh, &bad).unwrap_err();
+        assert!(!fresh.exists());
+
+        let begun = tmp.path().join("begun.bundle");
+        fs::create_dir(&begun).unwrap();
+        fs::write(begun.join(file::METADATA), "{}").unwrap();
+        make_bundle(&t, &begun, &bad).unwrap_err();
+        let left: Vec<_> = fs::read_dir(&begun).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, [file::METADATA]);
+
+        fs::remove_file(t.path.join("Disk.img")).unwrap();
+        let text = make_bundle(&t, &fresh, &spec(&t)).unwrap_err().to_string();
+        assert!(text.contains("Disk.img"), "{text}");
+        assert!(!fresh.exists());
+    }
+
+    #[test]
+    fn only_bundles_are_removed() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert!(matches!(remove_bundle(tmp.path()).unwrap_err(), CloneError::NoBundle(_)));
+        assert!(tmp.path().exists());
+    }
+}

@@ -1,0 +1,151 @@
+//! How a VM ended: in memory, on disk (`VmEnd.json`), on the wire.
+
+use std::{
+    fmt, fs, io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use shoes_vz_model::bundle::file;
+use shoes_vz_proto::vm as wire;
+
+/// What kind of end it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndKind {
+    /// Somebody asked for it.
+    Requested,
+    /// The guest powered itself off.
+    GuestPoweroff,
+    /// The guest reset itself; a VM never boots twice.
+    GuestReset,
+    /// The guest's kernel panicked.
+    GuestPanic,
+    /// A signal ended the hypervisor.
+    HypervisorKilled,
+    /// The hypervisor did not start, or exited by itself; also: the VM process died.
+    HypervisorFailed,
+    /// The VM reached its maximum lifetime.
+    MaxLifetime,
+    /// The host's disk below the VM is full or broken.
+    DiskError,
+}
+
+impl EndKind {
+    const ALL: [Self; 8] = [
+        Self::Requested,
+        Self::GuestPoweroff,
+        Self::GuestReset,
+        Self::GuestPanic,
+        Self::HypervisorKilled,
+        Self::HypervisorFailed,
+        Self::MaxLifetime,
+        Self::DiskError,
+    ];
+
+    /// FAILED rather than STOPPED: nobody, in the host or in the guest, meant the VM to end this way.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::GuestPanic | Self::HypervisorKilled | Self::HypervisorFailed | Self::DiskError)
+    }
+}
+
+impl From<EndKind> for wire::VmEndKind {
+    fn from(kind: EndKind) -> Self {
+        match kind {
+            EndKind::Requested => Self::Requested,
+            EndKind::GuestPoweroff => Self::GuestPoweroff,
+            EndKind::GuestReset => Self::GuestReset,
+            EndKind::GuestPanic => Self::GuestPanic,
+            EndKind::HypervisorKilled => Self::HypervisorKilled,
+            EndKind::HypervisorFailed => Self::HypervisorFailed,
+            EndKind::MaxLifetime => Self::MaxLifetime,
+            EndKind::DiskError => Self::DiskError,
+        }
+    }
+}
+
+/// How a VM ended, with words for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Its kind.
+    pub kind: EndKind,
+    /// Worded.
+    pub reason: String,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl End {
+    /// An end of `kind`, worded `reason`.
+    pub fn new(kind: EndKind, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into() }
+    }
+
+    /// The state a VM is in after this end.
+    pub fn state(&self) -> wire::VmState {
+        if self.kind.is_failure() { wire::VmState::Failed } else { wire::VmState::Stopped }
+    }
+
+    /// To the wire.
+    pub fn to_wire(&self) -> wire::VmEnd {
+        wire::VmEnd { kind: wire::VmEndKind::from(self.kind).into(), reason: self.reason.clone() }
+    }
+
+    /// From the wire; a kind this version does not know counts as a failed hypervisor, its words kept.
+    pub fn from_wire(end: &wire::VmEnd) -> Self {
+        let kind = EndKind::ALL.into_iter().find(|k| wire::VmEndKind::from(*k) as i32 == end.kind);
+        Self { kind: kind.unwrap_or(EndKind::HypervisorFailed), reason: end.reason.clone() }
+    }
+
+    /// What `bundle` says of its VM's end; `None` when the VM process wrote nothing.
+    pub fn read(bundle: &Path) -> io::Result<Option<Self>> {
+        match fs::read(bundle.join(file::VM_END)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(crate) fn write(&self, bundle: &Path) -> io::Result<()> {
+        write_atomically(&bundle.join(file::VM_END), &serde_json::to_vec(self)?)
+    }
+}
+
+/// Writes a file, mode 0600, that is there either wholly or not at all.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    io::Write::write_all(&mut file, bytes)?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_reads_back_from_the_wire_and_from_the_bundle() {
+        let bundle = tempfile::tempdir().unwrap();
+        assert_eq!(End::read(bundle.path()).unwrap(), None);
+        for kind in EndKind::ALL {
+            let end = End::new(kind, "because");
+            assert_eq!(End::from_wire(&end.to_wire()), end);
+            end.write(bundle.path()).unwrap();
+            assert_eq!(End::read(bundle.path()).unwrap(), Some(end));
+        }
+        assert_eq!(fs::read_dir(bundle.path()).unwrap().count(), 1, "no half-written file stays behind");
+    }
+
+    #[test]
+    fn an_end_this_version_does_not_know_keeps_its_words() {
+        let end = End::from_wire(&wire::VmEnd { kind: 99, reason: "sucked into a hole".into() });
+        assert_eq!(end, End::new(EndKind::HypervisorFailed, "sucked into a hole"));
+    }
+}

@@ -1,0 +1,198 @@
+//! `<bundle>/Vm.json`: everything the VM process must know, written by the agent before it starts that process.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use shoes_vz_model::{
+    bundle::file,
+    template::{Os, Transport},
+};
+
+use crate::{end::write_atomically, template::TemplateDir};
+
+/// Which hypervisor runs the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HypervisorKind {
+    /// `qemu-system-*`, on Linux.
+    Qemu,
+    /// Virtualization.framework, on macOS.
+    Vz,
+}
+
+impl HypervisorKind {
+    /// The one this operating system has.
+    pub const fn of_this_host() -> Self {
+        if cfg!(target_os = "macos") { Self::Vz } else { Self::Qemu }
+    }
+}
+
+/// What QEMU runs the guest's instructions with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// KVM if it proves itself, else TCG. The agent finds out once (`accel::detect`) and writes the answer into each
+    /// spec; a VM process that still meets this finds out for itself.
+    #[default]
+    Auto,
+    /// Hardware virtualization.
+    Kvm,
+    /// Emulation: works everywhere, slowly.
+    Tcg,
+}
+
+impl Accelerator {
+    /// As in settings and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Accelerator {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
+            "tcg" => Ok(Self::Tcg),
+            other => Err(format!("accelerator {other:?} is none of auto, kvm, tcg")),
+        }
+    }
+}
+
+/// Whether a person can look at the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Display {
+    /// No window: the serial console in `console.log` only.
+    #[default]
+    Headless,
+    /// A window with the guest's screen.
+    Window,
+}
+
+/// `Vm.json`. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// Which hypervisor.
+    pub hypervisor: HypervisorKind,
+    /// QEMU: which accelerator.
+    #[serde(default)]
+    pub accelerator: Accelerator,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Size of the disk; 0 = the template's.
+    #[serde(default)]
+    pub disk_bytes: u64,
+    /// The template's directory, absolute: kernel and initrd are read from it, the disk is backed by it.
+    pub template: PathBuf,
+    /// Linux: the kernel's command line.
+    #[serde(default)]
+    pub kernel_cmdline: String,
+    /// Window or none.
+    #[serde(default)]
+    pub display: Display,
+    /// The VM is ended when this moment comes, whatever it does then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_lifetime: Option<jiff::Timestamp>,
+    /// What runs in the guest.
+    pub os: Os,
+    /// How the guest agent is reached.
+    pub transport: Transport,
+}
+
+impl VmSpec {
+    /// A VM of `template` with the template's own least resources, on this host's hypervisor, with no end set.
+    pub fn of_template(template: &TemplateDir) -> Self {
+        Self {
+            hypervisor: HypervisorKind::of_this_host(),
+            accelerator: Accelerator::Auto,
+            cpus: template.meta.cpus(0),
+            memory_bytes: template.meta.memory_bytes(0),
+            disk_bytes: template.disk_bytes,
+            template: template.path.clone(),
+            kernel_cmdline: template.meta.kernel_cmdline.clone(),
+            display: Display::Headless,
+            max_lifetime: None,
+            os: template.meta.os,
+            transport: template.meta.guest_agent,
+        }
+    }
+
+    /// Reads `bundle`'s.
+    pub fn read(bundle: &Path) -> Result<Self, SpecError> {
+        let path = bundle.join(file::VM_SPEC);
+        let bytes = fs::read(&path).map_err(|source| SpecError::Read { path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|source| SpecError::Parse { path, source })
+    }
+
+    pub(crate) fn write(&self, bundle: &Path) -> io::Result<()> {
+        write_atomically(&bundle.join(file::VM_SPEC), &serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// Why a bundle's `Vm.json` is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// It is not there, or cannot be read.
+    #[error("reading the VM's settings {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what this version writes.
+    #[error("the VM's settings {path:?} are not valid")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_reads_back_from_its_bundle_and_a_mistyped_key_is_named() {
+        let bundle = tempfile::tempdir().unwrap();
+        let spec = VmSpec {
+            hypervisor: HypervisorKind::Qemu,
+            accelerator: Accelerator::Tcg,
+            cpus: 2,
+            memory_bytes: 1 << 30,
+            disk_bytes: 0,
+            template: "/t".into(),
+            kernel_cmdline: "quiet".into(),
+            display: Display::Headless,
+            max_lifetime: Some("2026-01-02T03:04:05Z".parse().unwrap()),
+            os: Os::Linux,
+            transport: Transport::Channel,
+        };
+        spec.write(bundle.path()).unwrap();
+        assert_eq!(VmSpec::read(bundle.path()).unwrap(), spec);
+
+        fs::write(bundle.path().join(file::VM_SPEC), r#"{"cpu":1}"#).unwrap();
+        let SpecError::Parse { source, .. } = VmSpec::read(bundle.path()).unwrap_err() else { panic!() };
+        assert!(source.to_string().contains("`cpu`"), "{source}");
+    }
+}

@@ -1,0 +1,198 @@
+//! A template directory, looked through once and wholly, so that every mistake in it is told at once.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use shoes_vz_model::template::{HardwareModel, Os, Template, file};
+
+/// A template that has all it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateDir {
+    /// Its directory, absolute.
+    pub path: PathBuf,
+    /// `Template.json`, or the defaults.
+    pub meta: Template,
+    /// Its name: `Template.json`'s, else the directory's.
+    pub name: String,
+    /// Size of a clone's disk in bytes: the template's own, or `min_disk_bytes` when that is more.
+    pub disk_bytes: u64,
+}
+
+/// Everything that is wrong with a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateError {
+    /// The directory.
+    pub path: PathBuf,
+    /// One sentence for each mistake.
+    pub mistakes: Vec<String>,
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the template {:?} cannot be used: {}", self.path, self.mistakes.join("; "))
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+impl TemplateDir {
+    /// Looks through the template in `path`.
+    pub fn open(path: &Path) -> Result<Self, TemplateError> {
+        let fail = |mistakes| TemplateError { path: path.to_owned(), mistakes };
+        let dir = fs::canonicalize(path).map_err(|e| fail(vec![format!("it cannot be opened ({e})")]))?;
+        if !dir.is_dir() {
+            return Err(fail(vec!["it is no directory".into()]));
+        }
+        let mut mistakes = Vec::new();
+        let meta = read_metadata(&dir, &mut mistakes);
+        // Without a readable Template.json nobody knows which files to ask for but the disk.
+        let required = meta.as_ref().map_or(&[file::DISK][..], |m| m.os.required_files());
+        for name in required {
+            check_file(&dir, name, &mut mistakes);
+        }
+        let meta = meta.unwrap_or_default();
+        let disk = fs::metadata(dir.join(file::DISK)).map_or(0, |m| m.len());
+        if disk % 512 != 0 {
+            mistakes.push(format!("{} is {disk} bytes, which is no whole number of 512-byte sectors", file::DISK));
+        }
+        check_metadata(&dir, &meta, &mut mistakes);
+        if !mistakes.is_empty() {
+            return Err(fail(mistakes));
+        }
+        let name = match meta.name.as_str() {
+            "" => dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned(),
+            name => name.to_owned(),
+        };
+        let disk_bytes = disk.max(meta.min_disk_bytes.next_multiple_of(512));
+        Ok(Self { path: dir, meta, name, disk_bytes })
+    }
+
+    /// The private key `Template.json` names, absolute; `None` when it names none.
+    pub fn ssh_key(&self) -> Option<PathBuf> {
+        (!self.meta.ssh_key_file.is_empty()).then(|| self.path.join(&self.meta.ssh_key_file))
+    }
+}
+
+fn read_metadata(dir: &Path, mistakes: &mut Vec<String>) -> Option<Template> {
+    match fs::read(dir.join(file::METADATA)) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(meta) => Some(meta),
+            Err(e) => {
+                mistakes.push(format!("{} is not valid ({e})", file::METADATA));
+                None
+            }
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Some(Template::default()),
+        Err(e) => {
+            mistakes.push(format!("{} cannot be read ({e})", file::METADATA));
+            None
+        }
+    }
+}
+
+fn check_file(dir: &Path, name: &str, mistakes: &mut Vec<String>) {
+    let path = dir.join(name);
+    let told = match fs::metadata(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => "is missing".to_owned(),
+        Err(e) => format!("cannot be looked at ({e})"),
+        Ok(m) if !m.is_file() => "is no regular file".to_owned(),
+        Ok(m) if m.len() == 0 => "is empty".to_owned(),
+        Ok(_) => match fs::File::open(&path) {
+            Ok(_) => return,
+            Err(e) => format!("cannot be read ({e})"),
+        },
+    };
+    mistakes.push(format!("{name} {told}"));
+}
+
+fn check_metadata(dir: &Path, meta: &Template, mistakes: &mut Vec<String>) {
+    if meta.ssh_user.is_empty() {
+        mistakes.push(format!("{}: ssh_user is empty", file::METADATA));
+    }
+    if !meta.ssh_host_key.is_empty() && meta.ssh_host_key.split_whitespace().count() < 2 {
+        mistakes.push(format!(
+            "{}: ssh_host_key is no line of OpenSSH's public key format (\"ssh-ed25519 AAAA…\")",
+            file::METADATA
+        ));
+    }
+    match meta.ssh_key_file.as_str() {
+        "" => {}
+        name if name.contains('/') || name == ".." => mistakes
+            .push(format!("{}: ssh_key_file {name:?} must be a file in the template's directory", file::METADATA)),
+        name => check_file(dir, name, mistakes),
+    }
+    let model = dir.join(file::HARDWARE_MODEL);
+    if meta.os == Os::Macos
+        && let Ok(bytes) = fs::read(&model)
+        && let Err(e) = serde_json::from_slice::<HardwareModel>(&bytes)
+    {
+        mistakes.push(format!("{} is not valid ({e})", file::HARDWARE_MODEL));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(dir.path().join(name), content).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_template_of_the_go_implementation_works_untouched() {
+        let sector = "x".repeat(1024);
+        let dir = template(&[
+            ("Disk.img", &sector),
+            ("AuxiliaryStorage", "a"),
+            ("HardwareModel.json", r#"{"hardwareModel":"AAAA"}"#),
+        ]);
+        let t = TemplateDir::open(dir.path()).unwrap();
+        assert_eq!((t.meta.os, t.disk_bytes), (Os::Macos, 1024));
+        assert_eq!(t.name, dir.path().file_name().unwrap().to_str().unwrap());
+        assert_eq!(t.ssh_key(), None);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let dir = template(&[
+            ("Template.json", r#"{"os":"linux","ssh_user":"","ssh_host_key":"AAAA","ssh_key_file":"../key"}"#),
+            ("Disk.img", "short"),
+            ("initrd", ""),
+        ]);
+        let e = TemplateDir::open(dir.path()).unwrap_err();
+        let text = e.to_string();
+        for word in
+            ["kernel is missing", "initrd is empty", "512", "ssh_user", "ssh_host_key", "ssh_key_file \"../key\""]
+        {
+            assert!(text.contains(word), "{word:?} is not in {text}");
+        }
+        assert_eq!(e.mistakes.len(), 6, "{text}");
+    }
+
+    #[test]
+    fn a_mistyped_key_is_named_beside_the_missing_disk() {
+        let dir = template(&[("Template.json", r#"{"oss":"linux"}"#)]);
+        let text = TemplateDir::open(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("oss") && text.contains("Disk.img is missing"), "{text}");
+        let text = TemplateDir::open(&dir.path().join("nowhere")).unwrap_err().to_string();
+        assert!(text.contains("nowhere"), "{text}");
+    }
+
+    #[test]
+    fn the_disk_of_a_clone_is_never_smaller_than_asked_for() {
+        let dir = template(&[
+            ("Template.json", r#"{"os":"linux","name":"n","min_disk_bytes":5000}"#),
+            ("Disk.img", &"x".repeat(512)),
+            ("kernel", "k"),
+            ("initrd", "i"),
+        ]);
+        let t = TemplateDir::open(dir.path()).unwrap();
+        assert_eq!((t.disk_bytes, t.name.as_str()), (5120, "n"));
+    }
+}
