@@ -6,3 +6,4 @@ pub mod fleet;
 pub mod leftover;
 pub mod script;
 pub mod stages;
+pub mod template;

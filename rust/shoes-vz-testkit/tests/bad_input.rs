@@ -1,6 +1,6 @@
 //! Bad input: a clear error each time, and nothing left behind.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use nix::sys::signal::Signal;
 use shoes_vz_proto::{agent::EndKind, fleet::AddInstanceRequest};
@@ -9,17 +9,9 @@ use shoes_vz_testkit::{
     fleet::{Fleet, Options, PATIENCE},
     leftover::{self, LeftOver},
     script::{held, plain},
+    template::{edit, linked_copy, replace},
 };
 use tonic::Code;
-
-/// A template directory like the tests' own, by links, for one thing in it to be broken.
-fn template_copy(into: &Path) {
-    std::fs::create_dir_all(into).unwrap();
-    for entry in std::fs::read_dir(test_template()).unwrap().flatten() {
-        let link = into.join(entry.file_name());
-        std::os::unix::fs::symlink(entry.path().canonicalize().unwrap(), link).unwrap();
-    }
-}
 
 /// Runs `shoes-vz-agent run` with these arguments, which it must refuse, and gives its words.
 async fn refused_agent(args: &[&str]) -> String {
@@ -41,7 +33,7 @@ async fn a_template_without_its_disk_or_kernel_is_refused_with_all_that_is_missi
     let dir = tempfile::tempdir().unwrap();
     let (template, runners) = (dir.path().join("t"), dir.path().join("r"));
     std::fs::create_dir(&runners).unwrap();
-    template_copy(&template);
+    linked_copy(&template);
     std::fs::remove_file(template.join("Disk.img")).unwrap();
     std::fs::remove_file(template.join("kernel")).unwrap();
     let words = refused_agent(&[
@@ -205,16 +197,31 @@ async fn output_that_is_no_utf8_harms_nothing() {
 async fn a_guest_that_never_boots_fails_at_its_deadline_with_the_consoles_last_words() {
     let dir = tempfile::tempdir().unwrap();
     let template = dir.path().join("t");
-    template_copy(&template);
-    // A root disk that is no file system: the guest starts, and gets no further.
-    std::fs::remove_file(template.join("Disk.img")).unwrap();
-    std::fs::File::create(template.join("Disk.img")).unwrap().set_len(64 << 20).unwrap();
-    let agent_args = vec!["--start-deadline".into(), "12s".into()];
+    linked_copy(&template);
+    // A kernel that finds no init panics, and with `panic=0` and no panic device's driver it then hangs for ever.
+    replace(&template.join("initrd"), b"");
+    edit(&template, |metadata| metadata["kernel_cmdline"] = "console=ttyS0 panic=0".into());
+    let agent_args = vec!["--start-deadline".into(), "15s".into()];
     let fleet = Fleet::start_with(Options { template, agent_args, ..Options::default() }).await;
     let refused = fleet.add("stuck", &held()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Internal, "{refused:?}");
     let words = refused.message();
-    assert!(words.contains("console") && words.contains("/dev/vda"), "{words}");
+    assert!(words.contains("15 s") && words.contains("Kernel panic"), "{words}");
+    fleet.until_clean().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_disk_is_no_file_system_fails_at_once_with_the_consoles_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("t");
+    linked_copy(&template);
+    replace(&template.join("Disk.img"), b"");
+    std::fs::File::options().write(true).open(template.join("Disk.img")).unwrap().set_len(64 << 20).unwrap();
+    let fleet = Fleet::start_with(Options { template, ..Options::default() }).await;
+    let refused = fleet.add("blank", &held()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal, "{refused:?}");
+    assert!(refused.message().contains("/dev/vda"), "{refused:?}");
     fleet.until_clean().await;
     fleet.finish().await;
 }

@@ -4,11 +4,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use shoes_vz_proto::agent::EndKind;
+use shoes_vz_proto::agent::{EndKind, RunnerEnd};
 use shoes_vz_testkit::{
-    fleet::{Fleet, PATIENCE},
+    fleet::{Fleet, Options, PATIENCE},
     leftover,
-    script::{Job, held, plain},
+    script::{Job, held},
 };
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
 
 #[tokio::test]
 async fn an_agent_without_a_server_says_so_once_and_recovers() {
-    let mut fleet = Fleet::server_only(shoes_vz_testkit::fleet::Options::default()).await;
+    let mut fleet = Fleet::server_only(Options::default()).await;
     fleet.end_server(Signal::SIGTERM).await;
     fleet.spawn_agent();
     let said = async {
@@ -87,8 +87,12 @@ async fn an_agent_without_a_server_says_so_once_and_recovers() {
 }
 
 /// Ends one VM by `deed` and gives the end as the server tells it.
-async fn end_after(name: &str, deed: impl AsyncFnOnce(&Fleet)) -> shoes_vz_proto::agent::RunnerEnd {
-    let fleet = Fleet::start().await;
+async fn end_after(name: &str, deed: impl AsyncFnOnce(&Fleet)) -> RunnerEnd {
+    end_in(Options::default(), name, deed).await
+}
+
+async fn end_in(options: Options, name: &str, deed: impl AsyncFnOnce(&Fleet)) -> RunnerEnd {
+    let fleet = Fleet::start_with(options).await;
     let added = fleet.add(name, &held()).await.unwrap();
     deed(&fleet).await;
     let end = fleet.until_ended(name).await;
@@ -133,6 +137,21 @@ async fn a_guest_that_reboots_is_told_apart() {
     assert!(end.reason.contains("reset") || end.reason.contains("reboot"), "{end:?}");
 }
 
+#[tokio::test]
+async fn a_guest_whose_kernel_panics_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("t");
+    shoes_vz_testkit::template::linked_copy(&template);
+    shoes_vz_testkit::template::edit(&template, |metadata| {
+        let line = metadata["kernel_cmdline"].as_str().unwrap_or_default();
+        metadata["kernel_cmdline"] = format!("{line} shoesvz.test=1").into();
+    });
+    let options = Options { template, ..Options::default() };
+    let end = end_in(options, "panicking", async |fleet| guest_init(fleet, "panic").await).await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("panic"), "{end:?}");
+}
+
 fn qemu_of(fleet: &Fleet) -> Pid {
     let pids: Vec<_> = leftover::processes(&fleet.runners_path())
         .into_iter()
@@ -162,5 +181,4 @@ async fn guest_init(fleet: &Fleet, word: &str) {
     let id = bundle.file_stem().unwrap().to_str().unwrap().to_owned();
     // The guest may be gone before the command is over, so its outcome says nothing.
     let _ = agent_exec(fleet, &id, &["sh", "-c", &format!("echo {word} > /run/guest-init")]).await;
-    let _ = plain("");
 }

@@ -1,0 +1,199 @@
+//! The bundles below the runners path: which are there, what their metadata says, and the lock on them all.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use shoes_vz_model::{
+    bundle::{RuntimeMetadata, dir_name, file, runner_of},
+    id::RunnerId,
+};
+
+use crate::files;
+
+/// The setup script while it has not been handed over, 0600: a restarted agent must be able to. Gone afterwards.
+const SCRIPT: &str = "setup-script";
+
+/// One bundle directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// Whose it is.
+    pub runner: RunnerId,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Bundle {
+    /// `runner`'s, whether it is there or not.
+    pub fn of(runners_path: &Path, runner: RunnerId) -> Self {
+        Self { runner, path: runners_path.join(dir_name(runner)) }
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// What it says of itself; `None` when it says nothing.
+    pub fn metadata(&self) -> io::Result<Option<RuntimeMetadata>> {
+        files::read(&self.file(file::METADATA))?
+            .map(|bytes| serde_json::from_slice(&bytes))
+            .transpose()
+            .map_err(io::Error::other)
+    }
+
+    /// Writes what it says of itself.
+    pub fn set_metadata(&self, metadata: &RuntimeMetadata) -> io::Result<()> {
+        files::write(&self.file(file::METADATA), &serde_json::to_vec_pretty(metadata)?)
+    }
+
+    /// Keeps the script until it is handed over.
+    pub fn keep_script(&self, script: &[u8]) -> io::Result<()> {
+        files::write(&self.file(SCRIPT), script)
+    }
+
+    /// The script, when it is still to be handed over.
+    pub fn kept_script(&self) -> io::Result<Option<Vec<u8>>> {
+        files::read(&self.file(SCRIPT))
+    }
+
+    /// Forgets the script.
+    pub fn forget_script(&self) -> io::Result<()> {
+        match fs::remove_file(self.file(SCRIPT)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is below a runners path.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Bundles of shoes-vz agents, the Go one's too.
+    pub bundles: Vec<Bundle>,
+    /// Directories that are not ours to touch.
+    pub foreign: Vec<PathBuf>,
+}
+
+/// Looks through `runners_path`.
+pub fn scan(runners_path: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
+    for entry in fs::read_dir(runners_path)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let path = entry.path();
+        match entry.file_name().to_str().and_then(runner_of) {
+            Some(Ok(runner)) if is_ours(&path)? => found.bundles.push(Bundle { runner, path }),
+            _ => found.foreign.push(path),
+        }
+    }
+    found.bundles.sort_by_key(|b| b.runner);
+    Ok(found)
+}
+
+/// A bundle has metadata or a VM's settings, or is the empty directory an agent was killed right after making.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    if path.join(file::METADATA).exists() || path.join(file::VM_SPEC).exists() {
+        return Ok(true);
+    }
+    Ok(fs::read_dir(path)?.next().is_none())
+}
+
+/// The right to manage a runners path; given back when dropped, or when the process dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Why the lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another agent has it.
+    #[error("the runners path {path:?} is served by another agent (pid {holder}); stop that one, or give this one a path of its own")]
+    Held {
+        /// Which path.
+        path: PathBuf,
+        /// The holder's process id, as it wrote it.
+        holder: String,
+    },
+    /// The lock file cannot be used.
+    #[error("locking the runners path {path:?}: {source}")]
+    Io {
+        /// Which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Lock {
+    /// Takes it, or says who has it.
+    pub fn take(runners_path: &Path) -> Result<Self, LockError> {
+        let fail = |source| LockError::Io { path: runners_path.to_owned(), source };
+        let path = runners_path.join(".agent.lock");
+        let mut file =
+            File::options().create(true).read(true).write(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&path).map_err(fail)?.trim().to_owned();
+                return Err(LockError::Held { path: runners_path.to_owned(), holder });
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(fail(source)),
+        }
+        file.set_len(0).map_err(fail)?;
+        writeln!(file, "{}", std::process::id()).map_err(fail)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_bundles_are_found_and_the_rest_is_foreign() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, empty, theirs) = (RunnerId::random(), RunnerId::random(), RunnerId::random());
+        for runner in [ours, empty, theirs] {
+            fs::create_dir(Bundle::of(dir.path(), runner).path).unwrap();
+        }
+        fs::write(Bundle::of(dir.path(), ours).file(file::VM_SPEC), "{}").unwrap();
+        fs::write(Bundle::of(dir.path(), theirs).file("holiday.jpg"), "").unwrap();
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
+        fs::write(dir.path().join("a-file"), "").unwrap();
+        let found = scan(dir.path()).unwrap();
+        let mut expected = [ours, empty];
+        expected.sort();
+        assert_eq!(found.bundles.iter().map(|b| b.runner).collect::<Vec<_>>(), expected);
+        assert_eq!(found.foreign.len(), 2, "{found:?}");
+    }
+
+    #[test]
+    fn a_second_holder_is_told_the_firsts_pid_and_gets_the_lock_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Lock::take(dir.path()).unwrap();
+        let words = Lock::take(dir.path()).unwrap_err().to_string();
+        assert!(words.contains(&format!("pid {}", std::process::id())), "{words}");
+        drop(first);
+        Lock::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_script_is_kept_privately_until_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = Bundle::of(dir.path(), RunnerId::random());
+        fs::create_dir(&bundle.path).unwrap();
+        assert_eq!(bundle.kept_script().unwrap(), None);
+        bundle.keep_script(b"secret").unwrap();
+        assert_eq!(bundle.kept_script().unwrap().as_deref(), Some(&b"secret"[..]));
+        bundle.forget_script().unwrap();
+        bundle.forget_script().unwrap();
+        assert_eq!(bundle.kept_script().unwrap(), None);
+    }
+}

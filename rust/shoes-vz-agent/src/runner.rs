@@ -1,0 +1,171 @@
+//! One runner's life, owned by one task.
+//!
+//! ```text
+//! ticket ─▶ bundle ─▶ VM process ─▶ start ─▶ guest up ─▶ SSH ─▶ setup handed over ─▶ runner listens ─▶ gone
+//!            clone ────────start────────────── guest ──── ssh ─── setup ───────────── job ──▶ teardown
+//! ```
+//! | what happens | when | then |
+//! |---|---|---|
+//! | DeleteRunner | at any stage; overtakes all else | torn down: DELETED |
+//! | the VM ends | once there is one | torn down: VM_DIED, or DELETED when the operator did it |
+//! | start deadline | until SSH | torn down: FAILED, with stage, time and the console's tail |
+//! | maximum lifetime | at any stage | torn down: EXPIRED |
+//! | the script fails, the runner finishes | after hand-over | torn down: FAILED, FINISHED |
+//! | this agent dies | at any stage | the next one adopts the VM, or removes a bundle without one |
+//!
+//! Everything that must be undone stands in a field of [`Owner`] before anything is awaited after it, so the teardown
+//! finds it however the life was cut short. Making the bundle and starting the VM process are never cut short: the
+//! teardown waits for them first.
+
+mod clock;
+mod ending;
+mod job;
+mod owner;
+mod record;
+mod teardown;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use shoes_vz_model::{
+    bundle::{DiskState, RuntimeMetadata},
+    id::RunnerId,
+};
+use shoes_vz_proto::agent as wire;
+use shoes_vz_vm::client::Vm;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use self::{ending::Ending, owner::Owner, record::Record};
+use crate::{bundles::Bundle, context::Context, slots::Ticket};
+
+/// A setup script: never printed.
+#[derive(Clone)]
+pub struct Script(Bytes);
+
+impl Script {
+    /// Its bytes.
+    pub fn secret(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Script {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Script({} bytes)", self.0.len())
+    }
+}
+
+/// What the server wants.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The runner.
+    pub id: RunnerId,
+    /// Its name at GitHub.
+    pub name: String,
+    /// The server's id for it.
+    pub cloud_id: String,
+    /// What its VM runs first.
+    pub script: Script,
+    /// 0 = the template's, for each.
+    pub cpus: u32,
+    #[allow(missing_docs)]
+    pub memory_bytes: u64,
+    #[allow(missing_docs)]
+    pub disk_bytes: u64,
+    /// In place of the agent's own.
+    pub max_lifetime: Option<Duration>,
+    /// In place of the agent's own.
+    pub start_deadline: Option<Duration>,
+}
+
+/// The hold on a runner's task. Dropping it does nothing to the runner.
+#[derive(Debug)]
+pub struct Handle {
+    delete: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Ends the runner, whatever it does.
+    pub fn delete(&self) {
+        self.delete.cancel();
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+/// Begins a runner from nothing.
+pub fn begin(ctx: Arc<Context>, order: Order, ticket: Ticket) -> Handle {
+    let bundle = Bundle::of(&ctx.runners_path, order.id);
+    let now = Timestamp::now();
+    let lifetime = order.max_lifetime.or(ctx.max_lifetime);
+    let meta = RuntimeMetadata {
+        runner_id: order.id.to_string(),
+        ip_address: String::new(),
+        created_at: now,
+        state: DiskState::Creating,
+        updated_at: now,
+        runner_name: order.name.clone(),
+        cloud_id: order.cloud_id.clone(),
+        template_path: ctx.template.path.to_string_lossy().into_owned(),
+        setup_handed_over: false,
+        ssh_ready: false,
+        runner_seen: false,
+        stages: Vec::new(),
+        max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs()),
+    };
+    let record = Record::begin(ctx.clone(), bundle, meta);
+    record.publish();
+    spawn(Owner::new(ctx, record, ticket), |owner| Box::pin(owner.live(order)))
+}
+
+/// Goes on with a runner whose VM a former agent left running.
+pub fn adopt(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, vm: Vm, ticket: Ticket) -> Handle {
+    let decided = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
+    let record = Record::adopt(ctx.clone(), bundle, meta);
+    record.publish();
+    let mut owner = Owner::new(ctx, record, ticket);
+    owner.vm = Some(vm);
+    match decided {
+        Some(end) => {
+            let ending = Ending::new(end.kind(), end.reason);
+            spawn(owner, |owner| Box::pin(owner.tear_down(ending)))
+        }
+        None => spawn(owner, |owner| Box::pin(owner.live_on())),
+    }
+}
+
+/// Removes a bundle whose VM is over, and reports that runner's end.
+pub fn bury(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, ticket: Ticket) -> Handle {
+    let kept = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
+    let record = Record::adopt(ctx.clone(), bundle, meta);
+    record.publish();
+    let owner = Owner::new(ctx, record, ticket);
+    let ending = match kept {
+        Some(end) => Ending::new(end.kind(), end.reason),
+        None => owner.found_dead(),
+    };
+    spawn(owner, |owner| Box::pin(owner.tear_down(ending)))
+}
+
+type Life = std::pin::Pin<Box<dyn Future<Output = wire::Runner> + Send>>;
+
+fn spawn(owner: Owner, life: impl FnOnce(Owner) -> Life) -> Handle {
+    let span = tracing::info_span!("runner", runner_id = %owner.runner(), runner_name = owner.name());
+    let delete = owner.delete_token();
+    let life = life(owner);
+    let task = tokio::spawn(async move { drop(life.await) }.instrument(span));
+    Handle { delete, task }
+}

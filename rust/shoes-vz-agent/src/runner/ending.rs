@@ -1,0 +1,146 @@
+//! How a runner ends, in a kind and in words.
+
+use std::{path::Path, time::Duration};
+
+use shoes_vz_model::{bundle::file, state::Stage, text};
+use shoes_vz_proto::{
+    agent::EndKind,
+    vm::{VmEnd, VmEndKind},
+};
+
+use crate::{duration, files};
+
+/// Longest reason (`error_message` in agent.proto).
+const MAX_REASON: usize = 8 << 10;
+const CONSOLE_LINES: usize = 20;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) kind: EndKind,
+    pub(super) reason: String,
+}
+
+impl Ending {
+    pub(super) fn new(kind: EndKind, reason: impl Into<String>) -> Self {
+        let mut reason = reason.into();
+        if reason.len() > MAX_REASON {
+            let mut cut = MAX_REASON;
+            while !reason.is_char_boundary(cut) {
+                cut -= 1;
+            }
+            reason.truncate(cut);
+        }
+        Self { kind, reason }
+    }
+
+    pub(super) fn failed(reason: impl Into<String>) -> Self {
+        Self::new(EndKind::Failed, reason)
+    }
+
+    pub(super) fn deleted() -> Self {
+        Self::new(EndKind::Deleted, "deleted as the server asked")
+    }
+
+    /// The VM is over, and it was not this runner's owner who ended it.
+    pub(super) fn vm_over(end: &VmEnd, stage: Stage, bundle: &Path) -> Self {
+        let kind = match end.kind() {
+            VmEndKind::Requested => {
+                return Self::new(
+                    EndKind::Deleted,
+                    format!("the operator ended the VM on its host, at stage {}", stage.as_str()),
+                );
+            }
+            VmEndKind::MaxLifetime => EndKind::Expired,
+            _ => EndKind::VmDied,
+        };
+        let mut reason = format!("the VM ended at stage {}: {}", stage.as_str(), end.reason);
+        // Later the console has no more to tell than the job itself.
+        if stage <= Stage::Ssh && kind == EndKind::VmDied {
+            reason.push_str(&console_tail(bundle));
+        }
+        Self::new(kind, reason)
+    }
+
+    /// SSH did not answer in time.
+    pub(super) fn late(deadline: Duration, stage: Stage, in_stage: Duration, last: &str, bundle: &Path) -> Self {
+        let doing = match stage {
+            Stage::Clone => "the bundle was still being made",
+            Stage::Start => "the hypervisor had not started the guest",
+            Stage::Guest => "the guest had not booted as far as its guest agent",
+            Stage::Ssh => "the guest was up, but SSH did not answer",
+            _ => "it was further than that already",
+        };
+        let last = if last.is_empty() { String::new() } else { format!("; the last try said: {last}") };
+        Self::failed(format!(
+            "not ready within the start deadline of {}: stage {} took {} so far, {doing}{last}{}",
+            duration::words(deadline),
+            stage.as_str(),
+            duration::words(in_stage),
+            console_tail(bundle)
+        ))
+    }
+
+    pub(super) fn expired(limit: Duration) -> Self {
+        Self::new(EndKind::Expired, format!("the VM reached its maximum lifetime of {}", duration::words(limit)))
+    }
+
+    pub(super) fn is_failure(&self) -> bool {
+        matches!(self.kind, EndKind::Failed | EndKind::VmDied)
+    }
+}
+
+/// "; the console's last lines:…", without what a terminal would obey.
+pub(super) fn console_tail(bundle: &Path) -> String {
+    let bytes = match files::last_bytes(&bundle.join(file::CONSOLE_LOG), 64 << 10) {
+        Ok(bytes) => bytes,
+        Err(error) => return format!("; the console's log cannot be read ({error})"),
+    };
+    let plain: String = text::tail(&bytes, CONSOLE_LINES, 4 << 10)
+        .chars()
+        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
+        .collect();
+    match plain.trim() {
+        "" => "; the console printed nothing".into(),
+        lines => format!("; the console's last lines:\n{lines}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_start_names_stage_time_last_error_and_the_consoles_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let late = |dir: &Path| {
+            Ending::late(Duration::from_secs(12), Stage::Ssh, Duration::from_secs(11), "refused", dir).reason
+        };
+        assert!(late(dir.path()).ends_with("the console printed nothing"));
+        let log: String = (1..=30).map(|n| format!("\u{1b}[0mline {n}\r\n")).collect();
+        std::fs::write(dir.path().join(file::CONSOLE_LOG), log).unwrap();
+        let words = late(dir.path());
+        for part in ["12.0 s", "stage ssh took 11.0 s", "refused", "line 11\n", "line 30"] {
+            assert!(words.contains(part), "{part:?} is not in {words}");
+        }
+        assert!(!words.contains("line 10") && !words.contains('\u{1b}'), "{words}");
+    }
+
+    #[test]
+    fn each_end_of_a_vm_has_its_kind_and_keeps_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let over = |kind: VmEndKind, stage| {
+            let end = VmEnd { kind: kind.into(), reason: "because".into() };
+            Ending::vm_over(&end, stage, dir.path())
+        };
+        assert_eq!(over(VmEndKind::Requested, Stage::Job).kind, EndKind::Deleted);
+        assert_eq!(over(VmEndKind::MaxLifetime, Stage::Job).kind, EndKind::Expired);
+        let died = over(VmEndKind::GuestPanic, Stage::Job);
+        assert_eq!((died.kind, died.reason.as_str()), (EndKind::VmDied, "the VM ended at stage job: because"));
+        assert!(over(VmEndKind::GuestPanic, Stage::Guest).reason.contains("console"));
+    }
+
+    #[test]
+    fn a_reason_is_bounded() {
+        assert_eq!(Ending::failed("é".repeat(8 << 10)).reason.len(), MAX_REASON);
+    }
+}

@@ -1,0 +1,215 @@
+//! A runner's state in the three places it is kept: here, on the board for the server, in `RuntimeMetadata.json`.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use shoes_vz_model::{
+    bundle::{DiskState, RuntimeMetadata},
+    guest::{RunnerActivity, Status},
+    state::{Stage, State},
+    time,
+};
+use shoes_vz_proto::agent as wire;
+
+use super::{clock::Clock, ending::Ending};
+use crate::{bundles::Bundle, context::Context};
+
+pub(super) struct Record {
+    ctx: Arc<Context>,
+    pub(super) bundle: Bundle,
+    pub(super) meta: RuntimeMetadata,
+    state: State,
+    clock: Clock,
+    error: String,
+    guest: Option<Status>,
+    setup: wire::Setup,
+    end: Option<wire::RunnerEnd>,
+}
+
+impl Record {
+    /// Of a runner that begins now.
+    pub(super) fn begin(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata) -> Self {
+        let clock = Clock::start(Stage::Clone);
+        Self::new(ctx, bundle, meta, State::Creating, clock)
+    }
+
+    /// Of a runner a former agent began.
+    pub(super) fn adopt(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata) -> Self {
+        let (state, stage) = match (meta.ssh_ready, meta.runner_seen) {
+            (_, true) => (State::Running, Stage::Job),
+            (true, false) => (State::SshReady, Stage::Setup),
+            (false, false) => (State::Booting, Stage::Guest),
+        };
+        let clock = Clock::resume(meta.stages.clone(), stage, meta.created_at);
+        let mut record = Self::new(ctx, bundle, meta, state, clock);
+        record.setup.started = record.meta.setup_handed_over;
+        record
+    }
+
+    fn new(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, state: State, clock: Clock) -> Self {
+        let setup = wire::Setup::default();
+        Self { ctx, bundle, meta, state, clock, error: String::new(), guest: None, setup, end: None }
+    }
+
+    /// The runner is now in this state and stage.
+    pub(super) fn enter(&mut self, state: State, stage: Stage) {
+        if !self.state.may_become(state) {
+            return;
+        }
+        if self.state != state {
+            tracing::info!(state = state.metric_label(), stage = stage.as_str(), "runner");
+        }
+        self.state = state;
+        self.clock.enter(stage);
+        self.publish();
+        self.save();
+    }
+
+    /// SSH has answered.
+    pub(super) fn ssh_ready(&mut self) {
+        self.meta.ssh_ready = true;
+        self.enter(State::SshReady, Stage::Setup);
+    }
+
+    /// The guest has the setup script.
+    pub(super) fn handed_over(&mut self) {
+        self.meta.setup_handed_over = true;
+        self.setup.started = true;
+        self.publish();
+        self.save();
+        if let Err(error) = self.bundle.forget_script() {
+            tracing::warn!(%error, "the setup script's copy in the bundle cannot be removed yet");
+        }
+    }
+
+    /// An Actions runner listens.
+    pub(super) fn runner_seen(&mut self) {
+        self.meta.runner_seen = true;
+        self.enter(State::Running, Stage::Job);
+    }
+
+    /// The guest's address is known.
+    pub(super) fn address(&mut self, ip: String) {
+        self.meta.ip_address = ip;
+        self.publish();
+        self.save();
+    }
+
+    /// What the guest agent says.
+    pub(super) fn observe(&mut self, status: &Status) {
+        if self.meta.ip_address.is_empty()
+            && let Some(ip) = status.ip_addresses.first()
+        {
+            self.meta.ip_address.clone_from(ip);
+            self.save();
+        }
+        if let Some(code) = status.setup.exit_code {
+            (self.setup.exited, self.setup.exit_code) = (true, code);
+        }
+        self.guest = Some(status.clone());
+        self.publish();
+    }
+
+    /// The setup script's last words.
+    pub(super) fn setup_tail(&mut self, tail: String) {
+        self.setup.log_tail = tail;
+    }
+
+    /// It is decided how the runner ends; the teardown begins. Kept on disk before anything is stopped.
+    pub(super) fn decide(&mut self, ending: &Ending) {
+        let end = wire::RunnerEnd {
+            kind: ending.kind.into(),
+            reason: ending.reason.clone(),
+            stage: wire::RunnerStage::from(self.clock.stage()).into(),
+            at: Some(time::to_wire(Timestamp::now())),
+        };
+        let failed = ending.is_failure();
+        let kind = ending.kind.as_str_name();
+        match failed {
+            true => tracing::warn!(kind, stage = self.stage().as_str(), reason = ending.reason, "runner ends"),
+            false => tracing::info!(kind, stage = self.stage().as_str(), reason = ending.reason, "runner ends"),
+        }
+        if failed {
+            self.error.clone_from(&ending.reason);
+        }
+        // ERROR stays until the runner is gone: a server that looks now and then must not miss it.
+        self.state = if failed { State::Error } else { State::TearingDown };
+        self.clock.enter(Stage::Teardown);
+        self.publish();
+        self.ctx.ends.keep(wire::Runner { end: Some(end.clone()), ..self.to_wire() });
+        self.end = Some(end);
+    }
+
+    /// The VM and its bundle are gone.
+    pub(super) fn gone(mut self) -> wire::Runner {
+        self.clock.close();
+        let runner = wire::Runner { end: self.end.take(), ..self.to_wire() };
+        self.ctx.ends.keep(runner.clone());
+        self.ctx.board.publish(runner.clone());
+        runner
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.clock.stage()
+    }
+
+    pub(super) fn in_stage(&self) -> Duration {
+        self.clock.in_stage()
+    }
+
+    pub(super) fn publish(&self) {
+        self.ctx.board.publish(self.to_wire());
+    }
+
+    /// A full disk must not end a job, so this is said and survived.
+    pub(super) fn save(&mut self) {
+        self.meta.updated_at = Timestamp::now();
+        self.meta.state = disk_state(self.state);
+        self.meta.stages = self.clock.over().to_vec();
+        if let Err(error) = self.bundle.set_metadata(&self.meta) {
+            tracing::warn!(bundle = ?self.bundle.path, %error, "RuntimeMetadata.json cannot be written");
+        }
+    }
+
+    fn to_wire(&self) -> wire::Runner {
+        let guest = self.guest.as_ref();
+        wire::Runner {
+            runner_id: self.meta.runner_id.clone(),
+            runner_name: self.meta.runner_name.clone(),
+            agent_id: self.ctx.agent_id.clone(),
+            state: wire::RunnerState::from(self.state).into(),
+            ip_address: self.meta.ip_address.clone(),
+            created_at: Some(time::to_wire(self.meta.created_at)),
+            error_message: self.error.clone(),
+            guest_runner_state: guest.map_or(RunnerActivity::Offline, |s| s.state).into(),
+            stage: wire::RunnerStage::from(self.clock.stage()).into(),
+            stages: self.clock.to_wire(),
+            setup: Some(self.setup.clone()),
+            job: guest.and_then(job),
+            end: None,
+            cloud_id: self.meta.cloud_id.clone(),
+        }
+    }
+}
+
+fn job(status: &Status) -> Option<wire::Job> {
+    let job = status.job.as_ref()?;
+    Some(wire::Job {
+        job_id: job.job_id.clone(),
+        run_id: job.run_id.clone(),
+        repository: status.repository.clone(),
+        workflow_name: job.workflow_name.clone(),
+        job_name: job.job_name.clone(),
+        started_at: job.started_at.map(time::to_wire),
+    })
+}
+
+fn disk_state(state: State) -> DiskState {
+    match state {
+        State::Creating => DiskState::Creating,
+        State::Booting => DiskState::Booting,
+        State::SshReady | State::Running => DiskState::Running,
+        State::TearingDown => DiskState::Stopped,
+        State::Error => DiskState::Error,
+    }
+}

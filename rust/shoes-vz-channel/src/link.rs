@@ -1,0 +1,243 @@
+//! The byte stream's owner: frames in and out, hellos, and one session after the other.
+//!
+//! One task per end. Reading never waits for the session and writing never for reading, so two busy ends cannot block
+//! each other.
+
+use std::{io, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+
+use crate::{
+    handshake::{Handshake, Hello, Message, Role, nonce},
+    session::{Dead, Ends, Inbound},
+    wire::{Decoder, Frame, Kind, MAX_PAYLOAD, encode, filler},
+};
+
+const REPEAT_FIRST: Duration = Duration::from_millis(50);
+const REPEAT_MOST: Duration = Duration::from_secs(1);
+
+/// What an end does with its sessions.
+pub(crate) trait Sessions {
+    /// A session began: run yamux over it, and report its breaking with `broken(id)`.
+    fn begin(&mut self, id: u64, peer: Hello, dead: Dead, broken: mpsc::UnboundedSender<u64>) -> Ends;
+    /// The session is over; its `dead` is set.
+    fn end(&mut self);
+}
+
+enum Out {
+    Hello(Bytes),
+    /// From now on send this session's bytes, and no more of the one before.
+    Session(u64, mpsc::Receiver<Bytes>),
+    NoSession,
+}
+
+struct Current {
+    id: u64,
+    next_seq: u32,
+    inbound: Inbound,
+    dead: Dead,
+}
+
+struct Link<S> {
+    handshake: Handshake,
+    sessions: S,
+    current: Option<Current>,
+    out: mpsc::UnboundedSender<Out>,
+    broken: mpsc::UnboundedSender<u64>,
+    said_foreign: bool,
+}
+
+/// Serves `io` until it ends or fails.
+pub(crate) async fn run<IO, S>(io: IO, role: Role, hello: Hello, sessions: S) -> io::Result<()>
+where
+    IO: AsyncRead + AsyncWrite,
+    S: Sessions,
+{
+    let (mut reader, writer) = tokio::io::split(io);
+    let (out, out_queue) = mpsc::unbounded_channel();
+    let (broken, mut broke) = mpsc::unbounded_channel();
+    let mut link = Link {
+        handshake: Handshake::new(role, hello, nonce()),
+        sessions,
+        current: None,
+        out,
+        broken,
+        said_foreign: false,
+    };
+    let writing = write(writer, out_queue);
+    tokio::pin!(writing);
+    link.send(&link.handshake.message());
+    let mut decoder = Decoder::default();
+    let mut pause = REPEAT_FIRST;
+    let mut repeat_at = Instant::now() + pause;
+    let outcome = loop {
+        tokio::select! {
+            read = reader.read_buf(decoder.buffer()) => match read {
+                Ok(0) => break Ok(()),
+                Ok(_) => while let Some(frame) = decoder.next_frame() {
+                    link.on_frame(frame);
+                },
+                Err(e) => break Err(e),
+            },
+            Err(e) = &mut writing => break Err(e),
+            Some(id) = broke.recv() => link.on_broken(id),
+            // Both ends of a byte stream may lose bytes at a restart, so an unanswered hello is said again.
+            () = sleep_until(repeat_at), if link.handshake.wants_repeat() => {
+                link.send(&link.handshake.message());
+                pause = (pause * 2).min(REPEAT_MOST);
+                repeat_at = Instant::now() + pause;
+            }
+        }
+        if !link.handshake.wants_repeat() {
+            pause = REPEAT_FIRST;
+            repeat_at = Instant::now() + pause;
+        }
+    };
+    if decoder.skipped() > 0 {
+        debug!(bytes = decoder.skipped(), "skipped bytes that belonged to no frame");
+    }
+    link.end_session();
+    outcome
+}
+
+impl<S: Sessions> Link<S> {
+    /// The writer lives as long as the link, so sending cannot fail while it matters.
+    fn send(&self, message: &Message) {
+        let payload = message.encode();
+        let mut bytes = BytesMut::new();
+        encode(&Frame { kind: Kind::Hello, session: 0, seq: 0, payload }, &mut bytes);
+        drop(self.out.send(Out::Hello(bytes.freeze())));
+    }
+
+    fn on_frame(&mut self, frame: Frame) {
+        match frame.kind {
+            Kind::Hello => {
+                if let Some(message) = Message::decode(&frame.payload) {
+                    self.on_hello(message);
+                }
+            }
+            Kind::Data => self.on_data(frame),
+        }
+    }
+
+    fn on_hello(&mut self, message: Message) {
+        let heard = self.handshake.on_message(&message);
+        if let (Some(theirs), false) = (heard.foreign, self.said_foreign) {
+            self.said_foreign = true;
+            warn!(
+                theirs,
+                ours = crate::PROTOCOL,
+                version = message.hello.agent_version,
+                "the other end speaks another guest channel protocol: rebuild the template with this release's guest agent"
+            );
+        }
+        if let Some(id) = heard.begin {
+            self.end_session();
+            let dead = Dead::default();
+            let ends = self.sessions.begin(id, message.hello, dead.clone(), self.broken.clone());
+            self.current = Some(Current { id, next_seq: 0, inbound: ends.inbound, dead });
+            // The other end must know of the session before its first bytes come.
+            if let Some(reply) = &heard.reply {
+                self.send(reply);
+            }
+            drop(self.out.send(Out::Session(id, ends.outbound)));
+        } else if let Some(reply) = &heard.reply {
+            self.send(reply);
+        }
+    }
+
+    fn on_data(&mut self, frame: Frame) {
+        let Some(current) = self.current.as_mut().filter(|c| c.id == frame.session) else {
+            return; // of a session that is over, or replayed
+        };
+        if frame.seq != current.next_seq {
+            warn!(expected = current.next_seq, got = frame.seq, "bytes were lost on the guest channel; starting a new session");
+            return self.renew();
+        }
+        current.next_seq = current.next_seq.wrapping_add(1);
+        if current.inbound.push(frame.payload).is_err() {
+            warn!("the other end of the guest channel sends more than it may; starting a new session");
+            self.renew();
+        }
+    }
+
+    fn on_broken(&mut self, id: u64) {
+        if self.current.as_ref().is_some_and(|c| c.id == id) {
+            self.renew();
+        }
+    }
+
+    fn renew(&mut self) {
+        self.end_session();
+        drop(self.out.send(Out::NoSession));
+        let message = self.handshake.renew(nonce());
+        self.send(&message);
+    }
+
+    fn end_session(&mut self) {
+        if let Some(current) = self.current.take() {
+            current.dead.set();
+            self.sessions.end();
+        }
+    }
+}
+
+async fn write<W: AsyncWrite + Unpin>(mut to: W, mut queue: mpsc::UnboundedReceiver<Out>) -> io::Result<()> {
+    to.write_all(&filler()).await?;
+    let mut session: Option<(u64, u32, mpsc::Receiver<Bytes>)> = None;
+    let mut bytes = BytesMut::new();
+    loop {
+        let Some(out) = next(&mut queue, &mut session, &mut bytes).await else { return Ok(()) };
+        match out {
+            Next::Control(Out::Hello(hello)) => bytes.extend_from_slice(&hello),
+            Next::Control(Out::Session(id, outbound)) => session = Some((id, 0, outbound)),
+            Next::Control(Out::NoSession) | Next::SessionOver => session = None,
+            Next::Data => {}
+        }
+        if !bytes.is_empty() {
+            to.write_all(&bytes).await?;
+            to.flush().await?;
+            bytes.clear();
+        }
+    }
+}
+
+enum Next {
+    Control(Out),
+    Data,
+    SessionOver,
+}
+
+/// What to write next; control first, since a new session's hello must precede its bytes.
+async fn next(
+    queue: &mut mpsc::UnboundedReceiver<Out>, session: &mut Option<(u64, u32, mpsc::Receiver<Bytes>)>,
+    bytes: &mut BytesMut,
+) -> Option<Next> {
+    let Some((id, seq, outbound)) = session else { return queue.recv().await.map(Next::Control) };
+    let first = tokio::select! {
+        biased;
+        control = queue.recv() => return control.map(Next::Control),
+        payload = outbound.recv() => match payload {
+            Some(payload) => payload,
+            None => return Some(Next::SessionOver),
+        },
+    };
+    let mut payload = first;
+    loop {
+        encode(&Frame { kind: Kind::Data, session: *id, seq: *seq, payload }, bytes);
+        *seq = seq.wrapping_add(1);
+        if bytes.len() > MAX_PAYLOAD {
+            return Some(Next::Data);
+        }
+        match outbound.try_recv() {
+            Ok(more) => payload = more,
+            Err(_) => return Some(Next::Data),
+        }
+    }
+}

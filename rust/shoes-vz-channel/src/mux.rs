@@ -1,0 +1,248 @@
+//! Many streams over one byte stream of which either end may restart at any moment.
+
+use std::{future::Future, io, sync::Arc};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{mpsc, oneshot, watch},
+    task::{AbortHandle, JoinSet},
+};
+use tracing::{debug, info};
+
+pub use crate::{
+    handshake::Hello,
+    incoming::{BoxedStream, Incoming},
+    session::Stream,
+};
+use crate::{
+    handshake::Role,
+    incoming::MAX_WORDS,
+    link::{self, Sessions},
+    session::{self, Dead, Ends, OpenRequest, pipe},
+};
+
+/// The guest, as the host sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// Not there, or not yet.
+    Down,
+    /// Said this, and has proved to be listening now.
+    Up(Hello),
+}
+
+/// Why the host got no stream.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The guest's words.
+    #[error("the guest refused port {port}: {words}")]
+    Refused {
+        /// What was asked for.
+        port: u16,
+        /// Why not.
+        words: String,
+    },
+    /// The byte stream to the guest has ended: its VM is gone.
+    #[error("the channel to the guest is closed: its VM is gone")]
+    Closed,
+    /// Too many streams.
+    #[error("no further stream to the guest's port {port}: the channel carries as many as it can")]
+    Full {
+        /// What was asked for.
+        port: u16,
+    },
+    /// The guest dropped the request without a word.
+    #[error("the guest dropped the request for port {port}")]
+    Dropped {
+        /// What was asked for.
+        port: u16,
+        /// How that showed.
+        source: io::Error,
+    },
+}
+
+/// The host's end. Clones share it; the channel closes with the last of them.
+#[derive(Debug, Clone)]
+pub struct Host {
+    peer: watch::Receiver<Peer>,
+    session: watch::Receiver<Option<Handle>>,
+    _task: Arc<AbortOnDrop>,
+}
+
+#[derive(Debug, Clone)]
+struct Handle {
+    opens: mpsc::Sender<OpenRequest>,
+    dead: Dead,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Host {
+    /// Takes the byte stream over. Must be called within a tokio runtime.
+    pub fn spawn<IO>(io: IO) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (peer_tx, peer) = watch::channel(Peer::Down);
+        let (session_tx, session) = watch::channel(None);
+        let sessions = HostSessions { peer: peer_tx, session: session_tx, task: None };
+        let hello = Hello::new(env!("CARGO_PKG_VERSION"), "");
+        let task = tokio::spawn(async move {
+            match link::run(io, Role::Host, hello, sessions).await {
+                Ok(()) => info!("the byte stream to the guest ended"),
+                Err(error) => info!(%error, "the byte stream to the guest broke"),
+            }
+        });
+        Self { peer, session, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
+    }
+
+    /// Whether the guest agent is there. The sender goes away with the byte stream.
+    pub fn peer(&self) -> watch::Receiver<Peer> {
+        self.peer.clone()
+    }
+
+    /// A stream to the guest's `port`. Waits, without bound, for the guest agent to be there, and asks again when it
+    /// restarts before it has answered.
+    pub async fn open(&self, port: u16) -> Result<Stream, OpenError> {
+        let mut session = self.session.clone();
+        loop {
+            let handle = session
+                .wait_for(|s| s.as_ref().is_some_and(|h| !h.dead.is_set()))
+                .await
+                .map_err(|_| OpenError::Closed)?
+                .clone();
+            let Some(handle) = handle else { continue };
+            match ask(&handle, port).await {
+                Ok(stream) => return Ok(stream),
+                Err(_) if handle.dead.is_set() => {
+                    debug!(port, "the guest agent started anew; asking it again");
+                    // Until another takes its place (or the link ends, which the next wait sees).
+                    let _ = session.wait_for(|s| s.as_ref().is_none_or(|h| !h.dead.is_set())).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+async fn ask(handle: &Handle, port: u16) -> Result<Stream, OpenError> {
+    let (reply, stream) = oneshot::channel();
+    let full = || OpenError::Full { port };
+    handle.opens.send(reply).await.map_err(|_| full())?;
+    let mut stream = stream.await.map_err(|_| full())?;
+    let dropped = |source| OpenError::Dropped { port, source };
+    stream.write_u16(port).await.map_err(dropped)?;
+    stream.flush().await.map_err(dropped)?;
+    if stream.read_u8().await.map_err(dropped)? == 0 {
+        return Ok(stream);
+    }
+    let length = usize::from(stream.read_u16().await.map_err(dropped)?);
+    let mut words = vec![0; length.min(MAX_WORDS)];
+    stream.read_exact(&mut words).await.map_err(dropped)?;
+    Err(OpenError::Refused { port, words: String::from_utf8_lossy(&words).into_owned() })
+}
+
+struct HostSessions {
+    peer: watch::Sender<Peer>,
+    session: watch::Sender<Option<Handle>>,
+    task: Option<AbortOnDrop>,
+}
+
+impl Sessions for HostSessions {
+    fn begin(&mut self, id: u64, peer: Hello, dead: Dead, broken: mpsc::UnboundedSender<u64>) -> Ends {
+        let (pipe, ends) = pipe();
+        let (opens, requests) = mpsc::channel(16);
+        let task_dead = dead.clone();
+        let task = tokio::spawn(async move {
+            // A guest has nothing to ask its host for: its streams are reset by dropping them.
+            let error = session::drive(pipe, yamux::Mode::Client, task_dead, requests, drop).await;
+            debug!(%error, "guest channel session over");
+            let _ = broken.send(id); // fails only when the link is gone as well
+        });
+        self.task = Some(AbortOnDrop(task.abort_handle()));
+        info!(version = peer.agent_version, start_id = peer.start_id, "the guest agent is there");
+        self.session.send_replace(Some(Handle { opens, dead }));
+        self.peer.send_replace(Peer::Up(peer));
+        ends
+    }
+
+    fn end(&mut self) {
+        self.session.send_replace(None);
+        self.peer.send_replace(Peer::Down);
+        self.task = None;
+    }
+}
+
+/// The guest's end.
+#[derive(Debug)]
+pub struct Guest;
+
+impl Guest {
+    /// Serves `io` until it ends (`Ok`) or fails. `handler` is called for each stream the host asks for; its futures end
+    /// with the session they belong to, or when this one is dropped.
+    pub async fn serve<IO, H, F>(io: IO, hello: Hello, handler: H) -> io::Result<()>
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin,
+        H: Fn(Incoming) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        link::run(io, Role::Guest, hello, GuestSessions { handler, task: None }).await
+    }
+}
+
+struct GuestSessions<H> {
+    handler: H,
+    task: Option<AbortOnDrop>,
+}
+
+impl<H, F> Sessions for GuestSessions<H>
+where
+    H: Fn(Incoming) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn begin(&mut self, id: u64, _peer: Hello, dead: Dead, broken: mpsc::UnboundedSender<u64>) -> Ends {
+        let (pipe, ends) = pipe();
+        let (opens, requests) = mpsc::channel(1);
+        let handler = self.handler.clone();
+        let task = tokio::spawn(async move {
+            let _nobody_opens_from_here = opens;
+            let (streams, mut incoming) = mpsc::unbounded_channel();
+            let mut handlers = JoinSet::new();
+            let driving = session::drive(pipe, yamux::Mode::Server, dead, requests, move |stream| {
+                drop(streams.send(stream)); // the receiver lives in this very task
+            });
+            tokio::pin!(driving);
+            loop {
+                tokio::select! {
+                    error = &mut driving => {
+                        debug!(%error, "guest channel session over");
+                        break;
+                    }
+                    Some(stream) = incoming.recv() => {
+                        let handler = handler.clone();
+                        handlers.spawn(async move {
+                            match Incoming::from_mux(stream).await {
+                                Ok(incoming) => handler(incoming).await,
+                                Err(error) => debug!(%error, "the host dropped a stream at once"),
+                            }
+                        });
+                    }
+                    Some(_) = handlers.join_next(), if !handlers.is_empty() => {}
+                }
+            }
+            let _ = broken.send(id); // fails only when the link is gone as well
+        });
+        self.task = Some(AbortOnDrop(task.abort_handle()));
+        ends
+    }
+
+    fn end(&mut self) {
+        self.task = None;
+    }
+}

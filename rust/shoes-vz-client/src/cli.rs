@@ -1,0 +1,153 @@
+//! The operator's command line.
+//!
+//! Exit codes: 0 done, 1 failed, 2 used wrongly. With `--json` stdout gets one JSON object (`watch`: one for each line),
+//! also on failure (`{"error":{"code","message"}}`); words for people go to stderr.
+
+mod add;
+mod args;
+mod fleet;
+mod progress;
+mod settings;
+mod view;
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use serde_json::json;
+use tonic::{Code, Status};
+use tracing_subscriber::EnvFilter;
+
+use args::{Args, Command};
+use settings::Settings;
+
+/// How `stdout` is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    People,
+    Json,
+}
+
+/// Why a command did not do its job.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// Every mistake found in flags, environment, configuration file and input, at once.
+    #[error("{}", .0.join("\nshoes-vz-client: "))]
+    Usage(Vec<String>),
+    /// The server's or the transport's answer.
+    #[error("{} ({})", .0.message(), code_name(.0.code()))]
+    Call(#[from] Status),
+    /// stdout.
+    #[error("writing to stdout failed: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Runs the command line.
+pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            let code = ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            // Nothing is left to do when even this cannot be printed.
+            return error.print().map_or(ExitCode::FAILURE, |()| code);
+        }
+    };
+    log_to_stderr();
+    let format = args.global.json;
+    match dispatch(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        // `list | head`: the reader has had enough.
+        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("shoes-vz-client: {failure}");
+            let (code, exit) = match &failure {
+                Failure::Usage(_) => ("USAGE", 2),
+                Failure::Call(status) => (code_name(status.code()), 1),
+                Failure::Output(_) => ("OUTPUT", 1),
+            };
+            if format {
+                let message = match &failure {
+                    Failure::Call(status) => status.message().to_owned(),
+                    other => other.to_string(),
+                };
+                let error = json!({ "error": { "code": code, "message": message } });
+                if let Err(error) = print(&error.to_string()) {
+                    eprintln!("shoes-vz-client: writing to stdout failed: {error}");
+                }
+            }
+            ExitCode::from(exit)
+        }
+    }
+}
+
+async fn dispatch(args: Args) -> Result<(), Failure> {
+    let mut mistakes = Vec::new();
+    let settings = Settings::gather(&args.global, &mut mistakes);
+    match args.command {
+        Command::Add(add) => add::run(settings, add, mistakes).await,
+        Command::Delete { cloud_id, timeout } => {
+            let settings = settings.ok_or(Failure::Usage(mistakes))?;
+            fleet::delete(&settings, &cloud_id, timeout.0).await
+        }
+        Command::List { all, timeout } => {
+            let settings = settings.ok_or(Failure::Usage(mistakes))?;
+            fleet::list(&settings, all, timeout.0).await
+        }
+        Command::Watch { runner_name, cloud_id } => {
+            let settings = settings.ok_or(Failure::Usage(mistakes))?;
+            fleet::watch(&settings, runner_name.unwrap_or_default(), cloud_id.unwrap_or_default()).await
+        }
+        Command::Agents { timeout } => {
+            let settings = settings.ok_or(Failure::Usage(mistakes))?;
+            fleet::agents(&settings, timeout.0).await
+        }
+    }
+}
+
+/// Lines to stderr: `SHOESVZ_LOG` filters (`info` when unset, as `tracing`'s EnvFilter writes it).
+pub(crate) fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("SHOESVZ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .finish();
+    // A test in the same process may have set one up.
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        tracing::debug!("logging was set up before");
+    }
+}
+
+/// One line on stdout; an error, not a panic, when nobody reads it.
+fn print(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// gRPC's own spelling.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

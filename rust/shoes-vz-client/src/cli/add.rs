@@ -1,0 +1,200 @@
+//! `add`: AddInstance, with the runner's stages told as they happen.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    time::Duration,
+};
+
+use serde_json::json;
+use shoes_vz_model::{ResourceType, RunnerName, Stage};
+use shoes_vz_proto::fleet::{
+    AddInstanceRequest, AddInstanceResponse, RunnerView, WatchRunnersRequest,
+    fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tonic::{Code, Status};
+
+use super::{
+    Failure, Format,
+    args::Add,
+    print,
+    progress::{Teller, Tracker},
+    settings::Settings,
+};
+use crate::{
+    MAX_MESSAGE,
+    plugin::sized,
+    upstream::{Call, Server},
+};
+
+/// After the answer, how long the last stage's time may still take to arrive.
+const LAST_STAGE: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Vec<String>) -> Result<(), Failure> {
+    if let Err(error) = add.runner_name.parse::<RunnerName>() {
+        mistakes.push(format!("--runner-name: {error}"));
+    }
+    let resource_type = add.resource_type.map(|text| match text.parse::<ResourceType>() {
+        Ok(known) => known.to_string(),
+        Err(error) => {
+            mistakes.push(format!("--resource-type: {error}"));
+            text
+        }
+    });
+    let setup_script = match read_script(&add.setup_script).await {
+        Ok(script) => script,
+        Err(words) => {
+            mistakes.push(format!("--setup-script: {words}"));
+            String::new()
+        }
+    };
+    let settings = match settings {
+        Some(settings) if mistakes.is_empty() => settings,
+        _ => return Err(Failure::Usage(mistakes)),
+    };
+    let request = AddInstanceRequest {
+        runner_name: add.runner_name,
+        setup_script,
+        resource_type: resource_type.unwrap_or_default(),
+        labels: add.labels,
+    };
+    let started = Instant::now();
+    let added = add_instance(&settings.server, &request, add.timeout.0).await?;
+    let ms = started.elapsed().as_secs_f64() * 1e3;
+    match settings.format {
+        Format::Json => print(
+            &json!({
+                "cloud_id": added.cloud_id,
+                "shoes_type": added.shoes_type,
+                "ip_address": added.ip_address,
+                "resource_type": added.resource_type,
+                "runner_name": request.runner_name,
+                "add_instance_ms": ms,
+            })
+            .to_string(),
+        )?,
+        Format::People => print(&added.cloud_id)?,
+    }
+    Ok(())
+}
+
+async fn read_script(path: &Path) -> Result<String, String> {
+    let (name, bytes) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        let read = tokio::io::stdin().take(MAX_MESSAGE as u64 + 1).read_to_end(&mut bytes).await;
+        ("standard input".to_owned(), read.map(|_| bytes))
+    } else {
+        (path.display().to_string(), tokio::fs::read(path).await)
+    };
+    let bytes = bytes.map_err(|e| format!("reading {name} failed: {e}"))?;
+    match String::from_utf8(bytes) {
+        Ok(text) if text.trim().is_empty() => Err(format!("{name} is empty")),
+        // Room for the rest of the message.
+        Ok(text) if text.len() > MAX_MESSAGE - 65536 => {
+            Err(format!("{name} is larger than a call can carry ({} MiB)", MAX_MESSAGE >> 20))
+        }
+        Ok(text) => Ok(text),
+        Err(e) => {
+            let at = e.utf8_error().valid_up_to();
+            let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
+            Err(format!("{name} is not UTF-8: byte {at}, on line {line}, is no text"))
+        }
+    }
+}
+
+/// The call, with the runner watched beside it.
+async fn add_instance(
+    server: &Server,
+    request: &AddInstanceRequest,
+    budget: Duration,
+) -> Result<AddInstanceResponse, Status> {
+    let call = Call::new("AddInstance", budget, None);
+    let answer = server.call(&call, request, async |channel, request| {
+        sized(ShoesServiceClient::new(channel)).add_instance(request).await
+    });
+    let (views, mut seen) = mpsc::channel(16);
+    let watching = tokio::spawn(watch(server.clone(), request.runner_name.clone(), budget, views));
+
+    let mut tracker = Tracker::default();
+    let mut teller = Teller::new(io::stderr().is_terminal());
+    let mut ticks = tokio::time::interval(TICK);
+    tokio::pin!(answer);
+    let result = loop {
+        tokio::select! {
+            result = &mut answer => break result,
+            Some(view) = seen.recv() => tracker.update(&view).iter().for_each(|e| teller.tell(e)),
+            _ = ticks.tick(), if teller.is_live() => teller.tick(),
+        }
+    };
+    if result.is_ok() {
+        // The agent's word and the server's answer race.
+        let until = Instant::now() + LAST_STAGE;
+        while !tracker.is_over(Stage::Ssh) {
+            let Ok(Some(view)) = timeout_at(until, seen.recv()).await else { break };
+            tracker.update(&view).iter().for_each(|e| teller.tell(e));
+        }
+    }
+    teller.end();
+    watching.abort();
+    result
+}
+
+/// Sends every view of the runner on, until nobody listens. A server that cannot do it is let be.
+async fn watch(server: Server, runner_name: String, budget: Duration, views: mpsc::Sender<RunnerView>) {
+    let request = WatchRunnersRequest { runner_name, cloud_id: String::new() };
+    let mut pause = Duration::from_millis(50);
+    while !views.is_closed() {
+        let call = Call::new("WatchRunners", budget, None).stream();
+        let stream = server.call(&call, &request, async |channel, request| {
+            FleetServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE).watch_runners(request).await
+        });
+        let ended = match stream.await {
+            Ok(mut stream) => loop {
+                match stream.message().await {
+                    Ok(Some(view)) => {
+                        if views.send(view).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break None,
+                    Err(status) => break Some(status),
+                }
+            },
+            Err(status) => Some(status),
+        };
+        match ended {
+            Some(status) if matches!(status.code(), Code::Unimplemented | Code::PermissionDenied) => return,
+            ended => tracing::debug!(?ended, "the runner's watch ended early; watching again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(bytes: &[u8]) -> Result<String, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("setup.sh");
+        std::fs::write(&path, bytes).unwrap();
+        read_script(&path).await
+    }
+
+    #[tokio::test]
+    async fn a_script_that_is_no_text_is_refused_with_its_line() {
+        assert_eq!(read("echo é\n".as_bytes()).await, Ok("echo é\n".into()));
+        let words = read(b"#!/bin/bash\necho \xff\n").await.unwrap_err();
+        assert!(words.contains("not UTF-8") && words.contains("line 2") && words.contains("setup.sh"), "{words}");
+        assert!(read(b" \n").await.unwrap_err().contains("empty"));
+        assert!(read(&vec![b'x'; MAX_MESSAGE]).await.unwrap_err().contains("16 MiB"));
+        assert!(read_script(Path::new("/nowhere/s.sh")).await.unwrap_err().contains("/nowhere/s.sh"));
+    }
+}

@@ -1,0 +1,254 @@
+//! Runners and agents, as JSON and as lines for people.
+
+use serde_json::{Map, Value, json};
+use shoes_vz_model::state::{stage_from_wire, state_from_wire};
+use shoes_vz_model::time;
+use shoes_vz_proto::{
+    agent::{AgentStatus, EndKind, Runner},
+    fleet::{AgentView, RunnerView},
+};
+
+type Wire = prost_types::Timestamp;
+
+fn at(t: Option<&Wire>) -> Value {
+    t.and_then(time::from_wire).map_or(Value::Null, |t| Value::String(t.to_string()))
+}
+
+/// An enum value's name without its prefix, in lower case; "" for UNSPECIFIED.
+fn short(name: &str, prefix: &str) -> String {
+    match name.strip_prefix(prefix).unwrap_or(name) {
+        "UNSPECIFIED" => String::new(),
+        rest => rest.to_lowercase(),
+    }
+}
+
+/// `SSH_READY` and so on; "" when unknown.
+pub(super) fn state(runner: &Runner) -> &'static str {
+    state_from_wire(runner.state).map_or("", |s| s.metric_label().trim_start_matches("RUNNER_STATE_"))
+}
+
+fn guest(runner: &Runner) -> String {
+    short(runner.guest_runner_state().as_str_name(), "GUEST_RUNNER_STATE_")
+}
+
+fn end_kind(kind: EndKind) -> String {
+    short(kind.as_str_name(), "END_KIND_")
+}
+
+/// A runner as `--json` shows it. Times are RFC 3339; stages are milliseconds; absent things are left out.
+pub(super) fn runner_json(view: &RunnerView) -> Value {
+    let blank = Runner::default();
+    let runner = view.runner.as_ref().unwrap_or(&blank);
+    let stages: Map<String, Value> = runner
+        .stages
+        .iter()
+        .filter_map(|s| {
+            let ms = json!(f64::from(u32::try_from(s.duration_us).unwrap_or(u32::MAX)) / 1000.0);
+            Some((stage_from_wire(s.stage)?.as_str().to_owned(), ms))
+        })
+        .collect();
+    let mut out = json!({
+        "cloud_id": view.cloud_id,
+        "runner_id": runner.runner_id,
+        "runner_name": runner.runner_name,
+        "state": state(runner),
+        "stage": stage_from_wire(runner.stage).map_or("", |s| s.as_str()),
+        "stages_ms": stages,
+        "queue_ms": view.queue_ms,
+        "guest": guest(runner),
+        "ip_address": runner.ip_address,
+        "agent": view.agent_hostname,
+        "agent_id": runner.agent_id,
+        "resource_type": view.resource_type,
+        "labels": view.labels,
+        "requested_at": at(view.requested_at.as_ref()),
+        "created_at": at(runner.created_at.as_ref()),
+    });
+    let mut put = |key: &str, value: Value| out[key] = value;
+    if !view.pending_reason.is_empty() {
+        put("pending_reason", json!(view.pending_reason));
+    }
+    if !runner.error_message.is_empty() {
+        put("error", json!(runner.error_message));
+    }
+    if let Some(s) = &runner.setup {
+        let code = s.exited.then_some(s.exit_code);
+        put("setup", json!({ "started": s.started, "exited": s.exited, "exit_code": code, "log_tail": s.log_tail }));
+    }
+    if let Some(j) = &runner.job {
+        put(
+            "job",
+            json!({
+                "job_id": j.job_id, "run_id": j.run_id, "repository": j.repository,
+                "workflow_name": j.workflow_name, "job_name": j.job_name, "started_at": at(j.started_at.as_ref()),
+            }),
+        );
+    }
+    if let Some(e) = &runner.end {
+        let stage = stage_from_wire(e.stage).map_or("", |s| s.as_str());
+        put(
+            "end",
+            json!({ "kind": end_kind(e.kind()), "reason": e.reason, "stage": stage, "at": at(e.at.as_ref()) }),
+        );
+    }
+    out
+}
+
+/// An agent as `--json` shows it.
+pub(super) fn agent_json(view: &AgentView) -> Value {
+    let agent = view.agent.clone().unwrap_or_default();
+    let capacity = agent.capacity.unwrap_or_default();
+    let info = view.info.clone().unwrap_or_default();
+    let templates: Vec<_> = info
+        .templates
+        .iter()
+        .map(|t| json!({ "name": t.name, "version": t.version, "os": t.os, "labels": t.labels }))
+        .collect();
+    json!({
+        "agent_id": agent.agent_id,
+        "hostname": agent.hostname,
+        "status": agent_status(agent.status()),
+        "runners": view.runners,
+        "max_runners": capacity.max_runners,
+        "cpu_cores": capacity.cpu_cores,
+        "memory_bytes": capacity.memory_bytes,
+        "version": info.version,
+        "os": info.os,
+        "arch": info.arch,
+        "hypervisor": info.hypervisor,
+        "templates": templates,
+        "last_seen": at(view.last_seen.as_ref()),
+    })
+}
+
+fn agent_status(status: AgentStatus) -> String {
+    short(status.as_str_name(), "AGENT_STATUS_")
+}
+
+/// Why a runner waits, failed or ended; "" when there is nothing to say.
+fn note(view: &RunnerView) -> String {
+    let blank = Runner::default();
+    let runner = view.runner.as_ref().unwrap_or(&blank);
+    let words = match &runner.end {
+        Some(end) if end.reason.is_empty() => end_kind(end.kind()),
+        Some(end) => format!("{}: {}", end_kind(end.kind()), end.reason),
+        None if !runner.error_message.is_empty() => runner.error_message.clone(),
+        None => view.pending_reason.clone(),
+    };
+    // One line in a table, whatever the reason quotes.
+    words.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A runner in one line, for `watch`.
+pub(super) fn runner_line(view: &RunnerView) -> String {
+    let blank = Runner::default();
+    let runner = view.runner.as_ref().unwrap_or(&blank);
+    let cells = [
+        runner.runner_name.clone(),
+        view.cloud_id.clone(),
+        if runner.end.is_some() { "gone".into() } else { state(runner).to_owned() },
+        stage_from_wire(runner.stage).map_or(String::new(), |s| format!("stage={}", s.as_str())),
+        Some(guest(runner)).filter(|g| !g.is_empty()).map_or(String::new(), |g| format!("guest={g}")),
+        Some(&view.agent_hostname).filter(|a| !a.is_empty()).map_or(String::new(), |a| format!("agent={a}")),
+        note(view),
+    ];
+    cells.into_iter().filter(|c| !c.is_empty()).collect::<Vec<_>>().join("  ")
+}
+
+/// The runners as a table.
+pub(super) fn runner_table(views: &[RunnerView]) -> String {
+    let rows = views.iter().map(|view| {
+        let runner = view.runner.clone().unwrap_or_default();
+        let state = if runner.end.is_some() { "gone".into() } else { state(&runner).to_owned() };
+        let stage = stage_from_wire(runner.stage).map_or(String::new(), |s| s.as_str().to_owned());
+        let guest = guest(&runner);
+        let (agent, size) = (view.agent_hostname.clone(), view.resource_type.clone());
+        vec![runner.runner_name, view.cloud_id.clone(), state, stage, guest, agent, size, note(view)]
+    });
+    table(&["RUNNER", "CLOUD ID", "STATE", "STAGE", "GUEST", "AGENT", "TYPE", "NOTE"], rows)
+}
+
+/// The agents as a table.
+pub(super) fn agent_table(views: &[AgentView]) -> String {
+    let rows = views.iter().map(|view| {
+        let agent = view.agent.clone().unwrap_or_default();
+        let (info, most) = (view.info.clone().unwrap_or_default(), agent.capacity.unwrap_or_default().max_runners);
+        let seen = at(view.last_seen.as_ref()).as_str().unwrap_or_default().to_owned();
+        let status = agent_status(agent.status());
+        let runners = format!("{}/{most}", view.runners);
+        vec![agent.hostname, agent.agent_id, status, runners, info.os, info.hypervisor, info.version, seen]
+    });
+    table(&["HOST", "AGENT ID", "STATUS", "RUNNERS", "OS", "HYPERVISOR", "VERSION", "LAST SEEN"], rows)
+}
+
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut all = vec![head.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()];
+    // Names come from others: nothing in them may move the terminal's cursor.
+    all.extend(rows.map(|row| {
+        row.into_iter().map(|cell| cell.replace(char::is_control, "?")).map(|c| if c.is_empty() { "-".into() } else { c }).collect()
+    }));
+    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    all.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoes_vz_proto::agent::{RunnerEnd, RunnerStage, RunnerState, StageTiming};
+
+    fn view() -> RunnerView {
+        let timing = StageTiming { stage: RunnerStage::Clone.into(), started_at: None, duration_us: 12_500 };
+        RunnerView {
+            cloud_id: "shoes-vz-1".into(),
+            agent_hostname: "mac\x1b[2J".into(),
+            runner: Some(Runner {
+                runner_name: "r".into(),
+                state: RunnerState::SshReady.into(),
+                stage: RunnerStage::Ssh.into(),
+                stages: vec![timing],
+                created_at: Some(Wire { seconds: 0, nanos: 0 }),
+                ..Runner::default()
+            }),
+            ..RunnerView::default()
+        }
+    }
+
+    #[test]
+    fn a_runners_json_names_states_and_stages_and_leaves_out_what_is_absent() {
+        let shown = runner_json(&view());
+        assert_eq!(shown["state"], "SSH_READY");
+        assert_eq!(shown["stages_ms"]["clone"], 12.5);
+        assert_eq!(shown["created_at"], "1970-01-01T00:00:00Z");
+        assert!(shown.get("end").is_none() && shown.get("job").is_none() && shown.get("error").is_none());
+    }
+
+    #[test]
+    fn a_runner_that_ended_is_gone_with_its_reason_in_one_line() {
+        let mut gone = view();
+        let end = RunnerEnd { kind: EndKind::VmDied.into(), reason: "panic\nmore".into(), ..RunnerEnd::default() };
+        gone.runner.as_mut().unwrap().end = Some(end);
+        let shown = runner_table(&[gone.clone()]);
+        assert!(shown.contains("gone") && shown.contains("vm_died: panic") && !shown.contains("more"), "{shown}");
+        assert_eq!(runner_json(&gone)["end"]["reason"], "panic\nmore");
+    }
+
+    #[test]
+    fn a_table_aligns_its_columns_and_lets_no_name_move_the_cursor() {
+        let shown = runner_table(&[view()]);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines[0].find("STATE"), lines[1].find("SSH_READY"));
+        assert!(!shown.contains('\x1b'), "{shown:?}");
+    }
+
+    #[test]
+    fn an_agent_of_the_go_implementation_without_info_is_shown() {
+        let shown = agent_json(&AgentView::default());
+        assert_eq!((&shown["hypervisor"], &shown["last_seen"]), (&json!(""), &Value::Null));
+        assert_eq!(agent_table(&[AgentView::default()]).lines().count(), 2);
+    }
+}

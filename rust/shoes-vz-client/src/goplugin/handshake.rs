@@ -1,0 +1,134 @@
+//! What the host says through the environment, and the one line it gets back.
+
+use std::path::PathBuf;
+
+/// go-plugin's core protocol: the first field of the line.
+const CORE_PROTOCOL: u32 = 1;
+
+/// What plugin and host must agree on.
+#[derive(Debug, Clone, Copy)]
+pub struct Handshake {
+    /// Name of the environment variable that tells a plugin it was started as one.
+    pub cookie_key: &'static str,
+    /// The value it must have.
+    pub cookie_value: &'static str,
+    /// The version of the plugin's own protocol.
+    pub version: u32,
+}
+
+/// What the host asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub(super) version: u32,
+    /// Folder for the socket: PLUGIN_UNIX_SOCKET_DIR.
+    pub(super) socket_dir: Option<PathBuf>,
+    /// Group that may connect: PLUGIN_UNIX_SOCKET_GROUP.
+    pub(super) socket_group: Option<String>,
+    /// Where temporary files go: TMPDIR, else /tmp.
+    pub(super) temp_dir: PathBuf,
+    /// PLUGIN_MIN_PORT and PLUGIN_MAX_PORT; `Err` holds words.
+    pub(super) ports: Result<(u16, u16), String>,
+    pub(super) wants_auto_mtls: bool,
+    multiplex_asked: bool,
+}
+
+impl Settings {
+    /// `None` when the cookie says that no plugin host started this process.
+    pub fn from_env(handshake: Handshake, env: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        if env(handshake.cookie_key).as_deref() != Some(handshake.cookie_value) {
+            return None;
+        }
+        let set = |name: &str| env(name).filter(|value| !value.is_empty());
+        Some(Self {
+            version: negotiate(handshake.version, set("PLUGIN_PROTOCOL_VERSIONS").as_deref()),
+            socket_dir: set("PLUGIN_UNIX_SOCKET_DIR").map(PathBuf::from),
+            socket_group: set("PLUGIN_UNIX_SOCKET_GROUP"),
+            temp_dir: set("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+            ports: ports(set("PLUGIN_MIN_PORT").as_deref(), set("PLUGIN_MAX_PORT").as_deref()),
+            wants_auto_mtls: set("PLUGIN_CLIENT_CERT").is_some(),
+            multiplex_asked: set("PLUGIN_MULTIPLEX_GRPC").is_some(),
+        })
+    }
+
+    /// The handshake line, without its newline. The sixth field is the plugin's certificate: none. A seventh, only for
+    /// hosts that ask, says that brokered connections are not multiplexed over one (older hosts would misread it).
+    pub fn line(&self, network: &str, address: &str) -> String {
+        let seventh = if self.multiplex_asked { "|false" } else { "" };
+        format!("{CORE_PROTOCOL}|{}|{network}|{address}|grpc|{seventh}", self.version)
+    }
+}
+
+/// The version both speak. A plugin with one version offers that one whatever the host listed, as go-plugin's own do:
+/// a host that cannot speak it says so itself, in better words than a plugin that never answers.
+fn negotiate(ours: u32, hosts: Option<&str>) -> u32 {
+    if let Some(hosts) = hosts
+        && !hosts.split(',').any(|v| v.trim().parse() == Ok(ours))
+    {
+        eprintln!("shoes-vz-client: the plugin host speaks protocol versions {hosts}, this plugin only {ours}");
+    }
+    ours
+}
+
+fn ports(min: Option<&str>, max: Option<&str>) -> Result<(u16, u16), String> {
+    let parse = |name: &str, text: Option<&str>| match text {
+        None => Ok(0),
+        Some(text) => text.parse::<u16>().map_err(|_| format!("{name}={text} is not a port number")),
+    };
+    let (min, max) = (parse("PLUGIN_MIN_PORT", min)?, parse("PLUGIN_MAX_PORT", max)?);
+    if min > max {
+        return Err(format!("PLUGIN_MIN_PORT={min} is greater than PLUGIN_MAX_PORT={max}"));
+    }
+    Ok((min, max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAKE: Handshake = Handshake { cookie_key: "COOKIE", cookie_value: "yes?", version: 1 };
+
+    fn settings(vars: &[(&str, &str)]) -> Option<Settings> {
+        Settings::from_env(SHAKE, |name| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn without_the_right_cookie_this_is_no_plugin() {
+        assert_eq!(settings(&[]), None);
+        assert_eq!(settings(&[("COOKIE", "no")]), None);
+        assert_eq!(settings(&[("COOKIE", "")]), None);
+        assert!(settings(&[("COOKIE", "yes?")]).is_some());
+    }
+
+    #[test]
+    fn the_line_has_six_fields_and_a_seventh_only_for_hosts_that_ask() {
+        let plain = settings(&[("COOKIE", "yes?"), ("PLUGIN_PROTOCOL_VERSIONS", "1")]).unwrap();
+        assert_eq!(plain.line("unix", "/tmp/x"), "1|1|unix|/tmp/x|grpc|");
+        let asked = settings(&[("COOKIE", "yes?"), ("PLUGIN_MULTIPLEX_GRPC", "true")]).unwrap();
+        assert_eq!(asked.line("tcp", "127.0.0.1:9"), "1|1|tcp|127.0.0.1:9|grpc||false");
+    }
+
+    #[test]
+    fn a_host_of_other_versions_is_offered_the_one_there_is() {
+        for list in ["1", "3,2,1", "7", "x"] {
+            let s = settings(&[("COOKIE", "yes?"), ("PLUGIN_PROTOCOL_VERSIONS", list)]).unwrap();
+            assert_eq!(s.version, 1, "{list}");
+        }
+    }
+
+    #[test]
+    fn ports_are_any_unless_the_host_bounds_them() {
+        assert_eq!(ports(None, None), Ok((0, 0)));
+        assert_eq!(ports(Some("10000"), Some("25000")), Ok((10_000, 25_000)));
+        assert!(ports(Some("2"), Some("1")).unwrap_err().contains("greater"));
+        assert!(ports(Some("many"), None).unwrap_err().contains("PLUGIN_MIN_PORT=many"));
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let s = settings(&[("COOKIE", "yes?"), ("TMPDIR", ""), ("PLUGIN_CLIENT_CERT", "")]).unwrap();
+        assert_eq!(s.temp_dir, PathBuf::from("/tmp"));
+        assert!(!s.wants_auto_mtls);
+    }
+}

@@ -1,0 +1,162 @@
+//! One call's identity and time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Request, metadata::MetadataMap};
+
+/// The share of the budget kept back so that the caller gets words rather than its own bare timeout; at most
+/// [`MARGIN_MAX`].
+const MARGIN_SHARE: f64 = 0.1;
+const MARGIN_MAX: Duration = Duration::from_millis(250);
+/// gRPC allows eight digits; a year is as good as for ever.
+const BUDGET_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// One call, through all its attempts.
+#[derive(Debug, Clone)]
+pub struct Call {
+    what: &'static str,
+    request_id: String,
+    since: Instant,
+    budget: Duration,
+    scope: Scope,
+}
+
+/// What the budget bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// The whole call; the server is told.
+    Answer,
+    /// Only until a stream is open.
+    Opening,
+}
+
+impl Call {
+    /// A call of `what` that has `budget` from now on. Without a request id from the caller it gets its own.
+    pub fn new(what: &'static str, budget: Duration, request_id: Option<String>) -> Self {
+        let request_id =
+            request_id.filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        Self { what, request_id, since: Instant::now(), budget: budget.min(BUDGET_MAX), scope: Scope::Answer }
+    }
+
+    /// Bounds only the opening of the stream that is called for.
+    pub fn stream(self) -> Self {
+        Self { scope: Scope::Opening, ..self }
+    }
+
+    /// The method.
+    pub fn what(&self) -> &'static str {
+        self.what
+    }
+
+    /// Sent as `x-request-id`; in the server's and the agent's log too.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// When there must be an answer to the caller: its deadline less the margin.
+    pub(super) fn answer_by(&self) -> Instant {
+        self.since + (self.budget - self.budget.mul_f64(MARGIN_SHARE).min(MARGIN_MAX))
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Puts the id and what is left of the budget on a request.
+    pub(super) fn mark<T>(&self, request: &mut Request<T>) {
+        if let Ok(id) = self.request_id.parse() {
+            request.metadata_mut().insert("x-request-id", id);
+        }
+        if self.scope == Scope::Answer {
+            request.set_timeout(self.budget.saturating_sub(self.waited()));
+        }
+    }
+}
+
+/// The caller's `grpc-timeout`: at most eight digits and a unit.
+pub fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Option<Duration> {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", text.parse().ok()?);
+        grpc_timeout(&metadata)
+    }
+
+    #[test]
+    fn every_unit_of_a_grpc_timeout_is_understood() {
+        for (text, nanos) in [
+            ("2H", 7_200_000_000_000),
+            ("3M", 180_000_000_000),
+            ("4S", 4_000_000_000),
+            ("5m", 5_000_000),
+            ("6u", 6_000),
+            ("7n", 7),
+            ("99999999H", 359_999_996_400_000_000_000),
+        ] {
+            assert_eq!(parse(text).map(|d| d.as_nanos()), Some(nanos), "{text}");
+        }
+        for bad in ["", "S", "1", "1s", "123456789S", "+1S", "-1S", "1.5S"] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_tonic_writes_is_read_back_to_the_unit(millis in 1u64..100_000_000) {
+            let mut request = Request::new(());
+            request.set_timeout(Duration::from_millis(millis));
+            let read = grpc_timeout(request.metadata()).unwrap();
+            let off = Duration::from_millis(millis).saturating_sub(read);
+            prop_assert!(off < Duration::from_secs(1), "{:?}", read);
+        }
+    }
+
+    #[test]
+    fn the_margin_is_a_share_of_the_budget_and_bounded() {
+        let left = |secs| {
+            let call = Call::new("AddInstance", Duration::from_secs_f64(secs), None);
+            (call.answer_by() - call.since).as_secs_f64()
+        };
+        assert!((left(1.0) - 0.9).abs() < 1e-6);
+        assert!((left(300.0) - 299.75).abs() < 1e-6);
+        assert!(left(1e12) > 1e6, "an endless budget overflows");
+    }
+
+    #[test]
+    fn a_callers_request_id_is_kept_and_a_missing_one_made() {
+        let id = |given: Option<&str>| Call::new("x", Duration::ZERO, given.map(str::to_owned)).request_id().to_owned();
+        assert_eq!(id(Some("abc")), "abc");
+        assert_eq!(id(None).len(), 36);
+        assert_ne!(id(Some("")), "");
+    }
+
+    #[test]
+    fn a_stream_is_not_told_a_deadline() {
+        let mut request = Request::new(());
+        Call::new("WatchRunners", Duration::from_secs(1), None).stream().mark(&mut request);
+        assert!(request.metadata().get("grpc-timeout").is_none());
+        assert!(request.metadata().get("x-request-id").is_some());
+    }
+}

@@ -1,0 +1,271 @@
+//! A fake shoes-vz-server that speaks the real protocol, and the plugin as a host sees it.
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses a part")]
+
+pub mod host;
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _};
+use shoes_vz_client::{MAX_MESSAGE, upstream::grpc_timeout};
+use shoes_vz_proto::fleet::{
+    AddInstanceRequest, AddInstanceResponse, AgentView, DeleteInstanceRequest, DeleteInstanceResponse,
+    ListAgentsRequest, ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView, WatchRunnersRequest,
+    fleet_service_server::{FleetService, FleetServiceServer},
+    shoes_service_server::{ShoesService, ShoesServiceServer},
+};
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
+
+/// No step of a test takes longer; a deadline, never waited for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const BIN: &str = env!("CARGO_BIN_EXE_shoes-vz-client");
+pub const CLOUD_ID: &str = "shoes-vz-00000000-0000-4000-8000-000000000001";
+
+/// What the fake does with a call.
+#[derive(Debug, Clone)]
+pub enum Does {
+    /// Answers; the text is the reply's resource type ("" as a Go server's).
+    Answers(&'static str),
+    Refuses(Code, String),
+    /// Never answers.
+    Hangs,
+}
+
+/// A call as it arrived.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    pub method: &'static str,
+    pub name: String,
+    pub script: String,
+    pub resource_type: String,
+    pub labels: Vec<String>,
+    pub request_id: Option<String>,
+    pub timeout: Option<Duration>,
+    pub authorization: Option<String>,
+}
+
+#[derive(Debug)]
+struct State {
+    does: Mutex<Does>,
+    views: Mutex<Vec<RunnerView>>,
+    agents: Mutex<Vec<AgentView>>,
+    seen: watch::Sender<Vec<Seen>>,
+    abandoned: watch::Sender<usize>,
+}
+
+#[derive(Clone)]
+struct Service(Arc<State>);
+
+/// What the server offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ours,
+    /// ShoesService alone.
+    Go,
+}
+
+/// The fake; on its own threads, so that ending it cuts its connections as a crash does.
+#[derive(Debug)]
+pub struct Fake {
+    pub addr: SocketAddr,
+    state: Arc<State>,
+    runtime: Option<Runtime>,
+    kind: Kind,
+}
+
+impl Fake {
+    pub async fn start(does: Does) -> Self {
+        Self::start_kind(does, Kind::Ours).await
+    }
+
+    pub async fn start_kind(does: Does, kind: Kind) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let state = Arc::new(State {
+            does: Mutex::new(does),
+            views: Mutex::default(),
+            agents: Mutex::default(),
+            seen: watch::channel(Vec::new()).0,
+            abandoned: watch::channel(0).0,
+        });
+        let mut fake = Self { addr: listener.local_addr().unwrap(), state, runtime: None, kind };
+        fake.serve(listener);
+        fake
+    }
+
+    /// Takes a port and does not serve on it: nobody else gets it, connections are refused.
+    pub async fn down(does: Does) -> Self {
+        let mut fake = Self::start(does).await;
+        fake.crash();
+        fake
+    }
+
+    pub fn crash(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    pub async fn restart(&mut self) {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        let listener = loop {
+            // The crash closes its listener on another thread.
+            match TcpListener::bind(self.addr).await {
+                Ok(listener) => break listener,
+                Err(e) => {
+                    assert!(tokio::time::Instant::now() < until, "{e}");
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        self.serve(listener);
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let std = listener.into_std().unwrap();
+        let service = Service(Arc::clone(&self.state));
+        let fleet = (self.kind == Kind::Ours).then(|| FleetServiceServer::new(service.clone()));
+        runtime.spawn(async move {
+            let incoming = TcpListenerStream::new(TcpListener::from_std(std).unwrap());
+            let shoes = ShoesServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
+            Server::builder()
+                .add_service(shoes)
+                .add_optional_service(fleet)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
+        });
+        self.runtime = Some(runtime);
+    }
+
+    pub fn now_does(&self, does: Does) {
+        *self.state.does.lock().unwrap() = does;
+    }
+
+    pub fn shows(&self, views: Vec<RunnerView>) {
+        *self.state.views.lock().unwrap() = views;
+    }
+
+    pub fn has_agents(&self, agents: Vec<AgentView>) {
+        *self.state.agents.lock().unwrap() = agents;
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state.seen.borrow().clone()
+    }
+
+    pub async fn until_seen(&self, calls: usize) -> Seen {
+        let mut seen = self.state.seen.subscribe();
+        let seen = tokio::time::timeout(PATIENCE, seen.wait_for(|s| s.len() >= calls)).await;
+        seen.expect("the call arrives").unwrap()[calls - 1].clone()
+    }
+
+    pub async fn until_abandoned(&self) {
+        let mut abandoned = self.state.abandoned.subscribe();
+        tokio::time::timeout(PATIENCE, abandoned.wait_for(|n| *n > 0)).await.expect("the call is cancelled").unwrap();
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.crash();
+    }
+}
+
+/// Counts a call that was dropped before its answer.
+struct Pending<'a>(&'a State);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.abandoned.send_modify(|n| *n += 1);
+    }
+}
+
+impl State {
+    async fn answer(&self, seen: Seen, metadata: &MetadataMap) -> Result<&'static str, Status> {
+        let text = |name: &str| metadata.get(name).map(|v| v.to_str().unwrap().to_owned());
+        let seen = Seen {
+            request_id: text("x-request-id"),
+            authorization: text("authorization"),
+            timeout: grpc_timeout(metadata),
+            ..seen
+        };
+        self.seen.send_modify(|all| all.push(seen));
+        let does = self.does.lock().unwrap().clone();
+        match does {
+            Does::Answers(resource_type) => Ok(resource_type),
+            Does::Refuses(code, words) => Err(Status::new(code, words)),
+            Does::Hangs => {
+                let _pending = Pending(self);
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ShoesService for Service {
+    async fn add_instance(&self, r: Request<AddInstanceRequest>) -> Result<Response<AddInstanceResponse>, Status> {
+        let (metadata, _, m) = r.into_parts();
+        let seen = Seen {
+            method: "AddInstance",
+            name: m.runner_name,
+            script: m.setup_script,
+            resource_type: m.resource_type,
+            labels: m.labels,
+            ..Seen::default()
+        };
+        let resource_type = self.0.answer(seen, &metadata).await?;
+        Ok(Response::new(AddInstanceResponse {
+            cloud_id: CLOUD_ID.into(),
+            shoes_type: "shoes-vz".into(),
+            ip_address: "192.0.2.7".into(),
+            resource_type: resource_type.into(),
+        }))
+    }
+
+    async fn delete_instance(
+        &self,
+        r: Request<DeleteInstanceRequest>,
+    ) -> Result<Response<DeleteInstanceResponse>, Status> {
+        let (metadata, _, m) = r.into_parts();
+        let seen = Seen { method: "DeleteInstance", name: m.cloud_id, labels: m.labels, ..Seen::default() };
+        self.0.answer(seen, &metadata).await?;
+        Ok(Response::new(DeleteInstanceResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Service {
+    type WatchRunnersStream = Pin<Box<dyn Stream<Item = Result<RunnerView, Status>> + Send>>;
+
+    async fn list_runners(&self, r: Request<ListRunnersRequest>) -> Result<Response<ListRunnersResponse>, Status> {
+        let ended = r.into_inner().include_ended;
+        let mut runners = self.0.views.lock().unwrap().clone();
+        runners.retain(|v| ended || v.runner.as_ref().is_none_or(|r| r.end.is_none()));
+        Ok(Response::new(ListRunnersResponse { runners }))
+    }
+
+    /// Every view there is; then the end when the last is a runner's end, else nothing more.
+    async fn watch_runners(
+        &self,
+        _: Request<WatchRunnersRequest>,
+    ) -> Result<Response<Self::WatchRunnersStream>, Status> {
+        let views = self.0.views.lock().unwrap().clone();
+        let over = views.last().and_then(|v| v.runner.as_ref()).is_some_and(|r| r.end.is_some());
+        let views = futures::stream::iter(views.into_iter().map(Ok));
+        let stream: Self::WatchRunnersStream =
+            if over { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
+        Ok(Response::new(stream))
+    }
+
+    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+        Ok(Response::new(ListAgentsResponse { agents: self.0.agents.lock().unwrap().clone() }))
+    }
+}

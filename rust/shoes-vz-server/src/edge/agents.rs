@@ -1,0 +1,123 @@
+//! AgentService: registration and the Sync streams.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt as _, stream};
+use shoes_vz_model::AgentId;
+use shoes_vz_proto::agent::{
+    RegisterAgentRequest, RegisterAgentResponse, SyncRequest, SyncResponse, agent_service_server::AgentService,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+
+use crate::fleet::{
+    owner::{Down, Fleet},
+    types::{Closed, Refusal, Registration, SessionId},
+};
+
+use super::status;
+
+/// The tick of a Go agent; others send on every change.
+const SYNC_INTERVAL_SECONDS: i32 = 5;
+/// This server pushes commands with ids.
+const PROTOCOL: u32 = 1;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Agents {
+    fleet: Fleet,
+}
+
+impl Agents {
+    pub(super) fn new(fleet: Fleet) -> Self {
+        Self { fleet }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type SyncStream = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
+
+    async fn register_agent(
+        &self,
+        request: Request<RegisterAgentRequest>,
+    ) -> Result<Response<RegisterAgentResponse>, Status> {
+        let RegisterAgentRequest { hostname, capacity, agent_id, info } = request.into_inner();
+        let agent_id = match agent_id.as_str() {
+            "" => None,
+            text => Some(text.parse::<AgentId>().map_err(|e| Status::invalid_argument(e.to_string()))?),
+        };
+        let registration = Registration {
+            agent_id,
+            fresh: AgentId::random(),
+            hostname: hostname.chars().filter(|c| !c.is_control()).take(255).collect(),
+            capacity: capacity.unwrap_or_default(),
+            info,
+        };
+        let agent_id = self.fleet.register(registration).await.map_err(|e| status(&e))?;
+        Ok(Response::new(RegisterAgentResponse {
+            agent_id: agent_id.to_string(),
+            sync_interval_seconds: SYNC_INTERVAL_SECONDS,
+            protocol: PROTOCOL,
+        }))
+    }
+
+    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Self::SyncStream>, Status> {
+        let (session, commands) = self.fleet.open().await.map_err(|e| status(&e))?;
+        let gone = CancellationToken::new();
+        let listen = listen(self.fleet.clone(), session, request.into_inner(), gone.clone());
+        tokio::spawn(listen.in_current_span());
+        // Dropped with the stream, whoever ends it: then the listener ends too.
+        let down = Downstream { commands, _gone: gone.drop_guard() };
+        Ok(Response::new(Box::pin(stream::unfold(Some(down), Downstream::next))))
+    }
+}
+
+/// Hands every message over until the stream ends; that it did is the last thing the fleet hears of it.
+async fn listen(fleet: Fleet, session: SessionId, mut messages: Streaming<SyncRequest>, gone: CancellationToken) {
+    let why = loop {
+        let message = tokio::select! {
+            () = gone.cancelled() => break "the stream was closed".to_owned(),
+            message = messages.next() => message,
+        };
+        let request = match message {
+            Some(Ok(request)) => request,
+            Some(Err(e)) => break format!("the stream broke: {}", e.message()),
+            None => break "the agent ended the stream".to_owned(),
+        };
+        let agent = match request.agent_id.parse::<AgentId>() {
+            Ok(agent) => agent,
+            Err(e) => break e.to_string(),
+        };
+        if fleet.synced(session, agent, request).await.is_err() {
+            break Refusal::Stopping.to_string();
+        }
+    };
+    fleet.lost(session, why).await;
+}
+
+struct Downstream {
+    commands: mpsc::Receiver<Down>,
+    _gone: DropGuard,
+}
+
+impl Downstream {
+    async fn next(this: Option<Self>) -> Option<(Result<SyncResponse, Status>, Option<Self>)> {
+        let mut this = this?;
+        match this.commands.recv().await? {
+            Down::Command(command) => Some((Ok(*command), Some(this))),
+            Down::Close(why) => Some((Err(closed(why)), None)),
+        }
+    }
+}
+
+fn closed(why: Closed) -> Status {
+    match why {
+        Closed::Unregistered => Status::failed_precondition("this agent is not registered: call RegisterAgent first"),
+        Closed::Replaced => Status::aborted("a newer stream of this agent has replaced this one"),
+        Closed::Stuck => Status::resource_exhausted("too many commands wait for this agent; open a new stream"),
+        Closed::Stopping => Status::unavailable("the server is stopping; come back"),
+    }
+}

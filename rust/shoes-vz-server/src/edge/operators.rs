@@ -1,0 +1,124 @@
+//! FleetService: what the fleet looks like now.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::{Stream, StreamExt as _, stream};
+use shoes_vz_model::{CloudId, RunnerName};
+use shoes_vz_proto::fleet::{
+    ListAgentsRequest, ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView,
+    WatchRunnersRequest, fleet_service_server::FleetService,
+};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tonic::{Request, Response, Status};
+
+use crate::fleet::{
+    owner::{Fleet, Watched},
+    types::Refusal,
+};
+
+use super::status;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Operators {
+    fleet: Fleet,
+}
+
+impl Operators {
+    pub(super) fn new(fleet: Fleet) -> Self {
+        Self { fleet }
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Operators {
+    type WatchRunnersStream = Pin<Box<dyn Stream<Item = Result<RunnerView, Status>> + Send>>;
+
+    async fn list_runners(
+        &self,
+        request: Request<ListRunnersRequest>,
+    ) -> Result<Response<ListRunnersResponse>, Status> {
+        let snapshot = self.fleet.snapshot(request.into_inner().include_ended).await.map_err(|e| status(&e))?;
+        Ok(Response::new(ListRunnersResponse { runners: snapshot.runners }))
+    }
+
+    async fn watch_runners(
+        &self,
+        request: Request<WatchRunnersRequest>,
+    ) -> Result<Response<Self::WatchRunnersStream>, Status> {
+        let WatchRunnersRequest { cloud_id, runner_name } = request.into_inner();
+        let bad = |e: shoes_vz_model::id::BadId| status(&Refusal::Invalid(e.to_string()));
+        let watched = match (cloud_id.as_str(), runner_name.as_str()) {
+            ("", "") => Watched::All,
+            ("", name) => Watched::Name(name.parse::<RunnerName>().map_err(bad)?),
+            (id, "") => Watched::Cloud(id.parse::<CloudId>().map_err(bad)?),
+            _ => return Err(Status::invalid_argument("watch by cloud_id or by runner_name, not by both")),
+        };
+        // First the subscription, then the look: no change falls between the two.
+        let changes = self.fleet.changes();
+        let mut present = self.fleet.look(watched.clone()).await.map_err(|e| status(&e))?;
+        present.reverse();
+        if let (Watched::Cloud(id), true) = (&watched, present.is_empty()) {
+            return Err(Status::not_found(format!("{id} is not known")));
+        }
+        let watch = Watch { fleet: self.fleet.clone(), watched, changes, ready: present, over: Over::NotYet };
+        let stopping = self.fleet.stopping().clone();
+        let views = stream::unfold(watch, Watch::next).take_until(stopping.cancelled_owned());
+        Ok(Response::new(Box::pin(views)))
+    }
+
+    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+        let snapshot = self.fleet.snapshot(false).await.map_err(|e| status(&e))?;
+        Ok(Response::new(ListAgentsResponse { agents: snapshot.agents }))
+    }
+}
+
+struct Watch {
+    fleet: Fleet,
+    watched: Watched,
+    changes: Receiver<Arc<RunnerView>>,
+    /// Shown next, the last one first.
+    ready: Vec<RunnerView>,
+    over: Over,
+}
+
+#[derive(PartialEq, Eq)]
+enum Over {
+    NotYet,
+    Yes,
+}
+
+impl Watch {
+    async fn next(mut self) -> Option<(Result<RunnerView, Status>, Self)> {
+        loop {
+            if self.over == Over::Yes {
+                return None;
+            }
+            if let Some(view) = self.ready.pop() {
+                let ended = view.runner.as_ref().is_some_and(|r| r.end.is_some());
+                if ended && self.watched != Watched::All {
+                    self.over = Over::Yes;
+                }
+                return Some((Ok(view), self));
+            }
+            match self.changes.recv().await {
+                Ok(view) if self.concerns(&view) => self.ready.push(RunnerView::clone(&view)),
+                Ok(_) => {}
+                // Too many changes for a slow reader: it is shown where everything stands now.
+                Err(RecvError::Lagged(_)) => {
+                    self.ready = self.fleet.look(self.watched.clone()).await.ok()?;
+                    self.ready.reverse();
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    fn concerns(&self, view: &RunnerView) -> bool {
+        match &self.watched {
+            Watched::All => true,
+            Watched::Cloud(id) => view.cloud_id == id.to_string(),
+            Watched::Name(name) => view.runner.as_ref().is_some_and(|r| r.runner_name == name.as_str()),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! ShoesService: what myshoes' plugin calls.
+
+use std::{sync::Arc, time::Instant};
+
+use shoes_vz_model::{CloudId, ResourceType, RunnerName};
+use shoes_vz_proto::fleet::{
+    AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, DeleteInstanceResponse,
+    shoes_service_server::ShoesService,
+};
+use tonic::{Request, Response, Status};
+use tracing::Span;
+
+use crate::{
+    fleet::{
+        owner::Fleet,
+        types::{AddRequest, Added, Refusal, Script},
+    },
+    metrics::{Call, Metrics, Outcome},
+};
+
+use super::{Defaults, gate::request_id, patience, status};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shoes {
+    fleet: Fleet,
+    metrics: Arc<Metrics>,
+    defaults: Defaults,
+}
+
+impl Shoes {
+    pub(super) fn new(fleet: Fleet, metrics: Arc<Metrics>, defaults: Defaults) -> Self {
+        Self { fleet, metrics, defaults }
+    }
+
+    fn parse(&self, request: AddInstanceRequest, request_id: String) -> Result<AddRequest, Refusal> {
+        let invalid = |e: &dyn std::fmt::Display| Refusal::Invalid(e.to_string());
+        let name: RunnerName = request.runner_name.parse().map_err(|e| invalid(&e))?;
+        let resource_type: ResourceType = match request.resource_type.as_str() {
+            "" => self.defaults.resource_type,
+            text => text.parse().map_err(|e| invalid(&e))?,
+        };
+        Ok(AddRequest { name, script: Script::new(request.setup_script), resource_type, labels: request.labels, request_id })
+    }
+}
+
+#[tonic::async_trait]
+impl ShoesService for Shoes {
+    async fn add_instance(
+        &self,
+        request: Request<AddInstanceRequest>,
+    ) -> Result<Response<AddInstanceResponse>, Status> {
+        let counted = Counted::new(&self.metrics, Call::Add);
+        let patience = patience(request.metadata(), self.defaults.add_patience);
+        let request_id = request_id(&request);
+        let added = match self.parse(request.into_inner(), request_id) {
+            Ok(request) => self.fleet.add(request, patience).await,
+            Err(refusal) => Err(refusal),
+        };
+        counted.over(added.as_ref().err());
+        match added {
+            Ok(Added { runner_id, cloud_id, ip_address, resource_type }) => {
+                Span::current().record("runner_id", tracing::field::display(runner_id));
+                Span::current().record("cloud_id", tracing::field::display(cloud_id));
+                tracing::info!("AddInstance answered");
+                Ok(Response::new(AddInstanceResponse {
+                    cloud_id: cloud_id.to_string(),
+                    shoes_type: "shoes-vz".into(),
+                    ip_address,
+                    resource_type: resource_type.to_string(),
+                }))
+            }
+            Err(refusal) => {
+                tracing::warn!(why = %refusal, "AddInstance refused");
+                Err(status(&refusal))
+            }
+        }
+    }
+
+    async fn delete_instance(
+        &self,
+        request: Request<DeleteInstanceRequest>,
+    ) -> Result<Response<DeleteInstanceResponse>, Status> {
+        let counted = Counted::new(&self.metrics, Call::Delete);
+        let patience = patience(request.metadata(), self.defaults.delete_patience);
+        let DeleteInstanceRequest { cloud_id, labels } = request.into_inner();
+        let deleted = match cloud_id.parse::<CloudId>() {
+            Ok(cloud_id) => {
+                Span::current().record("cloud_id", tracing::field::display(cloud_id));
+                self.fleet.delete(cloud_id, patience).await
+            }
+            // No id of ours was ever like this.
+            Err(e) => Err(Refusal::NotFound(e.to_string())),
+        };
+        counted.over(deleted.as_ref().err());
+        match deleted {
+            Ok(()) => {
+                tracing::info!(?labels, "DeleteInstance answered");
+                Ok(Response::new(DeleteInstanceResponse {}))
+            }
+            Err(refusal) => {
+                tracing::warn!(why = %refusal, "DeleteInstance refused");
+                Err(status(&refusal))
+            }
+        }
+    }
+}
+
+/// Counts a call however it ends: also one whose caller went away, which drops the handler.
+struct Counted {
+    metrics: Arc<Metrics>,
+    call: Call,
+    began: Instant,
+    outcome: Outcome,
+}
+
+impl Counted {
+    fn new(metrics: &Arc<Metrics>, call: Call) -> Self {
+        Self { metrics: Arc::clone(metrics), call, began: Instant::now(), outcome: Outcome::CallerGone }
+    }
+
+    fn over(mut self, refusal: Option<&Refusal>) {
+        self.outcome = refusal.map_or(Outcome::Success, Outcome::of);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.call(self.call, self.outcome, self.began.elapsed());
+    }
+}

@@ -1,0 +1,168 @@
+//! An agent: what it told of itself, and the stream it is on.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use shoes_vz_model::{AgentId, RunnerId};
+use shoes_vz_proto::agent as wire;
+
+use super::{
+    labels::Offers,
+    schedule::{Candidate, Link},
+    types::SessionId,
+};
+
+/// One agent; everything but `session` is durable.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Stable on its disk.
+    pub id: AgentId,
+    /// For people.
+    pub hostname: String,
+    /// Its slots and size.
+    pub capacity: wire::AgentCapacity,
+    /// Absent: a Go agent.
+    pub info: Option<wire::AgentInfo>,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+    /// What jobs can ask it for; from `info`.
+    pub offers: Offers,
+    /// The Sync stream it is on.
+    pub session: Option<Session>,
+}
+
+/// How commands reach an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Pushed at once, with ids, acknowledged.
+    Push,
+    /// A Go agent: one for each of its messages.
+    Tick,
+}
+
+/// What happened on one Sync stream.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Which.
+    pub id: SessionId,
+    /// Creates sent on it.
+    pub creates: HashSet<RunnerId>,
+    /// Deletes sent on it, by their command ids.
+    pub deletes: HashMap<RunnerId, String>,
+    /// Runners it lists that should not be.
+    pub strays: BTreeSet<RunnerId>,
+    /// Deletes to be sent again: not before when, and how often they were refused.
+    not_before: HashMap<RunnerId, (Duration, u32)>,
+    sent: u64,
+}
+
+/// A Go agent acknowledges no delete: it is asked again this much later.
+const ASK_GO_AGAIN: Duration = Duration::from_secs(60);
+
+impl Session {
+    /// A stream just opened.
+    pub fn new(id: SessionId) -> Self {
+        Self {
+            id,
+            creates: HashSet::new(),
+            deletes: HashMap::new(),
+            strays: BTreeSet::new(),
+            not_before: HashMap::new(),
+            sent: 0,
+        }
+    }
+
+    /// Whether a delete may be sent at `now`.
+    pub fn may_delete(&self, id: RunnerId, now: Duration) -> bool {
+        match self.not_before.get(&id) {
+            Some((due, _)) => *due <= now,
+            None => !self.deletes.contains_key(&id),
+        }
+    }
+
+    /// A delete is sent: gives it its command id.
+    pub fn delete_sent(&mut self, id: RunnerId, style: Style, now: Duration) -> String {
+        self.sent += 1;
+        let command_id = format!("delete-{id}-{}-{}", self.id.0, self.sent);
+        self.deletes.insert(id, command_id.clone());
+        let tries = self.not_before.get(&id).map_or(0, |(_, tries)| *tries);
+        let again = match style {
+            Style::Tick => now + ASK_GO_AGAIN,
+            Style::Push => Duration::MAX,
+        };
+        self.not_before.insert(id, (again, tries));
+        command_id
+    }
+
+    /// The agent has the runner no longer; should it list it again, that is a new matter.
+    pub fn forget(&mut self, id: RunnerId) {
+        self.deletes.remove(&id);
+        self.not_before.remove(&id);
+    }
+
+    /// Takes over which runners are there and should not be.
+    pub fn set_strays(&mut self, strays: BTreeSet<RunnerId>) {
+        let gone: Vec<RunnerId> = self.strays.difference(&strays).copied().collect();
+        gone.into_iter().for_each(|id| self.forget(id));
+        self.strays = strays;
+    }
+
+    /// A delete was refused: it is sent again after 1 s, later ones after up to a minute. Gives when.
+    pub fn refused(&mut self, id: RunnerId, now: Duration) -> Duration {
+        let (due, tries) = self.not_before.entry(id).or_default();
+        *due = now + Duration::from_secs(1 << (*tries).min(6)).min(Duration::from_secs(60));
+        *tries += 1;
+        *due
+    }
+}
+
+impl Agent {
+    /// How commands reach it.
+    pub fn style(&self) -> Style {
+        match &self.info {
+            Some(info) if info.protocol >= 1 => Style::Push,
+            _ => Style::Tick,
+        }
+    }
+
+    /// Whether its stream stands.
+    pub fn link(&self) -> Link {
+        if self.session.is_some() { Link::Online } else { Link::Offline }
+    }
+
+    /// As the scheduler sees it, with `taken` slots in use.
+    pub fn candidate(&self, taken: usize) -> Candidate<'_> {
+        Candidate {
+            id: self.id,
+            hostname: &self.hostname,
+            link: self.link(),
+            slots: self.capacity.max_runners,
+            taken: u32::try_from(taken).unwrap_or(u32::MAX),
+            cpus: self.capacity.cpu_cores,
+            memory_bytes: self.capacity.memory_bytes,
+            offers: &self.offers,
+        }
+    }
+
+    /// For operators.
+    pub fn view(&self, taken: usize) -> shoes_vz_proto::fleet::AgentView {
+        let status = match self.link() {
+            Link::Online => wire::AgentStatus::Online,
+            Link::Offline => wire::AgentStatus::Offline,
+        };
+        shoes_vz_proto::fleet::AgentView {
+            agent: Some(wire::Agent {
+                agent_id: self.id.to_string(),
+                hostname: self.hostname.clone(),
+                capacity: Some(self.capacity),
+                status: status.into(),
+            }),
+            info: self.info.clone(),
+            runners: u32::try_from(taken).unwrap_or(u32::MAX),
+            last_seen: Some(shoes_vz_model::time::to_wire(self.last_seen)),
+        }
+    }
+}

@@ -1,0 +1,666 @@
+//! The core alone: its rules one by one, then random histories against its invariants.
+
+use std::{collections::HashMap, time::Duration};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use shoes_vz_model::{AgentId, CloudId, ResourceType};
+use shoes_vz_proto::agent::{self as wire, sync_response::Command};
+
+use super::{
+    core::{Core, Policy},
+    types::{
+        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Refusal, Registration, Script, SessionId, Turn,
+        WaiterId, Write,
+    },
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A core and everything it ever said.
+struct World {
+    core: Core,
+    clock: Duration,
+    next: u64,
+    added: HashMap<WaiterId, Result<Added, Refusal>>,
+    deleted: HashMap<WaiterId, Result<(), Refusal>>,
+    sent: Vec<(SessionId, wire::SyncResponse)>,
+    closed: Vec<(SessionId, Closed)>,
+    writes: Vec<Write>,
+}
+
+impl World {
+    fn new(policy: Policy) -> Self {
+        let now = Now { mono: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
+        Self {
+            core: Core::restore(policy, vec![], vec![], now),
+            clock: Duration::ZERO,
+            next: 0,
+            added: HashMap::new(),
+            deleted: HashMap::new(),
+            sent: vec![],
+            closed: vec![],
+            writes: vec![],
+        }
+    }
+
+    fn now(&self) -> Now {
+        let wall = Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(self.clock).unwrap();
+        Now { mono: self.clock, wall }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Counted rather than random, so that a history found bad is bad again.
+    fn uuid(&mut self) -> String {
+        format!("00000000-0000-4000-8000-{:012x}", self.number())
+    }
+
+    fn take(&mut self, turn: Turn) {
+        self.writes.extend(turn.writes);
+        for effect in turn.effects {
+            match effect {
+                Effect::Added(w, a) => assert!(self.added.insert(w, a).is_none(), "answered twice"),
+                Effect::Deleted(w, a) => assert!(self.deleted.insert(w, a).is_none(), "answered twice"),
+                Effect::Send(s, c) => self.sent.push((s, *c)),
+                Effect::Close(s, why) => self.closed.push((s, why)),
+                Effect::Registered(..) | Effect::Observe(_) => {}
+            }
+        }
+        assert_eq!(self.core.broken_invariant(), None);
+    }
+
+    fn on(&mut self, event: Event) {
+        let turn = self.core.handle(event, self.now());
+        self.take(turn);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.clock += time;
+        let turn = self.core.on_time(self.now());
+        self.take(turn);
+    }
+
+    fn add(&mut self, name: &str) -> WaiterId {
+        self.add_labelled(name, &[])
+    }
+
+    fn add_labelled(&mut self, name: &str, labels: &[&str]) -> WaiterId {
+        let waiter = WaiterId(self.number());
+        let fresh = Fresh { runner: self.uuid().parse().unwrap(), cloud: format!("shoes-vz-{}", self.uuid()).parse().unwrap() };
+        let request = AddRequest {
+            name: name.parse().unwrap(),
+            script: Script::new("secret"),
+            resource_type: ResourceType::Nano,
+            labels: labels.iter().map(|l| (*l).into()).collect(),
+            request_id: String::new(),
+        };
+        self.on(Event::Add { waiter, request, patience: 5 * MINUTE, fresh });
+        waiter
+    }
+
+    fn delete(&mut self, cloud_id: CloudId) -> WaiterId {
+        let waiter = WaiterId(self.number());
+        self.on(Event::Delete { waiter, cloud_id, patience: 2 * MINUTE });
+        waiter
+    }
+
+    fn agent(&mut self, slots: u32) -> Host {
+        let id = self.uuid().parse().unwrap();
+        self.register(Some(id), slots, Some(wire::AgentInfo { protocol: 1, ..Default::default() }));
+        let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+        host.connect(self);
+        host
+    }
+
+    fn register(&mut self, agent_id: Option<AgentId>, slots: u32, info: Option<wire::AgentInfo>) -> AgentId {
+        let (waiter, fresh) = (WaiterId(self.number()), self.uuid().parse().unwrap());
+        let capacity = wire::AgentCapacity { max_runners: slots, ..Default::default() };
+        let registration = Registration { agent_id, fresh, hostname: "host".into(), capacity, info };
+        self.on(Event::Register { waiter, registration: Box::new(registration) });
+        agent_id.unwrap_or(fresh)
+    }
+
+    fn creates(&self, session: SessionId) -> Vec<wire::CreateRunnerCommand> {
+        self.commands(session)
+            .filter_map(|c| match c {
+                Command::CreateRunner(c) => Some(c.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn deletes(&self, session: SessionId) -> usize {
+        self.commands(session).filter(|c| matches!(c, Command::DeleteRunner(_))).count()
+    }
+
+    fn commands(&self, session: SessionId) -> impl Iterator<Item = &Command> {
+        self.sent.iter().filter(move |(s, _)| *s == session).filter_map(|(_, c)| c.command.as_ref())
+    }
+
+    fn cloud_id(&self, name: &str) -> CloudId {
+        let id = self.core.find_by_name(&name.parse().unwrap()).unwrap();
+        self.core.view(id, self.now()).unwrap().cloud_id.parse().unwrap()
+    }
+
+    fn view(&self, name: &str) -> shoes_vz_proto::fleet::RunnerView {
+        let id = self.core.find_by_name(&name.parse().unwrap()).unwrap();
+        self.core.view(id, self.now()).unwrap()
+    }
+
+    fn end_of(&self, name: &str) -> wire::RunnerEnd {
+        self.view(name).runner.unwrap().end.unwrap()
+    }
+}
+
+/// An agent as the core hears it.
+struct Host {
+    id: AgentId,
+    session: SessionId,
+    runners: Vec<wire::Runner>,
+    refused: Vec<String>,
+    online: bool,
+}
+
+impl Host {
+    fn connect(&mut self, world: &mut World) {
+        self.online = true;
+        self.session = SessionId(world.number());
+        self.sync(world);
+    }
+
+    fn sync(&self, world: &mut World) {
+        self.ack(world, vec![]);
+    }
+
+    fn ack(&self, world: &mut World, acks: Vec<wire::CommandAck>) {
+        if !self.online {
+            return;
+        }
+        let request = wire::SyncRequest {
+            agent_id: self.id.to_string(),
+            active_runners: 0,
+            runners: self.runners.clone(),
+            acks,
+        };
+        world.on(Event::Synced { session: self.session, agent: self.id, request: Box::new(request) });
+    }
+
+    fn lose(&mut self, world: &mut World) {
+        self.online = false;
+        world.on(Event::SessionLost { session: self.session, why: "test".into() });
+    }
+
+    /// Has every runner it was told to make, in this state.
+    fn all(&mut self, world: &mut World, state: wire::RunnerState) {
+        for create in world.creates(self.session) {
+            if !self.runners.iter().any(|r| r.runner_id == create.runner_id) {
+                self.runners.push(wire::Runner {
+                    runner_id: create.runner_id,
+                    runner_name: create.runner_name,
+                    cloud_id: create.cloud_id,
+                    ..Default::default()
+                });
+            }
+        }
+        for runner in &mut self.runners {
+            runner.state = state.into();
+        }
+        self.sync(world);
+    }
+
+    fn none(&mut self, world: &mut World) {
+        self.runners.clear();
+        self.sync(world);
+    }
+}
+
+fn ready(world: &mut World, host: &mut Host, name: &str) -> CloudId {
+    let waiter = world.add(name);
+    host.all(world, wire::RunnerState::SshReady);
+    world.added[&waiter].clone().unwrap().cloud_id
+}
+
+#[test]
+fn a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    let waiter = world.add("a");
+    host.all(&mut world, wire::RunnerState::Running);
+    assert!(world.added[&waiter].is_ok());
+}
+
+#[test]
+fn a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
+    let mut world = World::new(Policy::default());
+    let host = world.agent(2);
+    for name in ["a", "b", "c"] {
+        world.add(name);
+    }
+    assert_eq!(world.creates(host.session).len(), 2);
+    assert_eq!(world.view("c").pending_reason, "host is full (all 2 slots in use)");
+}
+
+#[test]
+fn a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it() {
+    let mut world = World::new(Policy::default());
+    let info = |label: &str| {
+        let template = wire::TemplateInfo { labels: vec![label.into()], ..Default::default() };
+        wire::AgentInfo { protocol: 1, templates: vec![template], ..Default::default() }
+    };
+    let away = world.register(Some(AgentId::random()), 1, Some(info("rare")));
+    let here = world.register(Some(AgentId::random()), 1, Some(info("usual")));
+    world.add_labelled("first", &["rare"]);
+    world.add_labelled("second", &["usual"]);
+    let mut host = Host { id: here, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    host.connect(&mut world);
+    let made = world.creates(host.session);
+    assert_eq!(made.iter().map(|c| c.runner_name.as_str()).collect::<Vec<_>>(), ["second"]);
+    assert!(world.view("first").pending_reason.contains("is offline"));
+    let mut late = Host { id: away, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    late.connect(&mut world);
+    assert_eq!(world.creates(late.session).len(), 1);
+}
+
+#[test]
+fn an_error_is_told_to_the_caller_at_once_and_a_retry_waits_until_the_wreck_is_gone() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(2);
+    let waiter = world.add("a");
+    host.all(&mut world, wire::RunnerState::Booting);
+    host.runners[0].error_message = "no boot within 5 m".into();
+    host.runners[0].stage = wire::RunnerStage::Guest.into();
+    host.all(&mut world, wire::RunnerState::Error);
+    let told = world.added[&waiter].clone().unwrap_err();
+    assert!(matches!(&told, Refusal::Failed(t) if t.contains("no boot") && t.contains("stage guest")), "{told}");
+    assert_eq!(world.deletes(host.session), 0, "the agent cleans up by itself");
+
+    let retry = world.add("a");
+    assert_eq!(world.creates(host.session).len(), 1, "one VM for each name");
+    assert!(world.view("a").pending_reason.contains("is not gone from host yet"));
+    host.none(&mut world);
+    assert_eq!(world.creates(host.session).len(), 2);
+    assert!(!world.added.contains_key(&retry));
+}
+
+#[test]
+fn a_wreck_the_agent_leaves_is_removed_after_a_minute_and_stays_a_failure() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    world.add("a");
+    host.all(&mut world, wire::RunnerState::Booting);
+    host.runners[0].error_message = "disk full".into();
+    host.all(&mut world, wire::RunnerState::Error);
+    world.pass(MINUTE);
+    assert_eq!(world.deletes(host.session), 1);
+    host.runners[0].end = Some(wire::RunnerEnd { kind: wire::EndKind::Deleted.into(), ..Default::default() });
+    host.sync(&mut world);
+    let end = world.end_of("a");
+    assert_eq!((end.kind(), end.reason.as_str()), (wire::EndKind::Failed, "disk full"));
+}
+
+#[test]
+fn a_runner_in_no_list_is_ended_only_after_the_agent_had_it() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    world.add("a");
+    host.sync(&mut world);
+    assert!(world.view("a").runner.unwrap().end.is_none(), "the command is still on its way");
+    let command_id = world.sent.last().unwrap().1.command_id.clone();
+    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new() }]);
+    host.sync(&mut world);
+    assert_eq!(world.end_of("a").kind(), wire::EndKind::VmDied);
+    assert!(world.end_of("a").reason.contains("no longer has it"));
+    host.none(&mut world);
+}
+
+#[test]
+fn a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
+    let mut world = World::new(Policy::default());
+    let host = world.agent(1);
+    let waiter = world.add("a");
+    let command_id = world.sent.last().unwrap().1.command_id.clone();
+    host.ack(&mut world, vec![wire::CommandAck { command_id, error: "template is damaged".into() }]);
+    assert!(world.added[&waiter].clone().unwrap_err().to_string().contains("template is damaged"));
+    world.add("b");
+    assert_eq!(world.creates(host.session).len(), 2, "the slot is free again");
+}
+
+#[test]
+fn a_delete_that_was_refused_is_sent_again_later_each_time() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    let cloud_id = ready(&mut world, &mut host, "a");
+    world.delete(cloud_id);
+    for (round, wait) in [(1, 1), (2, 2), (3, 4)] {
+        assert_eq!(world.deletes(host.session), round);
+        let command_id = world.sent.last().unwrap().1.command_id.clone();
+        host.ack(&mut world, vec![wire::CommandAck { command_id, error: "busy".into() }]);
+        assert_eq!(world.deletes(host.session), round, "not at once");
+        world.pass(Duration::from_secs(wait));
+    }
+    assert_eq!(world.deletes(host.session), 4);
+}
+
+#[test]
+fn a_delete_on_an_agent_that_is_away_is_kept_told_and_delivered_when_it_is_back() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    let cloud_id = ready(&mut world, &mut host, "a");
+    host.lose(&mut world);
+    let waiter = world.delete(cloud_id);
+    world.pass(2 * MINUTE);
+    assert!(matches!(&world.deleted[&waiter], Err(Refusal::Unavailable(t)) if t.contains("offline")));
+    host.connect(&mut world);
+    assert_eq!(world.deletes(host.session), 1);
+    host.none(&mut world);
+    let again = world.delete(cloud_id);
+    assert_eq!(world.deleted[&again], Ok(()));
+}
+
+#[test]
+fn a_tombstone_is_forgotten_in_time_and_a_stray_runner_is_removed() {
+    let mut world = World::new(Policy { tombstones: 60 * MINUTE, ..Policy::default() });
+    let mut host = world.agent(1);
+    let cloud_id = ready(&mut world, &mut host, "a");
+    world.delete(cloud_id);
+    let was = host.runners.clone();
+    host.none(&mut world);
+    host.runners = was;
+    host.sync(&mut world);
+    assert_eq!(world.deletes(host.session), 2, "it ended, and must not come back");
+    host.sync(&mut world);
+    assert_eq!(world.deletes(host.session), 2, "once is enough");
+    host.none(&mut world);
+    world.pass(90 * MINUTE);
+    let late = world.delete(cloud_id);
+    assert!(matches!(world.deleted[&late], Err(Refusal::NotFound(_))));
+}
+
+#[test]
+fn an_unknown_runner_is_adopted_and_takes_the_callers_that_wait_for_its_name() {
+    let mut world = World::new(Policy::default());
+    let waiter = world.add("a");
+    let id = AgentId::random();
+    world.register(Some(id), 1, Some(wire::AgentInfo { protocol: 1, ..Default::default() }));
+    let cloud_id = CloudId::random();
+    let told = wire::Runner {
+        runner_id: shoes_vz_model::RunnerId::random().to_string(),
+        runner_name: "a".into(),
+        cloud_id: cloud_id.to_string(),
+        state: wire::RunnerState::Running.into(),
+        ..Default::default()
+    };
+    let mut host = Host { id, session: SessionId(0), runners: vec![told], refused: vec![], online: true };
+    host.connect(&mut world);
+    assert_eq!(world.added[&waiter].clone().unwrap().cloud_id, cloud_id);
+    assert_eq!(world.creates(host.session).len(), 0);
+    world.pass(10 * MINUTE);
+    assert_eq!(world.deletes(host.session), 0, "an adopted runner stays");
+}
+
+#[test]
+fn runners_of_a_host_with_a_new_identity_are_found_again() {
+    let mut world = World::new(Policy::default());
+    let mut old = world.agent(1);
+    let cloud_id = ready(&mut world, &mut old, "a");
+    old.lose(&mut world);
+    let mut new = world.agent(1);
+    new.runners = old.runners.clone();
+    new.sync(&mut world);
+    world.delete(cloud_id);
+    assert_eq!(world.deletes(new.session), 1);
+}
+
+#[test]
+fn the_newer_stream_of_an_agent_counts_and_the_older_is_closed() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    world.add("a");
+    let old = host.session;
+    host.connect(&mut world);
+    assert_eq!(world.closed, [(old, Closed::Replaced)]);
+    assert_eq!(world.creates(host.session).len(), 1, "not acknowledged, so sent anew");
+    world.on(Event::SessionLost { session: old, why: "late".into() });
+    host.all(&mut world, wire::RunnerState::Booting);
+    assert_eq!(world.creates(host.session).len(), 1);
+    assert_eq!(world.view("a").runner.unwrap().state(), wire::RunnerState::Booting);
+}
+
+#[test]
+fn an_agent_that_did_not_register_is_told_to() {
+    let mut world = World::new(Policy::default());
+    let mut host = Host { id: AgentId::random(), session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    host.connect(&mut world);
+    assert_eq!(world.closed, [(host.session, Closed::Unregistered)]);
+}
+
+#[test]
+fn a_caller_whose_answer_was_lost_leaves_no_runner_behind() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    let waiter = world.add("a");
+    host.all(&mut world, wire::RunnerState::SshReady);
+    let runner = world.added[&waiter].clone().unwrap().runner_id;
+    world.on(Event::Undelivered { runner });
+    world.pass(Duration::from_secs(29));
+    assert_eq!(world.deletes(host.session), 0);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.deletes(host.session), 1);
+}
+
+#[test]
+fn a_go_agent_gets_one_command_for_each_message_and_its_successor_ends_its_runners() {
+    let mut world = World::new(Policy::default());
+    let id = world.register(None, 2, None);
+    let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    host.connect(&mut world);
+    for name in ["a", "b"] {
+        world.add(name);
+    }
+    assert_eq!(world.creates(host.session).len(), 0, "nothing is pushed");
+    for tick in 1..=3 {
+        host.sync(&mut world);
+        assert_eq!(world.creates(host.session).len(), tick.min(2));
+        assert_eq!(world.commands(host.session).count(), tick + 1);
+    }
+    host.all(&mut world, wire::RunnerState::SshReady);
+    assert_eq!(world.added.values().filter(|a| a.is_ok()).count(), 2);
+    host.lose(&mut world);
+    assert!(world.view("a").runner.unwrap().end.is_none());
+    world.register(None, 2, None);
+    assert_eq!(world.end_of("a").kind(), wire::EndKind::VmDied);
+}
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8),
+    Leave(u8),
+    Undelivered(u8),
+    Delete(u8),
+    Pass(u16),
+    Connect(u8),
+    Lose(u8),
+    /// The agent obeys up to here and reports; the runner it picks advances.
+    Work(u8, u8, u8),
+    Forget(u8),
+    RefuseCreate(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0u8..6).prop_map(Step::Add),
+        2 => any::<u8>().prop_map(Step::Leave),
+        1 => any::<u8>().prop_map(Step::Undelivered),
+        2 => any::<u8>().prop_map(Step::Delete),
+        2 => (0u16..400).prop_map(Step::Pass),
+        1 => (0u8..3).prop_map(Step::Connect),
+        1 => (0u8..3).prop_map(Step::Lose),
+        6 => (0u8..3, any::<u8>(), 1u8..7).prop_map(|(a, r, s)| Step::Work(a, r, s)),
+        1 => (0u8..3).prop_map(Step::Forget),
+        1 => (0u8..3).prop_map(Step::RefuseCreate),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+/// What a host does with everything sent on its present stream.
+fn obey(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck> {
+    let mut acks = vec![];
+    for (session, response) in world.sent[from..].to_vec() {
+        if session != host.session {
+            continue;
+        }
+        match response.command {
+            Some(Command::CreateRunner(create)) => {
+                let known = host.refused.contains(&create.runner_id)
+                    || host.runners.iter().any(|r| r.runner_id == create.runner_id);
+                if !known {
+                    host.runners.push(wire::Runner {
+                        runner_id: create.runner_id,
+                        runner_name: create.runner_name,
+                        cloud_id: create.cloud_id,
+                        state: 1,
+                        ..Default::default()
+                    });
+                }
+            }
+            Some(Command::DeleteRunner(delete)) => host.runners.retain(|r| r.runner_id != delete.runner_id),
+            _ => continue,
+        }
+        acks.push(wire::CommandAck { command_id: response.command_id, error: String::new() });
+    }
+    acks
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40000, ..ProptestConfig::default() })]
+
+    /// Whatever happens: the invariants hold after each event (`World::take`), no agent ever has more than its slots or
+    /// two VMs of one name, and once all is quiet every call is answered and every host is empty.
+    #[test]
+    fn random_histories_keep_every_promise(steps in steps()) {
+        let mut world = World::new(Policy::default());
+        let mut hosts: Vec<Host> = (0..3).map(|_| world.agent(2)).collect();
+        let mut done = [0usize; 3];
+        let mut waiters: Vec<WaiterId> = vec![];
+        let mut deleters: Vec<WaiterId> = vec![];
+        let mut left: Vec<WaiterId> = vec![];
+        for step in steps {
+            match step {
+                Step::Add(n) => waiters.push(world.add(&format!("r{n}"))),
+                Step::Leave(n) if !waiters.is_empty() => {
+                    let waiter = waiters[usize::from(n) % waiters.len()];
+                    if !world.added.contains_key(&waiter) {
+                        left.push(waiter);
+                    }
+                    world.on(Event::CallerGone { waiter });
+                }
+                Step::Undelivered(n) => {
+                    let told: Vec<_> = world.added.values().flatten().map(|a| a.runner_id).collect();
+                    if !told.is_empty() {
+                        world.on(Event::Undelivered { runner: told[usize::from(n) % told.len()] });
+                    }
+                }
+                Step::Delete(n) => {
+                    let views = world.core.snapshot(true, world.now()).runners;
+                    if !views.is_empty() {
+                        let cloud_id = views[usize::from(n) % views.len()].cloud_id.parse().unwrap();
+                        deleters.push(world.delete(cloud_id));
+                    }
+                }
+                Step::Pass(seconds) => world.pass(Duration::from_secs(seconds.into())),
+                Step::Connect(a) => {
+                    let host = &mut hosts[usize::from(a)];
+                    host.connect(&mut world);
+                    done[usize::from(a)] = 0;
+                }
+                Step::Lose(a) => hosts[usize::from(a)].lose(&mut world),
+                Step::Work(a, pick, state) => {
+                    let at = usize::from(a);
+                    let from = std::mem::replace(&mut done[at], world.sent.len());
+                    let acks = obey(&mut world, &mut hosts[at], from);
+                    let count = hosts[at].runners.len();
+                    if count > 0 {
+                        let runner = &mut hosts[at].runners[usize::from(pick) % count];
+                        runner.state = runner.state.max(state.into());
+                    }
+                    if world.closed.iter().all(|(s, _)| *s != hosts[at].session) {
+                        hosts[at].ack(&mut world, acks);
+                    }
+                }
+                Step::Forget(a) => {
+                    hosts[usize::from(a)].runners.clear();
+                    hosts[usize::from(a)].sync(&mut world);
+                }
+                Step::RefuseCreate(a) => {
+                    let at = usize::from(a);
+                    let last = world.sent[done[at]..].iter().rev().find(|(s, _)| *s == hosts[at].session).cloned();
+                    if let Some((_, response)) = last.filter(|_| hosts[at].online) {
+                        if let Some(Command::CreateRunner(create)) = &response.command {
+                            hosts[at].refused.push(create.runner_id.clone());
+                        }
+                        let ack = wire::CommandAck { command_id: response.command_id, error: "no".into() };
+                        hosts[at].ack(&mut world, vec![ack]);
+                    }
+                }
+                Step::Leave(_) => {}
+            }
+            let mut names: Vec<&str> = hosts.iter().flat_map(|h| &h.runners).map(|r| r.runner_name.as_str()).collect();
+            let all = names.len();
+            names.sort_unstable();
+            names.dedup();
+            prop_assert_eq!(names.len(), all, "two VMs have one name");
+            prop_assert!(hosts.iter().all(|h| h.runners.len() <= 2), "an agent has more than its slots");
+        }
+        // Quiet: everybody deletes what they have, every host works on, time passes.
+        let mut last = vec![];
+        for view in world.core.snapshot(false, world.now()).runners {
+            last.push(world.delete(view.cloud_id.parse().unwrap()));
+        }
+        for host in &mut hosts {
+            host.connect(&mut world);
+        }
+        for round in 0..4 {
+            for (at, host) in hosts.iter_mut().enumerate() {
+                let from = if round == 0 { 0 } else { done[at] };
+                done[at] = world.sent.len();
+                let acks = obey(&mut world, host, from);
+                host.ack(&mut world, acks);
+            }
+        }
+        world.pass(10 * MINUTE);
+        for waiter in waiters.iter().filter(|w| !left.contains(w)) {
+            prop_assert!(world.added.contains_key(waiter), "an AddInstance was never answered");
+        }
+        for waiter in deleters {
+            prop_assert!(world.deleted.contains_key(&waiter), "a DeleteInstance was never answered");
+        }
+        for waiter in last {
+            prop_assert_eq!(world.deleted.get(&waiter), Some(&Ok(())));
+        }
+        prop_assert!(hosts.iter().all(|h| h.runners.is_empty()), "a VM was left behind");
+        prop_assert_eq!(world.core.snapshot(false, world.now()).runners.len(), 0);
+    }
+
+    /// With one agent and one slot, those who wait are served in the order they came.
+    #[test]
+    fn the_queue_is_first_come_first_served(count in 2usize..12) {
+        let mut world = World::new(Policy::default());
+        let mut host = world.agent(1);
+        for n in 0..count {
+            world.add(&format!("r{n}"));
+        }
+        for _ in 0..count {
+            host.all(&mut world, wire::RunnerState::SshReady);
+            let cloud_id = world.cloud_id(&world.creates(host.session).last().unwrap().runner_name);
+            world.delete(cloud_id);
+            host.none(&mut world);
+        }
+        let order: Vec<String> = world.creates(host.session).into_iter().map(|c| c.runner_name).collect();
+        prop_assert_eq!(order, (0..count).map(|n| format!("r{n}")).collect::<Vec<_>>());
+    }
+}

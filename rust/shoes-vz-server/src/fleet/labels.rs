@@ -1,0 +1,202 @@
+//! What a job's labels mean: nothing, an operating system, an architecture, or something a template must offer.
+
+use std::collections::BTreeSet;
+
+use shoes_vz_proto::agent as wire;
+
+/// Labels GitHub or myshoes put on every job; no template has to offer them.
+const ALWAYS: [&str; 7] = ["self-hosted", "myshoes", "macos", "linux", "x64", "arm64", "dependabot"];
+
+/// Labels the operator lets pass although no template offers them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accepted(BTreeSet<String>);
+
+impl Accepted {
+    /// Case is of no account, as at GitHub.
+    pub fn new(labels: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        Self(labels.into_iter().map(|l| l.as_ref().to_ascii_lowercase()).collect())
+    }
+
+    fn has(&self, lower: &str) -> bool {
+        self.0.contains(lower)
+    }
+}
+
+/// What is to be done about a label that nobody offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownLabels {
+    /// `INVALID_ARGUMENT`: myshoes deletes the job.
+    Refuse,
+    /// As if it were not there.
+    Ignore,
+}
+
+/// What an agent offers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Offers {
+    /// A Go agent tells nothing and looks at nothing: every label fits, as it did with the Go server.
+    Anything,
+    /// Templates, and the host's architecture and operating system.
+    Templates(Vec<wire::TemplateInfo>, Host),
+}
+
+/// The host an agent runs on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Host {
+    /// "macos" or "linux"; "" = unknown.
+    pub os: String,
+    /// As `uname -m` or Rust has it; "" = unknown.
+    pub arch: String,
+}
+
+impl Offers {
+    /// From what the agent told at its registration.
+    pub fn of(info: Option<&wire::AgentInfo>) -> Self {
+        info.map_or(Self::Anything, |i| {
+            Self::Templates(i.templates.clone(), Host { os: i.os.clone(), arch: i.arch.clone() })
+        })
+    }
+
+    fn names(&self, lower: &str) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Templates(templates, _) => templates.iter().any(|t| offers(t, lower)),
+        }
+    }
+}
+
+fn offers(template: &wire::TemplateInfo, lower: &str) -> bool {
+    template.labels.iter().any(|l| l.eq_ignore_ascii_case(lower))
+}
+
+/// The first of `labels` that no agent offers and nothing else allows. `None` too while no agent is known:
+/// then it may be a matter of time.
+pub fn first_unknown<'a>(
+    labels: &'a [String],
+    accepted: &Accepted,
+    agents: impl Iterator<Item = &'a Offers> + Clone,
+) -> Option<&'a str> {
+    agents.clone().next()?;
+    labels.iter().map(String::as_str).find(|label| {
+        let lower = label.to_ascii_lowercase();
+        !ALWAYS.contains(&lower.as_str()) && !accepted.has(&lower) && !agents.clone().any(|o| o.names(&lower))
+    })
+}
+
+/// The template of `offers` that fits `labels` ("" = the agent's own), or the labels that stand in the way.
+pub fn fit(labels: &[String], accepted: &Accepted, unknown: UnknownLabels, offers_: &Offers) -> Result<String, Vec<String>> {
+    let Offers::Templates(templates, host) = offers_ else { return Ok(String::new()) };
+    let lowers: Vec<String> = labels.iter().map(|l| l.to_ascii_lowercase()).collect();
+    let misses = |template: Option<&wire::TemplateInfo>| -> Vec<String> {
+        let os = template.map(|t| t.os.as_str()).filter(|os| !os.is_empty()).unwrap_or(&host.os);
+        lowers
+            .iter()
+            .zip(labels)
+            .filter(|(lower, _)| {
+                let offered = template.is_some_and(|t| offers(t, lower));
+                let passes = match lower.as_str() {
+                    "macos" | "linux" => os.is_empty() || os.eq_ignore_ascii_case(lower),
+                    "x64" | "arm64" => arch_label(&host.arch).is_none_or(|a| a == lower.as_str()),
+                    l => ALWAYS.contains(&l) || accepted.has(l) || unknown == UnknownLabels::Ignore,
+                };
+                !offered && !passes
+            })
+            .map(|(_, label)| label.clone())
+            .collect()
+    };
+    // The agent's own template is its first; with none listed only the host itself can be looked at.
+    let own = misses(templates.first());
+    if own.is_empty() && !wants_other(&lowers, templates) {
+        return Ok(String::new());
+    }
+    let best = templates.iter().map(|t| (misses(Some(t)), wanted(&lowers, t), t));
+    match best.filter(|(missing, ..)| missing.is_empty()).max_by_key(|(_, wanted, _)| *wanted) {
+        Some((.., template)) => Ok(template.name.clone()),
+        None => Err(own),
+    }
+}
+
+/// How many of the labels the template offers itself.
+fn wanted(lowers: &[String], template: &wire::TemplateInfo) -> usize {
+    lowers.iter().filter(|l| offers(template, l)).count()
+}
+
+/// Whether another template than the first offers more of the labels (they matter only when labels may be ignored).
+fn wants_other(lowers: &[String], templates: &[wire::TemplateInfo]) -> bool {
+    let own = templates.first().map_or(0, |t| wanted(lowers, t));
+    templates.iter().skip(1).any(|t| wanted(lowers, t) > own)
+}
+
+fn arch_label(arch: &str) -> Option<&'static str> {
+    match arch {
+        "x86_64" | "amd64" | "x64" => Some("x64"),
+        "aarch64" | "arm64" => Some("arm64"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(name: &str, os: &str, labels: &[&str]) -> wire::TemplateInfo {
+        wire::TemplateInfo {
+            name: name.into(),
+            os: os.into(),
+            labels: labels.iter().map(|l| (*l).into()).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn mac() -> Offers {
+        Offers::Templates(
+            vec![template("plain", "macos", &["macos-26"]), template("xcode", "macos", &["macos-26", "Xcode-26"])],
+            Host { os: "macos".into(), arch: "aarch64".into() },
+        )
+    }
+
+    fn of(labels: &[&str]) -> Vec<String> {
+        labels.iter().map(|l| (*l).into()).collect()
+    }
+
+    fn fits(labels: &[&str], offers: &Offers) -> Result<String, Vec<String>> {
+        fit(&of(labels), &Accepted::default(), UnknownLabels::Refuse, offers)
+    }
+
+    #[test]
+    fn a_template_is_chosen_by_its_labels_whatever_their_case() {
+        assert_eq!(fits(&["self-hosted", "MacOS-26"], &mac()), Ok(String::new()), "the agent's own template does");
+        assert_eq!(fits(&["xcode-26"], &mac()), Ok("xcode".into()));
+        assert_eq!(fits(&["self-hosted", "gpu"], &mac()), Err(of(&["gpu"])));
+    }
+
+    #[test]
+    fn an_operating_system_or_architecture_asked_for_is_honoured() {
+        assert_eq!(fits(&["macOS", "ARM64"], &mac()), Ok(String::new()));
+        assert_eq!(fits(&["Linux"], &mac()), Err(of(&["Linux"])));
+        assert_eq!(fits(&["X64"], &mac()), Err(of(&["X64"])));
+        let silent = Offers::Templates(vec![], Host::default());
+        assert_eq!(fits(&["macOS", "X64"], &silent), Ok(String::new()), "an agent that tells nothing is believed");
+    }
+
+    #[test]
+    fn a_go_agent_fits_everything() {
+        assert_eq!(fits(&["gpu", "Linux"], &Offers::Anything), Ok(String::new()));
+    }
+
+    #[test]
+    fn the_first_label_nobody_offers_is_named_once_an_agent_is_known() {
+        let agents = [mac()];
+        let accepted = Accepted::new(["Special"]);
+        let labels = of(&["self-hosted", "DEPENDABOT", "special", "xcode-26", "gpu"]);
+        assert_eq!(first_unknown(&labels, &accepted, agents.iter()), Some("gpu"));
+        assert_eq!(first_unknown(&labels, &accepted, [].iter()), None);
+        assert_eq!(first_unknown(&labels, &accepted, [mac(), Offers::Anything].iter()), None);
+    }
+
+    #[test]
+    fn an_ignored_label_does_not_hide_a_template_that_offers_another() {
+        let labels = of(&["gpu", "xcode-26"]);
+        assert_eq!(fit(&labels, &Accepted::default(), UnknownLabels::Ignore, &mac()), Ok("xcode".into()));
+    }
+}

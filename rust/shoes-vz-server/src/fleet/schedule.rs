@@ -1,0 +1,177 @@
+//! The scheduler: a function of a snapshot. Most free slots first; reservations are counted by whoever takes the
+//! snapshot; an agent that is not connected is never chosen.
+
+use std::fmt;
+
+use shoes_vz_model::AgentId;
+
+use super::{
+    labels::{self, Accepted, Offers, UnknownLabels},
+    types::Shape,
+};
+
+/// Whether an agent's Sync stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// It does.
+    Online,
+    /// It does not.
+    Offline,
+}
+
+/// One agent, as the scheduler sees it.
+#[derive(Debug, Clone)]
+pub struct Candidate<'a> {
+    /// Who.
+    pub id: AgentId,
+    /// For people.
+    pub hostname: &'a str,
+    /// Whether it is there.
+    pub link: Link,
+    /// Its slots.
+    pub slots: u32,
+    /// Slots in use or promised.
+    pub taken: u32,
+    /// CPU cores; 0 = unknown.
+    pub cpus: u32,
+    /// Bytes of memory; 0 = unknown.
+    pub memory_bytes: u64,
+    /// Its templates.
+    pub offers: &'a Offers,
+}
+
+impl Candidate<'_> {
+    /// Slots that can be had now.
+    pub fn free(&self) -> u32 {
+        match self.link {
+            Link::Online => self.slots.saturating_sub(self.taken),
+            Link::Offline => 0,
+        }
+    }
+}
+
+/// What a runner needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Want<'a> {
+    /// The job's labels.
+    pub labels: &'a [String],
+    /// Its size.
+    pub shape: Shape,
+    /// Labels without meaning.
+    pub accepted: &'a Accepted,
+    /// What is done about others.
+    pub unknown: UnknownLabels,
+}
+
+/// Where a runner goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The agent.
+    pub agent: AgentId,
+    /// "" = the agent's own.
+    pub template: String,
+}
+
+/// Why an agent cannot have a runner now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyNot {
+    /// No Sync stream.
+    Offline,
+    /// It takes no runners at all.
+    NoSlots,
+    /// All slots are in use.
+    Full(u32),
+    /// These labels do not fit.
+    Labels(Vec<String>),
+    /// The host is smaller than the runner.
+    TooSmall,
+}
+
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Offline => write!(f, "is offline"),
+            Self::NoSlots => write!(f, "takes no runners (its --max-runners is 0)"),
+            Self::Full(slots) => write!(f, "is full (all {slots} slots in use)"),
+            Self::Labels(labels) => write!(f, "has no template for label {}", labels.join(", ")),
+            Self::TooSmall => write!(f, "has fewer CPUs or less memory than asked for"),
+        }
+    }
+}
+
+/// Chooses, or says of every agent why not.
+pub fn choose<'a>(candidates: &[Candidate<'a>], want: Want<'_>) -> Result<Choice, Vec<(&'a str, WhyNot)>> {
+    let mut best: Option<(u32, Choice)> = None;
+    let mut why_not = Vec::new();
+    for candidate in candidates {
+        match fits(candidate, want) {
+            Ok(template) if best.as_ref().is_none_or(|(free, _)| candidate.free() > *free) => {
+                best = Some((candidate.free(), Choice { agent: candidate.id, template }));
+            }
+            Ok(_) => {}
+            Err(why) => why_not.push((candidate.hostname, why)),
+        }
+    }
+    best.map(|(_, choice)| choice).ok_or(why_not)
+}
+
+/// What can never change is told before what may.
+fn fits(candidate: &Candidate<'_>, want: Want<'_>) -> Result<String, WhyNot> {
+    let template =
+        labels::fit(want.labels, want.accepted, want.unknown, candidate.offers).map_err(WhyNot::Labels)?;
+    let too_many_cpus = candidate.cpus > 0 && want.shape.cpus > candidate.cpus;
+    let too_much_memory = candidate.memory_bytes > 0 && want.shape.memory_bytes > candidate.memory_bytes;
+    if too_many_cpus || too_much_memory {
+        return Err(WhyNot::TooSmall);
+    }
+    match (candidate.link, candidate.slots, candidate.free()) {
+        (Link::Offline, ..) => Err(WhyNot::Offline),
+        (_, 0, _) => Err(WhyNot::NoSlots),
+        (_, slots, 0) => Err(WhyNot::Full(slots)),
+        _ => Ok(template),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: Offers = Offers::Anything;
+
+    fn candidate(hostname: &str, slots: u32, taken: u32) -> Candidate<'_> {
+        Candidate {
+            id: AgentId::random(),
+            hostname,
+            link: Link::Online,
+            slots,
+            taken,
+            cpus: 8,
+            memory_bytes: 16 << 30,
+            offers: &ANY,
+        }
+    }
+
+    fn pick<'a>(candidates: &[Candidate<'a>], shape: Shape) -> Result<AgentId, Vec<(&'a str, WhyNot)>> {
+        let accepted = Accepted::default();
+        let want = Want { labels: &[], shape, accepted: &accepted, unknown: UnknownLabels::Refuse };
+        choose(candidates, want).map(|c| c.agent)
+    }
+
+    #[test]
+    fn the_agent_with_most_free_slots_is_chosen() {
+        let all = [candidate("a", 2, 1), candidate("b", 4, 1), candidate("c", 9, 9)];
+        assert_eq!(pick(&all, Shape::default()), Ok(all[1].id));
+    }
+
+    #[test]
+    fn an_agent_that_is_offline_full_or_too_small_is_never_chosen_and_each_is_told_apart() {
+        let mut all = [candidate("a", 2, 0), candidate("b", 2, 3), candidate("c", 2, 0), candidate("d", 0, 0)];
+        all[0].link = Link::Offline;
+        all[2].cpus = 2;
+        let why = pick(&all, Shape { cpus: 4, ..Shape::default() }).unwrap_err();
+        assert_eq!(
+            why,
+            [("a", WhyNot::Offline), ("b", WhyNot::Full(2)), ("c", WhyNot::TooSmall), ("d", WhyNot::NoSlots)]
+        );
+    }
+}

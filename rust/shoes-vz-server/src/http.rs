@@ -1,0 +1,60 @@
+//! The HTTP listener: `/metrics` (also at `/`, where the Go server's scrape configurations look) and `/healthz`.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use crate::{edge::Token, fleet::owner::Fleet, metrics::Metrics};
+
+#[derive(Clone)]
+struct Shared {
+    fleet: Fleet,
+    metrics: Arc<Metrics>,
+    token: Option<Token>,
+}
+
+/// Every path there is.
+pub fn router(fleet: Fleet, metrics: Arc<Metrics>, token: Option<Token>) -> Router {
+    let shared = Shared { fleet, metrics, token };
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/", get(scrape))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), with_token))
+        .route("/healthz", get(healthz))
+        .with_state(shared)
+}
+
+async fn with_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match &shared.token {
+        Some(token) if !token.is_shown_by(request.headers().get(header::AUTHORIZATION)) => {
+            let words = "this server wants its token: send it as \"Authorization: Bearer …\"\n";
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], words).into_response()
+        }
+        Some(_) | None => next.run(request).await,
+    }
+}
+
+async fn scrape(State(shared): State<Shared>) -> Response {
+    let Ok(snapshot) = shared.fleet.snapshot(false).await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response();
+    };
+    match shared.metrics.render(&snapshot) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}\n")).into_response(),
+    }
+}
+
+/// Healthy is a fleet that answers.
+async fn healthz(State(shared): State<Shared>) -> Response {
+    match shared.fleet.snapshot(false).await {
+        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response(),
+    }
+}

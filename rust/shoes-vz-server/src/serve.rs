@@ -1,0 +1,193 @@
+//! Building the server from its settings, running it, and ending it.
+
+use std::{
+    fs,
+    future::{Future, IntoFuture as _},
+    io::{self, Write as _},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, task::JoinError};
+use tonic::transport::{Server, server::TcpIncoming};
+
+use crate::{
+    edge::{self, Gate},
+    fleet::owner::{self, Fleet, Owner},
+    http,
+    metrics::Metrics,
+    settings::Settings,
+    store::{Sqlite, StoreError},
+};
+
+/// Why the server cannot run, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A port is taken, or not ours.
+    #[error("cannot listen on {addr} for {what}; is another server running there? choose another --{flag}")]
+    Bind {
+        /// Where.
+        addr: SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// The setting.
+        flag: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No state, no server.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its own descriptors are broken.
+    #[error("the gRPC reflection service cannot be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Its own metrics are broken.
+    #[error("the metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// gRPC ended.
+    #[error("the gRPC listener on {0} failed")]
+    Grpc(SocketAddr, #[source] tonic::transport::Error),
+    /// HTTP ended.
+    #[error("the HTTP listener on {0} failed")]
+    Http(SocketAddr, #[source] io::Error),
+    /// For whoever waits for it.
+    #[error("cannot write the ready file {path}")]
+    ReadyFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A bug.
+    #[error("the fleet's task ended unexpectedly")]
+    Owner(#[source] JoinError),
+}
+
+/// Bound and loaded, ready to run.
+pub struct Bound {
+    settings: Settings,
+    grpc: TcpListener,
+    http: TcpListener,
+    grpc_addr: SocketAddr,
+    metrics_addr: SocketAddr,
+    fleet: Fleet,
+    owner: Owner<Sqlite>,
+    metrics: Arc<Metrics>,
+}
+
+/// Takes the ports and opens the state.
+pub async fn bind(settings: Settings) -> Result<Bound, ServeError> {
+    let (grpc, grpc_addr) = listen(settings.grpc_addr, "gRPC", "grpc-addr").await?;
+    let (http, metrics_addr) = listen(settings.metrics_addr, "metrics", "metrics-addr").await?;
+    let (store, loaded) = Sqlite::open(&settings.state_dir)?;
+    tracing::info!(agents = loaded.agents.len(), runners = loaded.runners.len(), state_dir = %settings.state_dir.display(),
+        "state loaded");
+    let metrics = Arc::new(Metrics::new()?);
+    let (fleet, owner) = owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics));
+    Ok(Bound { settings, grpc, http, grpc_addr, metrics_addr, fleet, owner, metrics })
+}
+
+async fn listen(
+    addr: SocketAddr,
+    what: &'static str,
+    flag: &'static str,
+) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let told = |source| ServeError::Bind { addr, what, flag, source };
+    let listener = TcpListener::bind(addr).await.map_err(told)?;
+    let bound = listener.local_addr().map_err(told)?;
+    Ok((listener, bound))
+}
+
+impl Bound {
+    /// The gRPC address.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// The HTTP address.
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics_addr
+    }
+
+    /// Serves until `stop` resolves, then ends what is under way within the shutdown timeout.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Self { settings, grpc, http, grpc_addr, metrics_addr, fleet, owner, metrics } = self;
+        let stopping = fleet.stopping().clone();
+        // Whatever way this function is left, the fleet's task is told to end.
+        let _stops = stopping.clone().drop_guard();
+        let mut owner = tokio::spawn(owner.run());
+
+        let routes = edge::routes(fleet.clone(), Arc::clone(&metrics), settings.defaults).await?;
+        let grpc = Server::builder()
+            .http2_keepalive_interval(Some(settings.keepalive))
+            .http2_keepalive_timeout(Some(settings.keepalive))
+            .layer(Gate::new(settings.token.clone()))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(grpc).with_nodelay(Some(true)),
+                stopping.clone().cancelled_owned(),
+            );
+        let http = axum::serve(http, http::router(fleet.clone(), metrics, settings.token))
+            .with_graceful_shutdown(stopping.clone().cancelled_owned())
+            .into_future();
+        let mut grpc = tokio::spawn(grpc);
+        let mut http = tokio::spawn(http);
+
+        if let Some(path) = &settings.ready_file {
+            let text = serde_json::json!({"grpc_addr": grpc_addr.to_string(), "metrics_addr": metrics_addr.to_string()});
+            write_whole(path, &text.to_string())
+                .map_err(|source| ServeError::ReadyFile { path: path.clone(), source })?;
+        }
+        tracing::info!(%grpc_addr, %metrics_addr, version = env!("CARGO_PKG_VERSION"), "ready");
+
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            ended = &mut owner => flat(ended).and_then(|r| r.map_err(ServeError::from)),
+            ended = &mut grpc => flat(ended).and_then(|r| r.map_err(|e| ServeError::Grpc(grpc_addr, e))),
+            ended = &mut http => flat(ended).and_then(|r| r.map_err(|e| ServeError::Http(metrics_addr, e))),
+        };
+        stopping.cancel();
+        drain(settings.shutdown_timeout, owner, grpc, http).await;
+        tracing::info!("stopped");
+        ended
+    }
+}
+
+fn flat<T>(joined: Result<T, JoinError>) -> Result<T, ServeError> {
+    joined.map_err(ServeError::Owner)
+}
+
+/// Waits for each part that still runs, all within `limit`.
+async fn drain<A, B, C>(
+    limit: Duration,
+    owner: tokio::task::JoinHandle<A>,
+    grpc: tokio::task::JoinHandle<B>,
+    http: tokio::task::JoinHandle<C>,
+) {
+    let parts = [owner.abort_handle(), grpc.abort_handle(), http.abort_handle()];
+    let over = async { tokio::join!(over(owner), over(grpc), over(http)) };
+    if tokio::time::timeout(limit, over).await.is_err() {
+        tracing::warn!(?limit, "calls did not end in time; they are cut off");
+        for part in parts {
+            part.abort();
+        }
+    }
+}
+
+/// How the first one ended is told by [`Bound::run`], which has awaited it.
+async fn over<T>(part: tokio::task::JoinHandle<T>) {
+    if !part.is_finished() {
+        let _ = part.await;
+    }
+}
+
+/// Readers see the whole text or none of it.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let part = path.with_extension(format!("part{}", std::process::id()));
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&part)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&part, path)
+}

@@ -1,0 +1,245 @@
+//! What outlives the server: runners, agents, and scripts until they are delivered.
+//!
+//! SQLite in WAL mode, synchronous FULL: a committed transaction survives a power cut. The directory is 0700 and the
+//! file 0600, since scripts hold registration tokens; a script is zeroed (`secure_delete`) once its agent has it.
+//! A damaged file, or one of a newer version, is refused and left as it is.
+
+mod rows;
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::{Connection, ErrorCode, Transaction, params};
+
+use crate::fleet::{agent::Agent, runner::Runner, types::Write};
+
+/// File name inside the state directory.
+pub const FILE: &str = "fleet.sqlite3";
+
+/// "svzF": says that a database is ours.
+const APPLICATION_ID: i32 = 0x7376_7a46;
+
+/// The schema, one step for each version; a step is never changed once released.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE agents (
+        agent_id TEXT PRIMARY KEY,
+        hostname TEXT NOT NULL,
+        details TEXT NOT NULL,
+        info BLOB
+    ) STRICT;
+    CREATE TABLE runners (
+        runner_id TEXT PRIMARY KEY,
+        cloud_id TEXT NOT NULL UNIQUE,
+        runner_name TEXT NOT NULL,
+        phase TEXT NOT NULL CHECK (phase IN ('queued', 'placed', 'ended')),
+        agent_id TEXT,
+        details TEXT NOT NULL,
+        report BLOB
+    ) STRICT;
+    CREATE INDEX runners_by_name ON runners (runner_name);
+    CREATE TABLE scripts (
+        runner_id TEXT PRIMARY KEY,
+        script TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// Why a store cannot be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory or file cannot be made.
+    #[error("cannot make {path} for the fleet's state")]
+    Create {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another server has it.
+    #[error("{0} is in use by another server; stop that one or choose another --state-dir")]
+    InUse(PathBuf),
+    /// No database, or one with holes.
+    #[error(
+        "{path} is damaged ({what}); it was left as it is. Move it aside to start without it: \
+         running VMs are then adopted again from their agents"
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// In SQLite's or our words.
+        what: String,
+    },
+    /// Something else's database.
+    #[error("{0} is a database, but not of shoes-vz-server; choose another --state-dir")]
+    Foreign(PathBuf),
+    /// A downgrade.
+    #[error("{path} was written by a newer shoes-vz-server (schema {found}, this one knows {known}); upgrade this server")]
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// Its schema.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+    /// Disk full, disk gone.
+    #[error("cannot write the fleet's state to {path}; is the disk full?")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+/// Where decisions are made durable.
+pub trait Store: Send + Sync + 'static {
+    /// Resolves once all of `writes` are durable, or none.
+    fn commit(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// What was found at start.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Every agent.
+    pub agents: Vec<Agent>,
+    /// Every runner, tombstones too.
+    pub runners: Vec<Runner>,
+}
+
+/// The store on disk.
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    connection: Arc<Mutex<Connection>>,
+    path: PathBuf,
+}
+
+impl Sqlite {
+    /// Opens the database in `dir`, making both when they are not there.
+    pub fn open(dir: &Path) -> Result<(Self, Loaded), StoreError> {
+        let path = dir.join(FILE);
+        make_private(dir, &path)?;
+        let told = |e: rusqlite::Error| classify(&path, e);
+        let mut connection = Connection::open(&path).map_err(told)?;
+        // The lock is held from here on: two servers never share a fleet by accident.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(told)?;
+        check(&connection, &path)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(told)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(told)?;
+        connection.pragma_update(None, "secure_delete", "ON").map_err(told)?;
+        migrate(&mut connection, &path)?;
+        let loaded = rows::load(&connection).map_err(|e| match e {
+            rows::LoadError::Sqlite(e) => classify(&path, e),
+            rows::LoadError::Row(what) => StoreError::Damaged { path: path.clone(), what },
+        })?;
+        Ok((Self { connection: Arc::new(Mutex::new(connection)), path }, loaded))
+    }
+
+    fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = |transaction: &Transaction<'_>| writes.iter().try_for_each(|w| apply(transaction, w));
+        connection
+            .transaction()
+            .and_then(|transaction| {
+                all(&transaction)?;
+                transaction.commit()
+            })
+            .map_err(|source| StoreError::Write { path: self.path.clone(), source })
+    }
+}
+
+impl Store for Sqlite {
+    async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || store.write(&writes)).await {
+            Ok(done) => done,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
+    match write {
+        Write::Runner(runner) => rows::put_runner(transaction, runner)?,
+        Write::Agent(agent) => rows::put_agent(transaction, agent)?,
+        Write::Script(id, script) => {
+            let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO scripts VALUES (?1, ?2)")?;
+            put.execute(params![id.to_string(), script.reveal()])?
+        }
+        Write::ForgetScript(id) => {
+            transaction.prepare_cached("DELETE FROM scripts WHERE runner_id = ?1")?.execute([id.to_string()])?
+        }
+        Write::RemoveRunner(id) => {
+            transaction.prepare_cached("DELETE FROM runners WHERE runner_id = ?1")?.execute([id.to_string()])?
+        }
+        Write::RemoveAgent(id) => {
+            transaction.prepare_cached("DELETE FROM agents WHERE agent_id = ?1")?.execute([id.to_string()])?
+        }
+    };
+    Ok(())
+}
+
+fn make_private(dir: &Path, file: &Path) -> Result<(), StoreError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::Create { path, source }
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
+    // SQLite gives its side files the mode of the file itself.
+    let file_ = fs::File::options().create(true).append(true).mode(0o600).open(file).map_err(at(file))?;
+    file_.set_permissions(fs::Permissions::from_mode(0o600)).map_err(at(file))
+}
+
+/// Refuses what is not ours to write. Nothing is written here.
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let told = |e: rusqlite::Error| classify(path, e);
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (id, version) = (number("application_id").map_err(told)?, number("user_version").map_err(told)?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(told)?;
+    if id != APPLICATION_ID && (tables > 0 || id != 0 || version != 0) {
+        return Err(StoreError::Foreign(path.to_owned()));
+    }
+    let known = MIGRATIONS.len();
+    match usize::try_from(version) {
+        Ok(found) if found <= known => {}
+        found => return Err(StoreError::Newer { path: path.to_owned(), found: found.unwrap_or(usize::MAX), known }),
+    }
+    let sound: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(told)?;
+    if sound != "ok" {
+        return Err(StoreError::Damaged { path: path.to_owned(), what: sound });
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let told = |source| StoreError::Write { path: path.to_owned(), source };
+    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(told)?;
+    let done = usize::try_from(version).unwrap_or(0);
+    let transaction = connection.transaction().map_err(told)?;
+    for step in MIGRATIONS.iter().skip(done) {
+        transaction.execute_batch(step).map_err(told)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(told)?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(told)?;
+    transaction.commit().map_err(told)
+}
+
+fn classify(path: &Path, e: rusqlite::Error) -> StoreError {
+    match e.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::InUse(path.to_owned()),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged { path: path.to_owned(), what: e.to_string() }
+        }
+        _ => StoreError::Write { path: path.to_owned(), source: e },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! A server in this process, on ports of its own, and an agent that obeys the test, over real gRPC.
+
+use std::{ffi::OsString, net::SocketAddr, path::Path, time::Duration};
+
+use shoes_vz_proto::{
+    agent::{
+        AgentCapacity, AgentInfo, CommandAck, CreateRunnerCommand, RegisterAgentRequest, Runner, RunnerState,
+        SyncRequest, SyncResponse, TemplateInfo, agent_service_client::AgentServiceClient,
+        sync_response::Command,
+    },
+    fleet::{
+        AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListRunnersRequest, RunnerView,
+        WatchRunnersRequest, fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
+    },
+};
+use shoes_vz_server::{
+    serve::{self, ServeError},
+    settings::Settings,
+};
+use tokio::{sync::mpsc, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+/// Longest any single wait may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Server {
+    pub grpc_addr: SocketAddr,
+    pub metrics_addr: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Server {
+    pub async fn start(state: &Path) -> Self {
+        Self::start_with(state, &[]).await
+    }
+
+    pub async fn start_with(state: &Path, args: &[&str]) -> Self {
+        let state = state.to_str().unwrap();
+        let usual = ["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
+        let args = usual.iter().chain(args).map(OsString::from);
+        let settings = Settings::read(args, [], |p| std::fs::read_to_string(p)).unwrap();
+        let bound = serve::bind(settings).await.unwrap();
+        let (grpc_addr, metrics_addr) = (bound.grpc_addr(), bound.metrics_addr());
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(bound.run(async move {
+            let _ = stopped.await;
+        }));
+        Self { grpc_addr, metrics_addr, stop, running }
+    }
+
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        timeout(PATIENCE, self.running).await.expect("the server ends").unwrap().unwrap();
+    }
+
+    pub fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.grpc_addr)).unwrap().connect_lazy()
+    }
+
+    pub fn shoes(&self) -> ShoesServiceClient<Channel> {
+        ShoesServiceClient::new(self.channel())
+    }
+
+    /// AddInstance, on a task of its own.
+    pub fn add(&self, name: &str) -> JoinHandle<Result<AddInstanceResponse, Status>> {
+        self.add_within(name, Duration::from_secs(300))
+    }
+
+    pub fn add_within(&self, name: &str, time: Duration) -> JoinHandle<Result<AddInstanceResponse, Status>> {
+        let request = AddInstanceRequest {
+            runner_name: name.into(),
+            setup_script: SCRIPT.into(),
+            resource_type: "large".into(),
+            labels: vec!["self-hosted".into()],
+        };
+        self.call_add(request, time)
+    }
+
+    pub fn call_add(
+        &self,
+        request: AddInstanceRequest,
+        time: Duration,
+    ) -> JoinHandle<Result<AddInstanceResponse, Status>> {
+        let mut client = self.shoes();
+        tokio::spawn(async move {
+            let mut request = Request::new(request);
+            request.set_timeout(time);
+            client.add_instance(request).await.map(tonic::Response::into_inner)
+        })
+    }
+
+    pub async fn delete(&self, cloud_id: &str) -> Result<(), Status> {
+        let request = DeleteInstanceRequest { cloud_id: cloud_id.into(), labels: vec![] };
+        timeout(PATIENCE, self.shoes().delete_instance(request)).await.expect("an answer").map(|_| ())
+    }
+
+    pub async fn runners(&self) -> Vec<RunnerView> {
+        let request = ListRunnersRequest { include_ended: true };
+        FleetServiceClient::new(self.channel()).list_runners(request).await.unwrap().into_inner().runners
+    }
+
+    /// Follows a runner until it is as wanted.
+    pub async fn until(&self, name: &str, wanted: impl Fn(&RunnerView) -> bool) -> RunnerView {
+        let follow = async {
+            let request = WatchRunnersRequest { runner_name: name.into(), ..Default::default() };
+            let stream = FleetServiceClient::new(self.channel()).watch_runners(request).await.unwrap();
+            let mut views = stream.into_inner();
+            while let Some(view) = views.message().await.unwrap() {
+                if wanted(&view) {
+                    return view;
+                }
+            }
+            panic!("{name} was gone before it got there");
+        };
+        timeout(PATIENCE, follow).await.unwrap_or_else(|_| panic!("{name} did not get there"))
+    }
+
+    pub async fn http(&self, path: &str, headers: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(self.metrics_addr).await.unwrap();
+        let request = format!("GET {path} HTTP/1.0\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+}
+
+/// What runs in the guest: secret.
+pub const SCRIPT: &str = "#!/bin/bash\nexport TOKEN=AABBCC-registration-token";
+
+/// An agent.
+pub struct Agent {
+    pub id: String,
+    pub runners: Vec<Runner>,
+    up: mpsc::Sender<SyncRequest>,
+    down: Streaming<SyncResponse>,
+    acks: Vec<CommandAck>,
+}
+
+/// An agent of this version, with one template.
+pub fn info() -> AgentInfo {
+    let template =
+        TemplateInfo { name: "t".into(), labels: vec!["macos-26".into()], ..Default::default() };
+    AgentInfo { protocol: 1, os: "macos".into(), arch: "aarch64".into(), templates: vec![template], ..Default::default() }
+}
+
+impl Agent {
+    pub async fn connect(server: &Server, slots: u32) -> Self {
+        let id = shoes_vz_model::AgentId::random().to_string();
+        Self::connect_as(server, &id, slots, Some(info()), vec![]).await
+    }
+
+    pub async fn connect_as(
+        server: &Server,
+        id: &str,
+        slots: u32,
+        info: Option<AgentInfo>,
+        runners: Vec<Runner>,
+    ) -> Self {
+        let mut client = AgentServiceClient::new(server.channel());
+        let request = RegisterAgentRequest {
+            hostname: "mac-1".into(),
+            capacity: Some(AgentCapacity { max_runners: slots, cpu_cores: 8, memory_bytes: 16 << 30 }),
+            agent_id: id.into(),
+            info,
+        };
+        let id = client.register_agent(request).await.unwrap().into_inner().agent_id;
+        let (up, requests) = mpsc::channel(16);
+        let down = client.sync(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        let mut agent = Self { id, runners, up, down, acks: vec![] };
+        agent.sync().await;
+        agent
+    }
+
+    /// Sends its state, and the acks that are due.
+    pub async fn sync(&mut self) {
+        let request = SyncRequest {
+            agent_id: self.id.clone(),
+            active_runners: self.runners.len() as u32,
+            runners: self.runners.clone(),
+            acks: std::mem::take(&mut self.acks),
+        };
+        self.up.send(request).await.unwrap();
+    }
+
+    pub async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
+        timeout(PATIENCE, self.down.message()).await.expect("a command")
+    }
+
+    /// Whether nothing comes for a moment. For what must not happen there is no event to wait for.
+    pub async fn hears_nothing(&mut self) -> bool {
+        timeout(Duration::from_millis(200), self.down.message()).await.is_err()
+    }
+
+    /// Takes a create and lists its runner; not yet told to the server.
+    pub async fn take_create(&mut self) -> CreateRunnerCommand {
+        let response = self.next().await.unwrap().unwrap();
+        let Some(Command::CreateRunner(create)) = response.command else { panic!("no create: {response:?}") };
+        self.acks.push(CommandAck { command_id: response.command_id, error: String::new() });
+        self.runners.push(Runner {
+            runner_id: create.runner_id.clone(),
+            runner_name: create.runner_name.clone(),
+            cloud_id: create.cloud_id.clone(),
+            state: RunnerState::Creating.into(),
+            ..Default::default()
+        });
+        create
+    }
+
+    /// Takes a delete, and has the runner no more.
+    pub async fn take_delete(&mut self) -> String {
+        let response = self.next().await.unwrap().unwrap();
+        let Some(Command::DeleteRunner(delete)) = response.command else { panic!("no delete: {response:?}") };
+        self.acks.push(CommandAck { command_id: response.command_id, error: String::new() });
+        self.runners.retain(|r| r.runner_id != delete.runner_id);
+        self.sync().await;
+        delete.runner_id
+    }
+
+    /// Reports every runner in this state.
+    pub async fn report(&mut self, state: RunnerState) {
+        for runner in &mut self.runners {
+            runner.state = state.into();
+        }
+        self.sync().await;
+    }
+}
+
+/// Waits for a call made by [`Server::add`].
+pub async fn answer<T>(call: JoinHandle<Result<T, Status>>) -> Result<T, Status> {
+    timeout(PATIENCE, call).await.expect("an answer").unwrap()
+}

@@ -1,0 +1,352 @@
+//! The server over real gRPC, with agents played by the test.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Agent, SCRIPT, Server, answer, info};
+use shoes_vz_proto::{
+    agent::{EndKind, RunnerEnd, RunnerStage, RunnerState, SyncResponse, sync_response::Command},
+    fleet::{AddInstanceRequest, ListAgentsRequest, fleet_service_client::FleetServiceClient},
+};
+use tempfile::tempdir;
+use tonic::Code;
+
+#[tokio::test]
+async fn a_runner_is_added_when_it_is_ready_and_deleted_when_it_is_gone() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 2).await;
+    let call = server.add("a");
+    let create = agent.take_create().await;
+    assert_eq!((create.runner_name.as_str(), create.setup_script.as_str()), ("a", SCRIPT));
+    assert_eq!(create.resource_type, "large");
+    agent.runners[0].ip_address = "192.168.64.2".into();
+    agent.report(RunnerState::SshReady).await;
+    let added = answer(call).await.unwrap();
+    assert_eq!(added.cloud_id, create.cloud_id);
+    assert_eq!((added.shoes_type.as_str(), added.ip_address.as_str()), ("shoes-vz", "192.168.64.2"));
+    assert_eq!(added.resource_type, "large");
+
+    let (deleted, id) = tokio::join!(server.delete(&added.cloud_id), agent.take_delete());
+    deleted.unwrap();
+    assert_eq!(id, create.runner_id);
+    server.delete(&added.cloud_id).await.unwrap();
+    let never = server.delete(&shoes_vz_model::CloudId::random().to_string()).await.unwrap_err();
+    assert_eq!(never.code(), Code::NotFound);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_retry_with_the_same_name_joins_the_one_in_flight() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 2).await;
+    let first = server.add("same");
+    agent.take_create().await;
+    let second = server.add("same");
+    assert!(agent.hears_nothing().await, "one create");
+    agent.report(RunnerState::Running).await;
+    let (first, second) = (answer(first).await.unwrap(), answer(second).await.unwrap());
+    assert_eq!(first.cloud_id, second.cloud_id);
+    assert_eq!(answer(server.add("same")).await.unwrap().cloud_id, first.cloud_id);
+
+    let (deleted, _) = tokio::join!(server.delete(&first.cloud_id), agent.take_delete());
+    deleted.unwrap();
+    let anew = server.add("same");
+    agent.take_create().await;
+    agent.report(RunnerState::SshReady).await;
+    assert_ne!(answer(anew).await.unwrap().cloud_id, first.cloud_id, "an ended name is a new VM");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn requests_beyond_the_slots_are_served_in_order_when_one_is_free() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 1).await;
+    let mut calls = vec![server.add("r0")];
+    agent.take_create().await;
+    for n in 1..4 {
+        let name = format!("r{n}");
+        calls.push(server.add(&name));
+        let view = server.until(&name, |v| !v.pending_reason.is_empty()).await;
+        assert_eq!(view.pending_reason, "mac-1 is full (all 1 slots in use)");
+        assert_eq!(view.runner.unwrap().stage(), RunnerStage::Queue);
+    }
+    let mut order = vec!["r0".to_owned()];
+    for call in calls {
+        agent.report(RunnerState::SshReady).await;
+        let added = answer(call).await.unwrap();
+        let (deleted, _) = tokio::join!(server.delete(&added.cloud_id), agent.take_delete());
+        deleted.unwrap();
+        if order.len() < 4 {
+            order.push(agent.take_create().await.runner_name);
+        }
+    }
+    assert_eq!(order, ["r0", "r1", "r2", "r3"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_queued_request_is_told_why_before_its_callers_deadline() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let began = Instant::now();
+    let told = answer(server.add_within("a", Duration::from_secs(1))).await.unwrap_err();
+    assert_eq!(told.code(), Code::ResourceExhausted, "{told:?}");
+    assert!(told.message().contains("no agent is registered"), "{told:?}");
+    assert!(began.elapsed() < Duration::from_secs(1));
+
+    let mut agent = Agent::connect(&server, 1).await;
+    let _held = server.add("b");
+    agent.take_create().await;
+    let told = answer(server.add_within("c", Duration::from_millis(500))).await.unwrap_err();
+    assert!(told.message().contains("mac-1 is full"), "{told:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
+    let dir = tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--caller-grace", "700ms"]).await;
+    let mut agent = Agent::connect(&server, 2).await;
+    let call = server.add("a");
+    let create = agent.take_create().await;
+    agent.report(RunnerState::Booting).await;
+    call.abort();
+    let retry = server.add("a");
+    agent.report(RunnerState::SshReady).await;
+    assert_eq!(answer(retry).await.unwrap().cloud_id, create.cloud_id);
+    assert!(agent.hears_nothing().await, "the retry has it");
+
+    let call = server.add("b");
+    let create = agent.take_create().await;
+    agent.sync().await;
+    call.abort();
+    assert_eq!(agent.take_delete().await, create.runner_id);
+    let view = server.until("b", |v| v.runner.as_ref().unwrap().end.is_some()).await;
+    let end = view.runner.unwrap().end.unwrap();
+    assert_eq!(end.kind(), EndKind::Deleted);
+    assert!(end.reason.contains("its caller went away"), "{end:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn deleting_while_it_is_made_or_queued_ends_the_creation() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 1).await;
+    let made = server.add("made");
+    let create = agent.take_create().await;
+    agent.report(RunnerState::Booting).await;
+    let queued = server.add("queued");
+    let waiting = server.until("queued", |v| !v.pending_reason.is_empty()).await;
+    server.delete(&waiting.cloud_id).await.unwrap();
+    let told = answer(queued).await.unwrap_err();
+    assert_eq!(told.code(), Code::Aborted, "{told:?}");
+
+    let (deleted, _) = tokio::join!(server.delete(&create.cloud_id), agent.take_delete());
+    deleted.unwrap();
+    let told = answer(made).await.unwrap_err();
+    assert_eq!(told.code(), Code::Aborted, "{told:?}");
+    assert!(told.message().contains("deleted on request"), "{told:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_is_told_with_its_reason_and_stage_and_its_end_is_acknowledged() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 1).await;
+    let call = server.add("a");
+    let create = agent.take_create().await;
+    agent.runners[0].stage = RunnerStage::Guest.into();
+    agent.runners[0].error_message = "the guest did not answer within 5 m".into();
+    agent.report(RunnerState::Error).await;
+    let told = answer(call).await.unwrap_err();
+    assert_eq!(told.code(), Code::Internal);
+    for part in ["mac-1", "stage guest", "did not answer within 5 m"] {
+        assert!(told.message().contains(part), "{told:?}");
+    }
+    agent.runners[0].end = Some(RunnerEnd {
+        kind: EndKind::Failed.into(),
+        reason: "the guest did not answer within 5 m".into(),
+        stage: RunnerStage::Guest.into(),
+        at: None,
+    });
+    agent.sync().await;
+    let ack = agent.next().await.unwrap().unwrap();
+    assert_eq!(ack.end_acks, [create.runner_id]);
+    server.delete(&create.cloud_id).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_can_never_work_is_refused_by_name() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let _agent = Agent::connect(&server, 1).await;
+    let good = AddInstanceRequest {
+        runner_name: "a".into(),
+        setup_script: SCRIPT.into(),
+        resource_type: "nano".into(),
+        labels: vec!["self-hosted".into(), "MACOS-26".into(), "arm64".into()],
+    };
+    let bad = [
+        (AddInstanceRequest { resource_type: "huge".into(), ..good.clone() }, "huge"),
+        (AddInstanceRequest { labels: vec!["self-hosted".into(), "gpu".into()], ..good.clone() }, "gpu"),
+        (AddInstanceRequest { runner_name: String::new(), ..good.clone() }, "runner name"),
+    ];
+    for (request, part) in bad {
+        let told = answer(server.call_add(request, Duration::from_secs(9))).await.unwrap_err();
+        assert_eq!(told.code(), Code::InvalidArgument, "{told:?}");
+        assert!(told.message().contains(part), "{told:?}");
+        assert!(!told.message().contains("TOKEN"), "{told:?}");
+    }
+    assert_eq!(server.runners().await.len(), 0);
+    let call = server.call_add(good, Duration::from_secs(60));
+    server.until("a", |v| v.agent_hostname == "mac-1").await;
+    call.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_server_knows_its_runners_its_queue_and_its_tombstones() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 2).await;
+    let live = server.add("live");
+    agent.take_create().await;
+    let gone = server.add("gone");
+    agent.take_create().await;
+    agent.report(RunnerState::Running).await;
+    let (live, gone) = (answer(live).await.unwrap(), answer(gone).await.unwrap());
+    let (deleted, _) = tokio::join!(server.delete(&gone.cloud_id), async {
+        let SyncResponse { command: Some(Command::DeleteRunner(delete)), .. } = agent.next().await.unwrap().unwrap() else {
+            panic!("no delete")
+        };
+        agent.runners.retain(|r| r.runner_id != delete.runner_id);
+        agent.sync().await;
+    });
+    deleted.unwrap();
+    let waiting = server.add("undelivered");
+    let undelivered = agent.next().await.unwrap().unwrap().command.unwrap();
+    server.stop().await;
+    let told = answer(waiting).await.unwrap_err();
+    assert_eq!(told.code(), Code::Unavailable, "{told:?}");
+
+    let server = Server::start(dir.path()).await;
+    assert_eq!(server.runners().await.len(), 3);
+    server.delete(&gone.cloud_id).await.unwrap();
+    assert_eq!(answer(server.add("live")).await.unwrap().cloud_id, live.cloud_id, "known even before its agent is back");
+    let retry = server.add("undelivered");
+    let mut agent = Agent::connect_as(&server, &agent.id, 2, Some(info()), agent.runners.clone()).await;
+    let again = agent.take_create().await;
+    assert_eq!(Command::CreateRunner(again), undelivered, "the script outlived the server");
+    agent.report(RunnerState::Running).await;
+    answer(retry).await.unwrap();
+    let (deleted, _) = tokio::join!(server.delete(&live.cloud_id), agent.take_delete());
+    deleted.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_unacknowledged_create_is_sent_once_on_the_next_stream_and_never_again() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 1).await;
+    let call = server.add("a");
+    let first = agent.next().await.unwrap().unwrap();
+    let id = agent.id.clone();
+    drop(agent);
+    let mut agent = Agent::connect_as(&server, &id, 1, Some(info()), vec![]).await;
+    let create = agent.take_create().await;
+    assert_eq!(Some(Command::CreateRunner(create)), first.command);
+    agent.report(RunnerState::SshReady).await;
+    answer(call).await.unwrap();
+    let runners = agent.runners.clone();
+    let mut agent = Agent::connect_as(&server, &id, 1, Some(info()), runners).await;
+    assert!(agent.hears_nothing().await);
+    assert_eq!(server.http("/metrics", "").await.1.lines().find(|l| l.starts_with("shoesvz_commands_resent_total")), Some("shoesvz_commands_resent_total 1"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_newer_stream_of_an_agent_replaces_the_older() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut old = Agent::connect(&server, 1).await;
+    let mut new = Agent::connect_as(&server, &old.id, 1, Some(info()), vec![]).await;
+    let told = old.next().await.unwrap_err();
+    assert_eq!(told.code(), Code::Aborted, "{told:?}");
+    let _call = server.add("a");
+    new.take_create().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 2).await;
+    let call = server.add("a");
+    agent.take_create().await;
+    agent.report(RunnerState::Running).await;
+    let added = answer(call).await.unwrap();
+    drop(agent);
+    let mut operators = FleetServiceClient::new(server.channel());
+    let offline = async {
+        loop {
+            let agents = operators.list_agents(ListAgentsRequest {}).await.unwrap().into_inner().agents;
+            if agents[0].agent.as_ref().unwrap().status == 2 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(common::PATIENCE, offline).await.unwrap();
+    let told = answer(server.add_within("b", Duration::from_millis(300))).await.unwrap_err();
+    assert!(told.message().contains("mac-1 is offline"), "{told:?}");
+    let mut request = tonic::Request::new(shoes_vz_proto::fleet::DeleteInstanceRequest {
+        cloud_id: added.cloud_id.clone(),
+        labels: vec![],
+    });
+    request.set_timeout(Duration::from_millis(300));
+    let told = server.shoes().delete_instance(request).await.unwrap_err();
+    assert_eq!(told.code(), Code::Unavailable, "{told:?}");
+    assert!(told.message().contains("marked for deletion"), "{told:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_go_agent_is_spoken_to_as_the_go_server_did() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect_as(&server, "", 2, None, vec![]).await;
+    assert!(matches!(agent.next().await.unwrap().unwrap().command, Some(Command::Noop(_))));
+    let call = server.add("a");
+    server.until("a", |v| !v.agent_hostname.is_empty()).await;
+    assert!(agent.hears_nothing().await, "a Go agent asks");
+    agent.sync().await;
+    agent.take_create().await;
+    agent.report(RunnerState::Running).await;
+    assert!(matches!(agent.next().await.unwrap().unwrap().command, Some(Command::Noop(_))));
+    let added = answer(call).await.unwrap();
+    let mut client = server.shoes();
+    let request = shoes_vz_proto::fleet::DeleteInstanceRequest { cloud_id: added.cloud_id, labels: vec![] };
+    let delete = tokio::spawn(async move { client.delete_instance(request).await.map(|_| ()) });
+    // Its tick: the delete may reach the server after one or more of them.
+    loop {
+        agent.sync().await;
+        match agent.next().await.unwrap().unwrap().command {
+            Some(Command::Noop(_)) => tokio::task::yield_now().await,
+            Some(Command::DeleteRunner(_)) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    agent.runners.clear();
+    agent.sync().await;
+    answer(delete).await.unwrap();
+    server.stop().await;
+}

@@ -1,0 +1,411 @@
+//! The agent's hold on one VM process: start one or adopt one, follow it, end it.
+//!
+//! One task follows the process' status stream. The last value it publishes always has `end` set: the process' own
+//! word, else `VmEnd.json`'s, else that the process died. For a process we started, the end is published once it is
+//! gone.
+
+use std::{
+    fs, io,
+    os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shoes_vz_model::{
+    bundle::{MAX_SOCKET_PATH, file},
+    text,
+};
+use shoes_vz_proto::vm::{
+    PauseRequest, ResumeRequest, SaveRequest, StartRequest, StopRequest, VmEnd, VmStatus, WatchRequest,
+    vm_service_client::VmServiceClient,
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::UnixStream,
+    process::{Child, Command},
+    sync::watch,
+    time::timeout,
+};
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    end::{End, EndKind},
+    process::READY,
+};
+
+/// Until a VM process says it is ready: an exec and two sockets.
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+/// Until a live VM process answers its socket.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// Until a forced stop is done; after this the VM process is killed, and the hypervisor with it.
+const FORCE_DEADLINE: Duration = Duration::from_secs(5);
+/// Beyond a polite stop's grace, as much again for the kill that follows it.
+const STOP_MARGIN: Duration = FORCE_DEADLINE;
+/// Until a process that has said farewell is gone.
+const EXIT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a VM process could not be started, asked or told.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// `vm.sock` or `guest.sock` in this bundle would have too long a path.
+    #[error("the bundle's path {path:?} is too long for a Unix socket ({bytes} bytes, at most {MAX_SOCKET_PATH}); use a shorter --runners-path")]
+    PathTooLong {
+        /// The bundle.
+        path: PathBuf,
+        /// Of the longest socket's path.
+        bytes: usize,
+    },
+    /// The process could not be started.
+    #[error("starting the VM process of {bundle:?}")]
+    Spawn {
+        /// The bundle.
+        bundle: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process began and ended, or never became ready.
+    #[error("the VM process of {bundle:?} did not become ready: {words}")]
+    NotReady {
+        /// The bundle.
+        bundle: PathBuf,
+        /// Its own words, or what is known.
+        words: String,
+    },
+    /// `vm.sock` is there and answers wrongly, or not at all.
+    #[error("the VM process behind {socket:?} does not answer: {words}; it hangs, and ends with its process (see vm.log)")]
+    NoAnswer {
+        /// The socket.
+        socket: PathBuf,
+        /// What was seen.
+        words: String,
+    },
+    /// The VM process refused a request.
+    #[error("the VM process would not {what}: {words}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// Its words.
+        words: String,
+    },
+}
+
+/// How to stop a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// At once.
+    Force,
+    /// The guest is asked first, and ended when this time is over.
+    Grace(Duration),
+}
+
+/// One VM process. Cheap to clone; dropping it does nothing to the VM.
+#[derive(Clone)]
+pub struct Vm {
+    service: VmServiceClient<Channel>,
+    status: watch::Receiver<VmStatus>,
+    guest_socket: Arc<Path>,
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm").field("guest_socket", &self.guest_socket).finish_non_exhaustive()
+    }
+}
+
+impl Vm {
+    /// Starts the VM process of `bundle` (made by [`crate::clone::make_bundle`]) as `agent_exe vm --bundle …`, in a
+    /// session of its own; returns once it serves `vm.sock`. The VM itself is not started.
+    pub async fn spawn(agent_exe: &Path, bundle: &Path) -> Result<Self, VmError> {
+        check_length(bundle)?;
+        let spawn_error = |source| VmError::Spawn { bundle: bundle.to_owned(), source };
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(bundle.join(file::VM_LOG))
+            .map_err(spawn_error)?;
+        let mut child = Command::new(agent_exe)
+            .args(["vm", "--bundle"])
+            .arg(bundle)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(spawn_error)?;
+        if let Err(words) = ready(&mut child).await {
+            // It is of no use, whatever it does; a VM it may have begun dies with it.
+            drop(child.start_kill());
+            let gone = child.wait().await;
+            let words = match (words.as_str(), gone) {
+                ("", Ok(status)) => format!("it died without a word ({status}); {}", log_tail(bundle)),
+                _ => words,
+            };
+            return Err(VmError::NotReady { bundle: bundle.to_owned(), words });
+        }
+        Self::connect(bundle, Some(child)).await
+    }
+
+    /// The VM process a former agent started; `None` when there is none behind `vm.sock`.
+    pub async fn adopt(bundle: &Path) -> Result<Option<Self>, VmError> {
+        check_length(bundle)?;
+        let socket = bundle.join(file::VM_SOCKET);
+        match UnixStream::connect(&socket).await {
+            Ok(_) => match Self::connect(bundle, None).await {
+                // It ended between the two connects.
+                Err(VmError::NoAnswer { .. }) if UnixStream::connect(&socket).await.is_err() => Ok(None),
+                vm => vm.map(Some),
+            },
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+            Err(e) => Err(VmError::NoAnswer { socket, words: e.to_string() }),
+        }
+    }
+
+    async fn connect(bundle: &Path, child: Option<Child>) -> Result<Self, VmError> {
+        let socket = bundle.join(file::VM_SOCKET);
+        let no_answer = |words: String| VmError::NoAnswer { socket: socket.clone(), words };
+        let mut service = service(&socket).map_err(|e| no_answer(e.to_string()))?;
+        let first = async {
+            let mut stream = service.watch(WatchRequest {}).await?.into_inner();
+            Ok::<_, tonic::Status>((stream.message().await?, stream))
+        };
+        let (first, stream) = match timeout(ANSWER_DEADLINE, first).await {
+            Err(_) => return Err(no_answer(format!("no answer within {} s", ANSWER_DEADLINE.as_secs()))),
+            Ok(Err(status)) => return Err(no_answer(status.message().to_owned())),
+            Ok(Ok((None, _))) => return Err(no_answer("its status stream ended at once".into())),
+            Ok(Ok((Some(first), stream))) => (first, stream),
+        };
+        let (sender, status) = watch::channel(VmStatus { end: None, ..first.clone() });
+        let follower = Follower { bundle: bundle.to_owned(), service: service.clone(), sender, child };
+        tokio::spawn(follower.run(first, stream));
+        Ok(Self { service, status, guest_socket: bundle.join(file::GUEST_SOCKET).into() })
+    }
+
+    /// The present status and each later one. The last has `end` set.
+    pub fn status(&self) -> watch::Receiver<VmStatus> {
+        self.status.clone()
+    }
+
+    /// Starts the VM; returns when the guest runs.
+    pub async fn start(&self) -> Result<(), VmError> {
+        self.ask("start the VM", self.service.clone().start(StartRequest {})).await
+    }
+
+    /// Ends the VM; returns when it, and a process started by us, is gone. A VM that is over already is fine.
+    /// When the VM process itself hangs it is killed, and the hypervisor with it.
+    pub async fn stop(&self, how: Stop) -> Result<(), VmError> {
+        let (force, grace) = match how {
+            Stop::Force => (true, Duration::ZERO),
+            Stop::Grace(grace) => (false, grace),
+        };
+        // Rounded up: a grace of half a second is not none.
+        let grace_seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
+        let request = StopRequest { force, grace_seconds: u32::try_from(grace_seconds).unwrap_or(u32::MAX) };
+        let deadline = if force { FORCE_DEADLINE } else { Duration::from_secs(grace_seconds) + STOP_MARGIN };
+        let mut service = self.service.clone();
+        let asked = timeout(deadline, service.stop(request)).await;
+        match asked {
+            Ok(Ok(_)) => {}
+            // Its end, published below, says what the answer could not.
+            Ok(Err(status)) => tracing::info!(words = status.message(), "the VM process could not answer a stop"),
+            Err(_) => self.kill_process(),
+        }
+        if timeout(deadline, self.ended()).await.is_ok() {
+            return Ok(());
+        }
+        self.kill_process();
+        match timeout(EXIT_DEADLINE, self.ended()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(VmError::NoAnswer {
+                socket: self.guest_socket.with_file_name(file::VM_SOCKET),
+                words: "it could not even be killed".into(),
+            }),
+        }
+    }
+
+    /// Stops the guest's time.
+    pub async fn pause(&self) -> Result<(), VmError> {
+        self.ask("pause the VM", self.service.clone().pause(PauseRequest {})).await
+    }
+
+    /// Lets it go on.
+    pub async fn resume(&self) -> Result<(), VmError> {
+        self.ask("resume the VM", self.service.clone().resume(ResumeRequest {})).await
+    }
+
+    /// Writes the paused VM's state to `path`; a relative one is in the bundle.
+    pub async fn save(&self, path: &Path) -> Result<(), VmError> {
+        let path = path.to_string_lossy().into_owned();
+        self.ask("save the VM", self.service.clone().save(SaveRequest { path })).await
+    }
+
+    /// Waits for the VM's end.
+    pub async fn ended(&self) -> VmEnd {
+        let mut status = self.status.clone();
+        // The follower never leaves without an end; were it to die, its sender is dropped.
+        let last = status.wait_for(|s| s.end.is_some()).await;
+        last.ok().and_then(|s| s.end.clone()).unwrap_or_else(|| {
+            End::new(EndKind::HypervisorFailed, "the task that follows the VM process died").to_wire()
+        })
+    }
+
+    /// Where streams to the guest begin ([`shoes_vz_channel::socket::dial`]).
+    pub fn guest_socket(&self) -> &Path {
+        &self.guest_socket
+    }
+
+    async fn ask<T>(
+        &self,
+        what: &'static str,
+        answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<(), VmError> {
+        match answer.await {
+            Ok(_) => Ok(()),
+            Err(status) => {
+                let words = match &self.status.borrow().end {
+                    Some(end) => end.reason.clone(),
+                    None => status.message().to_owned(),
+                };
+                Err(VmError::Refused { what, words })
+            }
+        }
+    }
+
+    /// Only while its stream is open, so that the number is surely still its own.
+    fn kill_process(&self) {
+        let status = self.status.borrow();
+        let Some(pid) = i32::try_from(status.pid).ok().filter(|pid| *pid > 1 && status.end.is_none()) else { return };
+        tracing::warn!(pid, "the VM process does not answer; killing it");
+        if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+            tracing::warn!(pid, %error, "the VM process cannot be killed");
+        }
+    }
+}
+
+fn check_length(bundle: &Path) -> Result<(), VmError> {
+    let bytes = bundle.join(file::GUEST_SOCKET).as_os_str().len();
+    if bytes > MAX_SOCKET_PATH {
+        return Err(VmError::PathTooLong { path: bundle.to_owned(), bytes });
+    }
+    Ok(())
+}
+
+/// Waits for the word on its stdout; the error is its own words, or "" when it died without any.
+async fn ready(child: &mut Child) -> Result<(), String> {
+    let Some(stdout) = child.stdout.take() else { return Err("it has no stdout".into()) };
+    let mut said = Vec::new();
+    // Bounded, and to the end: the process hangs up once it is ready, or dies.
+    match timeout(READY_DEADLINE, stdout.take(16 << 10).read_to_end(&mut said)).await {
+        Err(_) => return Err(format!("no word within {} s", READY_DEADLINE.as_secs())),
+        Ok(Err(e)) => return Err(e.to_string()),
+        Ok(Ok(_)) => {}
+    }
+    let said = String::from_utf8_lossy(&said);
+    if said.trim_end() == READY { Ok(()) } else { Err(said.trim_end().to_owned()) }
+}
+
+fn log_tail(bundle: &Path) -> String {
+    match fs::read(bundle.join(file::VM_LOG)) {
+        Ok(log) if log.is_empty() => "its log is empty".into(),
+        Ok(log) => format!("the end of its log: {}", text::tail(&log, 10, 2048)),
+        Err(e) => format!("its log cannot be read ({e})"),
+    }
+}
+
+fn service(socket: &Path) -> Result<VmServiceClient<Channel>, tonic::transport::Error> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The address is only for the `Host` header.
+    let channel = Endpoint::from_shared("http://vm.sock")?.connect_with_connector_lazy(connector);
+    Ok(VmServiceClient::new(channel))
+}
+
+/// Publishes the process' statuses, and its end.
+struct Follower {
+    bundle: PathBuf,
+    service: VmServiceClient<Channel>,
+    sender: watch::Sender<VmStatus>,
+    child: Option<Child>,
+}
+
+impl Follower {
+    async fn run(mut self, first: VmStatus, stream: Streaming<VmStatus>) {
+        let told = match first.end {
+            Some(end) => Some(end),
+            None => self.follow(stream).await,
+        };
+        let exit = self.gone().await;
+        let end = told.unwrap_or_else(|| died(&self.bundle, exit).to_wire());
+        self.sender.send_modify(|s| {
+            s.state = End::from_wire(&end).state().into();
+            s.end = Some(end);
+            s.guest_up = false;
+        });
+    }
+
+    /// Until the process tells its VM's end, or is gone (`None`).
+    async fn follow(&mut self, mut stream: Streaming<VmStatus>) -> Option<VmEnd> {
+        loop {
+            match stream.message().await {
+                Ok(Some(status)) if status.end.is_some() => return status.end,
+                Ok(Some(status)) => {
+                    self.sender.send_replace(status);
+                }
+                // A broken stream is a dead process, unless the process still listens.
+                Ok(None) | Err(_) => match self.service.watch(WatchRequest {}).await {
+                    Ok(again) => stream = again.into_inner(),
+                    Err(_) => return None,
+                },
+            }
+        }
+    }
+
+    /// Waits for a process of ours to be gone.
+    async fn gone(&mut self) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        match timeout(EXIT_DEADLINE, child.wait()).await {
+            Ok(Ok(status)) => Some(status),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "how the VM process ended cannot be found out");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(pid = child.id(), "a VM process that is over does not leave; killing it");
+                drop(child.start_kill());
+                child.wait().await.ok()
+            }
+        }
+    }
+}
+
+/// The words for a process that died without any.
+fn died(bundle: &Path, exit: Option<ExitStatus>) -> End {
+    match End::read(bundle) {
+        Ok(Some(end)) => return end,
+        Ok(None) => {}
+        Err(error) => tracing::warn!(?bundle, %error, "VmEnd.json cannot be read"),
+    }
+    let how = match exit {
+        Some(status) => match status.signal() {
+            Some(signal) => format!(
+                " of signal {signal} ({})",
+                Signal::try_from(signal).map_or("unknown", Signal::as_str)
+            ),
+            None => format!(" ({status})"),
+        },
+        None => String::new(),
+    };
+    End::new(EndKind::HypervisorFailed, format!("the VM process died{how}, and its VM with it; {}", log_tail(bundle)))
+}

@@ -1,0 +1,424 @@
+//! QEMU on Linux, driven over QMP.
+//!
+//! ```text
+//! create: listen on qmp.sock, serial.sock ─▶ QEMU (paused, child of a thread of ours) ─▶ it calls both ─▶ QMP hello
+//! owner:  QMP events ─▶ state          process gone ─▶ last events ─▶ why (reason.rs) ─▶ Ended
+//! ```
+//! One owner task holds process and events; dropping the last handle kills the process.
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::OpenOptionsExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{ChildStderr, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use ::qapi::qmp as api;
+use shoes_vz_model::{bundle, text};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::{UnixStream, unix::pipe},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+
+use self::{
+    child::{Child, Killer},
+    command::Arch,
+    qmp::{Callback, Do, Events, Qmp},
+    reason::Seen,
+};
+use super::{ChannelIo, Hypervisor, HypervisorError, Machine, MachineState};
+use crate::{
+    accel,
+    end::{End, EndKind},
+    spec::{Accelerator, VmSpec},
+};
+
+mod child;
+pub mod command;
+mod qmp;
+mod reason;
+
+/// Until QEMU has built the machine and called us; a swapping host may need seconds.
+const CREATE_DEADLINE: Duration = Duration::from_secs(30);
+/// Until QMP answers; a stopped QEMU never does.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+/// Until a guest's memory is on disk.
+const SAVE_DEADLINE: Duration = Duration::from_secs(300);
+/// Until a dead QEMU's sockets and pipes are read to their end; they are closed already.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
+/// Of what QEMU says on stderr, this much is kept for the reason.
+const STDERR_LINES: usize = 20;
+const STDERR_BYTES: usize = 4096;
+
+/// Runs VMs by `qemu-system-*`.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    /// A program whose subcommand `exec-with-parent` is [`crate::process::exec_with_parent`].
+    launcher: PathBuf,
+    program: PathBuf,
+    arch: Arch,
+}
+
+impl Qemu {
+    /// QEMU for this host's architecture, from PATH, started through `launcher`.
+    pub fn new(launcher: impl Into<PathBuf>) -> Result<Self, HypervisorError> {
+        let arch = Arch::of_this_host().ok_or_else(|| {
+            HypervisorError::Unsupported(format!("QEMU guests are not supported on {}", std::env::consts::ARCH))
+        })?;
+        Ok(Self { launcher: launcher.into(), program: arch.program().into(), arch })
+    }
+
+    /// With another emulator than PATH's.
+    #[must_use]
+    pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    fn command(&self, spec: &VmSpec, accelerator: Accelerator, bundle: &Path) -> Command {
+        let args = command::arguments(self.arch, accelerator, spec);
+        let mut command = Command::new(&self.launcher);
+        command
+            .args(command::with_parent(std::process::id(), &self.program, args))
+            .current_dir(bundle)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    async fn create(&self, spec: &VmSpec, bundle: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
+        let accelerator = match spec.accelerator {
+            Accelerator::Auto => accel::detect(bundle).await,
+            known => known,
+        };
+        let console = bundle.join(bundle::file::CONSOLE_LOG);
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&console)
+            .map_err(|source| HypervisorError::Io { what: format!("making the console's log {console:?}"), source })?;
+        let (qmp, channel) =
+            (Callback::bind(bundle, command::QMP_SOCKET)?, Callback::bind(bundle, command::CHANNEL_SOCKET)?);
+        let (mut child, stderr) = Child::spawn(self.command(spec, accelerator, bundle)).await.map_err(|source| {
+            HypervisorError::Io { what: format!("starting {:?} through {:?}", self.program, self.launcher), source }
+        })?;
+        let mut stderr = Stderr::follow(stderr);
+
+        let connected = async {
+            let (qmp, channel) = tokio::try_join!(qmp.accept(), channel.accept())?;
+            let (qmp, events) = Qmp::open(qmp)
+                .await
+                .map_err(|source| HypervisorError::Io { what: "QEMU's QMP greeting".into(), source })?;
+            Ok::<_, HypervisorError>((qmp, events, channel))
+        };
+        let seconds = CREATE_DEADLINE.as_secs();
+        let what = "come up";
+        let connected = tokio::select! {
+            // First: a QEMU that has ended explains every other failure.
+            biased;
+            exit = child.exited() => Err(Some(exit)),
+            done = timeout(CREATE_DEADLINE, connected) => match done {
+                Err(_) => return Err(HypervisorError::Silent { what, seconds }),
+                Ok(Ok(all)) => Ok(all),
+                Ok(Err(error)) => {
+                    // Most likely it has just ended; its own words are better.
+                    tracing::debug!(%error, "QEMU did not come up");
+                    Err(timeout(DRAIN_DEADLINE, child.exited()).await.ok())
+                }
+            },
+        };
+        let (qmp, events, channel) = match connected {
+            Ok(all) => all,
+            Err(Some(exit)) => {
+                let said = stderr.rest().await;
+                return Err(HypervisorError::Ended(end_of(&Seen::default(), exit, &said)));
+            }
+            Err(None) => return Err(HypervisorError::Silent { what, seconds }),
+        };
+        tracing::info!(pid = child.pid(), accelerator = %accelerator, "QEMU is up");
+        Ok(Arc::new(QemuMachine::spawn(child, stderr, qmp, events, channel, accelerator)))
+    }
+}
+
+fn end_of(seen: &Seen, exit: io::Result<std::process::ExitStatus>, stderr: &str) -> End {
+    match exit {
+        Ok(status) => reason::classify(seen, status, stderr),
+        Err(e) => End::new(EndKind::HypervisorFailed, format!("QEMU is gone and nobody knows why ({e})")),
+    }
+}
+
+struct QemuMachine {
+    qmp: Qmp,
+    state: watch::Receiver<MachineState>,
+    saving: watch::Receiver<Option<api::MigrationStatus>>,
+    channel: Mutex<Option<UnixStream>>,
+    accelerator: Accelerator,
+    pid: u32,
+    killer: Killer,
+    kill_asked: Arc<AtomicBool>,
+}
+
+impl QemuMachine {
+    fn spawn(
+        child: Child,
+        stderr: Stderr,
+        qmp: Qmp,
+        events: Events,
+        channel: UnixStream,
+        accelerator: Accelerator,
+    ) -> Self {
+        let (pid, killer) = (child.pid(), child.killer());
+        let (state_sender, state) = watch::channel(MachineState::Created);
+        let (saving_sender, saving) = watch::channel(None);
+        let kill_asked = Arc::new(AtomicBool::new(false));
+        let seen = Seen { up: true, ..Seen::default() };
+        let owner = Owner {
+            child,
+            stderr,
+            events,
+            seen,
+            state: state_sender,
+            saving: saving_sender,
+            kill_asked: kill_asked.clone(),
+        };
+        tokio::spawn(owner.run());
+        Self { qmp, state, saving, channel: Mutex::new(Some(channel)), accelerator, pid, killer, kill_asked }
+    }
+
+    /// Waits until the machine is in the state `wanted`.
+    async fn reach(&self, wanted: MachineState, what: &'static str) -> Result<(), HypervisorError> {
+        let mut state = self.state.clone();
+        let reached = state.wait_for(|s| *s == wanted || matches!(s, MachineState::Ended(_)));
+        match timeout(COMMAND_DEADLINE, reached).await {
+            Err(_) => Err(HypervisorError::Silent { what, seconds: COMMAND_DEADLINE.as_secs() }),
+            Ok(Ok(now)) => match &*now {
+                MachineState::Ended(end) => Err(HypervisorError::Ended(end.clone())),
+                _ => Ok(()),
+            },
+            Ok(Err(_)) => Err(HypervisorError::Ended(owner_died())),
+        }
+    }
+
+    /// Runs one command; when the machine is over, its end explains the failure better than QMP does.
+    async fn run<T>(
+        &self,
+        command: impl Future<Output = Result<T, HypervisorError>>,
+    ) -> Result<T, HypervisorError> {
+        let answer = command.await;
+        if answer.is_err()
+            && let MachineState::Ended(end) = &*self.state.borrow()
+        {
+            return Err(HypervisorError::Ended(end.clone()));
+        }
+        answer
+    }
+}
+
+fn owner_died() -> End {
+    End::new(EndKind::HypervisorFailed, "the task that owns QEMU died: see vm.log")
+}
+
+impl Drop for QemuMachine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    async fn start(&self) -> Result<(), HypervisorError> {
+        let what = "start the guest";
+        self.run(self.qmp.run(what, api::cont {}, COMMAND_DEADLINE)).await?;
+        self.reach(MachineState::Running, what).await
+    }
+
+    async fn pause(&self) -> Result<(), HypervisorError> {
+        let what = "pause the guest";
+        self.run(self.qmp.run(what, api::stop {}, COMMAND_DEADLINE)).await?;
+        self.reach(MachineState::Paused, what).await
+    }
+
+    async fn resume(&self) -> Result<(), HypervisorError> {
+        let what = "resume the guest";
+        self.run(self.qmp.run(what, api::cont {}, COMMAND_DEADLINE)).await?;
+        self.reach(MachineState::Running, what).await
+    }
+
+    async fn save(&self, path: &Path) -> Result<(), HypervisorError> {
+        let what = "save the guest";
+        let refused = |why: String| HypervisorError::Refused { what, why };
+        if *self.state.borrow() != MachineState::Paused {
+            return Err(refused("it must be paused first".into()));
+        }
+        let capabilities = [api::MigrationCapability::events, api::MigrationCapability::mapped_ram]
+            .map(|capability| api::MigrationCapabilityStatus { capability, state: true })
+            .to_vec();
+        let set = api::migrate_set_capabilities { capabilities };
+        self.run(self.qmp.run(what, set, COMMAND_DEADLINE)).await?;
+        let mut saving = self.saving.clone();
+        saving.mark_unchanged();
+        let uri = Some(format!("file:{}", path.display()));
+        let migrate = api::migrate { channels: None, detach: None, resume: None, uri };
+        self.run(self.qmp.run(what, migrate, COMMAND_DEADLINE)).await?;
+        let over = async {
+            loop {
+                if saving.changed().await.is_err() {
+                    return Err(HypervisorError::Ended(owner_died()));
+                }
+                match *saving.borrow_and_update() {
+                    Some(api::MigrationStatus::completed) => return Ok(()),
+                    Some(api::MigrationStatus::failed | api::MigrationStatus::cancelled) => {
+                        return Err(refused(format!("writing {path:?} failed; is there room for the guest's memory?")));
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let silent = HypervisorError::Silent { what, seconds: SAVE_DEADLINE.as_secs() };
+        self.run(async { timeout(SAVE_DEADLINE, over).await.map_err(|_| silent)? }).await
+    }
+
+    async fn request_stop(&self) -> Result<(), HypervisorError> {
+        self.run(self.qmp.run("press the power button", api::system_powerdown {}, COMMAND_DEADLINE)).await.map(drop)
+    }
+
+    fn kill(&self) {
+        self.kill_asked.store(true, Ordering::Release);
+        self.killer.kill();
+    }
+
+    fn state(&self) -> watch::Receiver<MachineState> {
+        self.state.clone()
+    }
+
+    fn take_channel(&self) -> Option<Box<dyn ChannelIo>> {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.take().map(|stream| Box::new(stream) as Box<dyn ChannelIo>)
+    }
+
+    fn accelerator(&self) -> &'static str {
+        self.accelerator.as_str()
+    }
+
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+/// Owns the process and its events until it is gone.
+struct Owner {
+    child: Child,
+    stderr: Stderr,
+    events: Events,
+    seen: Seen,
+    state: watch::Sender<MachineState>,
+    saving: watch::Sender<Option<api::MigrationStatus>>,
+    kill_asked: Arc<AtomicBool>,
+}
+
+impl Owner {
+    async fn run(mut self) {
+        let mut listening = true;
+        let exit = loop {
+            tokio::select! {
+                // Events first: they tell why the process ends.
+                biased;
+                event = self.events.next(), if listening => listening = self.note(event),
+                exit = self.child.exited() => break exit,
+            }
+        };
+        // What QEMU wrote before it died is still in the sockets.
+        let drained = timeout(DRAIN_DEADLINE, async {
+            while listening {
+                let event = self.events.next().await;
+                listening = self.note(event);
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!("a dead QEMU's QMP connection stays open; some events may be lost");
+        }
+        self.seen.kill_asked = self.kill_asked.load(Ordering::Acquire);
+        let end = end_of(&self.seen, exit, &self.stderr.rest().await);
+        tracing::info!(kind = ?end.kind, reason = %end.reason, "QEMU is gone");
+        self.state.send_replace(MachineState::Ended(end));
+    }
+
+    /// Whether more may come.
+    fn note(&mut self, event: Option<io::Result<api::Event>>) -> bool {
+        match event {
+            None => return false,
+            // An answer nobody waits for any more (its asker's deadline passed), or an event newer than our schema.
+            Some(Err(error)) => tracing::warn!(%error, "QMP message not understood"),
+            Some(Ok(event)) => match qmp::note(event, &mut self.seen, &self.state, &self.saving) {
+                Do::Nothing => {}
+                Do::Kill => self.child.killer().kill(),
+            },
+        }
+        true
+    }
+}
+
+/// QEMU's stderr: into our log, its last lines kept.
+struct Stderr {
+    tail: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Stderr {
+    fn follow(stderr: Option<ChildStderr>) -> Self {
+        let tail = Arc::new(Mutex::new(Vec::new()));
+        let kept = tail.clone();
+        let reader = tokio::spawn(async move {
+            let Some(stderr) = stderr else { return };
+            if let Err(error) = read_lines(stderr, &kept).await {
+                tracing::warn!(%error, "QEMU's stderr cannot be read any more");
+            }
+        });
+        Self { tail, reader }
+    }
+
+    /// The last lines, once all is read.
+    async fn rest(&mut self) -> String {
+        if timeout(DRAIN_DEADLINE, &mut self.reader).await.is_err() {
+            tracing::warn!("a dead QEMU's stderr stays open");
+        }
+        text::tail(&self.tail.lock().unwrap_or_else(PoisonError::into_inner), STDERR_LINES, STDERR_BYTES)
+    }
+}
+
+impl Drop for Stderr {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn read_lines(stderr: ChildStderr, kept: &Mutex<Vec<u8>>) -> io::Result<()> {
+    let mut lines = BufReader::new(pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).await? > 0 {
+        tracing::warn!(said = %String::from_utf8_lossy(&line).trim_end(), "QEMU");
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.append(&mut line);
+        let excess = kept.len().saturating_sub(2 * STDERR_BYTES);
+        kept.drain(..excess);
+    }
+    Ok(())
+}

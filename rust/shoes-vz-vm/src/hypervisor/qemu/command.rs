@@ -1,0 +1,203 @@
+//! QEMU's command line: pure. Everything that differs between architectures is in [`Arch`].
+
+use std::{ffi::OsString, path::Path};
+
+use serde_json::json;
+use shoes_vz_model::{bundle, guest, template::file};
+
+use crate::{
+    clone::OVERLAY,
+    spec::{Accelerator, Display, VmSpec},
+};
+
+/// QEMU connects to these sockets of ours, in its working directory, so that its being up is an event.
+pub(super) const QMP_SOCKET: &str = "qmp.sock";
+/// The guest channel's.
+pub(super) const CHANNEL_SOCKET: &str = "serial.sock";
+
+/// The host's architecture, which is the guest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arch {
+    /// Intel and AMD.
+    X86_64,
+    /// ARM.
+    Aarch64,
+}
+
+impl Arch {
+    /// The one this was built for; `None` where QEMU guests are not supported.
+    pub fn of_this_host() -> Option<Self> {
+        match std::env::consts::ARCH {
+            "x86_64" => Some(Self::X86_64),
+            "aarch64" => Some(Self::Aarch64),
+            _ => None,
+        }
+    }
+
+    /// The emulator.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86_64",
+            Self::Aarch64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// `pc` starts faster than `q35`; USB, the VMware port and the HPET only cost boot time.
+    fn machine(self) -> &'static str {
+        match self {
+            Self::X86_64 => "pc,usb=off,vmport=off,hpet=off",
+            Self::Aarch64 => "virt,gic-version=max",
+        }
+    }
+
+    fn console(self) -> &'static str {
+        match self {
+            Self::X86_64 => "ttyS0",
+            Self::Aarch64 => "ttyAMA0",
+        }
+    }
+
+    /// Tells the guest's kernel that it is a clone, so that it reseeds its random numbers. PC only.
+    fn has_vmgenid(self) -> bool {
+        matches!(self, Self::X86_64)
+    }
+}
+
+/// The arguments for a VM of `spec`, to be run with the bundle as working directory. `accelerator` is not `Auto`.
+pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::with_capacity(64);
+    let mut add = |list: &[&str]| args.extend(list.iter().map(OsString::from));
+
+    add(&["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
+    add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    add(&["-machine", arch.machine()]);
+    match accelerator {
+        Accelerator::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
+        Accelerator::Tcg | Accelerator::Auto => add(&["-accel", "tcg,thread=multi", "-cpu", "max"]),
+    }
+    add(&["-smp", &spec.cpus.to_string()]);
+    add(&["-m", &format!("{}M", spec.memory_bytes.div_ceil(1 << 20))]);
+    match spec.display {
+        Display::Headless => add(&["-display", "none"]),
+        Display::Window => add(&["-display", "gtk", "-device", "virtio-gpu-pci"]),
+    }
+
+    let path = |name: &str| spec.template.join(name);
+    add(&["-append", &command_line(arch, &spec.kernel_cmdline)]);
+    for (option, name) in [("-kernel", file::KERNEL), ("-initrd", file::INITRD)] {
+        args.extend([option.into(), path(name).into_os_string()]);
+    }
+    let mut add = |list: &[&str]| args.extend(list.iter().map(OsString::from));
+
+    // The disk lives as long as the VM: nothing on it must survive a crash of the host, so nothing is ever flushed.
+    // An error of the host's disk stops the VM, which is then ended with that reason, rather than corrupting a job.
+    let disk = json!({
+        "driver": "qcow2", "node-name": "disk", "discard": "unmap",
+        "cache": {"direct": false, "no-flush": true},
+        "file": {"driver": "file", "filename": OVERLAY, "discard": "unmap",
+                 "cache": {"direct": false, "no-flush": true}},
+    });
+    add(&["-blockdev", &disk.to_string()]);
+    add(&["-device", "virtio-blk-pci,drive=disk,werror=stop,rerror=stop"]);
+    // `restrict`: the guest reaches neither the host nor anything beyond it. SSH goes over the guest channel.
+    add(&["-netdev", "user,id=net,restrict=on,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="]);
+
+    add(&["-chardev", &format!("socket,id=channel,path={CHANNEL_SOCKET},server=off")]);
+    add(&["-device", "virtio-serial-pci"]);
+    add(&["-device", &format!("virtserialport,chardev=channel,name={}", guest::SERIAL_PORT_NAME)]);
+    add(&["-chardev", &format!("file,id=console,path={},append=on", bundle::file::CONSOLE_LOG)]);
+    add(&["-serial", "chardev:console"]);
+    add(&["-chardev", &format!("socket,id=qmp,path={QMP_SOCKET},server=off"), "-mon", "chardev=qmp,mode=control"]);
+
+    add(&["-device", "pvpanic-pci", "-action", "panic=exit-failure"]);
+    if arch.has_vmgenid() {
+        add(&["-device", "vmgenid,guid=auto"]);
+    }
+    args
+}
+
+/// The template's words win; a kernel told of no console would write to none of ours.
+fn command_line(arch: Arch, asked: &str) -> String {
+    if asked.split_whitespace().any(|word| word.starts_with("console=")) {
+        return asked.to_owned();
+    }
+    format!("console={} {asked}", arch.console()).trim_end().to_owned()
+}
+
+/// The arguments of `shoes-vz-agent` that run `program` so that it dies with process `parent`.
+pub(super) fn with_parent(parent: u32, program: &Path, args: Vec<OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = vec!["exec-with-parent".into(), parent.to_string().into(), "--".into()];
+    all.push(program.as_os_str().to_owned());
+    all.extend(args);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use shoes_vz_model::template::{Os, Transport};
+
+    use super::*;
+    use crate::spec::HypervisorKind;
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            hypervisor: HypervisorKind::Qemu,
+            accelerator: Accelerator::Tcg,
+            cpus: 3,
+            memory_bytes: (512 << 20) + 1,
+            disk_bytes: 0,
+            template: "/srv/a,b c".into(),
+            kernel_cmdline: "quiet".into(),
+            display: Display::Headless,
+            max_lifetime: None,
+            os: Os::Linux,
+            transport: Transport::Channel,
+        }
+    }
+
+    fn line(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<String> {
+        arguments(arch, accelerator, spec).into_iter().map(|a| a.into_string().unwrap()).collect()
+    }
+
+    fn value<'a>(line: &'a [String], option: &str) -> &'a str {
+        &line[line.iter().position(|a| a == option).unwrap() + 1]
+    }
+
+    #[test]
+    fn resources_kernel_and_initrd_come_from_the_spec_whatever_the_templates_path() {
+        let line = line(Arch::X86_64, Accelerator::Tcg, &spec());
+        assert_eq!(value(&line, "-smp"), "3");
+        assert_eq!(value(&line, "-m"), "513M");
+        assert_eq!(value(&line, "-kernel"), "/srv/a,b c/kernel");
+        assert_eq!(value(&line, "-initrd"), "/srv/a,b c/initrd");
+    }
+
+    #[test]
+    fn each_architecture_and_accelerator_has_its_machine_cpu_and_console() {
+        for (arch, accelerator, machine, cpu, console) in [
+            (Arch::X86_64, Accelerator::Tcg, "pc,", "max", "console=ttyS0 quiet"),
+            (Arch::X86_64, Accelerator::Kvm, "pc,", "host", "console=ttyS0 quiet"),
+            (Arch::Aarch64, Accelerator::Tcg, "virt,", "max", "console=ttyAMA0 quiet"),
+            (Arch::Aarch64, Accelerator::Kvm, "virt,", "host", "console=ttyAMA0 quiet"),
+        ] {
+            let line = line(arch, accelerator, &spec());
+            assert!(value(&line, "-machine").starts_with(machine), "{arch:?}");
+            assert_eq!((value(&line, "-cpu"), value(&line, "-append")), (cpu, console), "{arch:?}");
+            assert_eq!(line.iter().any(|a| a.starts_with("vmgenid")), arch == Arch::X86_64);
+        }
+    }
+
+    #[test]
+    fn a_console_the_template_names_is_kept() {
+        assert_eq!(command_line(Arch::X86_64, "quiet console=hvc0"), "quiet console=hvc0");
+        assert_eq!(command_line(Arch::X86_64, ""), "console=ttyS0");
+    }
+
+    #[test]
+    fn a_guest_gets_no_way_out_and_no_listener_on_the_host() {
+        let line = line(Arch::X86_64, Accelerator::Tcg, &spec());
+        let netdev = value(&line, "-netdev");
+        assert!(netdev.contains("restrict=on") && !netdev.contains("hostfwd"), "{netdev}");
+        assert!(!line.iter().any(|a| a.contains("server=on")), "{line:?}");
+    }
+}

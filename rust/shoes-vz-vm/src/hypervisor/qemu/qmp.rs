@@ -1,0 +1,206 @@
+//! The QMP connection: QEMU calls us, so its readiness is an event.
+
+use std::{io, path::Path, time::Duration};
+
+use qapi::{
+    Command, Execute, ExecuteError,
+    futures::{QapiService, QmpStreamTokio},
+    qmp::{BlockErrorAction, Event, GuestPanicInformation, MigrationStatus, QmpCommand, ShutdownCause},
+};
+use tokio::{
+    io::{ReadHalf, WriteHalf},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    time::timeout,
+};
+
+use super::reason::{DiskError, Seen, Shutdown};
+use crate::hypervisor::{HypervisorError, MachineState};
+
+/// Events as they come.
+pub(super) type Events = qapi::futures::QapiEvents<QmpStreamTokio<ReadHalf<UnixStream>>>;
+type Service = QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
+
+/// A socket QEMU will connect to; its name is gone once QEMU has, or once this is dropped.
+pub(super) struct Callback {
+    listener: UnixListener,
+    path: std::path::PathBuf,
+}
+
+impl Callback {
+    pub(super) fn bind(dir: &Path, name: &str) -> Result<Self, HypervisorError> {
+        let path = dir.join(name);
+        let bound = match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => UnixListener::bind(&path),
+        };
+        match bound {
+            Ok(listener) => Ok(Self { listener, path }),
+            Err(source) => Err(HypervisorError::Io { what: format!("making the socket {path:?}"), source }),
+        }
+    }
+
+    pub(super) async fn accept(self) -> Result<UnixStream, HypervisorError> {
+        self.listener.accept().await.map(|(stream, _)| stream).map_err(|source| HypervisorError::Io {
+            what: format!("waiting for QEMU to connect to {:?}", self.path),
+            source,
+        })
+    }
+}
+
+impl Drop for Callback {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = ?self.path, %error, "a socket's name stays behind");
+        }
+    }
+}
+
+/// Commands to one QEMU.
+pub(super) struct Qmp {
+    service: Service,
+}
+
+impl Qmp {
+    pub(super) async fn open(stream: UnixStream) -> io::Result<(Self, Events)> {
+        let (service, events) = QmpStreamTokio::open(stream).await?.negotiate().await?.into_parts();
+        Ok((Self { service }, events))
+    }
+
+    /// One command; `what` words it. QEMU answers in microseconds unless it is stopped or the host is drowning.
+    pub(super) async fn run<C>(&self, what: &'static str, command: C, deadline: Duration) -> Result<C::Ok, HypervisorError>
+    where
+        C: QmpCommand + Command,
+        QmpStreamTokio<WriteHalf<UnixStream>>: futures::Sink<Execute<C, u32>, Error = io::Error>,
+    {
+        let silent = HypervisorError::Silent { what, seconds: deadline.as_secs() };
+        match timeout(deadline, self.service.execute(command)).await.map_err(|_| silent)? {
+            Ok(answer) => Ok(answer),
+            Err(ExecuteError::Qapi(e)) => Err(HypervisorError::Refused { what, why: e.desc }),
+            Err(ExecuteError::Io(e)) => Err(HypervisorError::Refused { what, why: e.to_string() }),
+        }
+    }
+}
+
+/// What an event asks of the machine's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Do {
+    Nothing,
+    /// The VM cannot go on.
+    Kill,
+}
+
+/// Notes one event.
+pub(super) fn note(
+    event: Event,
+    seen: &mut Seen,
+    state: &watch::Sender<MachineState>,
+    saving: &watch::Sender<Option<MigrationStatus>>,
+) -> Do {
+    match event {
+        Event::RESUME { .. } => {
+            state.send_replace(MachineState::Running);
+        }
+        Event::STOP { .. } => {
+            state.send_if_modified(|now| {
+                let runs = *now == MachineState::Running;
+                if runs {
+                    *now = MachineState::Paused;
+                }
+                runs
+            });
+        }
+        Event::SHUTDOWN { data, .. } => {
+            seen.shutdown = Some(match data.reason {
+                ShutdownCause::guest_shutdown => Shutdown::Guest,
+                ShutdownCause::guest_reset => Shutdown::GuestReset,
+                ShutdownCause::guest_panic => Shutdown::GuestPanic,
+                ShutdownCause::host_signal => Shutdown::HostSignal,
+                _ => Shutdown::Host,
+            });
+        }
+        Event::GUEST_PANICKED { data, .. } => {
+            seen.panic = Some(data.info.as_ref().map_or_else(String::new, panic_words));
+        }
+        Event::BLOCK_IO_ERROR { data, .. } if data.action == BlockErrorAction::stop => {
+            let full = data.nospace.unwrap_or(false);
+            let words = format!("{} on {}: {}", operation(&data), node(&data), data.reason);
+            seen.disk.get_or_insert(DiskError { full, words });
+            return Do::Kill;
+        }
+        Event::MIGRATION { data, .. } => {
+            saving.send_replace(Some(data.status));
+        }
+        other => tracing::debug!(event = ?other, "QMP event"),
+    }
+    Do::Nothing
+}
+
+fn operation(error: &qapi::qmp::BLOCK_IO_ERROR) -> &'static str {
+    match error.operation {
+        qapi::qmp::IoOperationType::read => "reading",
+        qapi::qmp::IoOperationType::write => "writing",
+    }
+}
+
+fn node(error: &qapi::qmp::BLOCK_IO_ERROR) -> &str {
+    error.node_name.as_deref().filter(|n| !n.is_empty()).unwrap_or(&error.device)
+}
+
+fn panic_words(info: &GuestPanicInformation) -> String {
+    format!("{info:?}").chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(json: serde_json::Value) -> Event {
+        let mut whole = serde_json::json!({"timestamp": {"seconds": 1, "microseconds": 2}});
+        whole.as_object_mut().unwrap().extend(json.as_object().unwrap().clone());
+        serde_json::from_value(whole).unwrap()
+    }
+
+    fn noted(events: Vec<serde_json::Value>) -> (Seen, MachineState, Do) {
+        let (state, saving) = (watch::Sender::new(MachineState::Created), watch::Sender::new(None));
+        let mut seen = Seen::default();
+        let mut last = Do::Nothing;
+        for json in events {
+            last = note(event(json), &mut seen, &state, &saving);
+        }
+        (seen, state.borrow().clone(), last)
+    }
+
+    #[test]
+    fn the_guests_time_is_followed() {
+        let resume = serde_json::json!({"event": "RESUME"});
+        let stop = serde_json::json!({"event": "STOP"});
+        assert_eq!(noted(vec![resume.clone()]).1, MachineState::Running);
+        assert_eq!(noted(vec![resume, stop.clone()]).1, MachineState::Paused);
+        assert_eq!(noted(vec![stop]).1, MachineState::Created);
+    }
+
+    #[test]
+    fn a_disk_error_that_stops_the_vm_ends_it_and_one_the_guest_was_told_does_not() {
+        let error = |action| {
+            serde_json::json!({"event": "BLOCK_IO_ERROR", "data": {"device": "", "node-name": "disk", "nospace": true,
+                "operation": "write", "action": action, "reason": "No space left on device", "qom-path": "/x"}})
+        };
+        let (seen, _, todo) = noted(vec![error("stop")]);
+        assert_eq!(todo, Do::Kill);
+        assert_eq!(seen.disk.unwrap(), DiskError { full: true, words: "writing on disk: No space left on device".into() });
+        let (seen, _, todo) = noted(vec![error("report")]);
+        assert_eq!((seen.disk, todo), (None, Do::Nothing));
+    }
+
+    #[test]
+    fn a_panic_and_a_shutdown_are_noted() {
+        let (seen, ..) = noted(vec![
+            serde_json::json!({"event": "GUEST_PANICKED", "data": {"action": "poweroff"}}),
+            serde_json::json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-panic"}}),
+        ]);
+        assert_eq!((seen.panic.as_deref(), seen.shutdown), (Some(""), Some(Shutdown::GuestPanic)));
+    }
+}

@@ -1,0 +1,93 @@
+//! `shoes.vz.vm.v1.VmService`: the owner's mailbox and status over `vm.sock`.
+
+use std::{path::PathBuf, time::Duration};
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use shoes_vz_proto::vm::{
+    PauseRequest, PauseResponse, ResumeRequest, ResumeResponse, SaveRequest, SaveResponse, StartRequest, StartResponse,
+    StopRequest, StopResponse, VmStatus, WatchRequest, vm_service_server::VmService,
+};
+use tokio::sync::{oneshot, watch};
+use tonic::{Request as Rpc, Response, Status};
+
+use super::owner::{Action, Handle, Refusal, Reply, Request};
+
+pub(super) struct Service {
+    pub(super) owner: Handle,
+}
+
+impl Service {
+    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), Status> {
+        let (reply, answer) = oneshot::channel();
+        let over = || Status::failed_precondition(self.end());
+        self.owner.requests.send(request(reply)).await.map_err(|_| over())?;
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Refusal::State(why))) => Err(Status::failed_precondition(why)),
+            Ok(Err(Refusal::Hypervisor(why))) => Err(Status::aborted(why)),
+            Err(_) => Err(over()),
+        }
+    }
+
+    fn end(&self) -> String {
+        let status = self.owner.status.borrow();
+        status.end.as_ref().map_or_else(|| "the VM is over".into(), |e| format!("the VM is over: {}", e.reason))
+    }
+}
+
+/// The present value, then each later one, up to the one with the VM's end.
+fn statuses(receiver: watch::Receiver<VmStatus>) -> impl stream::Stream<Item = VmStatus> {
+    stream::unfold((Some(receiver), true), |(receiver, first)| async move {
+        let mut receiver = receiver?;
+        if !first && receiver.changed().await.is_err() {
+            return None;
+        }
+        let status = receiver.borrow_and_update().clone();
+        let next = status.end.is_none().then_some(receiver);
+        Some((status, (next, false)))
+    })
+}
+
+#[tonic::async_trait]
+impl VmService for Service {
+    type WatchStream = BoxStream<'static, Result<VmStatus, Status>>;
+
+    async fn watch(&self, _: Rpc<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(statuses(self.owner.status.clone()).map(Ok).boxed()))
+    }
+
+    async fn start(&self, _: Rpc<StartRequest>) -> Result<Response<StartResponse>, Status> {
+        self.ask(Request::Start).await?;
+        Ok(Response::new(StartResponse {}))
+    }
+
+    async fn stop(&self, request: Rpc<StopRequest>) -> Result<Response<StopResponse>, Status> {
+        let StopRequest { force, grace_seconds } = request.into_inner();
+        let grace = (!force).then(|| Duration::from_secs(grace_seconds.into()));
+        match self.ask(|reply| Request::Stop(grace, reply)).await {
+            // What was wanted is so.
+            Err(_) if self.owner.status.borrow().end.is_some() => {}
+            done => done?,
+        }
+        Ok(Response::new(StopResponse {}))
+    }
+
+    async fn pause(&self, _: Rpc<PauseRequest>) -> Result<Response<PauseResponse>, Status> {
+        self.ask(|reply| Request::Machine(Action::Pause, reply)).await?;
+        Ok(Response::new(PauseResponse {}))
+    }
+
+    async fn resume(&self, _: Rpc<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
+        self.ask(|reply| Request::Machine(Action::Resume, reply)).await?;
+        Ok(Response::new(ResumeResponse {}))
+    }
+
+    async fn save(&self, request: Rpc<SaveRequest>) -> Result<Response<SaveResponse>, Status> {
+        let path = PathBuf::from(request.into_inner().path);
+        if path.as_os_str().is_empty() {
+            return Err(Status::invalid_argument("the path to save the VM's state to is empty"));
+        }
+        self.ask(|reply| Request::Machine(Action::Save(path), reply)).await?;
+        Ok(Response::new(SaveResponse {}))
+    }
+}

@@ -1,0 +1,249 @@
+//! The VM process with the fake hypervisor, through its real sockets.
+
+use std::{future::pending, path::Path};
+
+use shoes_vz_model::template::{Os, Transport};
+use shoes_vz_proto::vm::{VmEndKind, VmState};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::*;
+use crate::{
+    client::{Stop, Vm},
+    end::EndKind,
+    hypervisor::fake::{CreateRequest, FakeHypervisor},
+    spec::{Accelerator, Display},
+};
+
+fn spec() -> VmSpec {
+    VmSpec {
+        hypervisor: HypervisorKind::Qemu,
+        accelerator: Accelerator::Tcg,
+        cpus: 1,
+        memory_bytes: 64 << 20,
+        disk_bytes: 0,
+        template: "/nowhere".into(),
+        kernel_cmdline: String::new(),
+        display: Display::Headless,
+        max_lifetime: None,
+        os: Os::Linux,
+        transport: Transport::Channel,
+    }
+}
+
+struct Served {
+    dir: tempfile::TempDir,
+    creates: mpsc::UnboundedReceiver<CreateRequest>,
+    end: JoinHandle<Result<End, ProcessError>>,
+}
+
+impl Served {
+    async fn new(spec: VmSpec, terminated: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self::with_start_deadline(spec, START_DEADLINE, terminated).await
+    }
+
+    async fn with_start_deadline(
+        spec: VmSpec,
+        start_deadline: Duration,
+        terminated: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        spec.write(dir.path()).unwrap();
+        let (hypervisor, creates) = FakeHypervisor::new();
+        let (is_ready, ready) = oneshot::channel();
+        let bundle = dir.path().to_owned();
+        let end = tokio::spawn(async move {
+            serve(&bundle, spec, Arc::new(hypervisor), start_deadline, terminated, || is_ready.send(()).unwrap()).await
+        });
+        ready.await.unwrap();
+        Self { dir, creates, end }
+    }
+
+    fn bundle(&self) -> &Path {
+        self.dir.path()
+    }
+
+    async fn vm(&self) -> Vm {
+        Vm::adopt(self.bundle()).await.unwrap().unwrap()
+    }
+
+    /// The process' end, and what it left in the bundle.
+    async fn over(self) -> End {
+        let end = self.end.await.unwrap().unwrap();
+        assert_eq!(End::read(self.dir.path()).unwrap(), Some(end.clone()));
+        for socket in [file::VM_SOCKET, file::GUEST_SOCKET] {
+            assert!(!self.dir.path().join(socket).exists(), "{socket} stays behind");
+        }
+        assert!(Vm::adopt(self.dir.path()).await.unwrap().is_none());
+        end
+    }
+}
+
+async fn started(served: &mut Served) -> (Vm, crate::hypervisor::fake::Control) {
+    let vm = served.vm().await;
+    let starting = tokio::spawn({
+        let vm = vm.clone();
+        async move { vm.start().await }
+    });
+    let control = served.creates.recv().await.unwrap().succeed();
+    starting.await.unwrap().unwrap();
+    (vm, control)
+}
+
+async fn reaches(vm: &Vm, state: VmState) {
+    vm.status().wait_for(|s| s.state == state as i32).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_vm_starts_pauses_resumes_and_stops_as_asked() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, _control) = started(&mut served).await;
+    reaches(&vm, VmState::Running).await;
+    assert!(vm.status().borrow().started_ms > 0);
+    assert_eq!(vm.status().borrow().accelerator, "fake");
+    vm.start().await.unwrap();
+    vm.pause().await.unwrap();
+    reaches(&vm, VmState::Paused).await;
+    vm.resume().await.unwrap();
+    reaches(&vm, VmState::Running).await;
+
+    vm.stop(Stop::Force).await.unwrap();
+    let last = vm.status().borrow().clone();
+    assert_eq!((last.state, last.end.unwrap().kind), (VmState::Stopped as i32, VmEndKind::Requested as i32));
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+#[tokio::test]
+async fn a_stop_overtakes_a_start_under_way() {
+    let mut served = Served::new(spec(), pending()).await;
+    let vm = served.vm().await;
+    let starting = tokio::spawn({
+        let vm = vm.clone();
+        async move { vm.start().await }
+    });
+    let mut create = served.creates.recv().await.unwrap();
+    vm.stop(Stop::Grace(Duration::from_secs(600))).await.unwrap();
+    create.abandoned().await;
+    assert!(starting.await.unwrap().unwrap_err().to_string().contains("ended as asked"));
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+#[tokio::test]
+async fn a_hypervisor_that_does_not_start_is_told_with_its_words() {
+    let mut served = Served::new(spec(), pending()).await;
+    let vm = served.vm().await;
+    let starting = tokio::spawn({
+        let vm = vm.clone();
+        async move { vm.start().await }
+    });
+    served.creates.recv().await.unwrap().fail("no such machine");
+    let error = starting.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("no such machine"), "{error}");
+    let end = vm.ended().await;
+    assert_eq!((end.kind, end.reason.as_str()), (VmEndKind::HypervisorFailed as i32, "no such machine"));
+    assert_eq!(served.over().await.kind, EndKind::HypervisorFailed);
+}
+
+#[tokio::test]
+async fn an_end_nobody_asked_for_reaches_every_watcher() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, control) = started(&mut served).await;
+    let other = served.vm().await;
+    control.end(End::new(EndKind::GuestPanic, "it panicked"));
+    for vm in [vm, other] {
+        let last = vm.status().wait_for(|s| s.end.is_some()).await.unwrap().clone();
+        assert_eq!(last.state, VmState::Failed as i32);
+        assert_eq!(vm.ended().await.reason, "it panicked");
+        assert!(vm.pause().await.unwrap_err().to_string().contains("it panicked"));
+    }
+    assert_eq!(served.over().await.kind, EndKind::GuestPanic);
+}
+
+#[tokio::test]
+async fn a_polite_stop_presses_the_power_button_and_a_forced_one_overtakes_it() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, control) = started(&mut served).await;
+    let polite = tokio::spawn({
+        let vm = vm.clone();
+        async move { vm.stop(Stop::Grace(Duration::from_secs(600))).await }
+    });
+    control.stop_requests().wait_for(|n| *n == 1).await.unwrap();
+    reaches(&vm, VmState::Stopping).await;
+    vm.stop(Stop::Force).await.unwrap();
+    polite.await.unwrap().unwrap();
+    assert_eq!(served.over().await.reason, "the VM was ended as asked");
+}
+
+#[tokio::test]
+async fn a_guest_that_powers_off_within_its_grace_was_stopped_as_asked() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, control) = started(&mut served).await;
+    let polite = tokio::spawn(async move { vm.stop(Stop::Grace(Duration::from_secs(600))).await });
+    control.stop_requests().wait_for(|n| *n == 1).await.unwrap();
+    control.end(End::new(EndKind::GuestPoweroff, "off"));
+    polite.await.unwrap().unwrap();
+    assert_eq!(served.over().await, End::new(EndKind::Requested, "the guest powered off, as asked"));
+}
+
+#[tokio::test]
+async fn a_guest_that_ignores_its_grace_is_ended() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, _control) = started(&mut served).await;
+    vm.stop(Stop::Grace(Duration::ZERO)).await.unwrap();
+    assert!(served.over().await.reason.contains("did not power off"));
+}
+
+#[tokio::test]
+async fn a_vm_whose_time_is_up_is_ended() {
+    let late = jiff::Timestamp::now() + Duration::from_millis(300);
+    let mut served = Served::new(VmSpec { max_lifetime: Some(late), ..spec() }, pending()).await;
+    let (vm, _control) = started(&mut served).await;
+    assert_eq!(vm.ended().await.kind, VmEndKind::MaxLifetime as i32);
+    assert_eq!(served.over().await.kind, EndKind::MaxLifetime);
+}
+
+#[tokio::test]
+async fn a_terminated_vm_process_ends_its_vm() {
+    let (terminate, terminated) = oneshot::channel::<()>();
+    let mut served = Served::new(spec(), async { drop(terminated.await) }).await;
+    let (_vm, _control) = started(&mut served).await;
+    drop(terminate);
+    let end = served.over().await;
+    assert!(end.kind == EndKind::Requested && end.reason.contains("SIGTERM"), "{end}");
+}
+
+#[tokio::test]
+async fn a_vm_nobody_starts_ends_itself() {
+    let served = Served::with_start_deadline(spec(), Duration::from_millis(10), pending()).await;
+    assert!(served.over().await.reason.contains("nobody started"));
+}
+
+#[tokio::test]
+async fn one_bundle_has_one_vm_process() {
+    let served = Served::new(spec(), pending()).await;
+    let (hypervisor, _creates) = FakeHypervisor::new();
+    let second = serve(served.bundle(), spec(), Arc::new(hypervisor), START_DEADLINE, pending(), || ()).await;
+    assert!(matches!(second.unwrap_err(), ProcessError::Taken(_)));
+    // The first one's sockets are untouched.
+    served.vm().await.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+#[tokio::test]
+async fn a_machine_command_before_start_is_refused_with_words() {
+    let served = Served::new(spec(), pending()).await;
+    let vm = served.vm().await;
+    assert!(vm.pause().await.unwrap_err().to_string().contains("not started"));
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+#[tokio::test]
+async fn a_machine_that_refuses_is_quoted() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, control) = started(&mut served).await;
+    control.refuse("the disk is being resized");
+    assert!(vm.pause().await.unwrap_err().to_string().contains("the disk is being resized"));
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
