@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads one; the error says what is expected.
-pub fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration; write for example 90s, 5m, 1h30m");
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// For a person: `450 ms`, `12.3 s`, `4 min 50 s`, `2 h 5 min`.
-pub fn words(d: Duration) -> String {
+pub(crate) fn words(d: Duration) -> String {
     match d.as_secs() {
         0 => format!("{} ms", d.as_millis()),
         1..=59 => format!("{:.1} s", d.as_secs_f64()),

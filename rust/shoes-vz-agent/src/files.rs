@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Puts `bytes` in the place of whatever was at `path`, mode 0600.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
@@ -18,7 +18,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The file's bytes; `None` when there is none.
-pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -27,7 +27,7 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// The file's last `max` bytes; none at all when it is not there.
-pub fn last_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn last_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     use io::{Read as _, Seek as _};
     let mut file = match fs::File::open(path) {
         Ok(file) => file,

@@ -1,1 +1,37 @@
-//! To be written.
+//! The host agent: this host's slots, the VMs in them, and the operator's commands for both.
+//!
+//! ```text
+//! server ──Sync──▶ server.rs ─▶ runners.rs ─▶ runner.rs (one task each) ─▶ shoes_vz_vm::client ─▶ the VM process
+//!                     ▲                          │                     └─▶ guest.rs, ssh.rs ───▶ the guest
+//!                     └──── context::Board ◀─────┘  (every state, told on each change)
+//! ```
+//! On disk: `RuntimeMetadata.json` in each bundle, enough to adopt its VM; `.ends`, the reasons the server has not
+//! acknowledged; `.agent-id`; `.agent.lock`.
+
+pub mod cli;
+pub mod settings;
+
+pub mod run;
+
+pub mod server;
+
+pub mod runners;
+
+pub mod runner;
+
+pub mod guest;
+
+pub mod ssh;
+
+pub mod notify_ip;
+
+pub mod context;
+pub mod slots;
+
+pub mod bundles;
+pub mod ends;
+
+pub mod commands;
+
+mod duration;
+mod files;

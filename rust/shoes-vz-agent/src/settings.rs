@@ -22,7 +22,7 @@ use shoes_vz_vm::{
     template::TemplateDir,
 };
 
-pub use values::{LogFormat, Raw};
+pub use values::{LogFormat, Raw, log_format};
 
 use crate::{cli::PlaceArgs, ssh::Login};
 

@@ -189,10 +189,8 @@ async fn a_callers_leaving_reaches_a_guest_that_has_not_answered_yet() {
             seen.notify_one();
         }
     }));
-    let opening = tokio::spawn(async move {
-        let _ = host.open(3).await;
-        host
-    });
+    let caller = host.clone();
+    let opening = tokio::spawn(async move { caller.open(3).await });
     asked.notified().await;
     opening.abort();
     timeout(LONG, left.notified()).await.expect("the guest hears that its caller left");

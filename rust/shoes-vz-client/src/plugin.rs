@@ -78,7 +78,10 @@ impl Plugin {
 
     /// `call`, unless the host ends the plugin first. When the caller goes, tonic drops this future, and with it the
     /// call to the server.
-    async fn until_stopped<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<Response<T>, Status> {
+    async fn until_stopped<T>(
+        &self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Response<T>, Status> {
         tokio::select! {
             // The answer first: one that is there must not be lost to a shutdown that comes with it.
             biased;
@@ -102,7 +105,8 @@ impl Shoes for Plugin {
     ) -> Result<Response<AddInstanceResponse>, Status> {
         let call = call("AddInstance", request.metadata(), ADD_BUDGET);
         let asked = request.into_inner();
-        let wanted = ResourceType::try_from(asked.resource_type).map_err(|e| unknown_type(asked.resource_type, &e))?;
+        let wanted =
+            ResourceType::try_from(asked.resource_type).map_err(|e| unknown_type(asked.resource_type, &e))?;
         let server = self.server()?;
         let message = fleet::AddInstanceRequest {
             runner_name: asked.runner_name,

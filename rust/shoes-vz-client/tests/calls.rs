@@ -9,6 +9,7 @@ use std::{
 
 use common::{CLOUD_ID, Does, Fake, PATIENCE, host::Plugin};
 use shoes_vz_proto::myshoes::{AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ResourceType};
+use tokio::net::TcpListener;
 use tonic::{Code, Request, Status};
 
 fn asks(resource_type: ResourceType) -> AddInstanceRequest {
@@ -48,7 +49,10 @@ async fn both_calls_arrive_whole_and_their_answers_come_back() {
     let request = DeleteInstanceRequest { cloud_id: CLOUD_ID.into(), labels: vec!["macOS".into()] };
     plugin.shoes().await.delete_instance(request).await.unwrap();
     let seen = fake.until_seen(2).await;
-    assert_eq!((seen.method, seen.name.as_str(), seen.labels), ("DeleteInstance", CLOUD_ID, vec!["macOS".to_owned()]));
+    assert_eq!(
+        (seen.method, seen.name.as_str(), seen.labels),
+        ("DeleteInstance", CLOUD_ID, vec!["macOS".to_owned()])
+    );
     assert_eq!(seen.request_id.map(|id| id.len()), Some(36), "an id is made where none came");
     plugin.shut_down().await;
 }
@@ -108,8 +112,10 @@ async fn a_call_made_while_the_server_is_down_succeeds_once_it_is_up() {
     let plugin = with_plugin(&fake).await;
     let called = add(&plugin, PATIENCE);
     let (answer, ()) = tokio::join!(called, async {
-        // The first tries are refused.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // The first try finds somebody who hangs up on it.
+        let wrong = TcpListener::bind(fake.addr).await.unwrap();
+        drop(wrong.accept().await.unwrap());
+        drop(wrong);
         fake.restart().await;
     });
     assert_eq!(answer.unwrap().cloud_id, CLOUD_ID);

@@ -14,7 +14,9 @@ use shoes_vz_proto::goplugin::{
 };
 use tokio::io::AsyncBufReadExt as _;
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 async fn health(plugin: &Plugin, service: &str) -> Result<i32, Code> {
     let request = HealthCheckRequest { service: service.into() };
@@ -100,7 +102,8 @@ async fn the_side_streams_stay_open_until_the_shutdown_and_end_with_it() {
     let mut stdio = GrpcStdioClient::new(plugin.channel().await).stream_stdio(()).await.unwrap().into_inner();
     let (offers, sent) = tokio::sync::mpsc::channel(4);
     let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
-    let mut broker = GrpcBrokerClient::new(plugin.channel().await).start_stream(sent).await.unwrap().into_inner();
+    let mut broker =
+        GrpcBrokerClient::new(plugin.channel().await).start_stream(sent).await.unwrap().into_inner();
     let knock = Knock { knock: true, ack: false, error: String::new() };
     offers.send(ConnInfo { service_id: 3, knock: Some(knock), ..ConnInfo::default() }).await.unwrap();
     let answer = tokio::time::timeout(PATIENCE, broker.message()).await.unwrap().unwrap().unwrap();
@@ -115,7 +118,10 @@ async fn the_side_streams_stay_open_until_the_shutdown_and_end_with_it() {
 async fn a_host_that_wants_mtls_is_told_why_there_is_no_line() {
     let output = command(&[COOKIE, ("PLUGIN_CLIENT_CERT", "pem")]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("mTLS"), "{output:?}");
+    assert!(
+        output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("mTLS"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]
@@ -124,7 +130,14 @@ async fn where_no_unix_socket_is_possible_it_listens_on_a_loopback_port() {
     let mut line = String::new();
     let mut stdout = tokio::io::BufReader::new(child.stdout.take().unwrap());
     tokio::time::timeout(PATIENCE, stdout.read_line(&mut line)).await.unwrap().unwrap();
-    let port: u16 = line.trim_end().strip_prefix("1|1|tcp|127.0.0.1:").unwrap().strip_suffix("|grpc|").unwrap().parse().unwrap();
+    let port: u16 = line
+        .trim_end()
+        .strip_prefix("1|1|tcp|127.0.0.1:")
+        .unwrap()
+        .strip_suffix("|grpc|")
+        .unwrap()
+        .parse()
+        .unwrap();
     tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     drop(stdout);
     assert_eq!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(0));

@@ -47,7 +47,9 @@ async fn scrape(State(shared): State<Shared>) -> Response {
     };
     match shared.metrics.render(&snapshot) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}\n")).into_response(),
+        Err(e) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}\n")).into_response()
+        }
     }
 }
 

@@ -12,14 +12,15 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let vars = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
-    let settings = match Settings::read(std::env::args_os().skip(1), vars, |path| std::fs::read_to_string(path)) {
-        Ok(settings) => settings,
-        Err(Unusable::Flags(e)) => e.exit(),
-        Err(e) => {
-            eprintln!("shoes-vz-server: {e}");
-            return ExitCode::from(2);
-        }
-    };
+    let settings =
+        match Settings::read(std::env::args_os().skip(1), vars, |path| std::fs::read_to_string(path)) {
+            Ok(settings) => settings,
+            Err(Unusable::Flags(e)) => e.exit(),
+            Err(e) => {
+                eprintln!("shoes-vz-server: {e}");
+                return ExitCode::from(2);
+            }
+        };
     log_as(settings.log_format);
     match run(settings) {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,7 +20,8 @@ const STARTUP: [f64; 6] = [10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 const JOB: [f64; 6] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
 /// From a millisecond to ten minutes.
 const STAGE: [f64; 18] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    600.0,
 ];
 
 /// Which call of ShoesService.
@@ -129,24 +130,50 @@ impl Metrics {
         let gauges = Gauges::new(&registry)?;
         let r = &registry;
         let metrics = Self {
-            startup: histogram(r, "shoesvz_runner_startup_duration_seconds", "From AddInstance to SSH.", &STARTUP)?,
-            job: histogram(r, "shoesvz_runner_job_duration_seconds", "Of a job, as the guest shows it.", &JOB)?,
-            add_duration: histogram(r, "shoesvz_add_instance_duration_seconds", "Of AddInstance calls.", &STARTUP)?,
+            startup: histogram(
+                r,
+                "shoesvz_runner_startup_duration_seconds",
+                "From AddInstance to SSH.",
+                &STARTUP,
+            )?,
+            job: histogram(
+                r,
+                "shoesvz_runner_job_duration_seconds",
+                "Of a job, as the guest shows it.",
+                &JOB,
+            )?,
+            add_duration: histogram(
+                r,
+                "shoesvz_add_instance_duration_seconds",
+                "Of AddInstance calls.",
+                &STARTUP,
+            )?,
             stages: keep(
                 r,
                 HistogramVec::new(
-                    HistogramOpts::new("shoesvz_runner_stage_duration_seconds", "Of each stage of a runner's life.")
-                        .buckets(STAGE.to_vec()),
+                    HistogramOpts::new(
+                        "shoesvz_runner_stage_duration_seconds",
+                        "Of each stage of a runner's life.",
+                    )
+                    .buckets(STAGE.to_vec()),
                     &["stage"],
                 )?,
             )?,
             failures: counters(r, "shoesvz_runner_failures_total", "Runners that did not start.", "reason")?,
             adds: counters(r, "shoesvz_add_instance_requests_total", "AddInstance calls.", "status")?,
-            deletes: counters(r, "shoesvz_delete_instance_requests_total", "DeleteInstance calls.", "status")?,
+            deletes: counters(
+                r,
+                "shoesvz_delete_instance_requests_total",
+                "DeleteInstance calls.",
+                "status",
+            )?,
             ended: counters(r, "shoesvz_runners_ended_total", "Runners that ended, by how.", "kind")?,
             resent: keep(
                 r,
-                IntCounter::new("shoesvz_commands_resent_total", "Create commands sent anew on a later stream.")?,
+                IntCounter::new(
+                    "shoesvz_commands_resent_total",
+                    "Create commands sent anew on a later stream.",
+                )?,
             )?,
             gauges: Mutex::new(gauges),
             registry,
@@ -220,7 +247,12 @@ impl Gauges {
             errors: gauge(r, "shoesvz_runner_errors", "Runners in state ERROR.")?,
             agents: gauges(r, "shoesvz_agents_total", "Agents by status.", &["status"])?,
             online: gauge(r, "shoesvz_agents_online", "Agents whose stream stands.")?,
-            agent_capacity: gauges(r, "shoesvz_agents_capacity_runners", "An agent's slots.", &["agent_id", "hostname"])?,
+            agent_capacity: gauges(
+                r,
+                "shoesvz_agents_capacity_runners",
+                "An agent's slots.",
+                &["agent_id", "hostname"],
+            )?,
             agent_runners: gauges(
                 r,
                 "shoesvz_agents_current_runners",
@@ -229,7 +261,11 @@ impl Gauges {
             )?,
             total: gauge(r, "shoesvz_capacity_total_runners", "Slots of all online agents.")?,
             available: gauge(r, "shoesvz_capacity_available_runners", "Free slots of all online agents.")?,
-            utilization: gauge(r, "shoesvz_capacity_utilization_ratio", "Slots in use, of all online agents' slots.")?,
+            utilization: gauge(
+                r,
+                "shoesvz_capacity_utilization_ratio",
+                "Slots in use, of all online agents' slots.",
+            )?,
             queue: gauge(r, "shoesvz_queue_length", "Requests that wait for a slot.")?,
         })
     }

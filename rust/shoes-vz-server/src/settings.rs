@@ -22,11 +22,7 @@ use shoes_vz_model::{
 
 use crate::{
     edge::{Defaults, Token},
-    fleet::{
-        core::Policy,
-        labels::Accepted,
-        types::Shape,
-    },
+    fleet::{core::Policy, labels::Accepted, types::Shape},
 };
 
 /// One setting, under the same name everywhere (`_` for `-` in TOML).
@@ -42,11 +38,21 @@ const fn key(name: &'static str, value: &'static str, default: &'static str, hel
 }
 
 const KEYS: [Key; 20] = [
-    key("grpc-addr", "ADDR", ":50051", "Where plugins and agents connect; \":PORT\" is loopback only without a token"),
+    key(
+        "grpc-addr",
+        "ADDR",
+        ":50051",
+        "Where plugins and agents connect; \":PORT\" is loopback only without a token",
+    ),
     key("metrics-addr", "ADDR", ":9090", "Where Prometheus scrapes, and /healthz"),
     key("state-dir", "DIR", "", "Where the fleet's state is kept [default: the user's state directory]"),
     key("token-file", "FILE", "", "A file with the token every caller must show"),
-    key("insecure-listen", "true|false", "false", "Listen beyond loopback without a token: anyone who connects is let in"),
+    key(
+        "insecure-listen",
+        "true|false",
+        "false",
+        "Listen beyond loopback without a token: anyone who connects is let in",
+    ),
     key("config", "FILE.toml", "", "A file with these settings"),
     key("log-format", "json|text", "json", "How to log; what is logged is RUST_LOG's"),
     key("ready-file", "FILE", "", "Written with the bound addresses once the server is ready"),
@@ -60,7 +66,12 @@ const KEYS: [Key; 20] = [
     key("agent-forget", "TIME", "7d", "How long an agent may be away before its runners are given up"),
     key("max-lifetime", "TIME", "0", "How long a VM may live in all; 0 = the agent's own"),
     key("start-deadline", "TIME", "0", "How long until SSH must answer; 0 = the agent's own"),
-    key("keepalive", "TIME", "5s", "How often a silent connection is asked whether it lives; it has as long to answer"),
+    key(
+        "keepalive",
+        "TIME",
+        "5s",
+        "How often a silent connection is asked whether it lives; it has as long to answer",
+    ),
     key("shutdown-timeout", "TIME", "10s", "How long calls may take to end when the server is told to"),
 ];
 
@@ -296,7 +307,9 @@ fn file(reader: &mut Reader, path: &Path, text: &str) -> BTreeMap<ResourceType, 
             (Some(key), _) if key.name == "config" => {
                 reader.mistakes.push(format!("{origin}: a file cannot name another one"));
             }
-            (Some(_), None) => reader.mistakes.push(format!("{origin}: {name} is neither a text nor a number")),
+            (Some(_), None) => {
+                reader.mistakes.push(format!("{origin}: {name} is neither a text nor a number"))
+            }
             (Some(key), Some(text)) => {
                 reader.given.entry(key.name).or_insert(Given { text, origin: origin.clone() });
             }

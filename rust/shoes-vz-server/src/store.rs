@@ -78,7 +78,9 @@ pub enum StoreError {
     #[error("{0} is a database, but not of shoes-vz-server; choose another --state-dir")]
     Foreign(PathBuf),
     /// A downgrade.
-    #[error("{path} was written by a newer shoes-vz-server (schema {found}, this one knows {known}); upgrade this server")]
+    #[error(
+        "{path} was written by a newer shoes-vz-server (schema {found}, this one knows {known}); upgrade this server"
+    )]
     Newer {
         /// Which.
         path: PathBuf,
@@ -171,12 +173,12 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO scripts VALUES (?1, ?2)")?;
             put.execute(params![id.to_string(), script.reveal()])?
         }
-        Write::ForgetScript(id) => {
-            transaction.prepare_cached("DELETE FROM scripts WHERE runner_id = ?1")?.execute([id.to_string()])?
-        }
-        Write::RemoveRunner(id) => {
-            transaction.prepare_cached("DELETE FROM runners WHERE runner_id = ?1")?.execute([id.to_string()])?
-        }
+        Write::ForgetScript(id) => transaction
+            .prepare_cached("DELETE FROM scripts WHERE runner_id = ?1")?
+            .execute([id.to_string()])?,
+        Write::RemoveRunner(id) => transaction
+            .prepare_cached("DELETE FROM runners WHERE runner_id = ?1")?
+            .execute([id.to_string()])?,
         Write::RemoveAgent(id) => {
             transaction.prepare_cached("DELETE FROM agents WHERE agent_id = ?1")?.execute([id.to_string()])?
         }
@@ -208,10 +210,15 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let known = MIGRATIONS.len();
     match usize::try_from(version) {
         Ok(found) if found <= known => {}
-        found => return Err(StoreError::Newer { path: path.to_owned(), found: found.unwrap_or(usize::MAX), known }),
+        found => {
+            return Err(StoreError::Newer {
+                path: path.to_owned(),
+                found: found.unwrap_or(usize::MAX),
+                known,
+            });
+        }
     }
-    let sound: String =
-        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(told)?;
+    let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(told)?;
     if sound != "ok" {
         return Err(StoreError::Damaged { path: path.to_owned(), what: sound });
     }

@@ -46,14 +46,17 @@ pub async fn detect(cache_dir: &Path) -> Accelerator {
         return found.accelerator;
     }
     let found = match probe(cache_dir, Accelerator::Kvm).await {
-        Ok(()) => Found { accelerator: Accelerator::Kvm, why: "KVM ran the probe VM at full speed".into(), ..host },
+        Ok(()) => {
+            Found { accelerator: Accelerator::Kvm, why: "KVM ran the probe VM at full speed".into(), ..host }
+        }
         Err(why) => Found { accelerator: Accelerator::Tcg, why, ..host },
     };
     match found.accelerator {
         Accelerator::Kvm => tracing::info!(why = found.why, "accelerator: kvm"),
         _ => tracing::warn!(why = found.why, "accelerator: tcg (emulation: guests are 5 to 15 times slower)"),
     }
-    let kept = serde_json::to_vec(&found).map_err(io::Error::from).and_then(|json| write_atomically(&cached, &json));
+    let kept =
+        serde_json::to_vec(&found).map_err(io::Error::from).and_then(|json| write_atomically(&cached, &json));
     if let Err(error) = kept {
         tracing::warn!(path = ?cached, %error, "the accelerator will be found out anew next time");
     }
@@ -85,7 +88,8 @@ async fn probe(dir: &Path, accelerator: Accelerator) -> Result<(), String> {
             .open("/dev/kvm")
             .map_err(|e| format!("/dev/kvm cannot be opened ({e}); is this user in the group kvm?"))?;
     }
-    let rom = Rom::write(dir, arch).map_err(|e| format!("the probe VM's ROM cannot be written to {dir:?} ({e})"))?;
+    let rom = Rom::write(dir, arch)
+        .map_err(|e| format!("the probe VM's ROM cannot be written to {dir:?} ({e})"))?;
     // coreutils' timeout ends the probe even if this process is killed meanwhile.
     let mut command = Command::new("timeout");
     command.args(["-s", "KILL", &PROBE_DEADLINE.as_secs().to_string(), arch.program()]);
@@ -119,7 +123,8 @@ struct Rom {
 impl Rom {
     fn write(dir: &Path, arch: Arch) -> io::Result<Self> {
         let path = dir.join(format!("{ROM}.{}", std::process::id()));
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         let rom = Self { path };
         io::Write::write_all(&mut file, &Self::bytes(arch))?;
         Ok(rom)

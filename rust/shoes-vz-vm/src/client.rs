@@ -58,7 +58,9 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// `vm.sock` or `guest.sock` in this bundle would have too long a path.
-    #[error("the bundle's path {path:?} is too long for a Unix socket ({bytes} bytes, at most {MAX_SOCKET_PATH}); use a shorter --runners-path")]
+    #[error(
+        "the bundle's path {path:?} is too long for a Unix socket ({bytes} bytes, at most {MAX_SOCKET_PATH}); use a shorter --runners-path"
+    )]
     PathTooLong {
         /// The bundle.
         path: PathBuf,
@@ -82,7 +84,9 @@ pub enum VmError {
         words: String,
     },
     /// `vm.sock` is there and answers wrongly, or not at all.
-    #[error("the VM process behind {socket:?} does not answer: {words}; it hangs, and ends with its process (see vm.log)")]
+    #[error(
+        "the VM process behind {socket:?} does not answer: {words}; it hangs, and ends with its process (see vm.log)"
+    )]
     NoAnswer {
         /// The socket.
         socket: PathBuf,
@@ -165,7 +169,9 @@ impl Vm {
                 Err(VmError::NoAnswer { .. }) if UnixStream::connect(&socket).await.is_err() => Ok(None),
                 vm => vm.map(Some),
             },
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                Ok(None)
+            }
             Err(e) => Err(VmError::NoAnswer { socket, words: e.to_string() }),
         }
     }
@@ -216,7 +222,9 @@ impl Vm {
         match asked {
             Ok(Ok(_)) => {}
             // Its end, published below, says what the answer could not.
-            Ok(Err(status)) => tracing::info!(words = status.message(), "the VM process could not answer a stop"),
+            Ok(Err(status)) => {
+                tracing::info!(words = status.message(), "the VM process could not answer a stop")
+            }
             Err(_) => self.kill_process(),
         }
         if timeout(deadline, self.ended()).await.is_ok() {
@@ -283,7 +291,9 @@ impl Vm {
     /// Only while its stream is open, so that the number is surely still its own.
     fn kill_process(&self) {
         let status = self.status.borrow();
-        let Some(pid) = i32::try_from(status.pid).ok().filter(|pid| *pid > 1 && status.end.is_none()) else { return };
+        let Some(pid) = i32::try_from(status.pid).ok().filter(|pid| *pid > 1 && status.end.is_none()) else {
+            return;
+        };
         tracing::warn!(pid, "the VM process does not answer; killing it");
         if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
             tracing::warn!(pid, %error, "the VM process cannot be killed");
@@ -407,5 +417,8 @@ fn died(bundle: &Path, exit: Option<ExitStatus>) -> End {
         },
         None => String::new(),
     };
-    End::new(EndKind::HypervisorFailed, format!("the VM process died{how}, and its VM with it; {}", log_tail(bundle)))
+    End::new(
+        EndKind::HypervisorFailed,
+        format!("the VM process died{how}, and its VM with it; {}", log_tail(bundle)),
+    )
 }

@@ -40,7 +40,9 @@ pub enum CloneError {
     #[error("{0:?} is no bundle (its name does not end in \".bundle\"), so it is not removed")]
     NoBundle(PathBuf),
     /// This build cannot clone for that hypervisor.
-    #[error("this build cannot clone a template for {0}; macOS guests need a macOS host and its Virtualization.framework (issue 3)")]
+    #[error(
+        "this build cannot clone a template for {0}; macOS guests need a macOS host and its Virtualization.framework (issue 3)"
+    )]
     Unsupported(&'static str),
 }
 
@@ -74,7 +76,8 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
     let bytes = spec.disk_bytes.max(raw).next_multiple_of(512);
     let overlay = dir.join(OVERLAY);
     undo.files.push(overlay.clone());
-    qcow2::create_overlay(&overlay, &backing, bytes).map_err(io_error("writing the overlay disk", &overlay))?;
+    qcow2::create_overlay(&overlay, &backing, bytes)
+        .map_err(io_error("writing the overlay disk", &overlay))?;
 
     // Last, so that a bundle with a Vm.json is a whole one.
     let vm_json = dir.join(file::VM_SPEC);
@@ -157,7 +160,11 @@ mod tests {
                 let took = began.elapsed();
                 assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
                 for name in [OVERLAY, file::VM_SPEC] {
-                    assert_eq!(fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+                    assert_eq!(
+                        fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777,
+                        0o600,
+                        "{name}"
+                    );
                 }
                 remove_bundle(&dir).unwrap();
                 remove_bundle(&dir).unwrap();

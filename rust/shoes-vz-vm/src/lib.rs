@@ -25,4 +25,4 @@ pub mod accel;
 mod end;
 mod qcow2;
 
-pub use end::{EndKind, End};
+pub use end::{End, EndKind};

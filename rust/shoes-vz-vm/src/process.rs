@@ -33,16 +33,14 @@ use tokio::{
 };
 use tokio_stream::wrappers::UnixListenerStream;
 
-use self::{
-    owner::{Handle, Owner},
-    service::Service,
-};
+use self::{guest::Guest, owner::Owner, service::Service};
 use crate::{
     end::End,
     hypervisor::{Hypervisor, HypervisorError, vz::Vz},
     spec::{HypervisorKind, SpecError, VmSpec},
 };
 
+mod guest;
 mod intent;
 mod owner;
 mod service;
@@ -124,7 +122,8 @@ fn log_to(path: &Path) -> io::Result<()> {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .from_env_lossy();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Arc::new(log));
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Arc::new(log));
     subscriber.try_init().map_err(io::Error::other)
 }
 
@@ -147,7 +146,7 @@ fn hypervisor(spec: &VmSpec) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
 
 /// stdout leads nowhere from now on: whoever waits on it sees its end, and nobody is blocked by it later.
 fn hang_up() {
-    let hung_up = fs::OpenOptions::new().write(true).open("/dev/null").map_err(io::Error::from);
+    let hung_up = fs::OpenOptions::new().write(true).open("/dev/null");
     if let Err(error) = hung_up.and_then(|null| nix::unistd::dup2_stdout(null).map_err(io::Error::from)) {
         tracing::warn!(%error, "stdout stays open");
     }
@@ -179,7 +178,7 @@ async fn serve(
     let (vm, guest) = (Name::bind(bundle, file::VM_SOCKET)?, Name::bind(bundle, file::GUEST_SOCKET)?);
     let (owner, handle) = Owner::new(spec, bundle.to_owned(), hypervisor, start_deadline);
 
-    let guests = tokio::spawn(serve_guest(guest.listener, handle.clone()));
+    let guests = tokio::spawn(socket::serve(guest.listener, Guest(handle.guest.clone())));
     let (over, is_over) = oneshot::channel::<()>();
     let service = tonic::transport::Server::builder()
         .add_service(VmServiceServer::new(Service { owner: handle }))
@@ -209,24 +208,6 @@ async fn serve(
     Ok(end)
 }
 
-async fn serve_guest(listener: UnixListener, owner: Handle) {
-    let open = move |port: u16| {
-        let mut guest = owner.guest.clone();
-        async move {
-            // Before Start there is no guest yet: whoever asks waits for it, up to its own deadline.
-            let host = match guest.wait_for(Option::is_some).await {
-                Ok(host) => host.clone(),
-                Err(_) => None,
-            };
-            match host {
-                Some(host) => host.open(port).await.map_err(|e| e.to_string()),
-                None => Err("the VM is over".to_owned()),
-            }
-        }
-    };
-    socket::serve(listener, open).await;
-}
-
 /// Two processes on one disk would destroy it. Held as long as the file is open, and freed by any death.
 fn lock(bundle: &Path) -> Result<fs::File, ProcessError> {
     let path = bundle.join(file::VM_SPEC);
@@ -251,7 +232,9 @@ impl Name {
         let path = bundle.join(name);
         // We hold the lock, so a socket that is there is a dead process'.
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error("removing the old socket", &path)(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("removing the old socket", &path)(e));
+            }
             _ => {}
         }
         let listener = UnixListener::bind(&path).map_err(io_error("listening on", &path))?;
@@ -282,7 +265,8 @@ impl Drop for SocketPath {
 pub fn exec_with_parent(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let parent = args.next().and_then(|a| a.to_str()?.parse::<i32>().ok());
-    let (Some(parent), Some(_), Some(program)) = (parent, args.next().filter(|a| a == "--"), args.next()) else {
+    let (Some(parent), Some(_), Some(program)) = (parent, args.next().filter(|a| a == "--"), args.next())
+    else {
         eprintln!("usage: exec-with-parent PID -- PROGRAM ARG…");
         return ExitCode::from(2);
     };

@@ -26,10 +26,14 @@ pub(crate) fn create_overlay(path: &Path, backing: &Path, bytes: u64) -> io::Res
     let name = backing.as_os_str().as_bytes();
     let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if !backing.is_absolute() || name.len() > MAX_BACKING_NAME {
-        return refuse(format!("backing file {backing:?} must be absolute and at most {MAX_BACKING_NAME} bytes"));
+        return refuse(format!(
+            "backing file {backing:?} must be absolute and at most {MAX_BACKING_NAME} bytes"
+        ));
     }
-    if bytes == 0 || bytes % 512 != 0 || bytes > MAX_BYTES {
-        return refuse(format!("a disk of {bytes} bytes is not possible: 512 to {MAX_BYTES}, in whole sectors"));
+    if bytes == 0 || !bytes.is_multiple_of(512) || bytes > MAX_BYTES {
+        return refuse(format!(
+            "a disk of {bytes} bytes is not possible: 512 to {MAX_BYTES}, in whole sectors"
+        ));
     }
     let l1_entries = bytes.div_ceil(L1_SPAN);
     let clusters = 3 + (l1_entries * 8).div_ceil(CLUSTER);

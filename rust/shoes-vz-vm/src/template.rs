@@ -54,8 +54,11 @@ impl TemplateDir {
         }
         let meta = meta.unwrap_or_default();
         let disk = fs::metadata(dir.join(file::DISK)).map_or(0, |m| m.len());
-        if disk % 512 != 0 {
-            mistakes.push(format!("{} is {disk} bytes, which is no whole number of 512-byte sectors", file::DISK));
+        if !disk.is_multiple_of(512) {
+            mistakes.push(format!(
+                "{} is {disk} bytes, which is no whole number of 512-byte sectors",
+                file::DISK
+            ));
         }
         check_metadata(&dir, &meta, &mut mistakes);
         if !mistakes.is_empty() {
@@ -119,8 +122,10 @@ fn check_metadata(dir: &Path, meta: &Template, mistakes: &mut Vec<String>) {
     }
     match meta.ssh_key_file.as_str() {
         "" => {}
-        name if name.contains('/') || name == ".." => mistakes
-            .push(format!("{}: ssh_key_file {name:?} must be a file in the template's directory", file::METADATA)),
+        name if name.contains('/') || name == ".." => mistakes.push(format!(
+            "{}: ssh_key_file {name:?} must be a file in the template's directory",
+            file::METADATA
+        )),
         name => check_file(dir, name, mistakes),
     }
     let model = dir.join(file::HARDWARE_MODEL);
@@ -161,15 +166,23 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once() {
         let dir = template(&[
-            ("Template.json", r#"{"os":"linux","ssh_user":"","ssh_host_key":"AAAA","ssh_key_file":"../key"}"#),
+            (
+                "Template.json",
+                r#"{"os":"linux","ssh_user":"","ssh_host_key":"AAAA","ssh_key_file":"../key"}"#,
+            ),
             ("Disk.img", "short"),
             ("initrd", ""),
         ]);
         let e = TemplateDir::open(dir.path()).unwrap_err();
         let text = e.to_string();
-        for word in
-            ["kernel is missing", "initrd is empty", "512", "ssh_user", "ssh_host_key", "ssh_key_file \"../key\""]
-        {
+        for word in [
+            "kernel is missing",
+            "initrd is empty",
+            "512",
+            "ssh_user",
+            "ssh_host_key",
+            "ssh_key_file \"../key\"",
+        ] {
             assert!(text.contains(word), "{word:?} is not in {text}");
         }
         assert_eq!(e.mistakes.len(), 6, "{text}");

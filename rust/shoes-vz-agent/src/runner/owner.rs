@@ -6,6 +6,7 @@ use shoes_vz_model::{
     bundle::file,
     id::RunnerId,
     state::{Stage, State},
+    template::Transport,
     text,
 };
 use shoes_vz_proto::{agent as wire, agent::EndKind, vm::VmState};
@@ -32,6 +33,7 @@ use crate::{
     context::Context,
     files,
     guest::{Following, Guest},
+    notify_ip::Turn,
     slots::Ticket,
     ssh::Ssh,
 };
@@ -112,7 +114,7 @@ impl Owner {
         let deadline = self.ctx.start_deadline;
         let ending = self.bounded(async |owner| {
             if owner.record.meta.ssh_ready {
-                owner.find_guest().await?;
+                owner.find_guest(None).await?;
             } else {
                 owner.in_time(deadline, async |owner| owner.boot().await).await?;
             }
@@ -218,7 +220,12 @@ impl Owner {
     async fn boot(&mut self) -> Result<(), Ending> {
         let vm = self.vm()?;
         let state = vm.status().borrow().state();
+        let mut turn = None;
         if matches!(state, VmState::Unspecified | VmState::Created) {
+            // A guest that tells its address does so alone.
+            if let (Transport::Tcp, Some(notices)) = (self.ctx.template.meta.guest_agent, self.ctx.notices.clone()) {
+                turn = Some(notices.turn().await);
+            }
             let started = vm.start().await;
             if let Err(error) = started {
                 // How it ended says more than that it would not start.
@@ -230,7 +237,7 @@ impl Owner {
             }
         }
         self.record.enter(State::Booting, Stage::Guest);
-        self.find_guest().await?;
+        self.find_guest(turn).await?;
         self.record.enter(State::Booting, Stage::Ssh);
         self.unless_over(async |owner| owner.reach_ssh().await).await?;
         self.record.ssh_ready();
@@ -238,12 +245,13 @@ impl Owner {
     }
 
     /// Waits until the guest is up, and knows then how to reach it.
-    async fn find_guest(&mut self) -> Result<(), Ending> {
+    async fn find_guest(&mut self, turn: Option<Turn>) -> Result<(), Ending> {
         let known = self.record.meta.ip_address.parse().ok();
         let guest = self
             .unless_over(async |owner| {
                 let vm = owner.vm()?;
-                Guest::find(&owner.ctx, &vm, owner.ssh.clone(), known).await.map_err(|e| Ending::failed(e.to_string()))
+                let found = Guest::find(&owner.ctx, &vm, owner.ssh.clone(), known, turn).await;
+                found.map_err(|e| Ending::failed(e.to_string()))
             })
             .await?;
         if let Some(ip) = guest.address() {

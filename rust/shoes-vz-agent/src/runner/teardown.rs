@@ -34,6 +34,9 @@ impl Owner {
             sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
+        if let (Some(notices), Ok(ip)) = (&self.ctx.notices, self.record.meta.ip_address.parse()) {
+            notices.forget(ip);
+        }
         // Free before it is told, so that whoever hears of the end finds a slot.
         drop(self.ticket);
         let runner = self.record.gone();

@@ -181,7 +181,8 @@ pub(super) fn hostname(raw: &Raw) -> Result<String, String> {
     if let Some(name) = raw.text("hostname") {
         return Ok(name.to_owned());
     }
-    sysinfo::System::host_name().ok_or_else(|| "--hostname: this host has no name; give it one here".into())
+    sysinfo::System::host_name()
+        .map_err(|e| format!("--hostname: this host's name cannot be found out ({e}); give it one here"))
 }
 
 pub(super) fn display(raw: &Raw) -> Result<Display, String> {

@@ -36,7 +36,11 @@ use crate::{
 const LAST_STAGE: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_millis(100);
 
-pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Vec<String>) -> Result<(), Failure> {
+pub(super) async fn run(
+    settings: Option<Settings>,
+    add: Add,
+    mut mistakes: Vec<String>,
+) -> Result<(), Failure> {
     if let Err(error) = add.runner_name.parse::<RunnerName>() {
         mistakes.push(format!("--runner-name: {error}"));
     }
@@ -64,9 +68,7 @@ pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Vec<
         resource_type: resource_type.unwrap_or_default(),
         labels: add.labels,
     };
-    let started = Instant::now();
-    let added = add_instance(&settings.server, &request, add.timeout.0).await?;
-    let ms = started.elapsed().as_secs_f64() * 1e3;
+    let (added, took) = add_instance(&settings.server, &request, add.timeout.0).await?;
     match settings.format {
         Format::Json => print(
             &json!({
@@ -75,7 +77,7 @@ pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Vec<
                 "ip_address": added.ip_address,
                 "resource_type": added.resource_type,
                 "runner_name": request.runner_name,
-                "add_instance_ms": ms,
+                "add_instance_ms": took.as_secs_f64() * 1e3,
             })
             .to_string(),
         )?,
@@ -108,12 +110,13 @@ async fn read_script(path: &Path) -> Result<String, String> {
     }
 }
 
-/// The call, with the runner watched beside it.
+/// The call, with the runner watched beside it; and how long the answer took.
 async fn add_instance(
     server: &Server,
     request: &AddInstanceRequest,
     budget: Duration,
-) -> Result<AddInstanceResponse, Status> {
+) -> Result<(AddInstanceResponse, Duration), Status> {
+    let started = Instant::now();
     let call = Call::new("AddInstance", budget, None);
     let answer = server.call(&call, request, async |channel, request| {
         sized(ShoesServiceClient::new(channel)).add_instance(request).await
@@ -132,6 +135,7 @@ async fn add_instance(
             _ = ticks.tick(), if teller.is_live() => teller.tick(),
         }
     };
+    let took = started.elapsed();
     if result.is_ok() {
         // The agent's word and the server's answer race.
         let until = Instant::now() + LAST_STAGE;
@@ -142,7 +146,7 @@ async fn add_instance(
     }
     teller.end();
     watching.abort();
-    result
+    result.map(|added| (added, took))
 }
 
 /// Sends every view of the runner on, until nobody listens. A server that cannot do it is let be.
@@ -152,7 +156,10 @@ async fn watch(server: Server, runner_name: String, budget: Duration, views: mps
     while !views.is_closed() {
         let call = Call::new("WatchRunners", budget, None).stream();
         let stream = server.call(&call, &request, async |channel, request| {
-            FleetServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE).watch_runners(request).await
+            FleetServiceClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .watch_runners(request)
+                .await
         });
         let ended = match stream.await {
             Ok(mut stream) => loop {
@@ -192,7 +199,10 @@ mod tests {
     async fn a_script_that_is_no_text_is_refused_with_its_line() {
         assert_eq!(read("echo é\n".as_bytes()).await, Ok("echo é\n".into()));
         let words = read(b"#!/bin/bash\necho \xff\n").await.unwrap_err();
-        assert!(words.contains("not UTF-8") && words.contains("line 2") && words.contains("setup.sh"), "{words}");
+        assert!(
+            words.contains("not UTF-8") && words.contains("line 2") && words.contains("setup.sh"),
+            "{words}"
+        );
         assert!(read(b" \n").await.unwrap_err().contains("empty"));
         assert!(read(&vec![b'x'; MAX_MESSAGE]).await.unwrap_err().contains("16 MiB"));
         assert!(read_script(Path::new("/nowhere/s.sh")).await.unwrap_err().contains("/nowhere/s.sh"));

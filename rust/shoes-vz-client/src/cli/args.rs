@@ -122,7 +122,9 @@ mod tests {
 
     #[test]
     fn spans_are_read_in_every_unit() {
-        for (text, millis) in [("250ms", 250), ("90", 90_000), ("3s", 3000), ("3m", 180_000), ("1h", 3_600_000)] {
+        for (text, millis) in
+            [("250ms", 250), ("90", 90_000), ("3s", 3000), ("3m", 180_000), ("1h", 3_600_000)]
+        {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(millis))), "{text}");
         }
         for bad in ["", "s", "0s", "-1s", "1.5s", "1 s", "1d", "99999999999s"] {

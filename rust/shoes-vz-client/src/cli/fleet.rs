@@ -76,7 +76,9 @@ pub(super) async fn agents(settings: &Settings, budget: Duration) -> Result<(), 
     let call = Call::new("ListAgents", budget, None);
     let agents = settings
         .server
-        .call(&call, &ListAgentsRequest {}, async |channel, request| fleet(channel).list_agents(request).await)
+        .call(&call, &ListAgentsRequest {}, async |channel, request| {
+            fleet(channel).list_agents(request).await
+        })
         .await
         .map_err(explain)?
         .agents;

@@ -37,7 +37,10 @@ impl Tracker {
             let Some(stage) = stage_from_wire(timing.stage) else { continue };
             if !self.over.contains(&stage) {
                 self.over.push(stage);
-                events.push(Event::Over(stage, std::time::Duration::from_micros(timing.duration_us).as_secs_f64() * 1e3));
+                events.push(Event::Over(
+                    stage,
+                    std::time::Duration::from_micros(timing.duration_us).as_secs_f64() * 1e3,
+                ));
             }
         }
         if let Some(stage) = stage_from_wire(runner.stage).filter(|s| !self.over.contains(s))
@@ -117,7 +120,11 @@ impl Teller {
     pub(super) fn tick(&self) {
         if let Self::Live { under: Some((stage, since)), waits } = self {
             let dash = if waits.is_empty() { "" } else { " — " };
-            write(&format!("\r\x1b[K{:<9}… {:.1} s{dash}{waits}", stage.as_str(), since.elapsed().as_secs_f64()));
+            write(&format!(
+                "\r\x1b[K{:<9}… {:.1} s{dash}{waits}",
+                stage.as_str(),
+                since.elapsed().as_secs_f64()
+            ));
         }
     }
 
@@ -157,7 +164,11 @@ mod tests {
     fn view(stage: Stage, over: &[(Stage, u64)], waits: &str) -> RunnerView {
         let stages = over
             .iter()
-            .map(|(s, us)| StageTiming { stage: RunnerStage::from(*s).into(), started_at: None, duration_us: *us })
+            .map(|(s, us)| StageTiming {
+                stage: RunnerStage::from(*s).into(),
+                started_at: None,
+                duration_us: *us,
+            })
             .collect();
         let runner = Runner { stage: RunnerStage::from(stage).into(), stages, ..Runner::default() };
         RunnerView { runner: Some(runner), pending_reason: waits.into(), ..RunnerView::default() }
@@ -182,7 +193,10 @@ mod tests {
     #[test]
     fn a_stage_reported_as_over_is_not_told_as_begun() {
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.update(&view(Stage::Ssh, &[(Stage::Ssh, 1000)], "")), [Event::Over(Stage::Ssh, 1.0)]);
+        assert_eq!(
+            tracker.update(&view(Stage::Ssh, &[(Stage::Ssh, 1000)], "")),
+            [Event::Over(Stage::Ssh, 1.0)]
+        );
     }
 
     #[test]

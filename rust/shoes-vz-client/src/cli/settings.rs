@@ -47,7 +47,8 @@ impl Settings {
             }
             None => None,
         };
-        let path = global.token_file.as_ref().filter(|p| !p.as_os_str().is_empty()).or(file.token_file.as_ref());
+        let path =
+            global.token_file.as_ref().filter(|p| !p.as_os_str().is_empty()).or(file.token_file.as_ref());
         let token = match path.map(|path| Token::read(path)).transpose() {
             Ok(token) => token,
             Err(error) => {

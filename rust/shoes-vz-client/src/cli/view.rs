@@ -73,7 +73,10 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
     }
     if let Some(s) = &runner.setup {
         let code = s.exited.then_some(s.exit_code);
-        put("setup", json!({ "started": s.started, "exited": s.exited, "exit_code": code, "log_tail": s.log_tail }));
+        put(
+            "setup",
+            json!({ "started": s.started, "exited": s.exited, "exit_code": code, "log_tail": s.log_tail }),
+        );
     }
     if let Some(j) = &runner.job {
         put(
@@ -172,7 +175,8 @@ pub(super) fn runner_table(views: &[RunnerView]) -> String {
 pub(super) fn agent_table(views: &[AgentView]) -> String {
     let rows = views.iter().map(|view| {
         let agent = view.agent.clone().unwrap_or_default();
-        let (info, most) = (view.info.clone().unwrap_or_default(), agent.capacity.unwrap_or_default().max_runners);
+        let (info, most) =
+            (view.info.clone().unwrap_or_default(), agent.capacity.unwrap_or_default().max_runners);
         let seen = at(view.last_seen.as_ref()).as_str().unwrap_or_default().to_owned();
         let status = agent_status(agent.status());
         let runners = format!("{}/{most}", view.runners);
@@ -185,7 +189,10 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut all = vec![head.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()];
     // Names come from others: nothing in them may move the terminal's cursor.
     all.extend(rows.map(|row| {
-        row.into_iter().map(|cell| cell.replace(char::is_control, "?")).map(|c| if c.is_empty() { "-".into() } else { c }).collect()
+        row.into_iter()
+            .map(|cell| cell.replace(char::is_control, "?"))
+            .map(|c| if c.is_empty() { "-".into() } else { c })
+            .collect()
     }));
     let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..head.len()).map(width).collect();
@@ -230,10 +237,14 @@ mod tests {
     #[test]
     fn a_runner_that_ended_is_gone_with_its_reason_in_one_line() {
         let mut gone = view();
-        let end = RunnerEnd { kind: EndKind::VmDied.into(), reason: "panic\nmore".into(), ..RunnerEnd::default() };
+        let end =
+            RunnerEnd { kind: EndKind::VmDied.into(), reason: "panic\nmore".into(), ..RunnerEnd::default() };
         gone.runner.as_mut().unwrap().end = Some(end);
         let shown = runner_table(&[gone.clone()]);
-        assert!(shown.contains("gone") && shown.contains("vm_died: panic") && !shown.contains("more"), "{shown}");
+        assert!(
+            shown.contains("gone") && shown.contains("vm_died: panic") && !shown.contains("more"),
+            "{shown}"
+        );
         assert_eq!(runner_json(&gone)["end"]["reason"], "panic\nmore");
     }
 

@@ -64,7 +64,9 @@ fn negotiate(ours: u32, hosts: Option<&str>) -> u32 {
     if let Some(hosts) = hosts
         && !hosts.split(',').any(|v| v.trim().parse() == Ok(ours))
     {
-        eprintln!("shoes-vz-client: the plugin host speaks protocol versions {hosts}, this plugin only {ours}");
+        eprintln!(
+            "shoes-vz-client: the plugin host speaks protocol versions {hosts}, this plugin only {ours}"
+        );
     }
     ours
 }

@@ -189,7 +189,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_any_folder_loopback_tcp_within_the_hosts_ports_is_used() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         let port = Path::new(&free);
         let vars = [
             ("PLUGIN_UNIX_SOCKET_DIR", Path::new("/nowhere")),

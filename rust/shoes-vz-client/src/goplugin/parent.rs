@@ -10,7 +10,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// come and go.) Stays pending when stdout is no pipe; a go-plugin host always gives one.
 pub(super) async fn gone() {
     let stdout = std::io::stdout();
-    #[expect(deprecated, reason = "its successor is unsafe for types with an odd AsRawFd; an OwnedFd has none")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for types with an odd AsRawFd; an OwnedFd has none"
+    )]
     let register = |fd| AsyncFd::<OwnedFd>::with_interest(fd, Interest::WRITABLE);
     let registered = stdout.as_fd().try_clone_to_owned().and_then(register);
     let fd = match registered {

@@ -31,7 +31,9 @@ impl FromStr for ServerAddr {
         let bad = |why| BadServerAddr { text: given.chars().take(80).collect(), why };
         let text = given.trim();
         if text.starts_with("https://") {
-            return Err(bad("https is not supported; use http or no scheme, with a token and a private network"));
+            return Err(bad(
+                "https is not supported; use http or no scheme, with a token and a private network",
+            ));
         }
         let text = text.strip_prefix("http://").or_else(|| text.strip_prefix("dns:///")).unwrap_or(text);
         let text = text.strip_suffix('/').unwrap_or(text);
@@ -44,7 +46,8 @@ impl FromStr for ServerAddr {
             return Err(bad("the host is not a name, an IPv4 address or an IPv6 address in brackets"));
         }
         let text = format!("{host}:{port}");
-        let uri = format!("http://{text}").parse().map_err(|_| bad("the host has characters no host name has"))?;
+        let uri =
+            format!("http://{text}").parse().map_err(|_| bad("the host has characters no host name has"))?;
         Ok(Self { text, uri })
     }
 }
@@ -158,7 +161,8 @@ mod tests {
         let server = super::super::Server::new("a:1".parse().unwrap(), Some(token));
         assert!(!format!("{server:?}").contains("s3cret"));
 
-        for (text, words) in [("", "empty"), (" \n", "empty"), ("two words", "one line"), ("ü", "one line")] {
+        for (text, words) in [("", "empty"), (" \n", "empty"), ("two words", "one line"), ("ü", "one line")]
+        {
             fs::write(&path, text).unwrap();
             let told = Token::read(&path).unwrap_err().to_string();
             assert!(told.contains(words) && told.contains("token"), "{told}");

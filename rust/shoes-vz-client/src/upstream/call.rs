@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_callers_request_id_is_kept_and_a_missing_one_made() {
-        let id = |given: Option<&str>| Call::new("x", Duration::ZERO, given.map(str::to_owned)).request_id().to_owned();
+        let id = |given: Option<&str>| {
+            Call::new("x", Duration::ZERO, given.map(str::to_owned)).request_id().to_owned()
+        };
         assert_eq!(id(Some("abc")), "abc");
         assert_eq!(id(None).len(), 36);
         assert_ne!(id(Some("")), "");

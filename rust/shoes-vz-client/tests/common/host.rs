@@ -46,7 +46,8 @@ impl Plugin {
 
     pub async fn start_with(server: Option<&str>, more: &[(&str, &str)]) -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let mut vars = vec![COOKIE, ("PLUGIN_PROTOCOL_VERSIONS", "1"), ("TMPDIR", temp.path().to_str().unwrap())];
+        let mut vars =
+            vec![COOKIE, ("PLUGIN_PROTOCOL_VERSIONS", "1"), ("TMPDIR", temp.path().to_str().unwrap())];
         vars.extend(server.map(|s| ("SHOESVZ_SERVER_ADDR", s)));
         vars.extend(more);
         // Nobody reads stderr here; a full pipe would stop the plugin.
@@ -86,9 +87,14 @@ impl Plugin {
 
     /// Waits for the clean end: code 0, socket and folder gone. Gives what else was on stdout.
     pub async fn ended(&mut self) -> String {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the plugin ends").unwrap();
+        let status =
+            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the plugin ends").unwrap();
         assert_eq!(status.code(), Some(0), "{status}");
-        assert_eq!(std::fs::read_dir(self.temp.path()).unwrap().count(), 0, "the socket's folder is left over");
+        assert_eq!(
+            std::fs::read_dir(self.temp.path()).unwrap().count(),
+            0,
+            "the socket's folder is left over"
+        );
         let mut rest = String::new();
         if let Some(stdout) = &mut self.stdout {
             stdout.read_to_string(&mut rest).await.unwrap();

@@ -14,7 +14,8 @@ use futures::{Stream, StreamExt as _};
 use shoes_vz_client::{MAX_MESSAGE, upstream::grpc_timeout};
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, AgentView, DeleteInstanceRequest, DeleteInstanceResponse,
-    ListAgentsRequest, ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView, WatchRunnersRequest,
+    ListAgentsRequest, ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView,
+    WatchRunnersRequest,
     fleet_service_server::{FleetService, FleetServiceServer},
     shoes_service_server::{ShoesService, ShoesServiceServer},
 };
@@ -98,7 +99,7 @@ impl Fake {
         fake
     }
 
-    /// Takes a port and does not serve on it: nobody else gets it, connections are refused.
+    /// Took a port and no longer serves on it: connections are refused.
     pub async fn down(does: Does) -> Self {
         let mut fake = Self::start(does).await;
         fake.crash();
@@ -127,7 +128,8 @@ impl Fake {
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let std = listener.into_std().unwrap();
         let service = Service(Arc::clone(&self.state));
         let fleet = (self.kind == Kind::Ours).then(|| FleetServiceServer::new(service.clone()));
@@ -168,7 +170,10 @@ impl Fake {
 
     pub async fn until_abandoned(&self) {
         let mut abandoned = self.state.abandoned.subscribe();
-        tokio::time::timeout(PATIENCE, abandoned.wait_for(|n| *n > 0)).await.expect("the call is cancelled").unwrap();
+        tokio::time::timeout(PATIENCE, abandoned.wait_for(|n| *n > 0))
+            .await
+            .expect("the call is cancelled")
+            .unwrap();
     }
 }
 
@@ -196,8 +201,9 @@ impl State {
             timeout: grpc_timeout(metadata),
             ..seen
         };
-        self.seen.send_modify(|all| all.push(seen));
+        // Before the call is shown: what a test sets after seeing it is for the next.
         let does = self.does.lock().unwrap().clone();
+        self.seen.send_modify(|all| all.push(seen));
         match does {
             Does::Answers(resource_type) => Ok(resource_type),
             Does::Refuses(code, words) => Err(Status::new(code, words)),
@@ -211,7 +217,10 @@ impl State {
 
 #[tonic::async_trait]
 impl ShoesService for Service {
-    async fn add_instance(&self, r: Request<AddInstanceRequest>) -> Result<Response<AddInstanceResponse>, Status> {
+    async fn add_instance(
+        &self,
+        r: Request<AddInstanceRequest>,
+    ) -> Result<Response<AddInstanceResponse>, Status> {
         let (metadata, _, m) = r.into_parts();
         let seen = Seen {
             method: "AddInstance",
@@ -245,7 +254,10 @@ impl ShoesService for Service {
 impl FleetService for Service {
     type WatchRunnersStream = Pin<Box<dyn Stream<Item = Result<RunnerView, Status>> + Send>>;
 
-    async fn list_runners(&self, r: Request<ListRunnersRequest>) -> Result<Response<ListRunnersResponse>, Status> {
+    async fn list_runners(
+        &self,
+        r: Request<ListRunnersRequest>,
+    ) -> Result<Response<ListRunnersResponse>, Status> {
         let ended = r.into_inner().include_ended;
         let mut runners = self.0.views.lock().unwrap().clone();
         runners.retain(|v| ended || v.runner.as_ref().is_none_or(|r| r.end.is_none()));
@@ -265,7 +277,10 @@ impl FleetService for Service {
         Ok(Response::new(stream))
     }
 
-    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
         Ok(Response::new(ListAgentsResponse { agents: self.0.agents.lock().unwrap().clone() }))
     }
 }

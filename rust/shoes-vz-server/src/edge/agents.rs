@@ -5,7 +5,8 @@ use std::pin::Pin;
 use futures::{Stream, StreamExt as _, stream};
 use shoes_vz_model::AgentId;
 use shoes_vz_proto::agent::{
-    RegisterAgentRequest, RegisterAgentResponse, SyncRequest, SyncResponse, agent_service_server::AgentService,
+    RegisterAgentRequest, RegisterAgentResponse, SyncRequest, SyncResponse,
+    agent_service_server::AgentService,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -64,7 +65,10 @@ impl AgentService for Agents {
         }))
     }
 
-    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Self::SyncStream>, Status> {
+    async fn sync(
+        &self,
+        request: Request<Streaming<SyncRequest>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
         let (session, commands) = self.fleet.open().await.map_err(|e| status(&e))?;
         let gone = CancellationToken::new();
         let listen = listen(self.fleet.clone(), session, request.into_inner(), gone.clone());
@@ -76,7 +80,12 @@ impl AgentService for Agents {
 }
 
 /// Hands every message over until the stream ends; that it did is the last thing the fleet hears of it.
-async fn listen(fleet: Fleet, session: SessionId, mut messages: Streaming<SyncRequest>, gone: CancellationToken) {
+async fn listen(
+    fleet: Fleet,
+    session: SessionId,
+    mut messages: Streaming<SyncRequest>,
+    gone: CancellationToken,
+) {
     let why = loop {
         let message = tokio::select! {
             () = gone.cancelled() => break "the stream was closed".to_owned(),
@@ -115,9 +124,13 @@ impl Downstream {
 
 fn closed(why: Closed) -> Status {
     match why {
-        Closed::Unregistered => Status::failed_precondition("this agent is not registered: call RegisterAgent first"),
+        Closed::Unregistered => {
+            Status::failed_precondition("this agent is not registered: call RegisterAgent first")
+        }
         Closed::Replaced => Status::aborted("a newer stream of this agent has replaced this one"),
-        Closed::Stuck => Status::resource_exhausted("too many commands wait for this agent; open a new stream"),
+        Closed::Stuck => {
+            Status::resource_exhausted("too many commands wait for this agent; open a new stream")
+        }
         Closed::Stopping => Status::unavailable("the server is stopping; come back"),
     }
 }

@@ -105,9 +105,12 @@ where
             .and_then(|v| v.to_str().ok())
             .filter(|id| !id.is_empty() && id.len() <= 128)
             .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
-        let span = tracing::info_span!("rpc", method = %path, request_id = %id, runner_id = Empty, cloud_id = Empty);
+        let span =
+            tracing::info_span!("rpc", method = %path, request_id = %id, runner_id = Empty, cloud_id = Empty);
         let admitted = match &self.token {
-            Some(token) if !path.starts_with(OPEN) => token.is_shown_by(request.headers().get(header::AUTHORIZATION)),
+            Some(token) if !path.starts_with(OPEN) => {
+                token.is_shown_by(request.headers().get(header::AUTHORIZATION))
+            }
             Some(_) | None => true,
         };
         if !admitted {
@@ -147,7 +150,9 @@ mod tests {
         let shows = |text: &str| token.is_shown_by(Some(&HeaderValue::from_str(text).unwrap()));
         assert!(shows("Bearer s3cret"));
         assert!(shows("bearer s3cret"));
-        for wrong in ["", "Bearer ", "Bearer s3cre", "Bearer s3crets3cret", "Bearer S3cret", "s3cret", "Basic s3cret"] {
+        for wrong in
+            ["", "Bearer ", "Bearer s3cre", "Bearer s3crets3cret", "Bearer S3cret", "s3cret", "Basic s3cret"]
+        {
             assert!(!shows(wrong), "{wrong:?}");
         }
         assert!(!token.is_shown_by(None));

@@ -38,7 +38,8 @@ impl FleetService for Operators {
         &self,
         request: Request<ListRunnersRequest>,
     ) -> Result<Response<ListRunnersResponse>, Status> {
-        let snapshot = self.fleet.snapshot(request.into_inner().include_ended).await.map_err(|e| status(&e))?;
+        let snapshot =
+            self.fleet.snapshot(request.into_inner().include_ended).await.map_err(|e| status(&e))?;
         Ok(Response::new(ListRunnersResponse { runners: snapshot.runners }))
     }
 
@@ -67,7 +68,10 @@ impl FleetService for Operators {
         Ok(Response::new(Box::pin(views)))
     }
 
-    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
         let snapshot = self.fleet.snapshot(false).await.map_err(|e| status(&e))?;
         Ok(Response::new(ListAgentsResponse { agents: snapshot.agents }))
     }

@@ -40,7 +40,13 @@ impl Shoes {
             "" => self.defaults.resource_type,
             text => text.parse().map_err(|e| invalid(&e))?,
         };
-        Ok(AddRequest { name, script: Script::new(request.setup_script), resource_type, labels: request.labels, request_id })
+        Ok(AddRequest {
+            name,
+            script: Script::new(request.setup_script),
+            resource_type,
+            labels: request.labels,
+            request_id,
+        })
     }
 }
 

@@ -160,7 +160,9 @@ impl Core {
     /// Takes one event in.
     pub fn handle(&mut self, event: Event, now: Now) -> Turn {
         match event {
-            Event::Add { waiter, request, patience, fresh } => self.on_add(waiter, request, patience, fresh, now),
+            Event::Add { waiter, request, patience, fresh } => {
+                self.on_add(waiter, request, patience, fresh, now)
+            }
             Event::Delete { waiter, cloud_id, patience } => self.on_delete(waiter, cloud_id, patience, now),
             Event::CallerGone { waiter } => self.on_caller_gone(waiter, now),
             Event::Undelivered { runner } => self.on_undelivered(runner, now),
@@ -316,7 +318,8 @@ impl Core {
     fn sweep(&mut self, now: Now) {
         self.timers.insert((now.mono + SWEEP_EVERY, Timer::Sweep));
         let over = |at: Timestamp, keep: Duration| {
-            now.wall.duration_since(at) > jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX)
+            now.wall.duration_since(at)
+                > jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX)
         };
         let lost: Vec<AgentId> = self
             .agents
@@ -352,28 +355,38 @@ impl Core {
         for runner in self.runners.values() {
             let current = self.current.get(&runner.name) == Some(&runner.id);
             if current == runner.is_dying() {
-                return Some(format!("{} is dying: {}, yet current: {current}", runner.id, runner.is_dying()));
+                return Some(format!(
+                    "{} is dying: {}, yet current: {current}",
+                    runner.id,
+                    runner.is_dying()
+                ));
             }
             let in_queue = self.queue.contains(&runner.id);
             if in_queue != matches!(runner.phase, Phase::Queued(_)) {
                 return Some(format!("{} and the queue disagree", runner.id));
             }
-            let holds = runner.placed().is_some_and(|p| {
-                self.by_agent.get(&p.agent).is_some_and(|held| held.contains(&runner.id))
-            });
+            let holds = runner
+                .placed()
+                .is_some_and(|p| self.by_agent.get(&p.agent).is_some_and(|held| held.contains(&runner.id)));
             if holds != runner.placed().is_some() {
                 return Some(format!("{} and its slot disagree", runner.id));
             }
             let unattended = runner.live.adders.is_empty() && runner.claims == 0 && !runner.is_dying();
             if unattended != runner.live.grace.is_some() {
-                return Some(format!("{} is unattended: {unattended}, and its grace says otherwise", runner.id));
+                return Some(format!(
+                    "{} is unattended: {unattended}, and its grace says otherwise",
+                    runner.id
+                ));
             }
             for waiter in runner.live.adders.iter().chain(&runner.live.deleters) {
                 if !self.waiters.contains_key(waiter) {
                     return Some(format!("{} has a caller nobody knows", runner.id));
                 }
             }
-            if runner.is_dying() && !runner.live.adders.is_empty() && runner.state() != shoes_vz_model::State::TearingDown {
+            if runner.is_dying()
+                && !runner.live.adders.is_empty()
+                && runner.state() != shoes_vz_model::State::TearingDown
+            {
                 return Some(format!("{} is dying and somebody waits for it", runner.id));
             }
         }

@@ -84,7 +84,12 @@ pub fn first_unknown<'a>(
 }
 
 /// The template of `offers` that fits `labels` ("" = the agent's own), or the labels that stand in the way.
-pub fn fit(labels: &[String], accepted: &Accepted, unknown: UnknownLabels, offers_: &Offers) -> Result<String, Vec<String>> {
+pub fn fit(
+    labels: &[String],
+    accepted: &Accepted,
+    unknown: UnknownLabels,
+    offers_: &Offers,
+) -> Result<String, Vec<String>> {
     let Offers::Templates(templates, host) = offers_ else { return Ok(String::new()) };
     let lowers: Vec<String> = labels.iter().map(|l| l.to_ascii_lowercase()).collect();
     let misses = |template: Option<&wire::TemplateInfo>| -> Vec<String> {
@@ -150,7 +155,10 @@ mod tests {
 
     fn mac() -> Offers {
         Offers::Templates(
-            vec![template("plain", "macos", &["macos-26"]), template("xcode", "macos", &["macos-26", "Xcode-26"])],
+            vec![
+                template("plain", "macos", &["macos-26"]),
+                template("xcode", "macos", &["macos-26", "Xcode-26"]),
+            ],
             Host { os: "macos".into(), arch: "aarch64".into() },
         )
     }
@@ -165,7 +173,11 @@ mod tests {
 
     #[test]
     fn a_template_is_chosen_by_its_labels_whatever_their_case() {
-        assert_eq!(fits(&["self-hosted", "MacOS-26"], &mac()), Ok(String::new()), "the agent's own template does");
+        assert_eq!(
+            fits(&["self-hosted", "MacOS-26"], &mac()),
+            Ok(String::new()),
+            "the agent's own template does"
+        );
         assert_eq!(fits(&["xcode-26"], &mac()), Ok("xcode".into()));
         assert_eq!(fits(&["self-hosted", "gpu"], &mac()), Err(of(&["gpu"])));
     }
@@ -176,7 +188,11 @@ mod tests {
         assert_eq!(fits(&["Linux"], &mac()), Err(of(&["Linux"])));
         assert_eq!(fits(&["X64"], &mac()), Err(of(&["X64"])));
         let silent = Offers::Templates(vec![], Host::default());
-        assert_eq!(fits(&["macOS", "X64"], &silent), Ok(String::new()), "an agent that tells nothing is believed");
+        assert_eq!(
+            fits(&["macOS", "X64"], &silent),
+            Ok(String::new()),
+            "an agent that tells nothing is believed"
+        );
     }
 
     #[test]

@@ -26,7 +26,8 @@ use crate::{
 use super::{
     core::{Core, Policy, Snapshot},
     types::{
-        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Refusal, Registration, SessionId, Turn, WaiterId,
+        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Refusal, Registration, SessionId, Turn,
+        WaiterId,
     },
 };
 
@@ -166,7 +167,12 @@ impl Fleet {
     }
 
     /// A message on a Sync stream.
-    pub async fn synced(&self, session: SessionId, agent: AgentId, request: wire::SyncRequest) -> Result<(), Refusal> {
+    pub async fn synced(
+        &self,
+        session: SessionId,
+        agent: AgentId,
+        request: wire::SyncRequest,
+    ) -> Result<(), Refusal> {
         self.send(Message::Event(Event::Synced { session, agent, request: Box::new(request) })).await
     }
 
@@ -283,7 +289,9 @@ impl<S: Store> Owner<S> {
             effects.extend(turn.effects);
             if changes.receiver_count() > 0 {
                 let queued = if agents_changed { core.queued() } else { &[] };
-                views.extend(turn.changed.iter().chain(queued).filter_map(|id| core.view(*id, now)).map(Arc::new));
+                views.extend(
+                    turn.changed.iter().chain(queued).filter_map(|id| core.view(*id, now)).map(Arc::new),
+                );
             }
         };
         let turn = self.core.on_time(now);

@@ -64,7 +64,11 @@ pub fn new_stages(last: Option<&wire::Runner>, told: &wire::Runner) -> Vec<Obser
 }
 
 /// Follows whether a job runs; gives its duration once it is over.
-pub fn job_over(busy_since: &mut Option<Duration>, told: &wire::Runner, now: Duration) -> Option<Observation> {
+pub fn job_over(
+    busy_since: &mut Option<Duration>,
+    told: &wire::Runner,
+    now: Duration,
+) -> Option<Observation> {
     if told.guest_runner_state() == wire::GuestRunnerState::Running {
         busy_since.get_or_insert(now);
         return None;
@@ -116,25 +120,31 @@ mod tests {
         assert_eq!(back.state(), wire::RunnerState::Running);
         let odd = follow(Some(&running), wire::Runner { state: 77, ..Default::default() });
         assert_eq!(odd.state(), wire::RunnerState::Running);
-        assert_eq!(follow(None, in_state(wire::RunnerState::Unspecified)).state(), wire::RunnerState::Creating);
+        assert_eq!(
+            follow(None, in_state(wire::RunnerState::Unspecified)).state(),
+            wire::RunnerState::Creating
+        );
     }
 
     #[test]
     fn an_endless_message_is_cut_to_its_last_part() {
-        let told = wire::Runner { error_message: format!("{}end", "x".repeat(1 << 20)), ..Default::default() };
+        let told =
+            wire::Runner { error_message: format!("{}end", "x".repeat(1 << 20)), ..Default::default() };
         let kept = bounded(told).error_message;
         assert!(kept.len() <= MAX_TEXT && kept.ends_with("end"));
     }
 
     #[test]
     fn a_stage_and_a_job_are_each_counted_once() {
-        let stage = wire::StageTiming { stage: wire::RunnerStage::Clone.into(), duration_us: 1500, started_at: None };
+        let stage =
+            wire::StageTiming { stage: wire::RunnerStage::Clone.into(), duration_us: 1500, started_at: None };
         let told = wire::Runner { stages: vec![stage], ..Default::default() };
         assert_eq!(new_stages(None, &told).len(), 1);
         assert_eq!(new_stages(Some(&told), &told), []);
 
         let mut since = None;
-        let busy = wire::Runner { guest_runner_state: wire::GuestRunnerState::Running.into(), ..Default::default() };
+        let busy =
+            wire::Runner { guest_runner_state: wire::GuestRunnerState::Running.into(), ..Default::default() };
         assert_eq!(job_over(&mut since, &busy, Duration::from_secs(1)), None);
         assert_eq!(job_over(&mut since, &busy, Duration::from_secs(2)), None);
         let over = job_over(&mut since, &wire::Runner::default(), Duration::from_secs(5));

@@ -169,12 +169,21 @@ impl Runner {
     /// What AddInstance answers, once the runner is ready.
     pub fn added(&self) -> Option<Added> {
         let placed = self.placed()?;
-        (self.state().is_ready() && placed.doom.is_none()).then(|| Added {
+        (self.state().is_ready() && placed.doom.is_none()).then(|| self.answer(placed))
+    }
+
+    /// As [`Runner::added`], for one whose job was over before anybody was told that it was ready.
+    pub fn added_and_finished(&self) -> Option<Added> {
+        self.placed().filter(|placed| placed.doom.is_none()).map(|placed| self.answer(placed))
+    }
+
+    fn answer(&self, placed: &Placed) -> Added {
+        Added {
             runner_id: self.id,
             cloud_id: self.cloud_id,
             ip_address: placed.report.as_ref().map(|r| r.ip_address.clone()).unwrap_or_default(),
             resource_type: self.resource_type,
-        })
+        }
     }
 
     /// For messages: the stage under way.

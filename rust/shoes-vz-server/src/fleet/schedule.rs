@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_offline_full_or_too_small_is_never_chosen_and_each_is_told_apart() {
-        let mut all = [candidate("a", 2, 0), candidate("b", 2, 3), candidate("c", 2, 0), candidate("d", 0, 0)];
+        let mut all =
+            [candidate("a", 2, 0), candidate("b", 2, 3), candidate("c", 2, 0), candidate("d", 0, 0)];
         all[0].link = Link::Offline;
         all[2].cpus = 2;
         let why = pick(&all, Shape { cpus: 4, ..Shape::default() }).unwrap_err();

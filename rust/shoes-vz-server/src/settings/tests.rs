@@ -1,7 +1,8 @@
 use super::*;
 
 fn read(args: &[&str], vars: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Settings, Unusable> {
-    let files: BTreeMap<PathBuf, String> = files.iter().map(|(p, t)| (PathBuf::from(p), (*t).to_owned())).collect();
+    let files: BTreeMap<PathBuf, String> =
+        files.iter().map(|(p, t)| (PathBuf::from(p), (*t).to_owned())).collect();
     let mut all = vec![("HOME".to_owned(), "/home/op".to_owned())];
     all.extend(vars.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
     Settings::read(args.iter().map(OsString::from), all, |path| {
@@ -45,16 +46,28 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
 
 #[test]
 fn every_mistake_is_told_at_once_with_its_place() {
-    let file = "colour = 1\ntombstones = 'soon'\n[resource_types.huge]\ncpus = 1\n[resource_types.nano]\ncpu = 1\n";
+    let file =
+        "colour = 1\ntombstones = 'soon'\n[resource_types.huge]\ncpus = 1\n[resource_types.nano]\ncpu = 1\n";
     let all = mistakes(read(
         &["--config", "/c.toml", "--grpc-addr", "0.0.0.0:1", "--log-format", "xml", "--token-file", "/nope"],
-        &[("SHOESVZ_SERVER_GRPC_ADR", "x"), ("SHOESVZ_SERVER_CALLER_GRACE", "long"), ("SHOESVZ_SERVER_ADDR", "fine")],
+        &[
+            ("SHOESVZ_SERVER_GRPC_ADR", "x"),
+            ("SHOESVZ_SERVER_CALLER_GRACE", "long"),
+            ("SHOESVZ_SERVER_ADDR", "fine"),
+        ],
         &[("/c.toml", file)],
     ));
     let text = all.join("\n");
-    for part in ["colour", "tombstones (/c.toml)", "huge", "nano.cpu", "log-format (--log-format)", "/nope",
-        "SHOESVZ_SERVER_GRPC_ADR ", "caller-grace (SHOESVZ_SERVER_CALLER_GRACE)"]
-    {
+    for part in [
+        "colour",
+        "tombstones (/c.toml)",
+        "huge",
+        "nano.cpu",
+        "log-format (--log-format)",
+        "/nope",
+        "SHOESVZ_SERVER_GRPC_ADR ",
+        "caller-grace (SHOESVZ_SERVER_CALLER_GRACE)",
+    ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
     assert_eq!(all.len(), 8, "{text}");
@@ -65,7 +78,8 @@ fn an_open_door_is_refused_unless_there_is_a_token_or_it_is_insisted_on() {
     let open = ["--grpc-addr", "0.0.0.0:1"];
     assert!(mistakes(read(&open, &[], &[]))[0].contains("0.0.0.0:1"));
     assert!(read(&[&open[..], &["--insecure-listen"]].concat(), &[], &[]).is_ok());
-    let with_token = read(&[&open[..], &["--token-file", "/t"]].concat(), &[], &[("/t", "s3cret\n")]).unwrap();
+    let with_token =
+        read(&[&open[..], &["--token-file", "/t"]].concat(), &[], &[("/t", "s3cret\n")]).unwrap();
     assert!(with_token.token.is_some());
     assert!(!format!("{with_token:?}").contains("s3cret"));
 }

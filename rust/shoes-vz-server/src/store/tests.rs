@@ -91,7 +91,7 @@ fn what_was_written_is_read_back_in_every_phase() {
 
     let (store, loaded) = Sqlite::open(&state).unwrap();
     assert_eq!(debug(loaded.runners), debug(all.clone()));
-    assert_eq!(format!("{:?}", loaded.agents), format!("{:?}", [agent.clone()]));
+    assert_eq!(format!("{:?}", loaded.agents), format!("[{agent:?}]"));
     store.write(&[Write::RemoveRunner(all[3].id), Write::RemoveAgent(agent.id)]).unwrap();
     drop(store);
     let (_, loaded) = Sqlite::open(&state).unwrap();
@@ -132,7 +132,12 @@ fn a_transaction_is_whole_or_not_at_all() {
     let good = runner("a", placed(AgentId::random(), Delivery::Done));
     let twin = Runner { id: RunnerId::random(), name: "b".parse().unwrap(), ..good.clone() };
     put(&store, &good, None);
-    store.connection.lock().unwrap().execute_batch("CREATE TRIGGER no BEFORE INSERT ON agents BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();
+    store
+        .connection
+        .lock()
+        .unwrap()
+        .execute_batch("CREATE TRIGGER no BEFORE INSERT ON agents BEGIN SELECT RAISE(ABORT, 'full'); END")
+        .unwrap();
     let agent = Agent {
         id: AgentId::random(),
         hostname: String::new(),

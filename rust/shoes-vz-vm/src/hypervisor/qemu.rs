@@ -8,10 +8,7 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::OpenOptionsExt as _,
-    },
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{ChildStderr, Command, Stdio},
     sync::{
@@ -21,9 +18,9 @@ use std::{
     time::Duration,
 };
 
+use ::qapi::qmp as api;
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use ::qapi::qmp as api;
 use shoes_vz_model::{bundle, text};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -76,7 +73,10 @@ impl Qemu {
     /// QEMU for this host's architecture, from PATH, started through `launcher`.
     pub fn new(launcher: impl Into<PathBuf>) -> Result<Self, HypervisorError> {
         let arch = Arch::of_this_host().ok_or_else(|| {
-            HypervisorError::Unsupported(format!("QEMU guests are not supported on {}", std::env::consts::ARCH))
+            HypervisorError::Unsupported(format!(
+                "QEMU guests are not supported on {}",
+                std::env::consts::ARCH
+            ))
         })?;
         Ok(Self { launcher: launcher.into(), program: arch.program().into(), arch })
     }
@@ -109,17 +109,18 @@ impl Hypervisor for Qemu {
             known => known,
         };
         let console = bundle.join(bundle::file::CONSOLE_LOG);
-        fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&console)
-            .map_err(|source| HypervisorError::Io { what: format!("making the console's log {console:?}"), source })?;
+        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&console).map_err(|source| {
+            HypervisorError::Io { what: format!("making the console's log {console:?}"), source }
+        })?;
         let (qmp, channel) =
             (Callback::bind(bundle, command::QMP_SOCKET)?, Callback::bind(bundle, command::CHANNEL_SOCKET)?);
-        let (mut child, stderr) = Child::spawn(self.command(spec, accelerator, bundle)).await.map_err(|source| {
-            HypervisorError::Io { what: format!("starting {:?} through {:?}", self.program, self.launcher), source }
-        })?;
+        let (mut child, stderr) =
+            Child::spawn(self.command(spec, accelerator, bundle)).await.map_err(|source| {
+                HypervisorError::Io {
+                    what: format!("starting {:?} through {:?}", self.program, self.launcher),
+                    source,
+                }
+            })?;
         let mut stderr = Stderr::follow(stderr);
 
         let connected = async {
@@ -286,7 +287,9 @@ impl Machine for QemuMachine {
                 match *saving.borrow_and_update() {
                     Some(api::MigrationStatus::completed) => return Ok(()),
                     Some(api::MigrationStatus::failed | api::MigrationStatus::cancelled) => {
-                        return Err(refused(format!("writing {path:?} failed; is there room for the guest's memory?")));
+                        return Err(refused(format!(
+                            "writing {path:?} failed; is there room for the guest's memory?"
+                        )));
                     }
                     _ => {}
                 }
@@ -297,7 +300,9 @@ impl Machine for QemuMachine {
     }
 
     async fn request_stop(&self) -> Result<(), HypervisorError> {
-        self.run(self.qmp.run("press the power button", api::system_powerdown {}, COMMAND_DEADLINE)).await.map(drop)
+        self.run(self.qmp.run("press the power button", api::system_powerdown {}, COMMAND_DEADLINE))
+            .await
+            .map(drop)
     }
 
     fn kill(&self) {

@@ -34,12 +34,16 @@ pub(super) fn end(intent: Option<Intent>, machine: End) -> End {
         return machine;
     }
     match (intent, machine.kind) {
-        (Intent::MaxLifetime, _) => End::new(EndKind::MaxLifetime, "the VM reached its maximum lifetime and was ended"),
+        (Intent::MaxLifetime, _) => {
+            End::new(EndKind::MaxLifetime, "the VM reached its maximum lifetime and was ended")
+        }
         (Intent::NeverStarted, _) => End::new(
             EndKind::Requested,
             "nobody started the VM in time (its agent is gone), so its process ended itself",
         ),
-        (Intent::Terminated, _) => End::new(EndKind::Requested, "the VM process was told to end (SIGTERM) and ended the VM"),
+        (Intent::Terminated, _) => {
+            End::new(EndKind::Requested, "the VM process was told to end (SIGTERM) and ended the VM")
+        }
         (Intent::StopNow, _) => End::new(EndKind::Requested, "the VM was ended as asked"),
         (Intent::StopWithin(_), EndKind::Requested) => End::new(
             EndKind::Requested,

@@ -92,9 +92,15 @@ pub(super) struct Owner {
 type Creating = BoxFuture<'static, Result<Arc<dyn Machine>, HypervisorError>>;
 
 impl Owner {
-    pub(super) fn new(spec: VmSpec, bundle: PathBuf, hypervisor: Arc<dyn Hypervisor>, start_deadline: Duration) -> (Self, Handle) {
+    pub(super) fn new(
+        spec: VmSpec,
+        bundle: PathBuf,
+        hypervisor: Arc<dyn Hypervisor>,
+        start_deadline: Duration,
+    ) -> (Self, Handle) {
         let (sender, requests) = mpsc::channel(16);
-        let first = VmStatus { state: VmState::Created.into(), pid: std::process::id(), ..VmStatus::default() };
+        let first =
+            VmStatus { state: VmState::Created.into(), pid: std::process::id(), ..VmStatus::default() };
         let (status, status_receiver) = watch::channel(first);
         let (guest, guest_receiver) = watch::channel(None);
         let owner = Self {
@@ -116,7 +122,11 @@ impl Owner {
 
     /// Until the VM is over. `record` is called with its end before anybody is told, so that whoever is told finds it
     /// on disk.
-    pub(super) async fn run(mut self, terminated: impl Future<Output = ()>, record: impl FnOnce(&End)) -> End {
+    pub(super) async fn run(
+        mut self,
+        terminated: impl Future<Output = ()>,
+        record: impl FnOnce(&End),
+    ) -> End {
         let end = self.live(terminated).await;
         tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM is over");
         record(&end);
@@ -183,7 +193,12 @@ impl Owner {
     }
 
     /// Does what was asked, or begins to; a start gives the future that makes the machine.
-    fn answer(&mut self, request: Request, machine: Option<&Arc<dyn Machine>>, creating: bool) -> Option<Creating> {
+    fn answer(
+        &mut self,
+        request: Request,
+        machine: Option<&Arc<dyn Machine>>,
+        creating: bool,
+    ) -> Option<Creating> {
         match request {
             Request::Start(reply) => {
                 if self.running() {
@@ -197,7 +212,8 @@ impl Owner {
                 }
                 self.started = Some(Instant::now());
                 self.set_state(VmState::Starting);
-                let (hypervisor, spec, bundle) = (self.hypervisor.clone(), self.spec.clone(), self.bundle.clone());
+                let (hypervisor, spec, bundle) =
+                    (self.hypervisor.clone(), self.spec.clone(), self.bundle.clone());
                 return Some(Box::pin(async move {
                     let machine = hypervisor.create(&spec, &bundle).await?;
                     machine.start().await?;
@@ -231,7 +247,12 @@ impl Owner {
     /// The guest runs: publish it, and serve its channel.
     fn begin(&mut self, machine: &Arc<dyn Machine>) -> Option<watch::Receiver<mux::Peer>> {
         let took = self.since_start();
-        tracing::info!(took_ms = took, accelerator = machine.accelerator(), pid = machine.pid(), "the guest runs");
+        tracing::info!(
+            took_ms = took,
+            accelerator = machine.accelerator(),
+            pid = machine.pid(),
+            "the guest runs"
+        );
         self.status.send_modify(|s| {
             s.state = VmState::Running.into();
             s.hypervisor_pid = machine.pid();
@@ -285,12 +306,15 @@ impl Owner {
         let Intent::StopWithin(grace) = why else { return machine.kill() };
         self.grace = Some(Instant::now() + grace);
         // The guest agent first: many guests have nothing that listens to the power button.
-        let agent = self.status.borrow().guest_up.then(|| GuestApi::new(self.bundle.join(file::GUEST_SOCKET)));
+        let agent =
+            self.status.borrow().guest_up.then(|| GuestApi::new(self.bundle.join(file::GUEST_SOCKET)));
         tokio::spawn(async move {
             if let Some(agent) = agent {
                 match tokio::time::timeout(GUEST_ANSWER, agent.shutdown()).await {
                     Ok(Ok(())) => return,
-                    Ok(Err(error)) => tracing::info!(error = words(&error), "the guest agent cannot power the guest off"),
+                    Ok(Err(error)) => {
+                        tracing::info!(error = words(&error), "the guest agent cannot power the guest off")
+                    }
                     Err(_) => tracing::info!("the guest agent does not answer"),
                 }
             }

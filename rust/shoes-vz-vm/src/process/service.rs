@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use shoes_vz_proto::vm::{
-    PauseRequest, PauseResponse, ResumeRequest, ResumeResponse, SaveRequest, SaveResponse, StartRequest, StartResponse,
-    StopRequest, StopResponse, VmStatus, WatchRequest, vm_service_server::VmService,
+    PauseRequest, PauseResponse, ResumeRequest, ResumeResponse, SaveRequest, SaveResponse, StartRequest,
+    StartResponse, StopRequest, StopResponse, VmStatus, WatchRequest, vm_service_server::VmService,
 };
 use tokio::sync::{oneshot, watch};
 use tonic::{Request as Rpc, Response, Status};
@@ -31,7 +31,10 @@ impl Service {
 
     fn end(&self) -> String {
         let status = self.owner.status.borrow();
-        status.end.as_ref().map_or_else(|| "the VM is over".into(), |e| format!("the VM is over: {}", e.reason))
+        status
+            .end
+            .as_ref()
+            .map_or_else(|| "the VM is over".into(), |e| format!("the VM is over: {}", e.reason))
     }
 }
 

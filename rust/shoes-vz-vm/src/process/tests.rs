@@ -2,6 +2,7 @@
 
 use std::{future::pending, path::Path};
 
+use shoes_vz_channel::{mux, socket};
 use shoes_vz_model::template::{Os, Transport};
 use shoes_vz_proto::vm::{VmEndKind, VmState};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -52,7 +53,10 @@ impl Served {
         let (is_ready, ready) = oneshot::channel();
         let bundle = dir.path().to_owned();
         let end = tokio::spawn(async move {
-            serve(&bundle, spec, Arc::new(hypervisor), start_deadline, terminated, || is_ready.send(()).unwrap()).await
+            serve(&bundle, spec, Arc::new(hypervisor), start_deadline, terminated, || {
+                is_ready.send(()).unwrap()
+            })
+            .await
         });
         ready.await.unwrap();
         Self { dir, creates, end }
@@ -244,6 +248,31 @@ async fn a_machine_that_refuses_is_quoted() {
     let (vm, control) = started(&mut served).await;
     control.refuse("the disk is being resized");
     assert!(vm.pause().await.unwrap_err().to_string().contains("the disk is being resized"));
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+#[tokio::test]
+async fn the_guests_hello_is_told_and_streams_asked_for_before_start_reach_it() {
+    let mut served = Served::new(spec(), pending()).await;
+    let socket = served.bundle().join(file::GUEST_SOCKET);
+    let early = tokio::spawn(async move { socket::dial(&socket, 22).await });
+    let (vm, control) = started(&mut served).await;
+    assert!(!vm.status().borrow().guest_up);
+    let crate::hypervisor::fake::Control { guest, .. } = control;
+    let hello = shoes_vz_channel::Hello::new("1", "start");
+    let agent =
+        tokio::spawn(mux::Guest::serve(guest, hello, |incoming: shoes_vz_channel::Incoming| async move {
+            let mut stream = incoming.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"hi").await.unwrap();
+        }));
+    let mut stream = early.await.unwrap().unwrap();
+    let mut said = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut said).await.unwrap();
+    assert_eq!(said, "hi");
+    let up = vm.status().wait_for(|s| s.guest_up).await.unwrap().clone();
+    assert!(up.guest_up_ms > 0);
+    agent.abort();
     vm.stop(Stop::Force).await.unwrap();
     assert_eq!(served.over().await.kind, EndKind::Requested);
 }

@@ -8,7 +8,7 @@ use crate::fleet::{
     labels,
     runner::{Doom, DoomKind, Live, Phase, Placed, Runner},
     schedule::{self, Link},
-    types::{AddRequest, Effect, Fresh, Now, Refusal, WaiterId, Write},
+    types::{AddRequest, Added, Effect, Fresh, Now, Refusal, WaiterId, Write},
 };
 
 use super::{Call, Core, Refused, Timer, Waiter};
@@ -101,8 +101,14 @@ impl Core {
 
     /// Answers every caller that waits for the runner to be ready, if it is.
     pub(super) fn answer_if_ready(&mut self, id: RunnerId) {
-        let Some(runner) = self.runners.get_mut(&id) else { return };
+        let Some(runner) = self.runners.get(&id) else { return };
         let Some(added) = runner.added() else { return };
+        self.answer_adders(id, &added);
+    }
+
+    /// Answers every caller that waits for the runner with success.
+    pub(super) fn answer_adders(&mut self, id: RunnerId, added: &Added) {
+        let Some(runner) = self.runners.get_mut(&id) else { return };
         if runner.live.adders.is_empty() {
             return;
         }
@@ -234,7 +240,10 @@ impl Core {
         let effect = match (gone.call, &runner.phase) {
             (Call::Add, Phase::Queued(_)) => Effect::Added(
                 waiter,
-                Err(Refusal::Exhausted(format!("no slot for {name} before the caller's deadline: {}", self.why_pending(runner)))),
+                Err(Refusal::Exhausted(format!(
+                    "no slot for {name} before the caller's deadline: {}",
+                    self.why_no_slot(runner)
+                ))),
             ),
             (Call::Add, _) => Effect::Added(
                 waiter,
@@ -264,7 +273,8 @@ impl Core {
 
     /// The agent left a failed runner standing.
     pub(super) fn on_failed_for_long(&mut self, id: RunnerId, at: Duration, now: Now) {
-        let due = self.runners.get(&id).is_some_and(|r| r.live.sweep == Some(at) && r.state() == State::Error);
+        let due =
+            self.runners.get(&id).is_some_and(|r| r.live.sweep == Some(at) && r.state() == State::Error);
         if due {
             let reason = self.runners.get(&id).map(|r| r.report().error_message).unwrap_or_default();
             self.doom(id, Doom { kind: DoomKind::Failed, reason }, now);
@@ -276,12 +286,16 @@ impl Core {
         if !matches!(runner.phase, Phase::Queued(_)) {
             return String::new();
         }
+        if runner.live.adders.is_empty() {
+            return "its caller went away; it keeps its place for a retry".into();
+        }
+        self.why_no_slot(runner)
+    }
+
+    fn why_no_slot(&self, runner: &Runner) -> String {
         if let Some(last) = self.placed_names.get(&runner.name).and_then(|ids| ids.first()) {
             let host = self.runners.get(last).map(|r| self.host_of(r)).unwrap_or_default();
             return format!("the last VM of this name ({last}) is not gone from {host} yet");
-        }
-        if runner.live.adders.is_empty() {
-            return "its caller went away; it keeps its place for a retry".into();
         }
         if self.agents.is_empty() {
             return "no agent is registered".into();
@@ -302,7 +316,9 @@ impl Core {
     pub(super) fn host_of(&self, runner: &Runner) -> String {
         match &runner.phase {
             Phase::Queued(_) => String::new(),
-            Phase::Placed(p) => self.agents.get(&p.agent).map_or_else(|| p.agent.to_string(), |a| a.hostname.clone()),
+            Phase::Placed(p) => {
+                self.agents.get(&p.agent).map_or_else(|| p.agent.to_string(), |a| a.hostname.clone())
+            }
             Phase::Ended(e) => e.hostname.clone(),
         }
     }

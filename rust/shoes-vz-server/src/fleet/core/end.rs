@@ -43,15 +43,21 @@ impl Core {
         let Some(placed) = runner.placed() else { return };
         let last = runner.report();
         let (kind, reason) = match (&placed.doom, runner.state()) {
-            (_, State::Error) if !last.error_message.is_empty() => (wire::EndKind::Failed, last.error_message),
+            (_, State::Error) if !last.error_message.is_empty() => {
+                (wire::EndKind::Failed, last.error_message)
+            }
             (Some(doom), _) => (kind_of(doom.kind), doom.reason.clone()),
             (None, _) => (
                 wire::EndKind::VmDied,
                 format!("{} no longer has it, and did not say why", self.host_of(runner)),
             ),
         };
-        let end =
-            wire::RunnerEnd { kind: kind.into(), reason, stage: last.stage, at: Some(time::to_wire(now.wall)) };
+        let end = wire::RunnerEnd {
+            kind: kind.into(),
+            reason,
+            stage: last.stage,
+            at: Some(time::to_wire(now.wall)),
+        };
         self.bury(id, end, now);
     }
 
@@ -74,7 +80,12 @@ impl Core {
         };
         tracing::info!(runner_id = %id, runner_name = %runner.name, kind = end.kind().as_str_name(), stage,
             reason = %end.reason, "runner ended");
+        let finished = (end.kind() == wire::EndKind::Finished).then(|| runner.added_and_finished()).flatten();
         self.observe(Observation::Ended(end.kind()));
+        // A guest faster than its reports: the job is done, and a failure would have it done again.
+        if let Some(added) = finished {
+            self.answer_adders(id, &added);
+        }
         self.fail_adders(id, &refusal);
         self.no_longer_wanted(id);
         let Some(runner) = self.runners.get_mut(&id) else { return };

@@ -25,7 +25,10 @@ impl Core {
         let Registration { agent_id, fresh, hostname, capacity, info } = registration;
         let id = agent_id.unwrap_or(fresh);
         if agent_id.is_none() {
-            let old = self.agents.values().filter(|a| a.info.is_none() && a.session.is_none() && a.hostname == hostname);
+            let old = self
+                .agents
+                .values()
+                .filter(|a| a.info.is_none() && a.session.is_none() && a.hostname == hostname);
             for old in old.map(|a| a.id).collect::<Vec<_>>() {
                 self.forget_agent(old, "its agent (Go) started anew, and VMs end with that process", now);
             }
@@ -75,7 +78,13 @@ impl Core {
         }
     }
 
-    pub(super) fn on_synced(&mut self, session: SessionId, id: AgentId, request: wire::SyncRequest, now: Now) {
+    pub(super) fn on_synced(
+        &mut self,
+        session: SessionId,
+        id: AgentId,
+        request: wire::SyncRequest,
+        now: Now,
+    ) {
         if !self.open_session(session, id, now) {
             return;
         }
@@ -245,7 +254,8 @@ impl Core {
         let Some(runner) = self.runners.get(&id) else { return };
         let (host, message) = (self.host_of(runner), runner.report().error_message);
         let words = format!("{} failed on {host} in stage {}: {message}", runner.name, runner.stage());
-        let go = runner.placed().and_then(|p| self.agents.get(&p.agent)).is_some_and(|a| a.style() == Style::Tick);
+        let go =
+            runner.placed().and_then(|p| self.agents.get(&p.agent)).is_some_and(|a| a.style() == Style::Tick);
         self.fail_adders(id, &crate::fleet::types::Refusal::Failed(words));
         self.no_longer_wanted(id);
         if go {
@@ -275,7 +285,9 @@ impl Core {
         }
         self.touch(id);
         self.update(id, told, now);
-        if self.current.get(&self.runners[&id].name) != Some(&id) && self.runners[&id].is_alive() {
+        let unwanted =
+            self.runners.get(&id).is_some_and(|r| !r.is_dying() && self.current.get(&r.name) != Some(&id));
+        if unwanted {
             let reason = "another VM has its name already".to_owned();
             self.doom(id, Doom { kind: DoomKind::Deleted, reason }, now);
         }
@@ -318,7 +330,9 @@ impl Core {
             return self.on_create_ack(agent, id, &ack.error, listed.contains(&id), now);
         }
         let Some(session) = self.agents.get_mut(&agent).and_then(|a| a.session.as_mut()) else { return };
-        let Some(id) = session.deletes.iter().find(|(_, c)| **c == ack.command_id).map(|(id, _)| *id) else { return };
+        let Some(id) = session.deletes.iter().find(|(_, c)| **c == ack.command_id).map(|(id, _)| *id) else {
+            return;
+        };
         if !listed.contains(&id) {
             // Begun or refused alike: the agent has it not.
             return self.bury_vanished(id, now);

@@ -53,7 +53,8 @@ impl Child {
             }
             Err(e) => drop(started.send(Err(e))),
         })?;
-        let (pid, stderr) = start.await.map_err(|_| io::Error::other("the thread that starts QEMU died"))??;
+        let (pid, stderr) =
+            start.await.map_err(|_| io::Error::other("the thread that starts QEMU died"))??;
         Ok((Self { killer: Killer { pid, unreaped }, exit }, stderr))
     }
 

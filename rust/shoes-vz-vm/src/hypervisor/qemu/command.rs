@@ -107,7 +107,12 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
     add(&["-device", &format!("virtserialport,chardev=channel,name={}", guest::SERIAL_PORT_NAME)]);
     add(&["-chardev", &format!("file,id=console,path={},append=on", bundle::file::CONSOLE_LOG)]);
     add(&["-serial", "chardev:console"]);
-    add(&["-chardev", &format!("socket,id=qmp,path={QMP_SOCKET},server=off"), "-mon", "chardev=qmp,mode=control"]);
+    add(&[
+        "-chardev",
+        &format!("socket,id=qmp,path={QMP_SOCKET},server=off"),
+        "-mon",
+        "chardev=qmp,mode=control",
+    ]);
 
     add(&["-device", "pvpanic-pci", "-action", "panic=exit-failure"]);
     if arch.has_vmgenid() {

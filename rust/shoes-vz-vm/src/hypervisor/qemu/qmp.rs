@@ -70,7 +70,12 @@ impl Qmp {
     }
 
     /// One command; `what` words it. QEMU answers in microseconds unless it is stopped or the host is drowning.
-    pub(super) async fn run<C>(&self, what: &'static str, command: C, deadline: Duration) -> Result<C::Ok, HypervisorError>
+    pub(super) async fn run<C>(
+        &self,
+        what: &'static str,
+        command: C,
+        deadline: Duration,
+    ) -> Result<C::Ok, HypervisorError>
     where
         C: QmpCommand + Command,
         QmpStreamTokio<WriteHalf<UnixStream>>: futures::Sink<Execute<C, u32>, Error = io::Error>,
@@ -190,7 +195,10 @@ mod tests {
         };
         let (seen, _, todo) = noted(vec![error("stop")]);
         assert_eq!(todo, Do::Kill);
-        assert_eq!(seen.disk.unwrap(), DiskError { full: true, words: "writing on disk: No space left on device".into() });
+        assert_eq!(
+            seen.disk.unwrap(),
+            DiskError { full: true, words: "writing on disk: No space left on device".into() }
+        );
         let (seen, _, todo) = noted(vec![error("report")]);
         assert_eq!((seen.disk, todo), (None, Do::Nothing));
     }

@@ -50,8 +50,12 @@ pub(super) fn classify(seen: &Seen, exit: ExitStatus, stderr: &str) -> End {
         return End::new(EndKind::DiskError, format!("{what} ({})", disk.words));
     }
     if seen.panic.is_some() || seen.shutdown == Some(Shutdown::GuestPanic) {
-        let told = seen.panic.as_deref().filter(|t| !t.is_empty()).map(|t| format!(" ({t})")).unwrap_or_default();
-        return End::new(EndKind::GuestPanic, format!("the guest's kernel panicked{told}; its last words are in console.log"));
+        let told =
+            seen.panic.as_deref().filter(|t| !t.is_empty()).map(|t| format!(" ({t})")).unwrap_or_default();
+        return End::new(
+            EndKind::GuestPanic,
+            format!("the guest's kernel panicked{told}; its last words are in console.log"),
+        );
     }
     if seen.kill_asked {
         return End::new(EndKind::Requested, "the VM was ended as asked");
@@ -62,9 +66,10 @@ pub(super) fn classify(seen: &Seen, exit: ExitStatus, stderr: &str) -> End {
             EndKind::GuestReset,
             "the guest rebooted, which ends a VM (or its kernel panicked before it could tell: see console.log)",
         ),
-        (Some(Shutdown::HostSignal), _) => {
-            End::new(EndKind::HypervisorKilled, "somebody sent QEMU a signal that ends it politely (SIGTERM, SIGINT or SIGHUP)")
-        }
+        (Some(Shutdown::HostSignal), _) => End::new(
+            EndKind::HypervisorKilled,
+            "somebody sent QEMU a signal that ends it politely (SIGTERM, SIGINT or SIGHUP)",
+        ),
         (_, Some(signal)) => killed(signal, stderr),
         (shutdown, None) => failed(seen.up, shutdown, exit.code().unwrap_or_default(), stderr),
     }
@@ -73,12 +78,17 @@ pub(super) fn classify(seen: &Seen, exit: ExitStatus, stderr: &str) -> End {
 fn killed(signal: i32, stderr: &str) -> End {
     let name = Signal::try_from(signal).map_or("unknown", Signal::as_str);
     let hint = match Signal::try_from(signal) {
-        Ok(Signal::SIGKILL) => "; if nobody did that by hand, the host ran out of memory: see the host's kernel log",
+        Ok(Signal::SIGKILL) => {
+            "; if nobody did that by hand, the host ran out of memory: see the host's kernel log"
+        }
         Ok(Signal::SIGSEGV | Signal::SIGABRT | Signal::SIGBUS | Signal::SIGILL) => "; it crashed",
         Ok(Signal::SIGSYS) => "; its sandbox stopped a forbidden system call",
         _ => "",
     };
-    End::new(EndKind::HypervisorKilled, format!("QEMU was killed by signal {signal} ({name}){hint}{}", said(stderr)))
+    End::new(
+        EndKind::HypervisorKilled,
+        format!("QEMU was killed by signal {signal} ({name}){hint}{}", said(stderr)),
+    )
 }
 
 fn failed(up: bool, shutdown: Option<Shutdown>, code: i32, stderr: &str) -> End {
@@ -136,6 +146,9 @@ mod tests {
         assert!(end(up.clone(), SIGKILLED).reason.contains("signal 9 (SIGKILL)"));
         assert!(end(up, SIGSEGV_CORE).reason.contains("signal 11 (SIGSEGV); it crashed"));
         let end = classify(&Seen::default(), ExitStatus::from_raw(code(1)), "Could not open 'x'");
-        assert_eq!(end.reason, "QEMU did not start: it ended with exit code 1; its last words: Could not open 'x'");
+        assert_eq!(
+            end.reason,
+            "QEMU did not start: it ended with exit code 1; its last words: Could not open 'x'"
+        );
     }
 }

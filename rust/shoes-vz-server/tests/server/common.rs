@@ -10,7 +10,8 @@ use shoes_vz_proto::{
     },
     fleet::{
         AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListRunnersRequest, RunnerView,
-        WatchRunnersRequest, fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
+        WatchRunnersRequest, fleet_service_client::FleetServiceClient,
+        shoes_service_client::ShoesServiceClient,
     },
 };
 use shoes_vz_server::{
@@ -25,21 +26,21 @@ use tonic::{
 };
 
 /// Longest any single wait may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Server {
-    pub grpc_addr: SocketAddr,
-    pub metrics_addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) grpc_addr: SocketAddr,
+    pub(crate) metrics_addr: SocketAddr,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Server {
-    pub async fn start(state: &Path) -> Self {
+    pub(crate) async fn start(state: &Path) -> Self {
         Self::start_with(state, &[]).await
     }
 
-    pub async fn start_with(state: &Path, args: &[&str]) -> Self {
+    pub(crate) async fn start_with(state: &Path, args: &[&str]) -> Self {
         let state = state.to_str().unwrap();
         let usual = ["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
         let args = usual.iter().chain(args).map(OsString::from);
@@ -53,25 +54,29 @@ impl Server {
         Self { grpc_addr, metrics_addr, stop, running }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(()).unwrap();
         timeout(PATIENCE, self.running).await.expect("the server ends").unwrap().unwrap();
     }
 
-    pub fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.grpc_addr)).unwrap().connect_lazy()
     }
 
-    pub fn shoes(&self) -> ShoesServiceClient<Channel> {
+    pub(crate) fn shoes(&self) -> ShoesServiceClient<Channel> {
         ShoesServiceClient::new(self.channel())
     }
 
     /// AddInstance, on a task of its own.
-    pub fn add(&self, name: &str) -> JoinHandle<Result<AddInstanceResponse, Status>> {
+    pub(crate) fn add(&self, name: &str) -> JoinHandle<Result<AddInstanceResponse, Status>> {
         self.add_within(name, Duration::from_secs(300))
     }
 
-    pub fn add_within(&self, name: &str, time: Duration) -> JoinHandle<Result<AddInstanceResponse, Status>> {
+    pub(crate) fn add_within(
+        &self,
+        name: &str,
+        time: Duration,
+    ) -> JoinHandle<Result<AddInstanceResponse, Status>> {
         let request = AddInstanceRequest {
             runner_name: name.into(),
             setup_script: SCRIPT.into(),
@@ -81,7 +86,7 @@ impl Server {
         self.call_add(request, time)
     }
 
-    pub fn call_add(
+    pub(crate) fn call_add(
         &self,
         request: AddInstanceRequest,
         time: Duration,
@@ -94,18 +99,18 @@ impl Server {
         })
     }
 
-    pub async fn delete(&self, cloud_id: &str) -> Result<(), Status> {
+    pub(crate) async fn delete(&self, cloud_id: &str) -> Result<(), Status> {
         let request = DeleteInstanceRequest { cloud_id: cloud_id.into(), labels: vec![] };
         timeout(PATIENCE, self.shoes().delete_instance(request)).await.expect("an answer").map(|_| ())
     }
 
-    pub async fn runners(&self) -> Vec<RunnerView> {
+    pub(crate) async fn runners(&self) -> Vec<RunnerView> {
         let request = ListRunnersRequest { include_ended: true };
         FleetServiceClient::new(self.channel()).list_runners(request).await.unwrap().into_inner().runners
     }
 
     /// Follows a runner until it is as wanted.
-    pub async fn until(&self, name: &str, wanted: impl Fn(&RunnerView) -> bool) -> RunnerView {
+    pub(crate) async fn until(&self, name: &str, wanted: impl Fn(&RunnerView) -> bool) -> RunnerView {
         let follow = async {
             let request = WatchRunnersRequest { runner_name: name.into(), ..Default::default() };
             let stream = FleetServiceClient::new(self.channel()).watch_runners(request).await.unwrap();
@@ -120,7 +125,7 @@ impl Server {
         timeout(PATIENCE, follow).await.unwrap_or_else(|_| panic!("{name} did not get there"))
     }
 
-    pub async fn http(&self, path: &str, headers: &str) -> (u16, String) {
+    pub(crate) async fn http(&self, path: &str, headers: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = tokio::net::TcpStream::connect(self.metrics_addr).await.unwrap();
         let request = format!("GET {path} HTTP/1.0\r\n{headers}\r\n");
@@ -133,38 +138,53 @@ impl Server {
 }
 
 /// What runs in the guest: secret.
-pub const SCRIPT: &str = "#!/bin/bash\nexport TOKEN=AABBCC-registration-token";
+pub(crate) const SCRIPT: &str = "#!/bin/bash\nexport TOKEN=AABBCC-registration-token";
 
 /// An agent.
-pub struct Agent {
-    pub id: String,
-    pub runners: Vec<Runner>,
+pub(crate) struct Agent {
+    pub(crate) id: String,
+    pub(crate) runners: Vec<Runner>,
     up: mpsc::Sender<SyncRequest>,
     down: Streaming<SyncResponse>,
     acks: Vec<CommandAck>,
 }
 
 /// An agent of this version, with one template.
-pub fn info() -> AgentInfo {
-    let template =
-        TemplateInfo { name: "t".into(), labels: vec!["macos-26".into()], ..Default::default() };
-    AgentInfo { protocol: 1, os: "macos".into(), arch: "aarch64".into(), templates: vec![template], ..Default::default() }
+pub(crate) fn info() -> AgentInfo {
+    let template = TemplateInfo { name: "t".into(), labels: vec!["macos-26".into()], ..Default::default() };
+    AgentInfo {
+        protocol: 1,
+        os: "macos".into(),
+        arch: "aarch64".into(),
+        templates: vec![template],
+        ..Default::default()
+    }
 }
 
 impl Agent {
-    pub async fn connect(server: &Server, slots: u32) -> Self {
+    pub(crate) async fn connect(server: &Server, slots: u32) -> Self {
         let id = shoes_vz_model::AgentId::random().to_string();
         Self::connect_as(server, &id, slots, Some(info()), vec![]).await
     }
 
-    pub async fn connect_as(
+    pub(crate) async fn connect_as(
         server: &Server,
         id: &str,
         slots: u32,
         info: Option<AgentInfo>,
         runners: Vec<Runner>,
     ) -> Self {
-        let mut client = AgentServiceClient::new(server.channel());
+        Self::connect_over(server.channel(), id, slots, info, runners).await
+    }
+
+    pub(crate) async fn connect_over(
+        channel: Channel,
+        id: &str,
+        slots: u32,
+        info: Option<AgentInfo>,
+        runners: Vec<Runner>,
+    ) -> Self {
+        let mut client = AgentServiceClient::new(channel);
         let request = RegisterAgentRequest {
             hostname: "mac-1".into(),
             capacity: Some(AgentCapacity { max_runners: slots, cpu_cores: 8, memory_bytes: 16 << 30 }),
@@ -180,7 +200,7 @@ impl Agent {
     }
 
     /// Sends its state, and the acks that are due.
-    pub async fn sync(&mut self) {
+    pub(crate) async fn sync(&mut self) {
         let request = SyncRequest {
             agent_id: self.id.clone(),
             active_runners: self.runners.len() as u32,
@@ -190,17 +210,17 @@ impl Agent {
         self.up.send(request).await.unwrap();
     }
 
-    pub async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
+    pub(crate) async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
         timeout(PATIENCE, self.down.message()).await.expect("a command")
     }
 
     /// Whether nothing comes for a moment. For what must not happen there is no event to wait for.
-    pub async fn hears_nothing(&mut self) -> bool {
+    pub(crate) async fn hears_nothing(&mut self) -> bool {
         timeout(Duration::from_millis(200), self.down.message()).await.is_err()
     }
 
     /// Takes a create and lists its runner; not yet told to the server.
-    pub async fn take_create(&mut self) -> CreateRunnerCommand {
+    pub(crate) async fn take_create(&mut self) -> CreateRunnerCommand {
         let response = self.next().await.unwrap().unwrap();
         let Some(Command::CreateRunner(create)) = response.command else { panic!("no create: {response:?}") };
         self.acks.push(CommandAck { command_id: response.command_id, error: String::new() });
@@ -215,7 +235,7 @@ impl Agent {
     }
 
     /// Takes a delete, and has the runner no more.
-    pub async fn take_delete(&mut self) -> String {
+    pub(crate) async fn take_delete(&mut self) -> String {
         let response = self.next().await.unwrap().unwrap();
         let Some(Command::DeleteRunner(delete)) = response.command else { panic!("no delete: {response:?}") };
         self.acks.push(CommandAck { command_id: response.command_id, error: String::new() });
@@ -225,7 +245,7 @@ impl Agent {
     }
 
     /// Reports every runner in this state.
-    pub async fn report(&mut self, state: RunnerState) {
+    pub(crate) async fn report(&mut self, state: RunnerState) {
         for runner in &mut self.runners {
             runner.state = state.into();
         }
@@ -234,6 +254,6 @@ impl Agent {
 }
 
 /// Waits for a call made by [`Server::add`].
-pub async fn answer<T>(call: JoinHandle<Result<T, Status>>) -> Result<T, Status> {
+pub(crate) async fn answer<T>(call: JoinHandle<Result<T, Status>>) -> Result<T, Status> {
     timeout(PATIENCE, call).await.expect("an answer").unwrap()
 }

@@ -1,13 +1,11 @@
 //! Who gets in, what is told, and what is never told.
 
-mod common;
-
 use std::{
     io::{self, Write},
     sync::{Arc, Mutex},
 };
 
-use common::{Agent, SCRIPT, Server, answer};
+use crate::common::{Agent, SCRIPT, Server, answer};
 use shoes_vz_proto::{
     agent::{GuestRunnerState, RunnerStage, RunnerState, StageTiming},
     fleet::{ListAgentsRequest, fleet_service_client::FleetServiceClient},
@@ -40,8 +38,11 @@ impl<'a> MakeWriter<'a> for Log {
 #[tokio::test]
 async fn the_script_is_in_no_log_and_the_request_id_is_in_all() {
     let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(log.clone())
+        .finish();
     let _here = tracing::subscriber::set_default(subscriber);
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -78,7 +79,8 @@ async fn only_callers_with_the_token_get_in() {
     std::fs::write(&token, "s3cret\n").unwrap();
     let server =
         Server::start_with(&dir.path().join("state"), &["--token-file", token.to_str().unwrap()]).await;
-    let refused = FleetServiceClient::new(server.channel()).list_agents(ListAgentsRequest {}).await.unwrap_err();
+    let refused =
+        FleetServiceClient::new(server.channel()).list_agents(ListAgentsRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(!refused.message().contains("s3cret"));
     let mut request = Request::new(ListAgentsRequest {});
@@ -102,8 +104,12 @@ async fn reflection_lists_the_services_in_both_versions() {
     use tonic_reflection::pb::{v1, v1alpha};
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
-    let wanted =
-        ["grpc.health.v1.Health", "shoes.vz.agent.v1.AgentService", "shoes.vz.shoes.v1.FleetService", "shoes.vz.shoes.v1.ShoesService"];
+    let wanted = [
+        "grpc.health.v1.Health",
+        "shoes.vz.agent.v1.AgentService",
+        "shoes.vz.shoes.v1.FleetService",
+        "shoes.vz.shoes.v1.ShoesService",
+    ];
 
     let request = v1::ServerReflectionRequest {
         host: String::new(),
@@ -121,7 +127,9 @@ async fn reflection_lists_the_services_in_both_versions() {
 
     let request = v1alpha::ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(String::new())),
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
     };
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(server.channel());
     let stream = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
@@ -182,7 +190,9 @@ async fn every_metric_of_the_go_server_is_there_and_fed() {
     let (deleted, _) = tokio::join!(server.delete(&create.cloud_id), agent.take_delete());
     deleted.unwrap();
     let text = server.http("/", "").await.1;
-    for line in ["shoesvz_runner_job_duration_seconds_count 1", "shoesvz_runners_ended_total{kind=\"deleted\"} 1"] {
+    for line in
+        ["shoesvz_runner_job_duration_seconds_count 1", "shoesvz_runners_ended_total{kind=\"deleted\"} 1"]
+    {
         assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
     }
     assert_eq!(server.http("/nowhere", "").await.0, 404);
@@ -211,10 +221,10 @@ async fn a_request_of_two_mebibytes_passes_and_an_endless_one_does_not() {
         setup_script: "#".repeat(bytes),
         ..Default::default()
     };
-    let call = server.call_add(with(2 << 20), common::PATIENCE);
+    let call = server.call_add(with(2 << 20), crate::common::PATIENCE);
     assert_eq!(agent.take_create().await.setup_script.len(), 2 << 20);
     call.abort();
-    let told = answer(server.call_add(with(17 << 20), common::PATIENCE)).await.unwrap_err();
+    let told = answer(server.call_add(with(17 << 20), crate::common::PATIENCE)).await.unwrap_err();
     assert_eq!(told.code(), Code::OutOfRange, "{told:?}");
     server.stop().await;
 }

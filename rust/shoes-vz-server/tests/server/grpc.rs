@@ -1,12 +1,12 @@
 //! The server over real gRPC, with agents played by the test.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{Agent, SCRIPT, Server, answer, info};
+use crate::common::{Agent, SCRIPT, Server, answer, info};
 use shoes_vz_proto::{
-    agent::{EndKind, RunnerEnd, RunnerStage, RunnerState, SyncResponse, sync_response::Command},
+    agent::{
+        AgentStatus, EndKind, RunnerEnd, RunnerStage, RunnerState, SyncResponse, sync_response::Command,
+    },
     fleet::{AddInstanceRequest, ListAgentsRequest, fleet_service_client::FleetServiceClient},
 };
 use tempfile::tempdir;
@@ -223,7 +223,9 @@ async fn a_restarted_server_knows_its_runners_its_queue_and_its_tombstones() {
     agent.report(RunnerState::Running).await;
     let (live, gone) = (answer(live).await.unwrap(), answer(gone).await.unwrap());
     let (deleted, _) = tokio::join!(server.delete(&gone.cloud_id), async {
-        let SyncResponse { command: Some(Command::DeleteRunner(delete)), .. } = agent.next().await.unwrap().unwrap() else {
+        let SyncResponse { command: Some(Command::DeleteRunner(delete)), .. } =
+            agent.next().await.unwrap().unwrap()
+        else {
             panic!("no delete")
         };
         agent.runners.retain(|r| r.runner_id != delete.runner_id);
@@ -239,7 +241,11 @@ async fn a_restarted_server_knows_its_runners_its_queue_and_its_tombstones() {
     let server = Server::start(dir.path()).await;
     assert_eq!(server.runners().await.len(), 3);
     server.delete(&gone.cloud_id).await.unwrap();
-    assert_eq!(answer(server.add("live")).await.unwrap().cloud_id, live.cloud_id, "known even before its agent is back");
+    assert_eq!(
+        answer(server.add("live")).await.unwrap().cloud_id,
+        live.cloud_id,
+        "known even before its agent is back"
+    );
     let retry = server.add("undelivered");
     let mut agent = Agent::connect_as(&server, &agent.id, 2, Some(info()), agent.runners.clone()).await;
     let again = agent.take_create().await;
@@ -268,7 +274,10 @@ async fn an_unacknowledged_create_is_sent_once_on_the_next_stream_and_never_agai
     let runners = agent.runners.clone();
     let mut agent = Agent::connect_as(&server, &id, 1, Some(info()), runners).await;
     assert!(agent.hears_nothing().await);
-    assert_eq!(server.http("/metrics", "").await.1.lines().find(|l| l.starts_with("shoesvz_commands_resent_total")), Some("shoesvz_commands_resent_total 1"));
+    assert_eq!(
+        server.http("/metrics", "").await.1.lines().find(|l| l.starts_with("shoesvz_commands_resent_total")),
+        Some("shoesvz_commands_resent_total 1")
+    );
     server.stop().await;
 }
 
@@ -295,17 +304,7 @@ async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
     agent.report(RunnerState::Running).await;
     let added = answer(call).await.unwrap();
     drop(agent);
-    let mut operators = FleetServiceClient::new(server.channel());
-    let offline = async {
-        loop {
-            let agents = operators.list_agents(ListAgentsRequest {}).await.unwrap().into_inner().agents;
-            if agents[0].agent.as_ref().unwrap().status == 2 {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(common::PATIENCE, offline).await.unwrap();
+    until_offline(&server).await;
     let told = answer(server.add_within("b", Duration::from_millis(300))).await.unwrap_err();
     assert!(told.message().contains("mac-1 is offline"), "{told:?}");
     let mut request = tonic::Request::new(shoes_vz_proto::fleet::DeleteInstanceRequest {
@@ -316,6 +315,51 @@ async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
     let told = server.shoes().delete_instance(request).await.unwrap_err();
     assert_eq!(told.code(), Code::Unavailable, "{told:?}");
     assert!(told.message().contains("marked for deletion"), "{told:?}");
+    server.stop().await;
+}
+
+/// Until the only agent is OFFLINE.
+async fn until_offline(server: &Server) {
+    let mut operators = FleetServiceClient::new(server.channel());
+    let offline = async {
+        loop {
+            let agents = operators.list_agents(ListAgentsRequest {}).await.unwrap().into_inner().agents;
+            if agents[0].agent.as_ref().unwrap().status() == AgentStatus::Offline {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::common::PATIENCE, offline).await.expect("the agent is found to be away");
+}
+
+#[tokio::test]
+async fn an_agent_behind_a_dead_connection_is_found_to_be_away() {
+    let dir = tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--keepalive", "200ms"]).await;
+    // Between the two, something that stops passing anything on, without closing.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let between = listener.local_addr().unwrap();
+    let (to, dead) = (server.grpc_addr, std::sync::Arc::new(tokio::sync::Notify::new()));
+    let die = dead.clone();
+    tokio::spawn(async move {
+        let (mut agent, _) = listener.accept().await.unwrap();
+        let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+        tokio::select! {
+            passed = tokio::io::copy_bidirectional(&mut agent, &mut server) => panic!("closed: {passed:?}"),
+            () = die.notified() => {}
+        }
+        std::future::pending::<()>().await;
+    });
+    let channel =
+        tonic::transport::Endpoint::from_shared(format!("http://{between}")).unwrap().connect_lazy();
+    let id = shoes_vz_model::AgentId::random().to_string();
+    let _agent = Agent::connect_over(channel, &id, 1, Some(info()), vec![]).await;
+    let call = server.add("a");
+    server.until("a", |v| !v.agent_hostname.is_empty()).await;
+    dead.notify_one();
+    until_offline(&server).await;
+    call.abort();
     server.stop().await;
 }
 

@@ -1,0 +1,155 @@
+//! `start`, `stop`, `delete`.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use shoes_vz_channel::socket;
+use shoes_vz_model::{
+    bundle::{DiskState, file},
+    guest::port,
+    template::Transport,
+};
+use shoes_vz_vm::{
+    client::{Stop, Vm},
+    clone,
+    spec::VmSpec,
+    template::TemplateDir,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    bundles::{Bundle, Lock, LockError},
+    cli::{OneArgs, StartArgs, StopArgs},
+    duration, files,
+    ssh::{Login, Ssh},
+};
+
+/// How often a bundle is tried to be removed while an agent may be writing into it.
+const REMOVALS: usize = 5;
+
+/// Boots a stopped VM and waits until SSH answers.
+pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
+    let bundle = super::bundle(&args.place, &args.id)?;
+    let deadline = duration::parse(args.start_deadline.as_deref().unwrap_or("5m"))
+        .map_err(|e| anyhow::anyhow!("--start-deadline: {e}"))?;
+    anyhow::ensure!(Vm::adopt(&bundle.path).await?.is_none(), "the VM {} is running already", bundle.runner);
+    // A running agent removes stopped VMs, and follows none that it did not start.
+    let _lock = lock(&bundle)?;
+    let mut spec = super::spec(&bundle.path)?;
+    anyhow::ensure!(
+        spec.transport == Transport::Channel,
+        "the VM {} tells its address to the agent that starts it, so only an agent can start it",
+        bundle.runner
+    );
+    let template = TemplateDir::open(&spec.template)?;
+    let key = args.ssh_key.as_ref().map(PathBuf::from).or_else(|| template.ssh_key());
+    let key = key.context("no SSH key: give --ssh-key")?;
+    let ssh = Login::new(&template.meta.ssh_user, &key, &template.meta.ssh_host_key)?.of_one_vm();
+    renew_lifetime(&bundle, &mut spec)?;
+
+    let vm = Vm::spawn(&std::env::current_exe()?, &bundle.path).await?;
+    let started = async {
+        vm.start().await?;
+        println!("the VM {} boots", bundle.runner);
+        tokio::select! {
+            end = vm.ended() => anyhow::bail!("the VM ended: {}", end.reason),
+            ready = reach(&vm, &ssh) => ready,
+        }
+    };
+    match timeout(deadline, started).await {
+        Ok(Ok(())) => {}
+        other => {
+            let words = match other {
+                Ok(outcome) => outcome.err().map_or_else(String::new, |e| format!("{e:#}")),
+                Err(_) => format!("SSH did not answer within {}", duration::words(deadline)),
+            };
+            vm.stop(Stop::Force).await.with_context(|| format!("{words}; and the VM could not be stopped again"))?;
+            anyhow::bail!("{words}; the VM is stopped again, see {:?}", bundle.file(file::CONSOLE_LOG));
+        }
+    }
+    set_state(&bundle, DiskState::Running)?;
+    println!("the VM {} is up, and SSH answers", bundle.runner);
+    Ok(())
+}
+
+async fn reach(vm: &Vm, ssh: &Ssh) -> anyhow::Result<()> {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let stream = socket::dial(vm.guest_socket(), port::SSH).await?;
+        match ssh.ready(stream).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_final() => return Err(error.into()),
+            Err(_) => {}
+        }
+        sleep(pause).await;
+        pause = Duration::from_secs(1).min(pause * 2);
+    }
+}
+
+/// A limit that has passed would end the VM at once: it gets as long again.
+fn renew_lifetime(bundle: &Bundle, spec: &mut VmSpec) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    if spec.max_lifetime.is_none_or(|end| end > now) {
+        return Ok(());
+    }
+    let seconds = bundle.metadata()?.map_or(0, |m| m.max_lifetime_seconds).max(3600);
+    spec.max_lifetime = Some(now + Duration::from_secs(seconds));
+    files::write(&bundle.file(file::VM_SPEC), &serde_json::to_vec_pretty(spec)?).context("writing Vm.json")
+}
+
+/// Ends a VM; its bundle stays.
+pub async fn stop(args: &StopArgs) -> anyhow::Result<()> {
+    let bundle = super::bundle(&args.place, &args.id)?;
+    let grace = duration::parse(&args.grace).map_err(|e| anyhow::anyhow!("--grace: {e}"))?;
+    let vm = Vm::adopt(&bundle.path).await?;
+    let vm = vm.with_context(|| format!("the VM {} is not running", bundle.runner))?;
+    // Whoever has it knows the VM as its own, and removes the bundle.
+    let agent = lock(&bundle).err();
+    vm.stop(Stop::Grace(grace)).await?;
+    match agent {
+        None => {
+            set_state(&bundle, DiskState::Stopped)?;
+            println!("the VM {} is stopped", bundle.runner);
+        }
+        Some(_) => println!("the VM {} is stopped; the running agent removes its files", bundle.runner),
+    }
+    Ok(())
+}
+
+/// Ends a VM and removes its bundle. An agent that runs sees both and reports the runner deleted.
+pub async fn delete(args: &OneArgs) -> anyhow::Result<()> {
+    let bundle = super::bundle(&args.place, &args.id)?;
+    if let Some(vm) = Vm::adopt(&bundle.path).await? {
+        vm.stop(Stop::Force).await?;
+    }
+    let mut last = Ok(());
+    for _ in 0..REMOVALS {
+        last = clone::remove_bundle(&bundle.path);
+        if last.is_ok() {
+            println!("the VM {} is deleted", bundle.runner);
+            return Ok(());
+        }
+    }
+    Ok(last?)
+}
+
+/// The lock on all VMs, or who has it.
+fn lock(bundle: &Bundle) -> Result<Lock, anyhow::Error> {
+    let runners_path = bundle.path.parent().context("the bundle is in no directory")?;
+    Lock::take(runners_path).map_err(|error| match error {
+        LockError::Held { holder, .. } => anyhow::anyhow!(
+            "an agent (pid {holder}) runs the VMs here; it removes stopped ones and does not follow those it did not start"
+        ),
+        error @ LockError::Io { .. } => error.into(),
+    })
+}
+
+fn set_state(bundle: &Bundle, state: DiskState) -> anyhow::Result<()> {
+    if let Some(mut metadata) = bundle.metadata()? {
+        metadata.state = state;
+        metadata.updated_at = Timestamp::now();
+        bundle.set_metadata(&metadata).context("writing RuntimeMetadata.json")?;
+    }
+    Ok(())
+}

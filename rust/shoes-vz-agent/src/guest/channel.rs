@@ -1,0 +1,135 @@
+//! A guest over `guest.sock`: no address, no network.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures::StreamExt as _;
+use shoes_vz_channel::{
+    api::{ApiError, GuestApi},
+    socket,
+};
+use shoes_vz_model::{
+    guest::{ExecRequest, ExecResponse, SetupPhase, Status, port},
+    id::RunnerId,
+};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Following, GuestError,
+    follow::{Log, Pause},
+};
+use crate::{
+    runner::Script,
+    ssh::{Ssh, SshError},
+};
+
+/// See the module.
+#[derive(Clone)]
+pub struct ChannelGuest {
+    socket: Arc<PathBuf>,
+    ssh: Ssh,
+}
+
+impl ChannelGuest {
+    pub(super) fn new(socket: &Path, ssh: Ssh) -> Self {
+        Self { socket: Arc::new(socket.to_owned()), ssh }
+    }
+
+    fn api(&self) -> GuestApi {
+        GuestApi::new(&*self.socket)
+    }
+
+    /// The dial waits for the guest's sshd to listen.
+    pub(super) async fn try_ssh(&self) -> Result<(), SshError> {
+        let stream = socket::dial(&self.socket, port::SSH).await.map_err(|e| SshError::Connect(e.to_string()))?;
+        self.ssh.ready(stream).await
+    }
+
+    pub(super) async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
+        self.api().put_setup(runner, script.secret().clone()).await.map(drop).map_err(api_error)
+    }
+
+    pub(super) fn follow(&self, log: &Path) -> Following {
+        let (sender, status) = watch::channel(None);
+        let log = Log::open(log);
+        let logged = log.written.subscribe();
+        let tasks = vec![
+            AbortOnDropHandle::new(tokio::spawn(follow_status(self.api(), sender))),
+            AbortOnDropHandle::new(tokio::spawn(follow_log(self.api(), status.clone(), log))),
+        ];
+        Following { status, logged, _tasks: tasks }
+    }
+}
+
+async fn follow_status(api: GuestApi, sender: watch::Sender<Option<Status>>) {
+    let mut pause = Pause::new();
+    loop {
+        let mut events = api.events();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(status) => {
+                    pause.reset();
+                    sender.send_replace(Some(status));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the guest agent's events broke off; asking again");
+                    break;
+                }
+            }
+        }
+        pause.wait().await;
+    }
+}
+
+async fn follow_log(api: GuestApi, mut status: watch::Receiver<Option<Status>>, mut log: Log) {
+    let begun = |s: &Option<Status>| s.as_ref().is_some_and(|s| s.setup.phase != SetupPhase::None);
+    if status.wait_for(begun).await.is_err() {
+        return;
+    }
+    let mut pause = Pause::new();
+    loop {
+        let mut chunks = api.setup_log(log.len());
+        let mut whole = false;
+        loop {
+            match chunks.next().await {
+                Some(Ok(bytes)) => {
+                    pause.reset();
+                    if let Err(error) = log.append(&bytes) {
+                        tracing::warn!(%error, "the setup script's output cannot be written to setup.log any more");
+                        return;
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the setup script's output broke off; asking again");
+                    break;
+                }
+                None => {
+                    whole = true;
+                    break;
+                }
+            }
+        }
+        let all = |s: &Option<Status>| {
+            s.as_ref().is_some_and(|s| s.setup.phase == SetupPhase::Exited && log.len() >= s.setup.log_bytes)
+        };
+        if whole && all(&status.borrow()) {
+            return;
+        }
+        pause.wait().await;
+    }
+}
+
+pub(super) async fn exec(socket: &Path, request: ExecRequest) -> Result<ExecResponse, GuestError> {
+    GuestApi::new(socket).exec(request).await.map_err(api_error)
+}
+
+fn api_error(error: ApiError) -> GuestError {
+    match error.status() {
+        // A server error may be a full disk that is being emptied; anything else is our fault, or another script's.
+        Some(status) if status.is_client_error() => GuestError::Refused(error.to_string()),
+        _ => GuestError::Broken(error.to_string()),
+    }
+}

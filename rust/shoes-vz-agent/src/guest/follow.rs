@@ -1,0 +1,71 @@
+//! A guest followed: its last known state, and how much of the script's output has come over.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use shoes_vz_model::guest::Status;
+use tokio::{sync::watch, time::sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Dropping it ends the following, and nothing else.
+pub struct Following {
+    /// The last known state; `None` before the first.
+    pub status: watch::Receiver<Option<Status>>,
+    /// Bytes of the script's output in the log.
+    pub logged: watch::Receiver<u64>,
+    pub(super) _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+/// `setup.log`, which only grows: its length is how much has come over, through any number of restarts.
+pub(super) struct Log {
+    path: PathBuf,
+    file: Option<File>,
+    pub(super) written: watch::Sender<u64>,
+}
+
+impl Log {
+    pub(super) fn open(path: &Path) -> Self {
+        let len = fs::metadata(path).map_or(0, |m| m.len());
+        Self { path: path.to_owned(), file: None, written: watch::Sender::new(len) }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        *self.written.borrow()
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(File::options().create(true).append(true).mode(0o600).open(&self.path)?),
+        };
+        file.write_all(bytes)?;
+        self.written.send_modify(|n| *n += bytes.len() as u64);
+        Ok(())
+    }
+}
+
+/// Between two tries to reach a guest agent that went away: longer each time, until something comes again.
+pub(super) struct Pause(Duration);
+
+impl Pause {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    pub(super) fn new() -> Self {
+        Self(Self::FIRST)
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.0 = Self::FIRST;
+    }
+
+    pub(super) async fn wait(&mut self) {
+        sleep(self.0).await;
+        self.0 = Self::LONGEST.min(self.0 * 2);
+    }
+}

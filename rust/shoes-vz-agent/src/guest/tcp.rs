@@ -1,0 +1,277 @@
+//! A guest by its address: templates with the Go guest agent, which has neither events nor setup scripts.
+//!
+//! The setup script goes over SSH: by stdin into a private file, then run detached from the connection, so that neither
+//! a dropped connection nor a restarted agent ends it. `$HOME/.shoes-vz-setup/` in the guest holds `script`, `log`,
+//! `exit` and, as the mark that it was started once, `started`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use shoes_vz_model::{
+    guest::{ExecRequest, ExecResponse, SetupPhase, SetupStatus, Status, port},
+    id::RunnerId,
+};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Following, GuestError,
+    follow::{Log, Pause},
+};
+use crate::{
+    runner::Script,
+    ssh::{Exit, Session, Ssh, SshError},
+};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+/// The Go guest agent can only be asked.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+const MAX_ANSWER: usize = 64 << 20;
+
+/// See the module.
+#[derive(Clone)]
+pub struct TcpGuest {
+    ip: IpAddr,
+    ssh: Ssh,
+}
+
+impl TcpGuest {
+    pub(super) fn new(ip: IpAddr, ssh: Ssh) -> Self {
+        Self { ip, ssh }
+    }
+
+    pub(super) fn address(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub(super) async fn try_ssh(&self) -> Result<(), SshError> {
+        self.ssh.ready(self.connect().await?).await
+    }
+
+    pub(super) async fn hand_over(&self, script: &Script) -> Result<(), GuestError> {
+        let session = self.session().await?;
+        let bytes = script.secret().clone();
+        let exit = session.run(&start_command(bytes.len()), bytes, |_| {}).await?;
+        session.end().await;
+        match exit {
+            Exit::Code(0) => Ok(()),
+            Exit::Code(code) => Err(GuestError::Broken(format!("the guest's shell could not take the setup script (exit code {code})"))),
+            Exit::Abnormal => Err(GuestError::Broken("the guest broke off while taking the setup script".into())),
+        }
+    }
+
+    pub(super) fn follow(&self, runner: RunnerId, log: &Path) -> Following {
+        let (sender, status) = watch::channel(None);
+        let setup = SetupStatus { id: runner.to_string(), phase: SetupPhase::Running, ..SetupStatus::default() };
+        let setup = watch::Sender::new(setup);
+        let log = Log::open(log);
+        let logged = log.written.subscribe();
+        let tasks = vec![
+            AbortOnDropHandle::new(tokio::spawn(follow_status(self.ip, setup.subscribe(), sender))),
+            AbortOnDropHandle::new(tokio::spawn(follow_script(self.clone(), setup, log))),
+        ];
+        Following { status, logged, _tasks: tasks }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, SshError> {
+        let address = SocketAddr::new(self.ip, port::SSH);
+        match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+            Ok(stream) => stream.map_err(|e| SshError::Connect(format!("connecting to {address}: {e}"))),
+            Err(_) => Err(SshError::Connect(format!("connecting to {address}: no answer"))),
+        }
+    }
+
+    async fn session(&self) -> Result<Session, SshError> {
+        self.ssh.session(self.connect().await?).await
+    }
+}
+
+/// Takes `bytes` bytes of script on stdin and starts it, once. A script that came over in part is never started.
+fn start_command(bytes: usize) -> String {
+    format!(
+        "umask 077; d=$HOME/.shoes-vz-setup; mkdir -p \"$d\" && cat > \"$d/part\" && \
+         test $(wc -c < \"$d/part\") -eq {bytes} && mkdir \"$d/started\" 2>/dev/null || test -d \"$d/started\" || exit 65; \
+         test -f \"$d/script\" && exit 0; mv \"$d/part\" \"$d/script\" && : > \"$d/log\" && \
+         {{ nohup /bin/sh -c '/bin/bash \"$0/script\" > \"$0/log\" 2>&1 < /dev/null; echo $? > \"$0/code\"; \
+         mv \"$0/code\" \"$0/exit\"' \"$d\" > /dev/null 2>&1 < /dev/null & }}"
+    )
+}
+
+/// The log from `offset` on, until the script has exited.
+fn follow_command(offset: u64) -> String {
+    format!(
+        "d=$HOME/.shoes-vz-setup; tail -c +{} -f \"$d/log\" & t=$!; \
+         until test -f \"$d/exit\"; do sleep 1; done; kill $t",
+        offset + 1
+    )
+}
+
+/// What of the log is still missing, then nothing; exits as the script did.
+fn rest_command(offset: u64) -> String {
+    format!("d=$HOME/.shoes-vz-setup; tail -c +{} \"$d/log\"; exit $(cat \"$d/exit\")", offset + 1)
+}
+
+async fn follow_script(guest: TcpGuest, setup: watch::Sender<SetupStatus>, mut log: Log) {
+    let mut pause = Pause::new();
+    loop {
+        match follow_once(&guest, &mut log).await {
+            Ok(code) => {
+                let log_bytes = log.len();
+                setup.send_modify(|s| {
+                    (s.phase, s.exit_code, s.log_bytes) = (SetupPhase::Exited, Some(code), log_bytes);
+                });
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the setup script's output broke off; asking again"),
+        }
+        pause.wait().await;
+    }
+}
+
+async fn follow_once(guest: &TcpGuest, log: &mut Log) -> Result<i32, GuestError> {
+    let session = guest.session().await?;
+    let mut written = Ok(());
+    let mut append = |log: &mut Log, bytes: &[u8]| {
+        if written.is_ok() {
+            written = log.append(bytes);
+        }
+    };
+    let followed = session.run(&follow_command(log.len()), Bytes::new(), |bytes| append(log, bytes)).await?;
+    if followed == Exit::Abnormal {
+        return Err(GuestError::Broken("the connection ended before the script".into()));
+    }
+    let exit = session.run(&rest_command(log.len()), Bytes::new(), |bytes| append(log, bytes)).await?;
+    session.end().await;
+    if let Err(error) = written {
+        tracing::warn!(%error, "setup.log cannot be written; the setup script's output is lost");
+    }
+    match exit {
+        Exit::Code(code) => Ok(i32::try_from(code).unwrap_or(i32::MAX)),
+        Exit::Abnormal => Err(GuestError::Broken("how the script ended is not known yet".into())),
+    }
+}
+
+async fn follow_status(
+    ip: IpAddr,
+    mut setup: watch::Receiver<SetupStatus>,
+    sender: watch::Sender<Option<Status>>,
+) {
+    let mut reached = true;
+    loop {
+        let asked = timeout(STATUS_DEADLINE, get_status(ip)).await;
+        let now = setup.borrow_and_update().clone();
+        match asked.unwrap_or_else(|_| Err(GuestError::Broken("no answer".into()))) {
+            Ok(status) => {
+                reached = true;
+                sender.send_replace(Some(Status { setup: now, ..status }));
+            }
+            Err(error) => {
+                if std::mem::take(&mut reached) {
+                    tracing::warn!(%ip, %error, "the guest agent does not tell the runner's state; asking on");
+                }
+                // The script's own exit needs no guest agent to be known.
+                sender.send_modify(|last| last.get_or_insert_default().setup = now);
+            }
+        }
+        tokio::select! {
+            changed = setup.changed() => if changed.is_err() { sleep(STATUS_EVERY).await },
+            () = sleep(STATUS_EVERY) => {}
+        }
+    }
+}
+
+async fn get_status(ip: IpAddr) -> Result<Status, GuestError> {
+    let answer = call(ip, "GET", "/status", Bytes::new()).await?;
+    serde_json::from_slice(&answer).map_err(|e| GuestError::Broken(format!("GET /status: {e}")))
+}
+
+pub(super) async fn exec(ip: IpAddr, request: ExecRequest) -> Result<ExecResponse, GuestError> {
+    let body = serde_json::to_vec(&request).map_err(|e| GuestError::Refused(e.to_string()))?;
+    let answer = call(ip, "POST", "/exec", body.into()).await?;
+    serde_json::from_slice(&answer).map_err(|e| GuestError::Broken(format!("POST /exec: {e}")))
+}
+
+async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes) -> Result<Bytes, GuestError> {
+    let address = SocketAddr::new(ip, port::API);
+    let broken = |e: &dyn std::error::Error| GuestError::Broken(format!("{method} {path} at {address}: {e}"));
+    let stream = TcpStream::connect(address).await.map_err(|e| broken(&e))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, address.to_string())
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|e| broken(&e))?;
+    let answer = sender.send_request(request).await.map_err(|e| broken(&e))?;
+    let status = answer.status();
+    let bytes = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| broken(&*e))?.to_bytes();
+    drop(connection);
+    match status.is_success() {
+        true => Ok(bytes),
+        false => Err(GuestError::Refused(format!(
+            "{method} {path} at {address}: answered {status}: {}",
+            String::from_utf8_lossy(&bytes).trim()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, process::Stdio};
+
+    use super::*;
+
+    /// Runs a command as sshd would: by a shell, with the connection as its stdin.
+    fn shell(home: &Path, command: &str, stdin: &[u8]) -> std::process::Output {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", command])
+            .env("HOME", home)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    #[test]
+    fn a_script_is_started_once_and_its_output_and_exit_code_come_over_in_pieces() {
+        let home = tempfile::tempdir().unwrap();
+        let script = b"echo $PPID >> \"$HOME/starts\"; echo one; echo two; exit 7\n";
+        for _ in 0..2 {
+            assert!(shell(home.path(), &start_command(script.len()), script).status.success());
+        }
+        let followed = shell(home.path(), &follow_command(0), b"");
+        assert!(b"one\ntwo\n".starts_with(&followed.stdout), "{followed:?}");
+        let rest = shell(home.path(), &rest_command(4), b"");
+        assert_eq!((rest.stdout.as_slice(), rest.status.code()), (&b"two\n"[..], Some(7)));
+        let starts = std::fs::read_to_string(home.path().join("starts")).unwrap();
+        assert_eq!(starts.lines().count(), 1, "{starts}");
+    }
+
+    #[test]
+    fn a_script_that_came_over_in_part_is_not_started() {
+        let home = tempfile::tempdir().unwrap();
+        let cut = shell(home.path(), &start_command(100), b"touch $HOME/started-anyway\n");
+        assert_eq!(cut.status.code(), Some(65));
+        let whole = b"echo whole\n";
+        assert!(shell(home.path(), &start_command(whole.len()), whole).status.success());
+        assert!(shell(home.path(), &follow_command(0), b"").status.success());
+        assert_eq!(shell(home.path(), &rest_command(0), b"").stdout, b"whole\n");
+        assert!(!home.path().join("started-anyway").exists());
+    }
+}

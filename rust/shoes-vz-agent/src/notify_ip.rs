@@ -1,0 +1,237 @@
+//! `POST /notify-ip`: how guests with the Go guest agent tell their address, with its JSON and status codes.
+//!
+//! The claimed `runner_id` says nothing (it is the guest's hardware UUID), so it is not looked at. A notice counts only
+//! when the claimed address is the connection's own source. Whose it is, is never guessed: only one VM at a time may
+//! be between its start and its address, and an address that is somebody's already is not given to another.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{ConnectInfo, State},
+    http::StatusCode,
+    routing::post,
+};
+use shoes_vz_model::guest::IpNotice;
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Where the listener binds: on macOS guests come in over vmnet's interface, which is there only once a VM is; on Linux
+/// guests come in through the hypervisor's own process.
+const INTERFACE: Ipv4Addr = if cfg!(target_os = "macos") { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+
+/// Addresses of guests, as they come.
+#[derive(Clone)]
+pub struct Notices {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    turn: Arc<Semaphore>,
+    state: Mutex<Desk>,
+    address: SocketAddr,
+    _server: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Desk {
+    waiting: Option<oneshot::Sender<IpAddr>>,
+    given: BTreeSet<IpAddr>,
+}
+
+/// The port could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("--ip-notify-port: listening on {address}: {source}; is another agent running, or the port taken?")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl Notices {
+    /// Listens on `port`; 0 is any.
+    pub async fn listen(port: u16) -> Result<Self, ListenError> {
+        let address = SocketAddr::new(INTERFACE.into(), port);
+        let fail = |source| ListenError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(fail)?;
+        let address = listener.local_addr().map_err(fail)?;
+        let shared = Arc::new(Shared {
+            turn: Arc::new(Semaphore::new(1)),
+            state: Mutex::default(),
+            address,
+            _server: Mutex::default(),
+        });
+        let notices = Self { shared: shared.clone() };
+        let server = tokio::spawn(serve(listener, Arc::downgrade(&shared)));
+        *shared._server.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(server));
+        Ok(notices)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// The right to be the only VM whose address is not known. To be had before the VM is started.
+    pub async fn turn(&self) -> Turn {
+        Turn { _permit: self.shared.turn.clone().acquire_owned().await.ok(), notices: self.clone() }
+    }
+
+    /// A guest known from before: its notices are its own.
+    pub fn known(&self, ip: IpAddr) -> IpAddr {
+        self.desk().given.insert(ip);
+        ip
+    }
+
+    /// The guest is gone; its address may come again.
+    pub fn forget(&self, ip: IpAddr) {
+        self.desk().given.remove(&ip);
+    }
+
+    fn desk(&self) -> std::sync::MutexGuard<'_, Desk> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Notices::turn`].
+pub struct Turn {
+    // Always there: the semaphore is never closed.
+    _permit: Option<OwnedSemaphorePermit>,
+    notices: Notices,
+}
+
+impl Turn {
+    /// The address the VM tells.
+    pub async fn address(self) -> IpAddr {
+        loop {
+            let (sender, receiver) = oneshot::channel();
+            self.notices.desk().waiting = Some(sender);
+            if let Ok(ip) = receiver.await {
+                return ip;
+            }
+        }
+    }
+}
+
+type Desks = std::sync::Weak<Shared>;
+
+async fn serve(listener: TcpListener, shared: Desks) {
+    let app = Router::new().route("/notify-ip", post(notice)).with_state(shared);
+    let served = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the address listener ended; guests with the Go guest agent cannot be found any more");
+    }
+}
+
+async fn notice(
+    ConnectInfo(source): ConnectInfo<SocketAddr>,
+    State(shared): State<Desks>,
+    body: Bytes,
+) -> (StatusCode, String) {
+    let said = |code, words: &str| (code, format!("{words}\n"));
+    let Ok(notice) = serde_json::from_slice::<IpNotice>(&body) else { return said(StatusCode::BAD_REQUEST, "invalid JSON") };
+    if notice.runner_id.is_empty() || notice.ip_address.is_empty() {
+        return said(StatusCode::BAD_REQUEST, "runner_id and ip_address are required");
+    }
+    let Ok(claimed) = notice.ip_address.parse::<IpAddr>() else {
+        return said(StatusCode::BAD_REQUEST, "ip_address is no IP address");
+    };
+    if claimed.to_canonical() != source.ip().to_canonical() {
+        tracing::warn!(%source, %claimed, "somebody told an address that is not its own");
+        return said(StatusCode::FORBIDDEN, "ip_address is not where this request comes from");
+    }
+    let Some(shared) = shared.upgrade() else { return said(StatusCode::NOT_FOUND, "No pending requests") };
+    let mut desk = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+    let ok = || (StatusCode::OK, "{\"status\":\"ok\"}\n".to_owned());
+    if desk.given.contains(&claimed) {
+        return ok();
+    }
+    match desk.waiting.take().map(|waiting| waiting.send(claimed)) {
+        Some(Ok(())) => {
+            desk.given.insert(claimed);
+            tracing::info!(ip = %claimed, "a guest told its address");
+            ok()
+        }
+        _ => said(StatusCode::NOT_FOUND, "No pending requests"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn post(address: SocketAddr, body: &str) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "POST /notify-ip HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, answer.rsplit("\r\n\r\n").next().unwrap().to_owned())
+    }
+
+    fn told(ip: &str) -> String {
+        format!(r#"{{"runner_id":"564D-…","ip_address":"{ip}"}}"#)
+    }
+
+    /// Waits until somebody waits for an address.
+    async fn somebody_waits(notices: &Notices) {
+        while notices.desk().waiting.is_none() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guests_own_address_reaches_whoever_waits_and_nobody_else() {
+        let notices = Notices::listen(0).await.unwrap();
+        let address = notices.address();
+        assert_eq!(post(address, &told("127.0.0.1")).await.0, 404, "nobody waits");
+        let waiting = tokio::spawn({
+            let notices = notices.clone();
+            async move { notices.turn().await.address().await }
+        });
+        somebody_waits(&notices).await;
+        assert_eq!(post(address, &told("192.168.64.7")).await.0, 403, "not the source");
+        assert_eq!(post(address, "{").await.0, 400);
+        assert_eq!(post(address, r#"{"runner_id":"","ip_address":"127.0.0.1"}"#).await.0, 400);
+        let (code, body) = post(address, &told("127.0.0.1")).await;
+        assert_eq!((code, body.trim()), (200, r#"{"status":"ok"}"#));
+        assert_eq!(waiting.await.unwrap().to_string(), "127.0.0.1");
+    }
+
+    #[tokio::test]
+    async fn a_known_guests_repeated_notice_is_not_given_to_another_vm() {
+        let notices = Notices::listen(0).await.unwrap();
+        let ip = notices.known(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let waiting = tokio::spawn({
+            let notices = notices.clone();
+            async move { notices.turn().await.address().await }
+        });
+        somebody_waits(&notices).await;
+        assert_eq!(post(notices.address(), &told("127.0.0.1")).await.0, 200);
+        assert!(notices.desk().waiting.is_some(), "whoever waits still waits");
+        notices.forget(ip);
+        assert_eq!(post(notices.address(), &told("127.0.0.1")).await.0, 200);
+        assert_eq!(waiting.await.unwrap(), ip);
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named() {
+        let taken = Notices::listen(0).await.unwrap();
+        let Err(error) = Notices::listen(taken.address().port()).await else { panic!("the port is taken") };
+        assert!(error.to_string().contains(&taken.address().to_string()), "{error}");
+    }
+}

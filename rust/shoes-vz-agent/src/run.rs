@@ -1,0 +1,161 @@
+//! `run`: settings, build, serve, go. The VMs stay.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use shoes_vz_model::id::AgentId;
+use shoes_vz_vm::spec::{Accelerator, HypervisorKind};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    bundles::Lock,
+    context::{Board, Context, OwnProgram},
+    ends::Ends,
+    files,
+    notify_ip::Notices,
+    runners::Runners,
+    server::{Host, Server},
+    settings::Settings,
+    slots::Slots,
+};
+
+/// Serves this host until told to stop.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut stop = Stop::catch()?;
+    let _lock = Lock::take(&settings.runners_path)?;
+    let agent_id = agent_id(&settings.state_dir)?;
+    let notices = match settings.ip_notify_port {
+        Some(port) => Some(Notices::listen(port).await?),
+        None => None,
+    };
+    let host = Host { agent_id, hostname: settings.hostname.clone(), max_runners: settings.max_runners };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), %agent_id, hostname = host.hostname, slots = host.max_runners,
+        template = settings.template.name, runners_path = %settings.runners_path.display(), "agent"
+    );
+    let accelerator = tokio::select! {
+        accelerator = accelerator(&settings) => accelerator,
+        () = stop.told() => return Ok(()),
+    };
+    let address = notices.as_ref().map(Notices::address);
+    let runners = Arc::new(Runners::new(Arc::new(Context {
+        agent_id: agent_id.to_string(),
+        template: settings.template,
+        runners_path: settings.runners_path,
+        login: settings.login,
+        hypervisor: settings.hypervisor,
+        accelerator,
+        display: settings.display,
+        start_deadline: settings.start_deadline,
+        max_lifetime: settings.max_lifetime,
+        registration_deadline: settings.registration_deadline,
+        launcher: Arc::new(OwnProgram(std::env::current_exe().context("finding this program's own file")?)),
+        board: Board::default(),
+        ends: Ends::open(&settings.state_dir).with_context(|| {
+            format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)
+        })?,
+        slots: Slots::new(settings.max_runners),
+        notices,
+    })));
+    runners.adopt_all().await.context("looking through the runners path")?;
+    let server = Server::new(&settings.server, settings.token.as_ref(), &host, runners)?;
+    let ready = ReadyFile { path: settings.ready_file, agent_id, address };
+    ready.remove()?;
+    tokio::select! {
+        () = server.serve(|_| ready.write()) => {}
+        () = stop.told() => {}
+    }
+    tracing::info!("the agent stops; its VMs go on, and the next agent adopts them");
+    ready.remove()
+}
+
+/// The one on disk, or a new one put there.
+fn agent_id(state_dir: &Path) -> anyhow::Result<AgentId> {
+    let path = state_dir.join(".agent-id");
+    match files::read(&path).with_context(|| format!("reading {path:?}"))? {
+        Some(bytes) => String::from_utf8_lossy(&bytes)
+            .trim()
+            .parse()
+            .with_context(|| format!("{path:?} holds no agent id; remove it to get a new one")),
+        None => {
+            let id = AgentId::random();
+            files::write(&path, format!("{id}\n").as_bytes()).with_context(|| format!("writing {path:?}"))?;
+            Ok(id)
+        }
+    }
+}
+
+/// Found out once, here, rather than by every VM.
+async fn accelerator(settings: &Settings) -> Accelerator {
+    match (settings.hypervisor, settings.accelerator) {
+        #[cfg(target_os = "linux")]
+        (HypervisorKind::Qemu, Accelerator::Auto) => shoes_vz_vm::accel::detect(&settings.state_dir).await,
+        (HypervisorKind::Qemu | HypervisorKind::Vz, given) => given,
+    }
+}
+
+/// SIGTERM or SIGINT.
+struct Stop {
+    term: Signal,
+    int: Signal,
+}
+
+impl Stop {
+    fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("catching signals");
+        Ok(Self { term: catch(SignalKind::terminate())?, int: catch(SignalKind::interrupt())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! { _ = self.term.recv() => {}, _ = self.int.recv() => {} }
+    }
+}
+
+/// There while the server has accepted this agent, for whoever starts it to wait for.
+struct ReadyFile {
+    path: Option<PathBuf>,
+    agent_id: AgentId,
+    address: Option<std::net::SocketAddr>,
+}
+
+impl ReadyFile {
+    fn write(&self) {
+        let Some(path) = &self.path else { return };
+        let words = serde_json::json!({
+            "agent_id": self.agent_id,
+            "pid": std::process::id(),
+            "ip_notify_addr": self.address,
+        });
+        if let Err(error) = files::write(path, format!("{words}\n").as_bytes()) {
+            tracing::error!(?path, %error, "--ready-file cannot be written");
+        }
+    }
+
+    fn remove(&self) -> anyhow::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("--ready-file: removing the old {path:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_id_stays_its_own_and_a_broken_one_is_not_replaced_silently() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = agent_id(dir.path()).unwrap();
+        assert_eq!(agent_id(dir.path()).unwrap(), id);
+        fs::write(dir.path().join(".agent-id"), "garbage").unwrap();
+        assert!(agent_id(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! All runners of this agent: what the server's commands do to them, and what is found at start.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use shoes_vz_model::{
+    bundle::{DiskState, RuntimeMetadata},
+    id::{RunnerId, RunnerName},
+};
+use shoes_vz_proto::agent::{
+    CreateRunnerCommand, DeleteRunnerCommand, Runner, SyncResponse, sync_response::Command,
+};
+use shoes_vz_vm::client::Vm;
+
+use crate::{
+    bundles::{self, Bundle},
+    context::Context,
+    runner::{self, Handle, Order},
+};
+
+/// Command ids remembered, so that a command sent twice is applied once.
+const REMEMBERED: usize = 4096;
+
+/// See the module.
+pub struct Runners {
+    ctx: Arc<Context>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    live: BTreeMap<RunnerId, Handle>,
+    /// Command id and the answer given.
+    applied: VecDeque<(String, String)>,
+}
+
+impl Runners {
+    /// None yet.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx, state: Mutex::default() }
+    }
+
+    /// What they share.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    /// Takes over every VM a former agent left, and removes what is left of those that are over.
+    pub async fn adopt_all(&self) -> std::io::Result<()> {
+        let found = bundles::scan(&self.ctx.runners_path)?;
+        for path in found.foreign {
+            tracing::warn!(?path, "this directory is no bundle of an agent's; it is left alone");
+        }
+        for runner in self.ctx.ends.all() {
+            // Its bundle is gone, so nothing but the server's acknowledgement is missing; else it is buried below.
+            if !found.bundles.iter().any(|b| b.runner.to_string() == runner.runner_id) {
+                self.ctx.board.publish(runner);
+            }
+        }
+        for bundle in found.bundles {
+            self.adopt(bundle).await;
+        }
+        Ok(())
+    }
+
+    async fn adopt(&self, bundle: Bundle) {
+        let meta = match bundle.metadata() {
+            Ok(Some(meta)) => meta,
+            Ok(None) => nameless(&bundle),
+            Err(error) => {
+                tracing::warn!(bundle = ?bundle.path, %error, "RuntimeMetadata.json cannot be read; the runner is known by its id only");
+                nameless(&bundle)
+            }
+        };
+        let (runner, name) = (bundle.runner, meta.runner_name.clone());
+        let (ctx, ticket) = (self.ctx.clone(), self.ctx.slots.adopt());
+        let handle = match Vm::adopt(&bundle.path).await {
+            Ok(Some(vm)) => {
+                tracing::info!(runner_id = %runner, runner_name = name, "adopting a live VM");
+                runner::adopt(ctx, bundle, meta, vm, ticket)
+            }
+            Ok(None) => {
+                tracing::info!(runner_id = %runner, runner_name = name, "removing the bundle of a VM that is over");
+                runner::bury(ctx, bundle, meta, ticket)
+            }
+            // Its teardown looks again, and holds the slot until the VM is surely gone.
+            Err(error) => {
+                tracing::warn!(runner_id = %runner, %error, "a VM that does not answer is removed");
+                runner::bury(ctx, bundle, meta, ticket)
+            }
+        };
+        self.lock().live.insert(runner, handle);
+    }
+
+    /// Applies a command once, and says why it is refused; "" when it is not.
+    pub fn apply(&self, response: SyncResponse) -> String {
+        let id = response.command_id;
+        let mut state = self.lock();
+        if let Some((_, answer)) = state.applied.iter().find(|(known, _)| !id.is_empty() && *known == id) {
+            return answer.clone();
+        }
+        state.live.retain(|_, handle| !handle.is_over());
+        let answer = match response.command {
+            Some(Command::CreateRunner(create)) => self.create(&mut state, create),
+            Some(Command::DeleteRunner(delete)) => self.delete(&mut state, &delete),
+            Some(Command::Noop(_)) | None => Ok(()),
+        };
+        let answer = answer.err().unwrap_or_default();
+        if !answer.is_empty() {
+            tracing::warn!(command_id = id, answer, "a command of the server's is refused");
+        }
+        if !id.is_empty() {
+            state.applied.push_back((id, answer.clone()));
+            if state.applied.len() > REMEMBERED {
+                state.applied.pop_front();
+            }
+        }
+        answer
+    }
+
+    fn create(&self, state: &mut State, create: CreateRunnerCommand) -> Result<(), String> {
+        let request_id = create.request_id.clone();
+        let order = self.order(create)?;
+        // One runner, one VM, however often and by whichever stream it is asked for.
+        if state.live.contains_key(&order.id) || self.ctx.board.get(&order.id.to_string()).is_some() {
+            tracing::info!(runner_id = %order.id, "this runner is here already");
+            return Ok(());
+        }
+        let ticket = self.ctx.slots.take().map_err(|e| e.to_string())?;
+        tracing::info!(runner_id = %order.id, runner_name = order.name, request_id, "creating a runner");
+        let id = order.id;
+        state.live.insert(id, runner::begin(self.ctx.clone(), order, ticket));
+        Ok(())
+    }
+
+    fn order(&self, create: CreateRunnerCommand) -> Result<Order, String> {
+        let id: RunnerId = create.runner_id.parse().map_err(|e| format!("{e}"))?;
+        let name: RunnerName = create.runner_name.parse().map_err(|e| format!("{e}"))?;
+        let mine = &self.ctx.template;
+        if !create.template.is_empty() && create.template != mine.name {
+            return Err(format!("template {:?} is not on this host, which has {:?}", create.template, mine.name));
+        }
+        let seconds = |n: u64| (n > 0).then(|| Duration::from_secs(n));
+        Ok(Order {
+            id,
+            name: name.into(),
+            cloud_id: create.cloud_id,
+            script: create.setup_script.into_bytes().into(),
+            cpus: create.cpus,
+            memory_bytes: create.memory_bytes,
+            disk_bytes: create.disk_bytes,
+            max_lifetime: seconds(create.max_lifetime_seconds),
+            start_deadline: seconds(create.start_deadline_seconds),
+        })
+    }
+
+    fn delete(&self, state: &mut State, delete: &DeleteRunnerCommand) -> Result<(), String> {
+        let id: RunnerId = delete.runner_id.parse().map_err(|e| format!("{e}"))?;
+        match state.live.get(&id) {
+            Some(handle) => {
+                tracing::info!(runner_id = %id, request_id = delete.request_id, "deleting a runner");
+                handle.delete();
+            }
+            None => {
+                tracing::info!(runner_id = %id, request_id = delete.request_id, "the runner to delete is gone already");
+                // A Go server acknowledges no ends: that it deletes the runner is all it will ever say.
+                self.forget_ended(&[delete.runner_id.clone()]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The server has stored these ends.
+    pub fn end_acks(&self, runner_ids: &[String]) {
+        self.forget_ended(runner_ids);
+    }
+
+    /// Takes ended runners down; the living stay whatever the server says.
+    fn forget_ended(&self, runner_ids: &[String]) {
+        let ended = |id: &&String| self.ctx.board.get(id).is_some_and(|r: Runner| r.end.is_some());
+        let ended: Vec<String> = runner_ids.iter().filter(ended).cloned().collect();
+        self.ctx.ends.forget(&ended);
+        self.ctx.board.remove(&ended);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All that is known of a bundle without metadata.
+fn nameless(bundle: &Bundle) -> RuntimeMetadata {
+    let now = Timestamp::now();
+    RuntimeMetadata {
+        runner_id: bundle.runner.to_string(),
+        ip_address: String::new(),
+        created_at: now,
+        state: DiskState::Error,
+        updated_at: now,
+        runner_name: String::new(),
+        cloud_id: String::new(),
+        template_path: String::new(),
+        setup_handed_over: false,
+        ssh_ready: false,
+        runner_seen: false,
+        stages: Vec::new(),
+        max_lifetime_seconds: 0,
+    }
+}

@@ -1,0 +1,173 @@
+//! One Sync stream, from its opening to its end.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use shoes_vz_proto::agent::{
+    CommandAck, EndKind, RegisterAgentResponse, Runner, RunnerState, SyncRequest, SyncResponse,
+    sync_response::Command,
+};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{Client, REGISTER_DEADLINE};
+use crate::runners::Runners;
+
+/// Runs it; `opened` is called once the server has taken it, and the answer says why it ended.
+pub(super) async fn run(
+    client: Client,
+    registered: &RegisterAgentResponse,
+    runners: &Runners,
+    opened: impl FnOnce(),
+) -> Status {
+    // One message in flight: the next is made when it can go, so it always tells the present.
+    let (sender, receiver) = mpsc::channel(1);
+    let mut link = Link { agent_id: registered.agent_id.clone(), sender, runners };
+    let ended = match registered.protocol {
+        0 => {
+            let seconds = u64::try_from(registered.sync_interval_seconds).unwrap_or(0).max(1);
+            link.ticked(client, receiver, Duration::from_secs(seconds), opened).await
+        }
+        _ => link.pushed(client, receiver, opened).await,
+    };
+    ended.err().unwrap_or_else(|| Status::unavailable("the server ended the stream"))
+}
+
+struct Link<'a> {
+    agent_id: String,
+    sender: mpsc::Sender<SyncRequest>,
+    runners: &'a Runners,
+}
+
+impl Link<'_> {
+    async fn pushed(
+        &mut self,
+        client: Client,
+        receiver: mpsc::Receiver<SyncRequest>,
+        opened: impl FnOnce(),
+    ) -> Result<(), Status> {
+        let mut board = self.runners.context().board.watch();
+        // The server answers the opening only once it has heard who calls.
+        let first = self.request(&board.borrow_and_update(), Vec::new());
+        self.send(first).await?;
+        let mut responses = open(client, receiver).await?;
+        opened();
+        let mut acks = Vec::new();
+        loop {
+            let dirty = !acks.is_empty() || board.has_changed().map_err(|_| hung_up())?;
+            tokio::select! {
+                biased;
+                // Commands first: what they change goes out with the next message.
+                response = responses.message() => match response? {
+                    Some(response) => acks.extend(self.obey(response)),
+                    None => return Ok(()),
+                },
+                permit = self.sender.reserve(), if dirty => {
+                    let permit = permit.map_err(|_| hung_up())?;
+                    let request = self.request(&board.borrow_and_update(), std::mem::take(&mut acks));
+                    permit.send(request);
+                }
+                changed = board.changed(), if !dirty => {
+                    changed.map_err(|_| hung_up())?;
+                    board.mark_changed();
+                }
+            }
+        }
+    }
+
+    /// A Go server: a message each interval, at most one command in each answer.
+    async fn ticked(
+        &mut self,
+        client: Client,
+        receiver: mpsc::Receiver<SyncRequest>,
+        every: Duration,
+        opened: impl FnOnce(),
+    ) -> Result<(), Status> {
+        let board = self.runners.context().board.watch();
+        let mut tick = interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.tick().await;
+        let first = self.go_request(&board.borrow());
+        self.send(first).await?;
+        let mut responses = open(client, receiver).await?;
+        opened();
+        loop {
+            tokio::select! {
+                biased;
+                response = responses.message() => match response? {
+                    Some(response) => {
+                        let refused = self.runners.apply(response);
+                        if !refused.is_empty() {
+                            // It has no ear for a refusal; its own deadline is all there is.
+                            tracing::warn!(refused, "a Go server cannot be told that its command was refused");
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => {
+                    let request = self.go_request(&board.borrow());
+                    self.send(request).await?;
+                }
+            }
+        }
+    }
+
+    fn obey(&self, response: SyncResponse) -> Option<CommandAck> {
+        self.runners.end_acks(&response.end_acks);
+        let command_id = response.command_id.clone();
+        let is_command = !matches!(response.command, None | Some(Command::Noop(_)));
+        let error = self.runners.apply(response);
+        (is_command && !command_id.is_empty()).then_some(CommandAck { command_id, error })
+    }
+
+    fn request(&self, runners: &BTreeMap<String, Runner>, acks: Vec<CommandAck>) -> SyncRequest {
+        let active = runners.values().filter(|r| r.end.is_none()).count();
+        SyncRequest {
+            agent_id: self.agent_id.clone(),
+            active_runners: u32::try_from(active).unwrap_or(u32::MAX),
+            runners: runners.values().cloned().collect(),
+            acks,
+        }
+    }
+
+    /// In a Go server's terms. It waits for exactly SSH_READY, so a faster runner stays that until it ends. It knows no
+    /// ends: one that failed is shown as ERROR until it deletes it, any other is gone once it was shown to be going.
+    fn go_request(&self, runners: &BTreeMap<String, Runner>) -> SyncRequest {
+        let mut request = self.request(runners, Vec::new());
+        let mut told = Vec::new();
+        for runner in &mut request.runners {
+            match runner.end.take().map(|end| end.kind()) {
+                Some(EndKind::Failed | EndKind::VmDied) => runner.state = RunnerState::Error.into(),
+                Some(_) => {
+                    runner.state = RunnerState::TearingDown.into();
+                    told.push(runner.runner_id.clone());
+                }
+                None if runner.state() == RunnerState::Running => runner.state = RunnerState::SshReady.into(),
+                None => {}
+            }
+        }
+        self.runners.end_acks(&told);
+        request
+    }
+
+    async fn send(&self, request: SyncRequest) -> Result<(), Status> {
+        self.sender.send(request).await.map_err(|_| hung_up())
+    }
+}
+
+async fn open(
+    mut client: Client,
+    receiver: mpsc::Receiver<SyncRequest>,
+) -> Result<Streaming<SyncResponse>, Status> {
+    match timeout(REGISTER_DEADLINE, client.sync(ReceiverStream::new(receiver))).await {
+        Ok(opened) => opened.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("the server does not answer the stream")),
+    }
+}
+
+fn hung_up() -> Status {
+    Status::unavailable("the stream to the server is over")
+}

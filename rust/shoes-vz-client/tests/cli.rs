@@ -1,0 +1,253 @@
+//! The command line, as an operator and a script meet it.
+
+mod common;
+
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use common::{CLOUD_ID, Does, Fake, Kind, PATIENCE, host::command};
+use serde_json::Value;
+use shoes_vz_proto::{
+    agent::{
+        Agent, AgentCapacity, AgentStatus, EndKind, Runner, RunnerEnd, RunnerStage, RunnerState, StageTiming,
+    },
+    fleet::{AgentView, RunnerView},
+};
+use tokio::io::AsyncWriteExt as _;
+use tonic::Code;
+
+async fn client(fake: &Fake, args: &[&str]) -> Output {
+    let addr = fake.addr.to_string();
+    run(command(&[("SHOESVZ_SERVER_ADDR", &addr)]).args(args)).await
+}
+
+async fn run(command: &mut tokio::process::Command) -> Output {
+    tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+fn script(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+fn view(stage: RunnerStage, over: &[RunnerStage]) -> RunnerView {
+    let stages = over
+        .iter()
+        .map(|s| StageTiming { stage: (*s).into(), started_at: None, duration_us: 12_300 })
+        .collect();
+    let state = RunnerState::Booting.into();
+    let runner =
+        Runner { runner_name: "one".into(), state, stage: stage.into(), stages, ..Runner::default() };
+    RunnerView {
+        cloud_id: CLOUD_ID.into(),
+        agent_hostname: "mac-1".into(),
+        runner: Some(runner),
+        ..RunnerView::default()
+    }
+}
+
+fn ended() -> RunnerView {
+    let mut view = view(RunnerStage::Job, &[RunnerStage::Clone]);
+    let end = RunnerEnd {
+        kind: EndKind::Finished.into(),
+        reason: "the runner exited".into(),
+        ..RunnerEnd::default()
+    };
+    view.runner.as_mut().unwrap().end = Some(end);
+    view
+}
+
+#[tokio::test]
+async fn add_prints_the_cloud_id_and_sends_what_it_was_given() {
+    let fake = Fake::start(Does::Answers("large")).await;
+    let script = script(b"#!/bin/bash\n");
+    let path = script.path().to_str().unwrap();
+    let args = ["add", "--runner-name", "one", "--setup-script", path, "--resource-type", "2xlarge"];
+    let output = client(&fake, &[&args[..], &["--label", "a", "--label", "b"]].concat()).await;
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (Some(0), format!("{CLOUD_ID}\n").as_str()),
+        "{output:?}"
+    );
+    let seen = fake.until_seen(1).await;
+    assert_eq!(
+        (seen.name.as_str(), seen.script.as_str(), seen.resource_type.as_str()),
+        ("one", "#!/bin/bash\n", "2xlarge")
+    );
+    assert_eq!(seen.labels, ["a", "b"]);
+    assert!(seen.timeout.unwrap() > Duration::from_secs(290), "the default is myshoes' five minutes");
+}
+
+#[tokio::test]
+async fn add_json_prints_one_object_and_tells_the_stages_on_stderr() {
+    let fake = Fake::start(Does::Answers("nano")).await;
+    let over = [RunnerStage::Queue, RunnerStage::Clone, RunnerStage::Ssh];
+    fake.shows(vec![view(RunnerStage::Start, &over[..2]), view(RunnerStage::Ssh, &over)]);
+    let script = script(b"true");
+    let args = ["--json", "add", "--runner-name", "one", "--setup-script", script.path().to_str().unwrap()];
+    let output = client(&fake, &args).await;
+    let added = json(&output);
+    assert_eq!((&added["cloud_id"], &added["resource_type"]), (&CLOUD_ID.into(), &"nano".into()));
+    assert!(added["add_instance_ms"].as_f64().unwrap() > 0.0);
+    let told: Vec<_> =
+        stderr(&output).lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(told, ["queue 12.3 ms", "clone 12.3 ms", "start …", "ssh 12.3 ms"]);
+}
+
+#[tokio::test]
+async fn a_go_server_that_shows_no_runners_can_still_be_asked_to_add_and_delete() {
+    let fake = Fake::start_kind(Does::Answers(""), Kind::Go).await;
+    let script = script(b"true");
+    let args = ["add", "--runner-name", "one", "--setup-script", script.path().to_str().unwrap()];
+    let output = client(&fake, &args).await;
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), ""),
+        "no complaint about what is not there"
+    );
+    let output = client(&fake, &["--json", "delete", CLOUD_ID]).await;
+    assert_eq!(json(&output)["deleted"], true);
+    assert_eq!(fake.until_seen(2).await.name, CLOUD_ID);
+    for command in ["list", "agents", "watch"] {
+        let output = client(&fake, &[command]).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("Go implementation"), "{command}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_script_from_stdin_arrives_and_one_that_is_no_text_is_refused_with_its_line() {
+    let fake = Fake::start(Does::Answers("")).await;
+    let addr = fake.addr.to_string();
+    let mut piped = command(&[("SHOESVZ_SERVER_ADDR", &addr)]);
+    let mut child = piped
+        .args(["add", "--runner-name", "one", "--setup-script", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"echo piped\n").await.unwrap();
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(fake.until_seen(1).await.script, "echo piped\n");
+
+    let bad = script(b"#!/bin/bash\necho \xff\xfe\n");
+    let path = bad.path().to_str().unwrap();
+    let output = client(&fake, &["add", "--runner-name", "one", "--setup-script", path]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains(path) && stderr(&output).contains("not UTF-8: byte 17, on line 2"),
+        "{output:?}"
+    );
+    assert_eq!(fake.seen().len(), 1, "nothing of it is sent");
+}
+
+#[tokio::test]
+async fn every_mistake_is_told_at_once_and_exits_with_two() {
+    let args = ["add", "--runner-name", "", "--setup-script", "/nowhere/s.sh", "--resource-type", "huge"];
+    let output = run(command(&[]).args(args).args(["--token-file", "/nowhere/token", "--json"])).await;
+    assert_eq!(output.status.code(), Some(2));
+    let told = stderr(&output);
+    for words in ["--server", "/nowhere/token", "--runner-name", "/nowhere/s.sh", "\"huge\""] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert_eq!(json(&output)["error"]["code"], "USAGE");
+    let output = run(command(&[]).args(["add", "--runer-name", "x"])).await;
+    assert_eq!(output.status.code(), Some(2), "a flag that does not exist");
+}
+
+#[tokio::test]
+async fn a_refusal_exits_with_one_and_tells_its_code_and_words() {
+    let fake = Fake::start(Does::Refuses(Code::ResourceExhausted, "no free slot".into())).await;
+    let script = script(b"true");
+    let args = ["--json", "add", "--runner-name", "one", "--setup-script", script.path().to_str().unwrap()];
+    let output = client(&fake, &args).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no free slot (RESOURCE_EXHAUSTED)"), "{output:?}");
+    let error = &json(&output)["error"];
+    assert_eq!((&error["code"], &error["message"]), (&"RESOURCE_EXHAUSTED".into(), &"no free slot".into()));
+}
+
+#[tokio::test]
+async fn without_a_server_a_call_fails_within_its_timeout_and_names_the_address() {
+    let fake = Fake::down(Does::Hangs).await;
+    let output = client(&fake, &["delete", CLOUD_ID, "--timeout", "500ms"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(told.contains(&fake.addr.to_string()) && told.contains("UNAVAILABLE"), "{told}");
+    assert_eq!(told.matches("trying on").count(), 1, "it says once that it tries on: {told}");
+}
+
+#[tokio::test]
+async fn list_shows_the_living_and_with_all_the_ended_too() {
+    let fake = Fake::start(Does::Answers("")).await;
+    assert_eq!(stdout(&client(&fake, &["list"]).await), "no runners\n");
+    let mut other = ended();
+    other.cloud_id = "shoes-vz-2".into();
+    fake.shows(vec![view(RunnerStage::Guest, &[RunnerStage::Clone]), other]);
+    let shown = client(&fake, &["list"]).await;
+    assert!(stdout(&shown).contains("BOOTING") && stdout(&shown).contains("mac-1"), "{shown:?}");
+    assert_eq!(stdout(&shown).lines().count(), 2);
+    let all = json(&client(&fake, &["--json", "list", "--all"]).await);
+    assert_eq!(all["runners"].as_array().unwrap().len(), 2);
+    assert_eq!(all["runners"][0]["stages_ms"]["clone"], 12.3);
+    assert_eq!(all["runners"][1]["end"]["kind"], "finished");
+}
+
+#[tokio::test]
+async fn watch_prints_a_line_for_each_change_and_ends_with_the_runner() {
+    let fake = Fake::start(Does::Answers("")).await;
+    fake.shows(vec![view(RunnerStage::Clone, &[]), view(RunnerStage::Guest, &[RunnerStage::Clone]), ended()]);
+    let output = client(&fake, &["--json", "watch", "--runner-name", "one"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let stages: Vec<Value> =
+        stdout(&output).lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["stage"].clone()).collect();
+    assert_eq!(stages, ["clone", "guest", "job"]);
+    let output = client(&fake, &["watch", "--cloud-id", CLOUD_ID]).await;
+    let last = stdout(&output).lines().last().unwrap();
+    assert!(last.contains("gone") && last.contains("finished: the runner exited"), "{last}");
+}
+
+#[tokio::test]
+async fn agents_are_shown_with_their_load() {
+    let fake = Fake::start(Does::Answers("")).await;
+    assert_eq!(stdout(&client(&fake, &["agents"]).await), "no agents\n");
+    let capacity = AgentCapacity { max_runners: 2, cpu_cores: 8, memory_bytes: 1 << 34 };
+    let agent = Agent {
+        agent_id: "id".into(),
+        hostname: "mac-1".into(),
+        capacity: Some(capacity),
+        status: AgentStatus::Online.into(),
+    };
+    fake.has_agents(vec![AgentView { agent: Some(agent), runners: 1, ..AgentView::default() }]);
+    let shown = client(&fake, &["agents"]).await;
+    assert!(stdout(&shown).contains("online") && stdout(&shown).contains("1/2"), "{shown:?}");
+    assert_eq!(json(&client(&fake, &["agents", "--json"]).await)["agents"][0]["memory_bytes"], 1_u64 << 34);
+}
+
+#[tokio::test]
+async fn the_configuration_file_names_the_server_and_refuses_what_it_does_not_know() {
+    let fake = Fake::start(Does::Answers("")).await;
+    let config = script(format!("server = \"{}\"\n", fake.addr).as_bytes());
+    let path = config.path().to_str().unwrap();
+    let output = run(command(&[]).args(["--config", path, "list"])).await;
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), "no runners\n"), "{output:?}");
+    std::fs::write(config.path(), "server = \"a:1\"\ntokn_file = \"x\"\n").unwrap();
+    let output = run(command(&[]).args(["--config", path, "list"])).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("tokn_file"), "{output:?}");
+}

@@ -1,0 +1,8 @@
+//! The server as its callers meet it.
+// Helpers of tests are tests too, which clippy cannot see.
+#![allow(clippy::unwrap_used)]
+
+mod binary;
+mod common;
+mod door;
+mod grpc;

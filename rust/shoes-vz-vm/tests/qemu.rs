@@ -1,0 +1,327 @@
+//! The VM process with real QEMU and guests of a few instructions: every way a VM can end, in milliseconds.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a test's helper may panic as the test may")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shoes_vz_model::bundle::file;
+use shoes_vz_proto::vm::{VmEndKind, VmState};
+use shoes_vz_vm::{
+    client::{Stop, Vm, VmError},
+    clone::{make_bundle, remove_bundle},
+    spec::{Accelerator, VmSpec},
+    template::TemplateDir,
+};
+
+mod program {
+    //! 32-bit code, assembled by hand; each begins by writing "hi" to the serial port.
+
+    pub(super) const HANG: &[u8] = &[0xf4, 0xeb, 0xfd]; // hlt; jmp to it
+    /// outw $0x2000, $0x604: ACPI's soft-off.
+    pub(super) const POWER_OFF: &[u8] =
+        &[0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, 0xf4, 0xeb, 0xfd];
+    /// outb $0xfe, $0x64: the keyboard controller's reset line.
+    pub(super) const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+    /// Finds the PCI device 1b36:0011 (pvpanic), and writes "panicked" to its register.
+    #[rustfmt::skip]
+    pub(super) const PANIC: &[u8] = &[
+        0xbb, 0x00, 0x00, 0x00, 0x80, 0x89, 0xd8, 0x66, 0xba, 0xf8, 0x0c, 0xef, 0x66, 0xba, 0xfc, 0x0c, 0xed, 0x3d,
+        0x36, 0x1b, 0x11, 0x00, 0x74, 0x08, 0x81, 0xc3, 0x00, 0x08, 0x00, 0x00, 0xeb, 0xe5, 0x8d, 0x43, 0x10, 0x66,
+        0xba, 0xf8, 0x0c, 0xef, 0x66, 0xba, 0xfc, 0x0c, 0xed, 0x83, 0xe0, 0xf0, 0xc6, 0x00, 0x01, 0xf4, 0xeb, 0xfd,
+    ];
+    const SAY_HI: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, 0x68, 0xee, 0xb0, 0x69, 0xee, 0xb0, 0x0a, 0xee];
+
+    /// A Multiboot image QEMU loads as a kernel.
+    pub(super) fn image(code: &[u8]) -> Vec<u8> {
+        const AT: u32 = 0x10_0000;
+        let (magic, flags) = (0x1BAD_B002u32, 0x1_0000u32);
+        let entry = AT + 32;
+        let end = entry + (SAY_HI.len() + code.len()) as u32;
+        let checksum = 0u32.wrapping_sub(magic).wrapping_sub(flags);
+        let header = [magic, flags, checksum, AT, AT, end, end, entry];
+        let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+        image.extend(SAY_HI);
+        image.extend(code);
+        image
+    }
+}
+
+const EXE: &str = env!("CARGO_BIN_EXE_shoes-vz-vm-test");
+
+struct Host {
+    dir: tempfile::TempDir,
+    bundle: PathBuf,
+}
+
+impl Host {
+    fn new(kernel: &[u8]) -> Self {
+        Self::with(kernel, |_| ())
+    }
+
+    fn with(kernel: &[u8], change: impl FnOnce(&mut VmSpec)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let template = dir.path().join("template");
+        fs::create_dir(&template).unwrap();
+        fs::write(template.join("Template.json"), r#"{"os":"linux","guest_agent":"channel"}"#).unwrap();
+        fs::write(template.join("kernel"), kernel).unwrap();
+        fs::write(template.join("initrd"), "none").unwrap();
+        fs::File::create(template.join("Disk.img")).unwrap().set_len(1 << 20).unwrap();
+        let template = TemplateDir::open(&template).unwrap();
+        let mut spec = VmSpec {
+            // A VM outlives whoever started it; one of a failed test must not do so for long.
+            max_lifetime: Some(jiff::Timestamp::now() + Duration::from_secs(120)),
+            accelerator: Accelerator::Tcg,
+            memory_bytes: 64 << 20,
+            ..VmSpec::of_template(&template)
+        };
+        change(&mut spec);
+        let bundle = dir.path().join("1.bundle");
+        make_bundle(&template, &bundle, &spec).unwrap();
+        Self { dir, bundle }
+    }
+
+    async fn spawn(&self) -> Vm {
+        Vm::spawn(Path::new(EXE), &self.bundle).await.unwrap()
+    }
+
+    async fn started(&self) -> Vm {
+        let vm = self.spawn().await;
+        vm.start().await.unwrap();
+        vm
+    }
+
+    /// What the VM leaves: its end on disk; no socket, no process.
+    async fn assert_over(&self, vm: &Vm, kind: VmEndKind) -> String {
+        let end = vm.ended().await;
+        assert_eq!(end.kind, kind as i32, "{}", end.reason);
+        let status = vm.status().borrow().clone();
+        assert!(!alive(status.pid), "the VM process is gone");
+        until_gone(status.hypervisor_pid).await;
+        assert!(Vm::adopt(&self.bundle).await.unwrap().is_none());
+        end.reason
+    }
+
+    fn left(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&self.bundle)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn alive(pid: u32) -> bool {
+    // A zombie is dead.
+    pid != 0
+        && fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+            !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+        })
+}
+
+/// For a process that was sent its death already.
+async fn until_gone(pid: u32) {
+    let gone = async {
+        while alive(pid) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_powers_off_leaves_its_words_and_no_process() {
+    let host = Host::new(&program::image(program::POWER_OFF));
+    let vm = host.started().await;
+    let reason = host.assert_over(&vm, VmEndKind::GuestPoweroff).await;
+    assert_eq!(reason, "the guest powered itself off");
+    assert_eq!(vm.status().borrow().state, VmState::Stopped as i32);
+    assert_eq!(host.left(), ["Disk.qcow2", file::VM_SPEC, file::VM_END, file::CONSOLE_LOG, file::VM_LOG]);
+    let console = host.bundle.join(file::CONSOLE_LOG);
+    assert_eq!(fs::read_to_string(&console).unwrap(), "hi\n");
+    for name in host.left() {
+        let mode = fs::metadata(host.bundle.join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name} is closed to others");
+    }
+    remove_bundle(&host.bundle).unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_reboots_has_ended() {
+    let host = Host::new(&program::image(program::RESET));
+    let vm = host.started().await;
+    host.assert_over(&vm, VmEndKind::GuestReset).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_panics_is_told_apart_from_one_that_reboots() {
+    let host = Host::new(&program::image(program::PANIC));
+    let vm = host.started().await;
+    let reason = host.assert_over(&vm, VmEndKind::GuestPanic).await;
+    assert!(reason.contains("panicked"), "{reason}");
+    assert_eq!(vm.status().borrow().state, VmState::Failed as i32);
+}
+
+#[tokio::test]
+async fn a_killed_qemu_is_told_with_its_signal() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    signal(vm.status().borrow().hypervisor_pid, Signal::SIGKILL);
+    let reason = host.assert_over(&vm, VmEndKind::HypervisorKilled).await;
+    assert!(reason.contains("signal 9 (SIGKILL)"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_politely_terminated_qemu_did_not_power_off() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    signal(vm.status().borrow().hypervisor_pid, Signal::SIGTERM);
+    let reason = host.assert_over(&vm, VmEndKind::HypervisorKilled).await;
+    assert!(reason.contains("SIGTERM"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_kernel_qemu_cannot_load_is_told_in_qemus_words() {
+    let host = Host::new(b"this is no kernel");
+    let vm = host.spawn().await;
+    let error = vm.start().await.unwrap_err().to_string();
+    assert!(error.contains("QEMU did not start") && error.contains("kernel"), "{error}");
+    host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+}
+
+#[tokio::test]
+async fn a_template_that_went_away_is_named() {
+    let host = Host::new(&program::image(program::HANG));
+    fs::remove_file(host.dir.path().join("template/Disk.img")).unwrap();
+    let vm = host.spawn().await;
+    let error = vm.start().await.unwrap_err().to_string();
+    assert!(error.contains("template/Disk.img"), "{error}");
+    host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+}
+
+#[tokio::test]
+async fn a_killed_vm_process_takes_its_qemu_along_and_its_end_is_worded() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    signal(vm.status().borrow().pid, Signal::SIGKILL);
+    let reason = host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+    assert!(reason.contains("the VM process died of signal 9 (SIGKILL)"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_terminated_vm_process_ends_its_vm_in_order() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    signal(vm.status().borrow().pid, Signal::SIGTERM);
+    let reason = host.assert_over(&vm, VmEndKind::Requested).await;
+    assert!(reason.contains("SIGTERM"), "{reason}");
+    assert!(host.left().contains(&file::VM_END.to_owned()));
+}
+
+#[tokio::test]
+async fn a_vm_process_that_hangs_is_killed_by_a_forced_stop() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    signal(vm.status().borrow().pid, Signal::SIGSTOP);
+    vm.stop(Stop::Force).await.unwrap();
+    host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+}
+
+#[tokio::test]
+async fn a_forced_stop_ends_a_qemu_that_does_not_answer() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    signal(vm.status().borrow().hypervisor_pid, Signal::SIGSTOP);
+    vm.stop(Stop::Force).await.unwrap();
+    host.assert_over(&vm, VmEndKind::Requested).await;
+}
+
+#[tokio::test]
+async fn a_vm_outlives_whoever_started_it_and_is_adopted() {
+    let host = Host::new(&program::image(program::HANG));
+    let pid = {
+        // The runtime, and with it every task and child handle of this "agent", ends with this thread.
+        let bundle = host.bundle.clone();
+        std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+                let vm = Vm::spawn(Path::new(EXE), &bundle).await.unwrap();
+                vm.start().await.unwrap();
+                vm.status().borrow().pid
+            })
+        })
+        .join()
+        .unwrap()
+    };
+    let vm = Vm::adopt(&host.bundle).await.unwrap().unwrap();
+    let status = vm.status().borrow().clone();
+    assert_eq!(
+        (status.pid, status.state, status.accelerator.as_str()),
+        (pid, VmState::Running as i32, "tcg")
+    );
+    let session = nix::unistd::getsid(Some(Pid::from_raw(i32::try_from(pid).unwrap()))).unwrap();
+    assert_eq!(session.as_raw(), i32::try_from(pid).unwrap(), "it leads a session of its own");
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(vm.ended().await.kind, VmEndKind::Requested as i32);
+}
+
+#[tokio::test]
+async fn a_paused_vm_is_saved_and_goes_on() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    let error = vm.save(Path::new("vm.state")).await.unwrap_err().to_string();
+    assert!(error.contains("must be paused"), "{error}");
+    vm.pause().await.unwrap();
+    vm.save(Path::new("vm.state")).await.unwrap();
+    assert!(fs::metadata(host.bundle.join("vm.state")).unwrap().len() > 0);
+    vm.resume().await.unwrap();
+    vm.status().wait_for(|s| s.state == VmState::Running as i32).await.unwrap();
+    vm.stop(Stop::Force).await.unwrap();
+    host.assert_over(&vm, VmEndKind::Requested).await;
+}
+
+#[tokio::test]
+async fn a_vm_process_enforces_the_maximum_lifetime_itself() {
+    let soon = jiff::Timestamp::now() + Duration::from_secs(2);
+    let host = Host::with(&program::image(program::HANG), |spec| spec.max_lifetime = Some(soon));
+    let vm = host.started().await;
+    host.assert_over(&vm, VmEndKind::MaxLifetime).await;
+    assert!(jiff::Timestamp::now() >= soon);
+}
+
+#[tokio::test]
+async fn a_bundle_without_settings_gives_words_and_no_process() {
+    let host = Host::new(&program::image(program::HANG));
+    fs::remove_file(host.bundle.join(file::VM_SPEC)).unwrap();
+    let error = Vm::spawn(Path::new(EXE), &host.bundle).await.unwrap_err();
+    assert!(matches!(error, VmError::NotReady { .. }));
+    assert!(error.to_string().contains("Vm.json"), "{error}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_no_program_is_named() {
+    let host = Host::new(&program::image(program::HANG));
+    let error = Vm::spawn(Path::new("/nowhere/agent"), &host.bundle).await.unwrap_err();
+    assert!(matches!(error, VmError::Spawn { .. }), "{error}");
+    // A program that dies at once: what it said is in the log, and in the error.
+    let error = Vm::spawn(Path::new("/bin/false"), &host.bundle).await.unwrap_err().to_string();
+    assert!(error.contains("died without a word (exit status: 1)"), "{error}");
+}
+
+#[tokio::test]
+async fn a_path_too_long_for_a_socket_is_told_before_anything_starts() {
+    let error = Vm::adopt(&PathBuf::from(format!("/{}", "x".repeat(120)))).await.unwrap_err().to_string();
+    assert!(error.contains("--runners-path"), "{error}");
+}
