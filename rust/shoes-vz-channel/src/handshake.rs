@@ -10,13 +10,19 @@
 //! bytes replayed from a saved state or left over from an ended process can at worst provoke one needless answer.
 //! A new session ends the old one and all its streams. Pure: no I/O, no clock.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, Hasher, RandomState},
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 /// The channel protocol's number; ends with different ones do not make a session.
 pub const PROTOCOL: u32 = 1;
+
+/// How many replaced ends are remembered.
+const RETIRED: usize = 32;
 
 /// What an end says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -101,11 +107,13 @@ pub(crate) struct Handshake {
     nonce: u64,
     heard: u64,
     session_with: Option<u64>,
+    /// Nonces of ends that were replaced; no end takes one up again.
+    retired: VecDeque<u64>,
 }
 
 impl Handshake {
     pub(crate) fn new(role: Role, hello: Hello, nonce: u64) -> Self {
-        Self { role, hello, nonce, heard: 0, session_with: None }
+        Self { role, hello, nonce, heard: 0, session_with: None, retired: VecDeque::new() }
     }
 
     pub(crate) fn message(&self) -> Message {
@@ -124,8 +132,8 @@ impl Handshake {
     }
 
     pub(crate) fn on_message(&mut self, m: &Message) -> Heard {
-        if m.role == self.role {
-            return Heard::default(); // our own words, echoed by a terminal in between
+        if m.role == self.role || self.retired.contains(&m.nonce) {
+            return Heard::default(); // our own words, echoed by a terminal in between; or a replay
         }
         if m.hello.protocol != self.hello.protocol {
             return Heard { foreign: Some(m.hello.protocol), ..Heard::default() };
@@ -133,7 +141,10 @@ impl Handshake {
         let begin = (m.echo == self.nonce && self.session_with != Some(m.nonce))
             .then(|| session_id(self.role, self.nonce, m.nonce));
         if begin.is_some() {
-            self.session_with = Some(m.nonce);
+            if let Some(old) = self.session_with.replace(m.nonce) {
+                self.retired.truncate(RETIRED - 1);
+                self.retired.push_front(old);
+            }
         }
         self.heard = m.nonce;
         let proven = m.echo == self.nonce;
@@ -165,8 +176,6 @@ pub(crate) fn nonce() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use super::*;
     use proptest::prelude::*;
 
@@ -233,6 +242,18 @@ mod tests {
         let again = h.message();
         let (hs, gs, _) = settle(&mut h, &mut g, [].into(), [again].into());
         assert_eq!((hs.len(), gs.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_replaced_guests_proof_is_not_believed_again() {
+        let (mut h, mut first) = (end(Role::Host, 7), end(Role::Guest, 9));
+        let hello = first.message();
+        settle(&mut h, &mut first, [hello].into(), [].into());
+        let proof = first.message();
+        let mut second = end(Role::Guest, 10);
+        let hello = second.message();
+        settle(&mut h, &mut second, [hello].into(), [].into());
+        assert_eq!(h.on_message(&proof), Heard::default());
     }
 
     #[test]

@@ -51,6 +51,8 @@ struct Link<S> {
     out: mpsc::UnboundedSender<Out>,
     broken: mpsc::UnboundedSender<u64>,
     said_foreign: bool,
+    /// The last unknown session we answered.
+    unknown: Option<u64>,
 }
 
 /// Serves `io` until it ends or fails.
@@ -69,6 +71,7 @@ where
         out,
         broken,
         said_foreign: false,
+        unknown: None,
     };
     let writing = write(writer, out_queue);
     tokio::pin!(writing);
@@ -154,7 +157,11 @@ impl<S: Sessions> Link<S> {
 
     fn on_data(&mut self, frame: Frame) {
         let Some(current) = self.current.as_mut().filter(|c| c.id == frame.session) else {
-            return; // of a session that is over, or replayed
+            // Of a session that is over, or replayed; or the other end believes in one we know nothing of.
+            if self.unknown.replace(frame.session) != Some(frame.session) {
+                self.send(&self.handshake.message());
+            }
+            return;
         };
         let ahead = frame.seq.wrapping_sub(current.next_seq);
         if ahead > u32::MAX / 2 {

@@ -1,5 +1,7 @@
 //! myshoes' calls through the plugin to a server that answers, refuses, hangs, dies and comes back.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use std::{

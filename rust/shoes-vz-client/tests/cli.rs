@@ -1,5 +1,7 @@
 //! The command line, as an operator and a script meet it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use std::{

@@ -1,5 +1,7 @@
 //! The real hashicorp/go-plugin, started as myshoes starts it, against this plugin and a fake server.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The plugin's process, as go-plugin's host meets it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use std::time::{Duration, Instant};

@@ -249,9 +249,12 @@ fn fields_of_a_later_version_do_not_stop_an_earlier_one() {
     assert_eq!(read.state(), agent::RunnerState::Unspecified);
 }
 
+/// Number, type and name.
+type Field = (i32, &'static str, &'static str);
+
 /// Every message of the two Go programs: number, type, name of each field; `*` is repeated. What this project added is
 /// not listed: it may grow.
-const FIELDS: &[(&str, &[(i32, &str, &str)])] = &[
+const FIELDS: &[(&str, &[Field])] = &[
     (
         "whywaita.myshoes.AddInstanceRequest",
         &[

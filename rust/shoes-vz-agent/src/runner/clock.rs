@@ -92,17 +92,18 @@ pub(super) fn stage_name(number: i32) -> &'static str {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn each_stage_gets_its_own_time() {
+    #[tokio::test]
+    async fn each_stage_gets_its_own_time_and_no_moment_counts_twice() {
+        let whole = Instant::now();
         let mut clock = Clock::start(Stage::Clone);
-        tokio::time::advance(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         clock.enter(Stage::Start);
-        tokio::time::advance(Duration::from_millis(30)).await;
         clock.enter(Stage::Start);
-        tokio::time::advance(Duration::from_millis(2)).await;
         clock.enter(Stage::Guest);
-        let times: Vec<_> = clock.over().iter().map(|(name, _, us)| (name.as_str(), *us)).collect();
-        assert_eq!(times, [("clone", 10_000), ("start", 32_000)]);
+        let names: Vec<_> = clock.over().iter().map(|(name, _, _)| name.as_str()).collect();
+        assert_eq!(names, ["clone", "start"]);
+        let (clone, start) = (clock.over()[0].2, clock.over()[1].2);
+        assert!(clone >= 20_000 && u128::from(clone + start) <= whole.elapsed().as_micros(), "{clone} {start}");
         assert_eq!(clock.to_wire()[1].stage, wire::RunnerStage::Start as i32);
     }
 

@@ -1,5 +1,11 @@
 //! A fake shoes-vz-server that speaks the real protocol, and the plugin as a host sees it.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part"
+)]
 
 pub mod host;
 

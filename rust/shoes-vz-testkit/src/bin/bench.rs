@@ -124,7 +124,7 @@ fn clones(template: &Path) -> anyhow::Result<BTreeMap<String, Percentiles>> {
         }
         std::fs::File::create(copy.join("Disk.img"))?.set_len(gib << 30)?;
         let opened = TemplateDir::open(&copy)?;
-        let spec = shoes_vz_vm::spec::VmSpec::for_template(&opened);
+        let spec = shoes_vz_vm::spec::VmSpec::of_template(&opened);
         let mut times = Vec::new();
         for n in 0..100 {
             let begun = Instant::now();

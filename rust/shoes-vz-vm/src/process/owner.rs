@@ -167,7 +167,7 @@ impl Owner {
                 biased;
                 end = ended(&mut machine_state, &self.status) => return intent::end(self.intent, end),
                 () = &mut terminated, if !signalled => { signalled = true; self.stop(Intent::Terminated, machine.as_ref()); }
-                () = at(lifetime) => self.stop(Intent::MaxLifetime, machine.as_ref()),
+                () = at(None) => self.stop(Intent::MaxLifetime, machine.as_ref()),
                 () = until(self.grace) => { self.grace = None; if let Some(m) = &machine { m.kill() } }
                 Some(request) = self.requests.recv() => {
                     if let Some(future) = self.answer(request, machine.as_ref(), creating.is_some()) {
