@@ -37,7 +37,11 @@ check_tools() {
         strip:binutils ssh-keygen:openssh-client dpkg-deb:dpkg apt-get:apt; do
         [[ ${pair%%:*} == fakeroot && $(id -u) == 0 ]] || command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
     done
+    # Another root in a tree of its own: root has it, a plain user needs a range of ids for it.
+    [[ $(id -u) == 0 ]] || command -v newuidmap > /dev/null || missing+=(uidmap)
     ((${#missing[@]} == 0)) || fail "tools are missing; on Debian or Ubuntu: apt-get install ${missing[*]}"
+    [[ $(id -u) == 0 ]] || grep -qE "^($(id -un)|$(id -u)):" /etc/subuid \
+        || fail "$(id -un) has no range in /etc/subuid; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
 }
 
 # ---- base -----------------------------------------------------------------------------------------------------------

@@ -114,12 +114,17 @@ impl Job {
                 PathBuf::new()
             })
         };
-        let guest_agent = keep(guest_program("--guest-agent", args.guest_agent.as_deref(), "shoes-vz-runner-agent"));
-        let guest_init = keep(guest_program("--guest-init", args.guest_init.as_deref(), "shoes-vz-guest-init"));
+        let guest_agent =
+            keep(guest_program("--guest-agent", args.guest_agent.as_deref(), "shoes-vz-runner-agent"));
+        let guest_init =
+            keep(guest_program("--guest-init", args.guest_init.as_deref(), "shoes-vz-guest-init"));
         let overlays = args.overlay.iter().map(|dir| keep(overlay(dir))).collect();
         let cache = keep(cache(args.cache.as_deref()));
         let output = keep(std::path::absolute(&args.output).context("--output"));
-        let place = output.parent().zip(output.file_name()).map(|(p, n)| (p.to_owned(), n.to_string_lossy().into_owned()));
+        let place = output
+            .parent()
+            .zip(output.file_name())
+            .map(|(p, n)| (p.to_owned(), n.to_string_lossy().into_owned()));
         if place.is_none() {
             wrong.push(format!("--output: {} cannot be a template", output.display()));
         }
@@ -138,7 +143,8 @@ impl Job {
     }
 
     async fn build(&self, args: &BuildLinux) -> anyhow::Result<()> {
-        fs::create_dir_all(&self.cache).with_context(|| format!("making the cache {}", self.cache.display()))?;
+        fs::create_dir_all(&self.cache)
+            .with_context(|| format!("making the cache {}", self.cache.display()))?;
         fs::create_dir_all(&self.parent).with_context(|| format!("making {}", self.parent.display()))?;
         let _cache_is_ours = lock(self.cache.join("lock")).await?;
         let _place_is_ours = lock(self.parent.clone()).await?;
@@ -171,7 +177,9 @@ impl Job {
 
     async fn run_script(&self, args: &BuildLinux, out: &Path, have_version: &str) -> anyhow::Result<()> {
         let script = self.cache.join("build.sh");
-        let mut file = tokio::fs::File::create(&script).await.with_context(|| format!("writing {}", script.display()))?;
+        let mut file = tokio::fs::File::create(&script)
+            .await
+            .with_context(|| format!("writing {}", script.display()))?;
         file.write_all(SCRIPT.as_bytes()).await.with_context(|| format!("writing {}", script.display()))?;
         file.flush().await.with_context(|| format!("writing {}", script.display()))?;
         let overlays: Vec<_> = self.overlays.iter().map(|o| o.to_string_lossy().into_owned()).collect();
@@ -229,12 +237,9 @@ fn write_template(dir: &Path, template: &Template) -> anyhow::Result<()> {
 
 async fn lock(path: PathBuf) -> anyhow::Result<File> {
     let words = format!("locking {}", path.display());
-    let file = if path.is_dir() {
-        File::open(&path)
-    } else {
-        File::options().create(true).append(true).open(&path)
-    }
-    .with_context(|| words.clone())?;
+    let file =
+        if path.is_dir() { File::open(&path) } else { File::options().create(true).append(true).open(&path) }
+            .with_context(|| words.clone())?;
     if file.try_lock().is_ok() {
         return Ok(file);
     }
@@ -250,7 +255,10 @@ fn guest_program(flag: &str, given: Option<&Path>, default_name: &str) -> anyhow
     match static_elf::linkage(&path).with_context(|| format!("{flag}: {} cannot be read", path.display()))? {
         Linkage::Static => Ok(path),
         Linkage::Dynamic => {
-            bail!("{flag}: {} needs shared libraries the guest may not have; `make guest` links it statically", path.display())
+            bail!(
+                "{flag}: {} needs shared libraries the guest may not have; `make guest` links it statically",
+                path.display()
+            )
         }
         Linkage::NoElf => bail!("{flag}: {} is no Linux program", path.display()),
     }
@@ -279,7 +287,8 @@ fn cache(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// Debian Policy §5.6.1, with `=version` and `:arch` refused.
 fn is_package_name(name: &str) -> bool {
-    name.len() >= 2 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
+    name.len() >= 2
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
         && name.as_bytes()[0].is_ascii_alphanumeric()
 }
 

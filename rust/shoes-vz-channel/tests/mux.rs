@@ -1,5 +1,7 @@
 //! The multiplexer between two ends in one process, each of which is restarted at will.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;

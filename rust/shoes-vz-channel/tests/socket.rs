@@ -1,5 +1,7 @@
 //! `guest.sock` and the typed API behind it, with the multiplexer or a stand-in behind the socket.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;

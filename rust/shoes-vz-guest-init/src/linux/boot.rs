@@ -47,14 +47,8 @@ pub(super) fn boot() -> Result<Booted, String> {
     }
     mark("early modules loaded");
     await_disk(&uevents)?;
-    mount(
-        Some(DISK),
-        "/root",
-        Some("ext4"),
-        MsFlags::MS_NOATIME,
-        Some("noinit_itable,nodiscard,nobarrier"),
-    )
-    .map_err(|e| format!("the root file system on {DISK} (ext4) cannot be mounted: {e}"))?;
+    mount(Some(DISK), "/root", Some("ext4"), MsFlags::MS_NOATIME, Some("noinit_itable,nodiscard,nobarrier"))
+        .map_err(|e| format!("the root file system on {DISK} (ext4) cannot be mounted: {e}"))?;
     mark("root mounted");
     let late_modules = modules(Path::new(LATE_MODULES))?;
     free_initrd();
@@ -131,7 +125,8 @@ fn rest_of_mounts() -> Result<Cmdline, String> {
     let hard = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let soft = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount_one(&Mount { what: "proc", at: "/proc", kind: "proc", flags: hard, data: "" })?;
-    let text = fs::read_to_string("/proc/cmdline").map_err(|e| format!("/proc/cmdline cannot be read: {e}"))?;
+    let text =
+        fs::read_to_string("/proc/cmdline").map_err(|e| format!("/proc/cmdline cannot be read: {e}"))?;
     let cmdline = Cmdline::parse(&text);
     log::set_trace(cmdline.trace);
     mount_one(&Mount { what: "sysfs", at: "/sys", kind: "sysfs", flags: hard, data: "" })?;

@@ -25,7 +25,8 @@ pub(super) fn loopback_up() -> Result<(), String> {
 /// Brings `eth0` up with the address QEMU's network gives every guest.
 pub(super) fn ethernet_up() -> Result<(), String> {
     let path = "/sys/class/net/eth0/ifindex";
-    let text = fs::read_to_string(path).map_err(|e| format!("there is no network device eth0 ({path}: {e})"))?;
+    let text =
+        fs::read_to_string(path).map_err(|e| format!("there is no network device eth0 ({path}: {e})"))?;
     let index = text.trim().parse().map_err(|e| format!("{path} holds no number: {e}"))?;
     let steps = [
         ("its address", rtnetlink::address(index, ADDRESS, PREFIX)),

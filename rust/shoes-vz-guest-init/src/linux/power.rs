@@ -36,7 +36,9 @@ pub(super) fn now(wish: Wish) -> ! {
 }
 
 fn panic_kernel() {
-    if let Err(e) = fs::write("/proc/sys/kernel/sysrq", "1").and_then(|()| fs::write("/proc/sysrq-trigger", "c")) {
+    if let Err(e) =
+        fs::write("/proc/sys/kernel/sysrq", "1").and_then(|()| fs::write("/proc/sysrq-trigger", "c"))
+    {
         fault(&format!("the kernel cannot be made to panic: {e}"));
     }
 }

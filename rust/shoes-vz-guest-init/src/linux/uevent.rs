@@ -7,8 +7,8 @@ use std::{
 
 use nix::sys::{
     socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
-        sockopt::ReceiveTimeout,
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
+        socket, sockopt::ReceiveTimeout,
     },
     time::TimeVal,
 };

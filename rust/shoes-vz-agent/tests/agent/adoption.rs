@@ -1,0 +1,146 @@
+//! Agents killed at any moment, and the next one's way on.
+
+use shoes_vz_model::{
+    bundle::{RuntimeMetadata, file},
+    guest::RunnerActivity,
+    id::RunnerId,
+};
+use shoes_vz_proto::{
+    agent::{EndKind, RunnerState, SyncResponse},
+    vm::VmEndKind,
+};
+
+use crate::host::{Host, command, create, until, until_gone};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
+    let host = Host::new();
+    let (runtime, runners) = host.mortal_agent();
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, "script")));
+    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    let vm = host.vms.only();
+    vm.until_set_up().await;
+    vm.runner(RunnerActivity::Running);
+    vm.print("one\n");
+    until(&runners, id, |r| r.state() == RunnerState::Running).await;
+    runtime.shutdown_background();
+    drop(runners);
+
+    vm.print("two\n");
+    let runners = host.agent().await;
+    let adopted = until(&runners, id, |r| r.guest_runner_state == RunnerActivity::Running as i32).await;
+    assert_eq!(adopted.state(), RunnerState::Running);
+    assert_eq!(vm.scripts().len(), 1, "the script is not handed over again");
+    vm.print("three\n");
+    let log = host.bundle(id).join(file::SETUP_LOG);
+    let whole = async {
+        while std::fs::read(&log).unwrap_or_default() != b"one\ntwo\nthree\n" {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(crate::host::PATIENCE, whole).await.expect("the log is whole, and nothing is in it twice");
+    vm.runner(RunnerActivity::Finished);
+    vm.script_exits(0);
+    let (runner, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    assert_eq!(runner.stages.len(), 7, "the stages before the restart are remembered: {:?}", runner.stages);
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boot_survives_its_agent_and_the_script_is_handed_over_by_the_next_one() {
+    let host = Host::new();
+    host.vms.boots.send_replace(false);
+    let (runtime, runners) = host.mortal_agent();
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, "the script")));
+    until(&runners, id, |r| r.stage == shoes_vz_proto::agent::RunnerStage::Guest as i32).await;
+    runtime.shutdown_background();
+    drop(runners);
+
+    let runners = host.agent().await;
+    let vm = host.vms.only();
+    vm.boots();
+    until(&runners, id, |r| r.setup.as_ref().is_some_and(|s| s.started)).await;
+    assert_eq!(vm.scripts(), [(id.to_string(), "the script".into())]);
+    runners.apply(command("2", id));
+    until_gone(&runners, id).await;
+}
+
+#[tokio::test]
+async fn a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_directory_is_left_alone() {
+    let host = Host::new();
+    let dead = |end: Option<&str>, log: bool| {
+        let id = RunnerId::random();
+        std::fs::create_dir(host.bundle(id)).unwrap();
+        let metadata = serde_json::json!({
+            "runner_id": id, "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z",
+            "state": "running", "runner_name": "name", "cloud_id": "shoes-vz-x", "ssh_ready": true,
+        });
+        serde_json::from_value::<RuntimeMetadata>(metadata.clone()).unwrap();
+        std::fs::write(host.bundle(id).join(file::METADATA), metadata.to_string()).unwrap();
+        if let Some(end) = end {
+            std::fs::write(host.bundle(id).join(file::VM_END), end).unwrap();
+        }
+        if log {
+            std::fs::write(host.bundle(id).join(file::VM_LOG), "").unwrap();
+        }
+        id
+    };
+    let panicked = dead(Some(r#"{"kind":"guest_panic","reason":"the kernel panicked"}"#), true);
+    let vanished = dead(None, true);
+    let unborn = dead(None, false);
+    std::fs::create_dir(host.runners_path().join("photos")).unwrap();
+
+    let runners = host.agent().await;
+    for (id, kind, words) in [
+        (panicked, EndKind::VmDied, "the kernel panicked"),
+        (vanished, EndKind::VmDied, "without a word"),
+        (unborn, EndKind::Failed, "before the VM was started"),
+    ] {
+        let (runner, end) = until_gone(&runners, id).await;
+        assert_eq!(end.kind(), kind, "{end:?}");
+        assert!(end.reason.contains(words), "{end:?}");
+        assert_eq!(runner.cloud_id, "shoes-vz-x");
+    }
+    assert_eq!(host.entries(), ["photos"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_is_told_again_after_a_restart_until_the_server_has_it() {
+    let host = Host::new();
+    let (runtime, runners) = host.mortal_agent();
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, "script")));
+    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    host.vms.only().end(VmEndKind::HypervisorKilled, "killed by signal 9");
+    let (before, _) = until_gone(&runners, id).await;
+    runtime.shutdown_background();
+    drop(runners);
+
+    let runners = host.agent().await;
+    let (again, end) = until_gone(&runners, id).await;
+    assert!(end.reason.contains("killed by signal 9"), "{end:?}");
+    assert_eq!(again, before);
+    runners.apply(SyncResponse { end_acks: vec![id.to_string()], ..SyncResponse::default() });
+    runners.end_acks(&[id.to_string()]);
+    assert_eq!(runners.context().board.get(&id.to_string()), None);
+    let third = host.agent().await;
+    assert_eq!(third.context().board.get(&id.to_string()), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledged_id_does_not_take_down_a_living_runner() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, "script")));
+    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    runners.end_acks(&[id.to_string()]);
+    assert!(runners.context().board.get(&id.to_string()).is_some());
+    host.vms.only().vanish();
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("VM process"), "{end:?}");
+}

@@ -1,0 +1,343 @@
+//! A VM process in the test's own process: `vm.sock`, `guest.sock`, and what is behind them, stepped by the test.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Path as UrlPath, Query, State},
+    routing::{get, put},
+};
+use futures::{Stream, StreamExt as _};
+use russh::{
+    Channel, ChannelId,
+    keys::{PrivateKey, PublicKey, ssh_key::private::Ed25519Keypair},
+    server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey},
+};
+use shoes_vz_agent::context::Launcher;
+use shoes_vz_channel::socket;
+use shoes_vz_model::{
+    bundle::file,
+    guest::{RunnerActivity, SetupPhase, Status, port},
+};
+use shoes_vz_proto::vm::{
+    PauseRequest, PauseResponse, ResumeRequest, ResumeResponse, SaveRequest, SaveResponse, StartRequest,
+    StartResponse, StopRequest, StopResponse, VmEnd, VmEndKind, VmState, VmStatus, WatchRequest,
+    vm_service_server::{VmService, VmServiceServer},
+};
+use shoes_vz_vm::client::{Vm, VmError};
+use tokio::{
+    io::DuplexStream,
+    net::UnixListener,
+    sync::{Semaphore, watch},
+};
+use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The key with this seed.
+pub fn key(seed: u8) -> PrivateKey {
+    PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]))
+}
+
+pub const LOGIN_KEY: u8 = 1;
+pub const HOST_KEY: u8 = 2;
+
+/// Every VM of one test, by bundle.
+#[derive(Clone)]
+pub struct FakeVms {
+    vms: Arc<Mutex<BTreeMap<PathBuf, FakeVm>>>,
+    /// A launch needs a permit, so that a test can hold one up.
+    pub launches: Arc<Semaphore>,
+    /// Whether guests come up by themselves.
+    pub boots: Arc<watch::Sender<bool>>,
+    pub host_key: u8,
+    spawner: tokio::runtime::Handle,
+}
+
+impl FakeVms {
+    pub fn new() -> Self {
+        Self {
+            vms: Arc::default(),
+            launches: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            boots: Arc::new(watch::Sender::new(true)),
+            host_key: HOST_KEY,
+            spawner: tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// All there ever were.
+    pub fn all(&self) -> Vec<FakeVm> {
+        self.vms.lock().unwrap().values().cloned().collect()
+    }
+
+    pub fn only(&self) -> FakeVm {
+        let all = self.all();
+        assert_eq!(all.len(), 1, "{} VMs", all.len());
+        all[0].clone()
+    }
+}
+
+#[async_trait]
+impl Launcher for FakeVms {
+    async fn launch(&self, bundle: &Path) -> Result<Vm, VmError> {
+        self.launches.acquire().await.expect("never closed").forget();
+        let vm = FakeVm::start(bundle, *self.boots.borrow(), self.host_key, &self.spawner);
+        self.vms.lock().unwrap().insert(bundle.to_owned(), vm);
+        Vm::adopt(bundle).await.map(|vm| vm.expect("it was just started"))
+    }
+}
+
+/// One VM. Cheap to clone.
+#[derive(Clone)]
+pub struct FakeVm {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    bundle: PathBuf,
+    boots: bool,
+    host_key: u8,
+    status: watch::Sender<VmStatus>,
+    guest: watch::Sender<Status>,
+    log: watch::Sender<Vec<u8>>,
+    scripts: Mutex<Vec<(String, Bytes)>>,
+    tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
+}
+
+impl FakeVm {
+    fn start(bundle: &Path, boots: bool, host_key: u8, spawner: &tokio::runtime::Handle) -> Self {
+        let created = VmStatus { state: VmState::Created.into(), pid: 0, ..VmStatus::default() };
+        let inner = Arc::new(Inner {
+            bundle: bundle.to_owned(),
+            boots,
+            host_key,
+            status: watch::Sender::new(created),
+            guest: watch::Sender::new(Status::default()),
+            log: watch::Sender::default(),
+            scripts: Mutex::default(),
+            tasks: Mutex::default(),
+        });
+        let vm = Self { inner };
+        // In the test's runtime, not the agent's: these are another process' things.
+        let _in_it = spawner.enter();
+        let vm_sock = UnixListener::bind(bundle.join(file::VM_SOCKET)).unwrap();
+        let guest_sock = UnixListener::bind(bundle.join(file::GUEST_SOCKET)).unwrap();
+        let service = tonic::transport::Server::builder()
+            .add_service(VmServiceServer::new(vm.clone()))
+            .serve_with_incoming(UnixListenerStream::new(vm_sock));
+        let tasks = vec![
+            AbortOnDropHandle::new(spawner.spawn(async move { service.await.unwrap() })),
+            AbortOnDropHandle::new(spawner.spawn(socket::serve(guest_sock, vm.clone()))),
+        ];
+        *vm.inner.tasks.lock().unwrap() = tasks;
+        vm
+    }
+
+    fn stream(&self, to: u16) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        match to {
+            port::API => {
+                let app = hyper_util::service::TowerToHyperService::new(self.api());
+                tokio::spawn(async move {
+                    let io = hyper_util::rt::TokioIo::new(theirs);
+                    drop(hyper::server::conn::http1::Builder::new().serve_connection(io, app).await);
+                });
+            }
+            port::SSH => {
+                let config = server::Config { keys: vec![key(self.inner.host_key)], ..server::Config::default() };
+                tokio::spawn(async move {
+                    if let Ok(session) = server::run_stream(Arc::new(config), theirs, Sshd).await {
+                        drop(session.await);
+                    }
+                });
+            }
+            _ => drop(theirs),
+        }
+        ours
+    }
+
+    fn api(&self) -> Router {
+        Router::new()
+            .route("/events", get(events))
+            .route("/setup/{id}", put(put_setup))
+            .route("/setup/log", get(setup_log))
+            .with_state(self.clone())
+    }
+
+    /// The Actions runner does this now.
+    pub fn runner(&self, state: RunnerActivity) {
+        self.inner.guest.send_modify(|s| s.state = state);
+    }
+
+    /// The setup script prints this.
+    pub fn print(&self, text: &str) {
+        self.inner.log.send_modify(|log| log.extend_from_slice(text.as_bytes()));
+    }
+
+    /// The setup script exits.
+    pub fn script_exits(&self, code: i32) {
+        let log_bytes = self.inner.log.borrow().len() as u64;
+        self.inner.guest.send_modify(|s| {
+            (s.setup.phase, s.setup.exit_code, s.setup.log_bytes) = (SetupPhase::Exited, Some(code), log_bytes);
+        });
+        // Wakes those who follow the log, which ends now.
+        self.inner.log.send_modify(|_| {});
+    }
+
+    /// Every script handed over, with its id.
+    pub fn scripts(&self) -> Vec<(String, Bytes)> {
+        self.inner.scripts.lock().unwrap().clone()
+    }
+
+    /// Waits until a script was handed over.
+    pub async fn until_set_up(&self) {
+        let mut guest = self.inner.guest.subscribe();
+        guest.wait_for(|s| s.setup.phase != SetupPhase::None).await.unwrap();
+    }
+
+    /// Waits until somebody started it.
+    pub async fn until_started(&self) {
+        let mut status = self.inner.status.subscribe();
+        status.wait_for(|s| s.state == i32::from(VmState::Running)).await.unwrap();
+    }
+
+    /// A guest that did not come up by itself does now.
+    pub fn boots(&self) {
+        self.inner.status.send_modify(|s| s.guest_up = true);
+    }
+
+    /// The VM ends, and the process with it.
+    pub fn end(&self, kind: VmEndKind, reason: &str) {
+        self.inner.status.send_modify(|s| {
+            s.state = VmState::Stopped.into();
+            s.end.get_or_insert(VmEnd { kind: kind.into(), reason: reason.into() });
+        });
+        for name in [file::VM_SOCKET, file::GUEST_SOCKET] {
+            drop(std::fs::remove_file(self.inner.bundle.join(name)));
+        }
+    }
+
+    /// It is gone without a word, as after a power failure of the host.
+    pub fn vanish(&self) {
+        self.inner.tasks.lock().unwrap().clear();
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.inner.status.borrow().end.is_some()
+    }
+}
+
+impl socket::Open for FakeVm {
+    type Stream = DuplexStream;
+    type Error = String;
+
+    async fn open(&self, port: u16) -> Result<DuplexStream, String> {
+        Ok(self.stream(port))
+    }
+}
+
+type Statuses = std::pin::Pin<Box<dyn Stream<Item = Result<VmStatus, tonic::Status>> + Send>>;
+
+#[tonic::async_trait]
+impl VmService for FakeVm {
+    type WatchStream = Statuses;
+
+    async fn watch(&self, _: tonic::Request<WatchRequest>) -> Result<tonic::Response<Statuses>, tonic::Status> {
+        let mut ended = false;
+        let statuses = WatchStream::new(self.inner.status.subscribe()).take_while(move |s| {
+            let go_on = !ended;
+            ended = s.end.is_some();
+            std::future::ready(go_on)
+        });
+        Ok(tonic::Response::new(Box::pin(statuses.map(Ok))))
+    }
+
+    async fn start(&self, _: tonic::Request<StartRequest>) -> Result<tonic::Response<StartResponse>, tonic::Status> {
+        self.inner.status.send_modify(|s| {
+            s.state = VmState::Running.into();
+            s.guest_up = self.inner.boots;
+        });
+        Ok(tonic::Response::new(StartResponse {}))
+    }
+
+    async fn stop(&self, _: tonic::Request<StopRequest>) -> Result<tonic::Response<StopResponse>, tonic::Status> {
+        self.end(VmEndKind::Requested, "stopped as asked");
+        Ok(tonic::Response::new(StopResponse {}))
+    }
+
+    async fn pause(&self, _: tonic::Request<PauseRequest>) -> Result<tonic::Response<PauseResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not in this test"))
+    }
+
+    async fn resume(&self, _: tonic::Request<ResumeRequest>) -> Result<tonic::Response<ResumeResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not in this test"))
+    }
+
+    async fn save(&self, _: tonic::Request<SaveRequest>) -> Result<tonic::Response<SaveResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("not in this test"))
+    }
+}
+
+async fn events(State(vm): State<FakeVm>) -> Body {
+    let lines = WatchStream::new(vm.inner.guest.subscribe())
+        .map(|s| Ok::<_, std::io::Error>(format!("{}\n", serde_json::to_string(&s).unwrap())));
+    Body::from_stream(lines)
+}
+
+async fn put_setup(State(vm): State<FakeVm>, UrlPath(id): UrlPath<String>, script: Bytes) -> String {
+    vm.inner.scripts.lock().unwrap().push((id.clone(), script));
+    vm.inner.guest.send_modify(|s| {
+        if s.setup.phase == SetupPhase::None {
+            (s.setup.id, s.setup.phase) = (id, SetupPhase::Running);
+        }
+    });
+    serde_json::to_string(&vm.inner.guest.borrow().setup).unwrap()
+}
+
+async fn setup_log(State(vm): State<FakeVm>, Query(query): Query<BTreeMap<String, usize>>) -> Body {
+    let offset = query["offset"];
+    let chunks = futures::stream::unfold((vm, offset), |(vm, offset)| async move {
+        let mut log = vm.inner.log.subscribe();
+        let guest = vm.inner.guest.subscribe();
+        let more = |log: &Vec<u8>| log.len() > offset || guest.borrow().setup.phase == SetupPhase::Exited;
+        let chunk = Bytes::copy_from_slice(&log.wait_for(more).await.ok()?[offset..]);
+        let next = offset + chunk.len();
+        (!chunk.is_empty()).then_some((Ok::<_, std::io::Error>(chunk), (vm, next)))
+    });
+    Body::from_stream(chunks)
+}
+
+/// Lets the one key in, and exits 0 whatever is run.
+struct Sshd;
+
+impl server::Handler for Sshd {
+    type Error = russh::Error;
+
+    async fn auth_publickey(&mut self, user: &str, shown: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        let known = PublicKey::from(&key(LOGIN_KEY));
+        let ok = user == "runner" && shown.public_key.key_data() == known.key_data();
+        Ok(if ok { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn exec_request(&mut self, id: ChannelId, _: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_success(id)?;
+        session.exit_status_request(id, 0)?;
+        session.eof(id)?;
+        session.close(id)
+    }
+}

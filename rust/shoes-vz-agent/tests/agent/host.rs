@@ -1,0 +1,155 @@
+//! One host: a template, a runners path, its fake VMs, and an agent that can be killed and started again.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use russh::keys::{PublicKey, ssh_key::LineEnding};
+use shoes_vz_agent::{
+    context::{Board, Context, Launcher},
+    ends::Ends,
+    runners::Runners,
+    slots::Slots,
+    ssh::Login,
+};
+use shoes_vz_model::id::RunnerId;
+use shoes_vz_proto::agent::{
+    CreateRunnerCommand, DeleteRunnerCommand, Runner, RunnerEnd, SyncResponse, sync_response::Command,
+};
+use shoes_vz_vm::{
+    spec::{Accelerator, Display, HypervisorKind},
+    template::TemplateDir,
+};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::fake_vm::{FakeVms, HOST_KEY, LOGIN_KEY, key};
+
+/// Longest a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Host {
+    pub dir: TempDir,
+    pub vms: FakeVms,
+    pub start_deadline: Duration,
+    pub registration_deadline: Duration,
+    pub max_runners: u32,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("svza").tempdir().unwrap();
+        let template = dir.path().join("t");
+        std::fs::create_dir(&template).unwrap();
+        std::fs::create_dir(dir.path().join("r")).unwrap();
+        std::fs::write(template.join("Disk.img"), vec![0; 4096]).unwrap();
+        std::fs::write(template.join("kernel"), "k").unwrap();
+        std::fs::write(template.join("initrd"), "i").unwrap();
+        let host_key = PublicKey::from(&key(HOST_KEY)).to_openssh().unwrap();
+        let meta = serde_json::json!({
+            "name": "fake", "os": "linux", "guest_agent": "channel", "ssh_host_key": host_key, "ssh_key_file": "key",
+        });
+        std::fs::write(template.join("Template.json"), meta.to_string()).unwrap();
+        std::fs::write(template.join("key"), key(LOGIN_KEY).to_openssh(LineEnding::LF).unwrap()).unwrap();
+        Self {
+            dir,
+            vms: FakeVms::new(),
+            start_deadline: PATIENCE,
+            registration_deadline: PATIENCE,
+            max_runners: 2,
+        }
+    }
+
+    pub fn runners_path(&self) -> PathBuf {
+        self.dir.path().join("r")
+    }
+
+    /// Names of what is below the runners path.
+    pub fn entries(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.runners_path()).unwrap();
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|n| !n.starts_with('.')).collect()
+    }
+
+    pub fn bundle(&self, id: RunnerId) -> PathBuf {
+        self.runners_path().join(format!("{id}.bundle"))
+    }
+
+    /// An agent, in the runtime this is called in.
+    pub async fn agent(&self) -> Arc<Runners> {
+        let template = TemplateDir::open(&self.dir.path().join("t")).unwrap();
+        let login =
+            Login::new("runner", &template.ssh_key().unwrap(), &template.meta.ssh_host_key).unwrap();
+        let launcher: Arc<dyn Launcher> = Arc::new(self.vms.clone());
+        let runners = Arc::new(Runners::new(Arc::new(Context {
+            agent_id: "agent".into(),
+            template,
+            runners_path: self.runners_path(),
+            login,
+            hypervisor: HypervisorKind::Qemu,
+            accelerator: Accelerator::Tcg,
+            display: Display::Headless,
+            start_deadline: self.start_deadline,
+            max_lifetime: None,
+            registration_deadline: self.registration_deadline,
+            launcher,
+            board: Board::default(),
+            ends: Ends::open(self.dir.path()).unwrap(),
+            slots: Slots::new(self.max_runners),
+            notices: None,
+        })));
+        runners.adopt_all().await.unwrap();
+        runners
+    }
+
+    /// An agent in a runtime of its own, to be killed with it.
+    pub fn mortal_agent(&self) -> (tokio::runtime::Runtime, Arc<Runners>) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runners = std::thread::scope(|s| s.spawn(|| runtime.block_on(self.agent())).join().unwrap());
+        (runtime, runners)
+    }
+}
+
+pub fn create(id: RunnerId, script: &str) -> CreateRunnerCommand {
+    CreateRunnerCommand {
+        runner_id: id.to_string(),
+        runner_name: format!("name-{id}"),
+        setup_script: script.into(),
+        cloud_id: format!("shoes-vz-{id}"),
+        ..CreateRunnerCommand::default()
+    }
+}
+
+pub fn command(command_id: &str, command: impl Into<AnyCommand>) -> SyncResponse {
+    SyncResponse { command: Some(command.into().0), command_id: command_id.into(), end_acks: Vec::new() }
+}
+
+pub struct AnyCommand(pub Command);
+
+impl From<CreateRunnerCommand> for AnyCommand {
+    fn from(create: CreateRunnerCommand) -> Self {
+        Self(Command::CreateRunner(create))
+    }
+}
+
+impl From<RunnerId> for AnyCommand {
+    /// Deletes it.
+    fn from(id: RunnerId) -> Self {
+        Self(Command::DeleteRunner(DeleteRunnerCommand { runner_id: id.to_string(), request_id: String::new() }))
+    }
+}
+
+/// Waits until a runner on the board is as wanted.
+pub async fn until(runners: &Runners, id: RunnerId, wanted: impl Fn(&Runner) -> bool) -> Runner {
+    let mut board = runners.context().board.watch();
+    let id = id.to_string();
+    let found = timeout(PATIENCE, board.wait_for(|all| all.get(&id).is_some_and(&wanted))).await;
+    match found {
+        Ok(all) => all.unwrap()[&id].clone(),
+        Err(_) => panic!("not within {PATIENCE:?}; it is {:#?}", runners.context().board.get(&id)),
+    }
+}
+
+/// Waits until it is gone, and gives how it ended.
+pub async fn until_gone(runners: &Runners, id: RunnerId) -> (Runner, RunnerEnd) {
+    let runner = until(runners, id, |r| r.end.is_some()).await;
+    let end = runner.end.clone().unwrap();
+    (runner, end)
+}

@@ -1,0 +1,251 @@
+//! One runner's life, and every way it ends.
+
+use std::time::Duration;
+
+use shoes_vz_agent::runners::Runners;
+use shoes_vz_model::{bundle::file, guest::RunnerActivity, id::RunnerId, state::stage_from_wire};
+use shoes_vz_proto::{
+    agent::{EndKind, Runner, RunnerState},
+    vm::VmEndKind,
+};
+use tokio::time::timeout;
+
+use crate::{
+    fake_vm::FakeVm,
+    host::{Host, PATIENCE, command, create, until, until_gone},
+};
+
+const SCRIPT: &str = "#!/bin/bash\necho a secret token\n";
+
+async fn until_state(runners: &Runners, id: RunnerId, state: RunnerState) -> Runner {
+    until(runners, id, |r| r.state() == state).await
+}
+
+/// A runner whose script was handed over.
+async fn set_up(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
+    let id = RunnerId::random();
+    assert_eq!(runners.apply(command("c", create(id, SCRIPT))), "");
+    until_state(runners, id, RunnerState::SshReady).await;
+    let vm = host.vms.only();
+    timeout(PATIENCE, vm.until_set_up()).await.unwrap();
+    until(runners, id, |r| r.setup.as_ref().is_some_and(|s| s.started)).await;
+    (id, vm)
+}
+
+fn stages(runner: &Runner) -> Vec<&'static str> {
+    runner.stages.iter().map(|s| stage_from_wire(s.stage).unwrap().as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_runner_goes_from_command_to_finished_through_every_stage_and_leaves_nothing() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    assert_eq!(vm.scripts(), [(id.to_string(), SCRIPT.into())]);
+    for entry in std::fs::read_dir(host.bundle(id)).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&bytes).contains("a secret token"), "the script is in {path:?}");
+    }
+    vm.runner(RunnerActivity::Idle);
+    until_state(&runners, id, RunnerState::Running).await;
+    vm.runner(RunnerActivity::Running);
+    vm.print("working\n");
+    until(&runners, id, |r| r.guest_runner_state == RunnerActivity::Running as i32).await;
+    vm.runner(RunnerActivity::Finished);
+    vm.script_exits(0);
+    let (runner, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    assert_eq!(stages(&runner), ["clone", "start", "guest", "ssh", "setup", "job", "teardown"]);
+    assert!(vm.is_over());
+    assert_eq!(host.entries(), Vec::<String>::new());
+    // Its slots are free again: both of them.
+    for n in 0..2 {
+        assert_eq!(runners.apply(command(&format!("again-{n}"), create(RunnerId::random(), ""))), "");
+    }
+}
+
+#[tokio::test]
+async fn a_delete_overtakes_a_guest_that_never_comes_up() {
+    let host = Host::new();
+    host.vms.boots.send_replace(false);
+    let runners = host.agent().await;
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, SCRIPT)));
+    until_state(&runners, id, RunnerState::Booting).await;
+    assert_eq!(runners.apply(command("2", id)), "");
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_delete_while_the_vm_process_starts_leaves_no_vm() {
+    let host = Host::new();
+    host.vms.launches.forget_permits(usize::MAX);
+    let runners = host.agent().await;
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, SCRIPT)));
+    until_state(&runners, id, RunnerState::Booting).await;
+    runners.apply(command("2", id));
+    until_state(&runners, id, RunnerState::TearingDown).await;
+    host.vms.launches.add_permits(1);
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
+    assert!(host.vms.only().is_over(), "the VM that came up after all is ended");
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_guest_that_is_not_ready_in_time_fails_with_its_stage_and_the_consoles_last_words() {
+    let mut host = Host::new();
+    host.start_deadline = Duration::from_millis(300);
+    host.vms.boots.send_replace(false);
+    host.vms.launches.forget_permits(usize::MAX);
+    let runners = host.agent().await;
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, SCRIPT)));
+    until_state(&runners, id, RunnerState::Booting).await;
+    std::fs::write(host.bundle(id).join(file::CONSOLE_LOG), "Kernel panic - not syncing\n").unwrap();
+    host.vms.launches.add_permits(1);
+    let (runner, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
+    for word in ["start deadline of 300 ms", "stage guest", "Kernel panic - not syncing"] {
+        assert!(end.reason.contains(word), "{word:?} is not in {end:?}");
+    }
+    assert_eq!(runner.error_message, end.reason);
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_guest_with_another_host_key_fails_at_once_and_gets_no_script() {
+    let mut host = Host::new();
+    host.vms.host_key = 9;
+    let runners = host.agent().await;
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, SCRIPT)));
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
+    assert!(end.reason.contains("host key"), "{end:?}");
+    assert_eq!(host.vms.only().scripts(), []);
+}
+
+#[tokio::test]
+async fn a_script_that_fails_ends_with_its_code_and_its_last_fifty_lines() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    vm.print(&(1..=200).map(|n| format!("line-{n}\n")).collect::<String>());
+    vm.script_exits(3);
+    let (runner, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
+    assert!(end.reason.contains("exit code 3"), "{end:?}");
+    let setup = runner.setup.unwrap();
+    let lines: Vec<_> = setup.log_tail.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[49]), (50, "line-151", "line-200"));
+    assert_eq!((setup.exited, setup.exit_code), (true, 3));
+}
+
+#[tokio::test]
+async fn a_script_that_starts_no_runner_expires_after_the_registration_deadline() {
+    let mut host = Host::new();
+    host.registration_deadline = Duration::from_millis(100);
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    vm.script_exits(0);
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
+    assert!(end.reason.contains("--registration-deadline"), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let id = RunnerId::random();
+    runners.apply(command("1", shoes_vz_proto::agent::CreateRunnerCommand {
+        max_lifetime_seconds: 1,
+        ..create(id, SCRIPT)
+    }));
+    until_state(&runners, id, RunnerState::SshReady).await;
+    host.vms.only().runner(RunnerActivity::Running);
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
+}
+
+#[tokio::test]
+async fn a_vm_that_dies_takes_its_runner_with_it_in_its_own_words() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    vm.end(VmEndKind::GuestPanic, "the guest's kernel panicked");
+    let (runner, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("the guest's kernel panicked"), "{end:?}");
+    assert_eq!(runner.state(), RunnerState::Error);
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_vm_the_operator_ended_is_deleted_not_dead() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    // As `shoes-vz-agent delete` does it: VM ended, bundle removed.
+    vm.end(VmEndKind::Requested, "stopped as asked");
+    shoes_vz_vm::clone::remove_bundle(&host.bundle(id)).unwrap();
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_failed_clone_leaves_nothing_and_frees_its_slot() {
+    let mut host = Host::new();
+    host.max_runners = 1;
+    let runners = host.agent().await;
+    std::fs::remove_file(host.dir.path().join("t/Disk.img")).unwrap();
+    let id = RunnerId::random();
+    runners.apply(command("1", create(id, SCRIPT)));
+    let (_, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
+    assert!(end.reason.contains("Disk.img"), "{end:?}");
+    assert_eq!(host.entries(), Vec::<String>::new());
+    assert_eq!(runners.apply(command("2", create(RunnerId::random(), SCRIPT))), "");
+}
+
+#[tokio::test]
+async fn a_command_sent_twice_is_applied_once_and_a_full_host_refuses() {
+    let mut host = Host::new();
+    host.max_runners = 1;
+    let runners = host.agent().await;
+    let id = RunnerId::random();
+    let first = command("1", create(id, SCRIPT));
+    for _ in 0..2 {
+        assert_eq!(runners.apply(first.clone()), "");
+    }
+    assert_eq!(runners.apply(command("another-id", create(id, SCRIPT))), "");
+    until_state(&runners, id, RunnerState::SshReady).await;
+    assert_eq!(host.vms.all().len(), 1);
+    let full = command("2", create(RunnerId::random(), SCRIPT));
+    let refused = runners.apply(full.clone());
+    assert!(refused.contains("all 1 slots"), "{refused}");
+    runners.apply(command("3", id));
+    until_gone(&runners, id).await;
+    assert_eq!(runners.apply(full), refused, "the same command has the same answer");
+}
+
+#[tokio::test]
+async fn a_command_that_makes_no_sense_is_refused_in_words() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let bad = |change: fn(&mut shoes_vz_proto::agent::CreateRunnerCommand)| {
+        let mut bad = create(RunnerId::random(), SCRIPT);
+        change(&mut bad);
+        runners.apply(command("", bad))
+    };
+    assert!(bad(|c| c.runner_id = "../../etc".into()).contains("../../etc"));
+    assert!(bad(|c| c.runner_name.clear()).contains("runner name"));
+    assert!(bad(|c| c.template = "other".into()).contains("\"other\""));
+    assert_eq!(host.entries(), Vec::<String>::new());
+}

@@ -1,0 +1,10 @@
+//! The agent's runners against fakes that speak the real protocols: VM processes with a VM service, a guest socket, a
+//! guest agent and an sshd behind it, and a server with the Sync stream.
+
+mod fake_server;
+mod fake_vm;
+mod host;
+
+mod adoption;
+mod life;
+mod talk;

@@ -1,0 +1,192 @@
+//! The agent and its server: registration, pushes, acknowledgements, absences.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use shoes_vz_agent::{
+    runners::Runners,
+    server::{Host as HostInfo, Server},
+};
+use shoes_vz_model::id::{AgentId, RunnerId};
+use shoes_vz_proto::agent::{EndKind, RunnerState, SyncResponse};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    fake_server::FakeServer,
+    host::{Host, command, create, until, until_gone},
+};
+
+fn serve(uri: String, runners: &Arc<Runners>) -> AbortOnDropHandle<()> {
+    let host = HostInfo { agent_id: AgentId::random(), hostname: "h".into(), max_runners: 2 };
+    let server = Server::new(&uri, None, &host, runners.clone()).unwrap();
+    AbortOnDropHandle::new(tokio::spawn(server.serve(|_| {})))
+}
+
+#[tokio::test]
+async fn a_pushed_command_is_done_acknowledged_and_its_end_told_until_acknowledged() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let mut server = FakeServer::start("127.0.0.1:0", 1).await;
+    let _link = serve(format!("http://{}", server.addr), &runners);
+    let told = server.until(|t| t.syncs > 0).await;
+    let info = told.registrations[0].info.clone().unwrap();
+    assert_eq!((info.protocol, info.hypervisor.as_str(), info.templates[0].name.as_str()), (1, "qemu", "fake"));
+    assert_eq!(told.registrations[0].capacity.unwrap().max_runners, 2);
+
+    let id = RunnerId::random();
+    server.commands.send(command("c-1", create(id, "script"))).unwrap();
+    server.commands.send(command("c-1", create(id, "script"))).unwrap();
+    let told = server.until(|t| t.last.runners.iter().any(|r| r.state() == RunnerState::SshReady)).await;
+    assert_eq!(told.last.active_runners, 1);
+    let told = server.until(|t| t.acks.len() == 2).await;
+    assert_eq!(told.acks, vec![("c-1".into(), String::new()); 2]);
+    assert_eq!(host.vms.all().len(), 1, "a command sent twice is applied once");
+
+    server.commands.send(command("c-2", create(RunnerId::random(), ""))).unwrap();
+    server.commands.send(command("c-3", create(RunnerId::random(), ""))).unwrap();
+    let told = server.until(|t| t.acks.len() == 4).await;
+    assert!(told.acks[3].1.contains("slots"), "{:?}", told.acks);
+
+    server.commands.send(command("c-4", id)).unwrap();
+    let ended = |t: &crate::fake_server::Told| {
+        t.last.runners.iter().find(|r| r.runner_id == id.to_string())?.end.clone()
+    };
+    let told = server.until(|t| ended(t).is_some()).await;
+    assert_eq!(ended(&told).unwrap().kind(), EndKind::Deleted);
+    server.commands.send(SyncResponse { end_acks: vec![id.to_string()], ..SyncResponse::default() }).unwrap();
+    server.commands.send(command("c-5", RunnerId::random())).unwrap();
+    let told = server.until(|t| t.acks.len() == 6).await;
+    assert!(told.last.runners.iter().all(|r| r.runner_id != id.to_string()), "{:?}", told.last);
+}
+
+#[tokio::test]
+async fn an_absent_server_is_said_to_be_unreachable_once_and_stops_nothing() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
+        .finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+
+    let host = Host::new();
+    let runners = host.agent().await;
+    let mut server = FakeServer::start("127.0.0.1:0", 1).await;
+    let _link = serve(format!("http://{}", server.addr), &runners);
+    let id = RunnerId::random();
+    server.until(|t| t.syncs > 0).await;
+    server.commands.send(command("1", create(id, "script"))).unwrap();
+    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    let addr = server.die().await;
+    // While it is away: the runner ends, and several tries fail.
+    host.vms.only().end(shoes_vz_proto::vm::VmEndKind::GuestPoweroff, "the guest powered itself off");
+    until_gone(&runners, id).await;
+    log.until(|text| text.matches("still no server").count() >= 3).await;
+
+    let mut server = FakeServer::start(&addr.to_string(), 1).await;
+    let told = server.until(|t| t.syncs > 0).await;
+    let end = told.last.runners[0].end.clone().expect("the end is told when the server is back");
+    assert!(end.reason.contains("powered itself off"), "{end:?}");
+    log.until(|text| text.contains("reconnected")).await;
+    let text = log.text();
+    assert_eq!(text.matches("unreachable").count(), 1, "{text}");
+    assert_eq!(text.matches("reconnected").count(), 1, "{text}");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_the_token_is_said_to_and_not_to_be_unreachable() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
+        .finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let refuse = |_: tonic::Request<()>| -> Result<tonic::Request<()>, tonic::Status> {
+        Err(tonic::Status::unauthenticated("wrong token"))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let (_, health) = tonic_health::server::health_reporter();
+    let served = tonic::transport::Server::builder()
+        .layer(tonic::service::InterceptorLayer::new(refuse))
+        .add_service(health)
+        .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+    let _server = AbortOnDropHandle::new(tokio::spawn(served));
+    let host = Host::new();
+    let runners = host.agent().await;
+    let _link = serve(uri, &runners);
+    log.until(|text| text.contains("refuses this agent")).await;
+    assert!(log.text().contains("wrong token") && !log.text().contains("unreachable"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_go_server_is_told_at_its_interval_and_in_its_own_terms() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let mut server = FakeServer::start("127.0.0.1:0", 0).await;
+    let _link = serve(format!("http://{}", server.addr), &runners);
+    server.until(|t| t.syncs > 0).await;
+    let id = RunnerId::random();
+    server.commands.send(command("", create(id, "script"))).unwrap();
+    server.until(|t| t.last.runners.iter().any(|r| r.state() == RunnerState::SshReady)).await;
+    let vm = host.vms.only();
+    vm.until_set_up().await;
+    vm.runner(shoes_vz_model::guest::RunnerActivity::Idle);
+    until(&runners, id, |r| r.state() == RunnerState::Running).await;
+    let syncs = server.told.borrow().syncs;
+    let told = server.until(|t| t.syncs > syncs + 1).await;
+    assert_eq!(told.last.runners[0].state(), RunnerState::SshReady, "it waits for exactly that");
+    server.commands.send(command("", id)).unwrap();
+    let told = server.until(|t| t.last.runners.is_empty()).await;
+    assert!(told.acks.is_empty());
+    assert!(vm.is_over());
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    more: Arc<tokio::sync::Notify>,
+}
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    async fn until(&self, wanted: impl Fn(&str) -> bool) {
+        let found = async {
+            loop {
+                let more = self.more.notified();
+                if wanted(&self.text()) {
+                    return;
+                }
+                more.await;
+            }
+        };
+        if tokio::time::timeout(crate::host::PATIENCE, found).await.is_err() {
+            panic!("not logged in time: {}", self.text());
+        }
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.lock().unwrap().extend_from_slice(bytes);
+        self.more.notify_waiters();
+        self.more.notify_one();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! The guest agent: one in each VM, as the user the runner runs as. One binary for Linux and macOS guests.
+//!
+//! ```text
+//!  host ──guest channel (virtio-serial, vsock)──┐            ┌─ detect ◀─ processes, .runner, _diag
+//!                                               ├─▶ api ◀──┤
+//!  host ──TCP (token; or loopback)──────────────┘            └─ setup ─▶ supervisor ─▶ /bin/bash script
+//!  host ──guest channel, port 22─▶ forward ─▶ sshd
+//! ```
+//!
+//! Nothing comes before opening the guest channel and its hello: the host measures a boot by it. Linked static, so
+//! nothing here asks NSS or a resolver.
+
+pub mod api;
+mod args;
+mod channel;
+pub mod detect;
+mod env;
+pub mod exec;
+mod forward;
+mod ip;
+mod power;
+#[cfg(target_os = "linux")]
+mod serial;
+pub mod settings;
+pub mod setup;
+mod state;
+mod vsock;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use shoes_vz_channel::Hello;
+use tokio::{net::TcpListener, task::JoinSet};
+use tracing::info;
+
+pub use args::go_style;
+use settings::{Ask, Settings};
+pub use state::State;
+
+/// The guest agent's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs until a task that must not end has ended, which is an error.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let settings = Arc::new(settings);
+    let start_id = start_id();
+    let state = State::new(&start_id, settings.state_dir.clone(), settings.child_env())?;
+    let router = api::router(state.clone());
+    let hello = Hello::new(VERSION, start_id);
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+
+    // The channel first: the host waits for its hello.
+    let handler = channel::Handler::new(router.clone(), settings.ssh_addr);
+    #[cfg(target_os = "linux")]
+    if let Some(port) = serial::find(&settings.serial_port) {
+        info!(path = %port.display(), "guest channel over a virtio-serial port");
+        tasks.spawn(channel::serve_serial(port, hello.clone(), handler.clone()));
+    }
+    if settings.vsock == Ask::Auto {
+        tasks.spawn(vsock::serve(handler.clone()));
+    }
+    let has_channel = !tasks.is_empty();
+    // Let the hello go out before anything else costs time.
+    tokio::task::yield_now().await;
+
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("listening on {}: is another guest agent running? (--listen)", settings.listen))?;
+    info!(addr = %listener.local_addr()?, token = settings.token.is_some(), "HTTP API");
+    let tcp = api::with_token(router, settings.token.clone());
+    tasks.spawn(async move { axum::serve(listener, tcp).await.context("serving HTTP") });
+
+    let watched = state.clone();
+    let paths = settings.runner_paths.clone();
+    tasks.spawn(async move { detect::run(watched, paths).await });
+    let notify = (settings.notify_ip == Ask::Auto && !has_channel).then(|| settings.clone());
+    tasks.spawn(ip::run(state, notify));
+
+    match tasks.join_next().await {
+        Some(Ok(Ok(()))) => anyhow::bail!("a task of the guest agent ended"),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(panic)) => Err(panic).context("a task of the guest agent panicked"),
+        None => anyhow::bail!("nothing to do"),
+    }
+}
+
+/// Random enough to tell two starts apart, without waiting for the kernel's entropy (`RandomState` does not).
+fn start_id() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    hasher.write_u128(now.as_nanos());
+    format!("{:016x}", hasher.finish())
+}
