@@ -47,6 +47,7 @@ need strip binutils
 need python3 python3
 need setpriv util-linux
 need ip iproute2
+[[ $(id -u) == 0 ]] || need newuidmap uidmap
 
 qemu_have=$(qemu_major)
 if [[ -z $qemu_have || $qemu_have -lt 9 ]]; then

@@ -58,6 +58,8 @@ pub enum Command {
 /// `template …`
 #[derive(Debug, Subcommand)]
 pub enum TemplateCommand {
+    /// Build a Linux guest from this machine's packages
+    BuildLinux(crate::template_build::BuildLinux),
     /// Tell everything that is wrong with a template
     Check {
         /// Its directory

@@ -33,5 +33,7 @@ pub mod ends;
 
 pub mod commands;
 
+pub mod template_build;
+
 mod duration;
 mod files;

@@ -7,6 +7,7 @@ use shoes_vz_agent::{
     cli::{Cli, Command, RunArgs, TemplateCommand, from_go},
     commands, run,
     settings::{LogFormat, Raw, Settings, log_format},
+    template_build,
 };
 use shoes_vz_vm::{process, template::TemplateDir};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -63,6 +64,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => commands::power::stop(&args).await?,
         Command::Delete(args) => commands::power::delete(&args).await?,
         Command::Exec(args) => return Ok(commands::exec::run(&args).await?.into()),
+        Command::Template { command: TemplateCommand::BuildLinux(args) } => template_build::run(args).await?,
         Command::Template { command: TemplateCommand::Check { path } } => {
             let template = TemplateDir::open(&path)?;
             println!("the template {:?} ({}) has all it needs", template.name, template.meta.os.as_str());

@@ -121,7 +121,11 @@ impl GuestApi {
     }
 
     /// Hands the setup script over and has it started; the same `id` again changes nothing, another one is refused (409).
-    pub async fn put_setup(&self, id: impl std::fmt::Display, script: Bytes) -> Result<SetupStatus, ApiError> {
+    pub async fn put_setup(
+        &self,
+        id: impl std::fmt::Display,
+        script: Bytes,
+    ) -> Result<SetupStatus, ApiError> {
         self.json(Method::PUT, &format!("/setup/{id}"), script).await
     }
 
@@ -141,10 +145,16 @@ impl GuestApi {
         self.call(Method::POST, "/shutdown", Bytes::new()).await.map(|_| ())
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ApiError> {
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ApiError> {
         let call = format!("{method} {path}");
         let answer = self.call(method, path, body).await?;
-        let bytes = Limited::new(answer, MAX_ANSWER).collect().await.map_err(|e| broken(&call, e))?.to_bytes();
+        let bytes =
+            Limited::new(answer, MAX_ANSWER).collect().await.map_err(|e| broken(&call, e))?.to_bytes();
         serde_json::from_slice(&bytes).map_err(|source| ApiError::Nonsense { call, source })
     }
 

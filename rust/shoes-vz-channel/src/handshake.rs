@@ -140,11 +140,11 @@ impl Handshake {
         }
         let begin = (m.echo == self.nonce && self.session_with != Some(m.nonce))
             .then(|| session_id(self.role, self.nonce, m.nonce));
-        if begin.is_some() {
-            if let Some(old) = self.session_with.replace(m.nonce) {
-                self.retired.truncate(RETIRED - 1);
-                self.retired.push_front(old);
-            }
+        if begin.is_some()
+            && let Some(old) = self.session_with.replace(m.nonce)
+        {
+            self.retired.truncate(RETIRED - 1);
+            self.retired.push_front(old);
         }
         self.heard = m.nonce;
         let proven = m.echo == self.nonce;
@@ -185,7 +185,10 @@ mod tests {
 
     /// Delivers everything in order until both are silent; returns (host's sessions, guest's sessions, messages sent).
     fn settle(
-        host: &mut Handshake, guest: &mut Handshake, mut to_host: VecDeque<Message>, mut to_guest: VecDeque<Message>,
+        host: &mut Handshake,
+        guest: &mut Handshake,
+        mut to_host: VecDeque<Message>,
+        mut to_guest: VecDeque<Message>,
     ) -> (Vec<u64>, Vec<u64>, usize) {
         let (mut hs, mut gs, mut sent) = (vec![], vec![], 0);
         while !to_host.is_empty() || !to_guest.is_empty() {

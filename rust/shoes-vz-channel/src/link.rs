@@ -168,7 +168,11 @@ impl<S: Sessions> Link<S> {
             return; // heard before: replayed
         }
         if ahead != 0 {
-            warn!(expected = current.next_seq, got = frame.seq, "bytes were lost on the guest channel; starting a new session");
+            warn!(
+                expected = current.next_seq,
+                got = frame.seq,
+                "bytes were lost on the guest channel; starting a new session"
+            );
             return self.renew();
         }
         current.next_seq = current.next_seq.wrapping_add(1);
@@ -227,7 +231,8 @@ enum Next {
 
 /// What to write next; control first, since a new session's hello must precede its bytes.
 async fn next(
-    queue: &mut mpsc::UnboundedReceiver<Out>, session: &mut Option<(u64, u32, mpsc::Receiver<Bytes>)>,
+    queue: &mut mpsc::UnboundedReceiver<Out>,
+    session: &mut Option<(u64, u32, mpsc::Receiver<Bytes>)>,
     bytes: &mut BytesMut,
 ) -> Option<Next> {
     let Some((id, seq, outbound)) = session else { return queue.recv().await.map(Next::Control) };

@@ -180,7 +180,11 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ended || buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -233,7 +237,11 @@ pub(crate) type OpenRequest = oneshot::Sender<Stream>;
 
 /// Runs yamux until the session breaks; `inbound` gets the streams the other end opens.
 pub(crate) async fn drive(
-    pipe: Pipe, mode: yamux::Mode, dead: Dead, mut opens: mpsc::Receiver<OpenRequest>, mut inbound: impl FnMut(Stream),
+    pipe: Pipe,
+    mode: yamux::Mode,
+    dead: Dead,
+    mut opens: mpsc::Receiver<OpenRequest>,
+    mut inbound: impl FnMut(Stream),
 ) -> yamux::ConnectionError {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(MAX_STREAMS);

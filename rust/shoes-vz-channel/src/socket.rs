@@ -64,7 +64,9 @@ pub async fn dial(path: &Path, port: u16) -> Result<UnixStream, DialError> {
     }
     match line.strip_prefix("ERR ") {
         Some(words) => Err(DialError::Refused { port, words: words.to_owned() }),
-        None => Err(broken(io::Error::new(io::ErrorKind::InvalidData, format!("unexpected answer {line:?}")))),
+        None => {
+            Err(broken(io::Error::new(io::ErrorKind::InvalidData, format!("unexpected answer {line:?}"))))
+        }
     }
 }
 
@@ -85,9 +87,9 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin), most: usize) -> io::Re
 
 pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<u16> {
     let line = read_line(stream, 32).await?;
-    line.strip_prefix("CONNECT ")
-        .and_then(|port| port.parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the stream does not begin with CONNECT <port>"))
+    line.strip_prefix("CONNECT ").and_then(|port| port.parse().ok()).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "the stream does not begin with CONNECT <port>")
+    })
 }
 
 /// Whatever can open streams to a guest.
@@ -139,7 +141,9 @@ pub async fn serve(listener: UnixListener, host: impl Open) {
 async fn serve_client(mut client: UnixStream, host: impl Open) -> io::Result<()> {
     let port = match read_request(&mut client).await {
         Ok(port) => port,
-        Err(error) => return client.write_all(format!("ERR {}\n", one_line(&error.to_string())).as_bytes()).await,
+        Err(error) => {
+            return client.write_all(format!("ERR {}\n", one_line(&error.to_string())).as_bytes()).await;
+        }
     };
     let mut early = Vec::new();
     let opened = tokio::select! {
@@ -148,7 +152,9 @@ async fn serve_client(mut client: UnixStream, host: impl Open) -> io::Result<()>
     };
     let mut guest = match opened {
         Ok(guest) => guest,
-        Err(error) => return client.write_all(format!("ERR {}\n", one_line(&error.to_string())).as_bytes()).await,
+        Err(error) => {
+            return client.write_all(format!("ERR {}\n", one_line(&error.to_string())).as_bytes()).await;
+        }
     };
     client.write_all(format!("OK {port}\n").as_bytes()).await?;
     guest.write_all(&early).await?;

@@ -165,7 +165,10 @@ mod tests {
 
     /// Bytes that look like frames as much as random ones can.
     fn garbage() -> impl Strategy<Value = Vec<u8>> {
-        proptest::collection::vec(prop_oneof![Just(0xF5), Just(b's'), Just(b'v'), Just(b'z'), any::<u8>()], 0..200)
+        proptest::collection::vec(
+            prop_oneof![Just(0xF5), Just(b's'), Just(b'v'), Just(b'z'), any::<u8>()],
+            0..200,
+        )
     }
 
     fn decode(bytes: &[u8], chunk: usize) -> Vec<Frame> {

@@ -57,7 +57,8 @@ fn guest(io: DuplexStream, start_id: &str) -> JoinHandle<std::io::Result<()>> {
 
 async fn up(host: &Host) -> Hello {
     let mut peer = host.peer();
-    let up = timeout(LONG, peer.wait_for(|p| matches!(p, Peer::Up(_)))).await.expect("guest up").unwrap().clone();
+    let up =
+        timeout(LONG, peer.wait_for(|p| matches!(p, Peer::Up(_)))).await.expect("guest up").unwrap().clone();
     match up {
         Peer::Up(hello) => hello,
         Peer::Down => unreachable!(),

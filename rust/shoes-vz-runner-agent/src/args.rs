@@ -29,7 +29,13 @@ mod tests {
 
     #[test]
     fn one_dash_does_as_well_as_two() {
-        assert_eq!(style(&["a", "-listen", ":8080", "-runner-id=x"]), ["a", "--listen", ":8080", "--runner-id=x"]);
-        assert_eq!(style(&["a", "--listen", "-h", "-V", "-", "-1"]), ["a", "--listen", "-h", "-V", "-", "-1"]);
+        assert_eq!(
+            style(&["a", "-listen", ":8080", "-runner-id=x"]),
+            ["a", "--listen", ":8080", "--runner-id=x"]
+        );
+        assert_eq!(
+            style(&["a", "--listen", "-h", "-V", "-", "-1"]),
+            ["a", "--listen", "-h", "-V", "-", "-1"]
+        );
     }
 }

@@ -44,7 +44,8 @@ impl ChildEnv {
     }
 }
 
-const PATH: &str = "/opt/homebrew/bin:/opt/homebrew/sbin:/usr/local/bin:/usr/local/sbin:/usr/bin:/bin:/usr/sbin:/sbin";
+const PATH: &str =
+    "/opt/homebrew/bin:/opt/homebrew/sbin:/usr/local/bin:/usr/local/sbin:/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// (name, home) of a user. macOS keeps its users elsewhere; there launchd sets USER and HOME.
 fn passwd_entry(passwd: &str, uid: u32) -> Option<(String, PathBuf)> {
@@ -57,7 +58,8 @@ fn passwd_entry(passwd: &str, uid: u32) -> Option<(String, PathBuf)> {
 /// In memory where there is such a place, so that a script with a token in it meets no disk.
 pub(crate) fn default_state_dir() -> PathBuf {
     let shm = Path::new("/dev/shm");
-    let parent = if cfg!(target_os = "linux") && shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+    let parent =
+        if cfg!(target_os = "linux") && shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
     parent.join(format!("shoes-vz-runner-agent-{}", Uid::current()))
 }
 
@@ -67,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_user_is_found_by_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nbad line\nrunner:x:1000:1000::/home/runner:/bin/bash\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/bash\nbad line\nrunner:x:1000:1000::/home/runner:/bin/bash\n";
         assert_eq!(passwd_entry(passwd, 1000), Some(("runner".into(), "/home/runner".into())));
         assert_eq!(passwd_entry(passwd, 1), None);
     }

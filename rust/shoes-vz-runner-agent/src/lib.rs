@@ -16,6 +16,7 @@ mod channel;
 pub mod detect;
 mod env;
 pub mod exec;
+mod fd;
 mod forward;
 mod ip;
 mod power;
@@ -26,12 +27,12 @@ pub mod setup;
 mod state;
 mod vsock;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use shoes_vz_channel::Hello;
 use tokio::{net::TcpListener, task::JoinSet};
-use tracing::info;
+use tracing::{info, warn};
 
 pub use args::go_style;
 use settings::{Ask, Settings};
@@ -56,19 +57,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         info!(path = %port.display(), "guest channel over a virtio-serial port");
         tasks.spawn(channel::serve_serial(port, hello.clone(), handler.clone()));
     }
-    if settings.vsock == Ask::Auto {
-        tasks.spawn(vsock::serve(handler.clone()));
+    if let Some(listener) = (settings.vsock == Ask::Auto).then(vsock::bind).flatten() {
+        tasks.spawn(vsock::serve(listener, handler.clone()));
     }
     let has_channel = !tasks.is_empty();
     // Let the hello go out before anything else costs time.
     tokio::task::yield_now().await;
 
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .with_context(|| format!("listening on {}: is another guest agent running? (--listen)", settings.listen))?;
-    info!(addr = %listener.local_addr()?, token = settings.token.is_some(), "HTTP API");
-    let tcp = api::with_token(router, settings.token.clone());
-    tasks.spawn(async move { axum::serve(listener, tcp).await.context("serving HTTP") });
+    tasks.spawn(serve_tcp(settings.clone(), api::with_token(router, settings.token.clone()), has_channel));
 
     let watched = state.clone();
     let paths = settings.runner_paths.clone();
@@ -82,6 +78,30 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Some(Err(panic)) => Err(panic).context("a task of the guest agent panicked"),
         None => anyhow::bail!("nothing to do"),
     }
+}
+
+/// With a guest channel the host does without TCP: a job that took the port must not cost the channel.
+async fn serve_tcp(settings: Arc<Settings>, router: axum::Router, has_channel: bool) -> anyhow::Result<()> {
+    let mut pause = Duration::from_millis(100);
+    let listener = loop {
+        match TcpListener::bind(settings.listen).await {
+            Ok(listener) => break listener,
+            Err(error) if !has_channel => {
+                return Err(error).context(format!(
+                    "listening on {}: is another guest agent running? (--listen)",
+                    settings.listen
+                ));
+            }
+            Err(error) if pause == Duration::from_millis(100) => {
+                warn!(%error, addr = %settings.listen, "no HTTP over TCP for now; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(30));
+    };
+    info!(addr = %listener.local_addr()?, token = settings.token.is_some(), "HTTP API");
+    axum::serve(listener, router).await.context("serving HTTP")
 }
 
 /// Random enough to tell two starts apart, without waiting for the kernel's entropy (`RandomState` does not).

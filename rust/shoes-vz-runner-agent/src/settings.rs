@@ -146,9 +146,10 @@ impl Flags {
             None => Flags::default(),
         };
         let env = ChildEnv::of_this_process();
-        let token = self.token_file.or(file.token_file).and_then(|path| {
-            read_token(&path).map_err(|mistake| mistakes.push(mistake)).ok()
-        });
+        let token = self
+            .token_file
+            .or(file.token_file)
+            .and_then(|path| read_token(&path).map_err(|mistake| mistakes.push(mistake)).ok());
         let callers = if token.is_some() { Callers::Authenticated } else { Callers::Anyone };
         let listen = self.listen.or(file.listen).unwrap_or_else(|| ":8080".into());
         let listen = listen_addr(&listen, callers).unwrap_or_else(|e| {
@@ -170,7 +171,8 @@ impl Flags {
             Some("none") => SerialPort::None,
             Some(path) if path.starts_with('/') => SerialPort::Path(path.into()),
             Some(other) => {
-                mistakes.push(format!("--serial-port: {other:?} is neither auto, none, nor an absolute path"));
+                mistakes
+                    .push(format!("--serial-port: {other:?} is neither auto, none, nor an absolute path"));
                 SerialPort::None
             }
         };
@@ -209,12 +211,14 @@ fn absolute(path: &Path, home: &Path) -> PathBuf {
 }
 
 fn read_config(path: &Path) -> Result<Flags, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("reading --config {}: {e}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("reading --config {}: {e}", path.display()))?;
     toml::from_str(&text).map_err(|e| format!("--config {}: {}", path.display(), e.to_string().trim()))
 }
 
 fn read_token(path: &Path) -> Result<Token, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("reading --token-file {}: {e}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("reading --token-file {}: {e}", path.display()))?;
     match text.trim() {
         "" => Err(format!("--token-file {} is empty", path.display())),
         token => Ok(Token(token.to_owned())),
@@ -232,8 +236,16 @@ mod tests {
     #[test]
     fn the_go_agents_command_line_still_parses() {
         let s = parse(&[
-            "-listen", ":8080", "-runner-path", "/tmp/runner", "-runner-id", "id", "-host-ip", "192.168.64.1",
-            "-agent-port", "8081",
+            "-listen",
+            ":8080",
+            "-runner-path",
+            "/tmp/runner",
+            "-runner-id",
+            "id",
+            "-host-ip",
+            "192.168.64.1",
+            "-agent-port",
+            "8081",
         ])
         .resolve()
         .unwrap();
@@ -258,8 +270,18 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once_and_no_token_is_shown() {
         let error = parse(&[
-            "--listen", "0.0.0.0:1", "--host-ip", "host", "--ssh-addr", "x", "--serial-port", "com1",
-            "--token-file", "/nonexistent/t", "--config", "/nonexistent/c",
+            "--listen",
+            "0.0.0.0:1",
+            "--host-ip",
+            "host",
+            "--ssh-addr",
+            "x",
+            "--serial-port",
+            "com1",
+            "--token-file",
+            "/nonexistent/t",
+            "--config",
+            "/nonexistent/c",
         ])
         .resolve()
         .unwrap_err();

@@ -201,9 +201,17 @@ impl Vm {
         self.status.clone()
     }
 
-    /// Starts the VM; returns when the guest runs.
+    /// Starts the VM; returns when the guest runs and [`Vm::status`] shows it.
     pub async fn start(&self) -> Result<(), VmError> {
-        self.ask("start the VM", self.service.clone().start(StartRequest {})).await
+        self.ask("start the VM", self.service.clone().start(StartRequest {})).await?;
+        // The status comes over another stream than the answer, and may come after it.
+        let mut status = self.status.clone();
+        let shown = status.wait_for(|s| s.started_ms > 0 || s.end.is_some()).await;
+        match shown.ok().filter(|s| s.started_ms == 0).and_then(|s| s.end.clone()) {
+            Some(end) => Err(VmError::Refused { what: "start the VM", words: end.reason }),
+            // It ran, even if it is over by now.
+            None => Ok(()),
+        }
     }
 
     /// Ends the VM; returns when it, and a process started by us, is gone. A VM that is over already is fine.
@@ -352,24 +360,23 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self, first: VmStatus, stream: Streaming<VmStatus>) {
-        let told = match first.end {
-            Some(end) => Some(end),
-            None => self.follow(stream).await,
-        };
+        let told = if first.end.is_some() { Some(first) } else { self.follow(stream).await };
         let exit = self.gone().await;
-        let end = told.unwrap_or_else(|| died(&self.bundle, exit).to_wire());
-        self.sender.send_modify(|s| {
-            s.state = End::from_wire(&end).state().into();
-            s.end = Some(end);
-            s.guest_up = false;
+        let mut last = told.unwrap_or_else(|| self.sender.borrow().clone());
+        let end = last.end.take().unwrap_or_else(|| died(&self.bundle, exit).to_wire());
+        self.sender.send_replace(VmStatus {
+            state: End::from_wire(&end).state().into(),
+            end: Some(end),
+            guest_up: false,
+            ..last
         });
     }
 
-    /// Until the process tells its VM's end, or is gone (`None`).
-    async fn follow(&mut self, mut stream: Streaming<VmStatus>) -> Option<VmEnd> {
+    /// Until the process tells its VM's end (the status with it), or is gone (`None`).
+    async fn follow(&mut self, mut stream: Streaming<VmStatus>) -> Option<VmStatus> {
         loop {
             match stream.message().await {
-                Ok(Some(status)) if status.end.is_some() => return status.end,
+                Ok(Some(status)) if status.end.is_some() => return Some(status),
                 Ok(Some(status)) => {
                     self.sender.send_replace(status);
                 }

@@ -139,6 +139,7 @@ async fn until_gone(pid: u32) {
 }
 
 fn signal(pid: u32, signal: Signal) {
+    assert!(pid > 1, "0 and 1 are not ours to signal");
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 

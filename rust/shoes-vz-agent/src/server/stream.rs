@@ -90,7 +90,7 @@ impl Link<'_> {
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
-        let first = self.go_request(&board.borrow());
+        let first = self.go_request(board.borrow().clone());
         self.send(first).await?;
         let mut responses = open(client, receiver).await?;
         opened();
@@ -108,7 +108,7 @@ impl Link<'_> {
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {
-                    let request = self.go_request(&board.borrow());
+                    let request = self.go_request(board.borrow().clone());
                     self.send(request).await?;
                 }
             }
@@ -135,8 +135,10 @@ impl Link<'_> {
 
     /// In a Go server's terms. It waits for exactly SSH_READY, so a faster runner stays that until it ends. It knows no
     /// ends: one that failed is shown as ERROR until it deletes it, any other is gone once it was shown to be going.
-    fn go_request(&self, runners: &BTreeMap<String, Runner>) -> SyncRequest {
-        let mut request = self.request(runners, Vec::new());
+    ///
+    /// Takes its own copy of the board: what was shown is taken down from the board here.
+    fn go_request(&self, runners: BTreeMap<String, Runner>) -> SyncRequest {
+        let mut request = self.request(&runners, Vec::new());
         let mut told = Vec::new();
         for runner in &mut request.runners {
             match runner.end.take().map(|end| end.kind()) {

@@ -10,14 +10,14 @@ use shoes_vz_proto::agent::{
 };
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
-use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 pub struct FakeServer {
     pub addr: SocketAddr,
     pub told: watch::Receiver<Told>,
     pub commands: broadcast::Sender<SyncResponse>,
-    task: AbortOnDropHandle<()>,
+    /// Its own, so that every connection dies with it.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 /// What an agent said.
@@ -43,7 +43,11 @@ impl FakeServer {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(addr.parse().unwrap()).unwrap();
-        let listener = socket.listen(16).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = {
+            let _in_it = runtime.enter();
+            socket.listen(16).unwrap()
+        };
         let addr = listener.local_addr().unwrap();
         let (told, seen) = watch::channel(Told::default());
         let commands = broadcast::Sender::new(64);
@@ -51,15 +55,12 @@ impl FakeServer {
         let served = tonic::transport::Server::builder()
             .add_service(AgentServiceServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { served.await.unwrap() }));
-        Self { addr, told: seen, commands, task }
+        runtime.spawn(async move { served.await.unwrap() });
+        Self { addr, told: seen, commands, runtime: Some(runtime) }
     }
 
     /// As after a crash: every connection breaks.
-    pub async fn die(self) -> SocketAddr {
-        self.task.abort();
-        drop(self.task);
-        drop(self.commands);
+    pub fn die(self) -> SocketAddr {
         self.addr
     }
 
@@ -69,6 +70,12 @@ impl FakeServer {
             Ok(told) => told,
             Err(_) => panic!("not told in time; last {:#?}", self.told.borrow()),
         }
+    }
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
     }
 }
 

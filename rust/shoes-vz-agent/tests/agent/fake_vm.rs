@@ -37,7 +37,6 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
-use tokio_util::task::AbortOnDropHandle;
 
 /// The key with this seed.
 pub fn key(seed: u8) -> PrivateKey {
@@ -56,7 +55,6 @@ pub struct FakeVms {
     /// Whether guests come up by themselves.
     pub boots: Arc<watch::Sender<bool>>,
     pub host_key: u8,
-    spawner: tokio::runtime::Handle,
 }
 
 impl FakeVms {
@@ -66,7 +64,6 @@ impl FakeVms {
             launches: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             boots: Arc::new(watch::Sender::new(true)),
             host_key: HOST_KEY,
-            spawner: tokio::runtime::Handle::current(),
         }
     }
 
@@ -86,7 +83,7 @@ impl FakeVms {
 impl Launcher for FakeVms {
     async fn launch(&self, bundle: &Path) -> Result<Vm, VmError> {
         self.launches.acquire().await.expect("never closed").forget();
-        let vm = FakeVm::start(bundle, *self.boots.borrow(), self.host_key, &self.spawner);
+        let vm = FakeVm::start(bundle, *self.boots.borrow(), self.host_key);
         self.vms.lock().unwrap().insert(bundle.to_owned(), vm);
         Vm::adopt(bundle).await.map(|vm| vm.expect("it was just started"))
     }
@@ -106,11 +103,20 @@ struct Inner {
     guest: watch::Sender<Status>,
     log: watch::Sender<Vec<u8>>,
     scripts: Mutex<Vec<(String, Bytes)>>,
-    tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
+    /// Its own, as it is a process of its own: all of it dies at once.
+    process: Mutex<Option<tokio::runtime::Runtime>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.get_mut().unwrap().take() {
+            process.shutdown_background();
+        }
+    }
 }
 
 impl FakeVm {
-    fn start(bundle: &Path, boots: bool, host_key: u8, spawner: &tokio::runtime::Handle) -> Self {
+    fn start(bundle: &Path, boots: bool, host_key: u8) -> Self {
         let created = VmStatus { state: VmState::Created.into(), pid: 0, ..VmStatus::default() };
         let inner = Arc::new(Inner {
             bundle: bundle.to_owned(),
@@ -120,21 +126,20 @@ impl FakeVm {
             guest: watch::Sender::new(Status::default()),
             log: watch::Sender::default(),
             scripts: Mutex::default(),
-            tasks: Mutex::default(),
+            process: Mutex::default(),
         });
         let vm = Self { inner };
-        // In the test's runtime, not the agent's: these are another process' things.
-        let _in_it = spawner.enter();
+        let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let in_it = process.enter();
         let vm_sock = UnixListener::bind(bundle.join(file::VM_SOCKET)).unwrap();
         let guest_sock = UnixListener::bind(bundle.join(file::GUEST_SOCKET)).unwrap();
         let service = tonic::transport::Server::builder()
             .add_service(VmServiceServer::new(vm.clone()))
             .serve_with_incoming(UnixListenerStream::new(vm_sock));
-        let tasks = vec![
-            AbortOnDropHandle::new(spawner.spawn(async move { service.await.unwrap() })),
-            AbortOnDropHandle::new(spawner.spawn(socket::serve(guest_sock, vm.clone()))),
-        ];
-        *vm.inner.tasks.lock().unwrap() = tasks;
+        process.spawn(async move { service.await.unwrap() });
+        process.spawn(socket::serve(guest_sock, vm.clone()));
+        drop(in_it);
+        *vm.inner.process.lock().unwrap() = Some(process);
         vm
     }
 
@@ -224,7 +229,7 @@ impl FakeVm {
 
     /// It is gone without a word, as after a power failure of the host.
     pub fn vanish(&self) {
-        self.inner.tasks.lock().unwrap().clear();
+        self.inner.process.lock().unwrap().take().unwrap().shutdown_background();
     }
 
     pub fn is_over(&self) -> bool {

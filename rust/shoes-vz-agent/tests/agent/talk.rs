@@ -82,7 +82,7 @@ async fn an_absent_server_is_said_to_be_unreachable_once_and_stops_nothing() {
     server.until(|t| t.syncs > 0).await;
     server.commands.send(command("1", create(id, "script"))).unwrap();
     until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
-    let addr = server.die().await;
+    let addr = server.die();
     // While it is away: the runner ends, and several tries fail.
     host.vms.only().end(shoes_vz_proto::vm::VmEndKind::GuestPoweroff, "the guest powered itself off");
     until_gone(&runners, id).await;

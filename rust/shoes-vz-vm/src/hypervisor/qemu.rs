@@ -27,7 +27,7 @@ use tokio::{
     net::{UnixStream, unix::pipe},
     sync::watch,
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use self::{
@@ -295,8 +295,20 @@ impl Machine for QemuMachine {
                 }
             }
         };
-        let silent = HypervisorError::Silent { what, seconds: SAVE_DEADLINE.as_secs() };
-        self.run(async { timeout(SAVE_DEADLINE, over).await.map_err(|_| silent)? }).await
+        let silent = || HypervisorError::Silent { what, seconds: SAVE_DEADLINE.as_secs() };
+        self.run(async { timeout(SAVE_DEADLINE, over).await.map_err(|_| silent())? }).await?;
+        // "completed" is told a moment before the guest may go on, and no event tells the latter.
+        let mut pause = Duration::from_millis(1);
+        let finalized = async {
+            while self.qmp.run(what, api::query_status {}, COMMAND_DEADLINE).await?.status
+                == api::RunState::finish_migrate
+            {
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            Ok(())
+        };
+        self.run(async { timeout(SAVE_DEADLINE, finalized).await.map_err(|_| silent())? }).await
     }
 
     async fn request_stop(&self) -> Result<(), HypervisorError> {

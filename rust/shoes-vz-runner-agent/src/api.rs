@@ -1,0 +1,137 @@
+//! The HTTP API; `shoes_vz_model::guest` describes it.
+
+use std::convert::Infallible;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path, Query, Request, State as Of},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{StatusCode, header};
+use serde::Deserialize;
+use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, SetupStatus, Status};
+use tokio_stream::wrappers::WatchStream;
+use tracing::warn;
+
+use crate::{
+    State, VERSION, exec, power,
+    settings::Token,
+    setup::{self, PutError},
+};
+
+/// A setup script with a payload in it is a few MiB at most.
+const MAX_SCRIPT: usize = 64 << 20;
+
+/// The API over a channel only the host can hold.
+pub fn router(state: State) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/health", get(health))
+        .route("/exec", post(run))
+        .route("/events", get(events))
+        .route("/setup", get(setup_status))
+        .route("/setup/log", get(setup_log))
+        .route("/setup/{id}", put(put_setup))
+        .route("/shutdown", post(shutdown))
+        .layer(DefaultBodyLimit::max(MAX_SCRIPT))
+        .with_state(state)
+}
+
+/// The API over TCP: with a token, all but `/health` asks for it; without one, only loopback is listened on.
+pub fn with_token(router: Router, token: Option<Token>) -> Router {
+    let Some(token) = token else { return router };
+    router.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let shown = request.headers().get(header::AUTHORIZATION).map(|h| h.as_bytes());
+        let may = request.uri().path() == "/health" || shown.is_some_and(|h| token.is_borne_by(h));
+        async move {
+            if may {
+                next.run(request).await
+            } else {
+                (StatusCode::UNAUTHORIZED, "this guest agent asks for its token (Authorization: Bearer …)\n")
+                    .into_response()
+            }
+        }
+    }))
+}
+
+async fn status(Of(state): Of<State>) -> Json<Status> {
+    Json(state.status())
+}
+
+async fn health() -> Json<Health> {
+    Json(Health { status: "ok".into(), version: VERSION.into() })
+}
+
+/// The Go guest agent did not ask for a content type, so neither does this one.
+async fn run(Of(state): Of<State>, body: Bytes) -> Result<Json<ExecResponse>, (StatusCode, String)> {
+    let request: ExecRequest = serde_json::from_slice(&body)
+        .map_err(|e| (StatusCode::BAD_REQUEST, format!("no exec request: {e}\n")))?;
+    if request.command.is_empty() {
+        return Err((StatusCode::BAD_REQUEST, "command is missing\n".into()));
+    }
+    Ok(Json(exec::exec(request, state.env()).await))
+}
+
+async fn events(Of(state): Of<State>) -> Response {
+    let lines = WatchStream::new(state.watch()).map(|status| {
+        // Strings and numbers: this cannot fail.
+        let mut line = serde_json::to_vec(&status).unwrap_or_default();
+        line.push(b'\n');
+        Ok::<_, Infallible>(Bytes::from(line))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+async fn setup_status(Of(state): Of<State>) -> Json<SetupStatus> {
+    Json(state.setup().status())
+}
+
+async fn put_setup(Of(state): Of<State>, Path(id): Path<String>, script: Bytes) -> Response {
+    match state.setup().put(&id, script).await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => {
+            let code = match &error {
+                PutError::Other(_) => StatusCode::CONFLICT,
+                PutError::BadId => StatusCode::BAD_REQUEST,
+                PutError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            warn!(id, %error, "setup script not taken");
+            (code, format!("{error}\n")).into_response()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct From {
+    #[serde(default)]
+    offset: u64,
+}
+
+async fn setup_log(Of(state): Of<State>, Query(from): Query<From>) -> Response {
+    let Some(log) = state.setup().log() else {
+        return (StatusCode::NOT_FOUND, "no setup script was handed over\n").into_response();
+    };
+    match setup::follow(log, from.offset, state.watch()).await {
+        Ok(bytes) => {
+            ([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(bytes)).into_response()
+        }
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("reading the log: {error}\n")).into_response()
+        }
+    }
+}
+
+async fn shutdown() -> (StatusCode, String) {
+    match power::off().await {
+        Ok(how) => (StatusCode::ACCEPTED, format!("{how}\n")),
+        Err(error) => {
+            warn!(error, "asked to power off");
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What the host asks for over the guest channel, and the transports it comes over.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use shoes_vz_channel::Incoming;
+use shoes_vz_model::guest::port;
+use tracing::debug;
+
+use crate::forward;
+
+/// Answers the host's requests for streams.
+#[derive(Debug, Clone)]
+pub(crate) struct Handler {
+    router: Router,
+    ssh_addr: SocketAddr,
+}
+
+impl Handler {
+    pub(crate) fn new(router: Router, ssh_addr: SocketAddr) -> Self {
+        Self { router, ssh_addr }
+    }
+
+    pub(crate) async fn handle(self, incoming: Incoming) {
+        let port = incoming.port();
+        let served = match port {
+            port::API => self.api(incoming).await,
+            port::SSH => forward::forward(incoming, self.ssh_addr).await.map_err(Into::into),
+            other => {
+                let words = format!(
+                    "this guest agent serves ports {} (API) and {} (SSH), not {other}",
+                    port::API,
+                    port::SSH
+                );
+                incoming.refuse(&words).await.map_err(Into::into)
+            }
+        };
+        if let Err(error) = served {
+            debug!(port, error, "a stream of the guest channel ended early");
+        }
+    }
+
+    async fn api(self, incoming: Incoming) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = incoming.accept().await?;
+        // A caller's end of sending is its hanging up, which ends what it asked for.
+        let server = auto::Builder::new(TokioExecutor::new()).http1_only();
+        server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router)).await
+    }
+}
+
+/// Serves the guest channel over a virtio-serial port, for ever: a host that goes away comes back.
+#[cfg(target_os = "linux")]
+pub(crate) async fn serve_serial(
+    path: std::path::PathBuf,
+    hello: shoes_vz_channel::Hello,
+    handler: Handler,
+) -> anyhow::Result<()> {
+    use std::time::Duration;
+
+    use crate::serial::SerialPort;
+    let mut pause = Duration::ZERO;
+    let mut said = false;
+    loop {
+        let served = match SerialPort::open(&path) {
+            Ok(port) => {
+                let handler = handler.clone();
+                let began = tokio::time::Instant::now();
+                let served = shoes_vz_channel::mux::Guest::serve(port, hello.clone(), move |incoming| {
+                    handler.clone().handle(incoming)
+                })
+                .await;
+                if began.elapsed() > Duration::from_secs(1) {
+                    (pause, said) = (Duration::ZERO, false);
+                }
+                served
+            }
+            Err(error) => Err(error),
+        };
+        if !said {
+            said = true;
+            match served {
+                Ok(()) => tracing::info!("the guest channel's host went away; waiting for it"),
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "the guest channel broke; trying again")
+                }
+            }
+        }
+        pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_millis(200));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use shoes_vz_channel::{
+        Hello,
+        api::GuestApi,
+        mux::{Guest, Host, OpenError},
+        socket,
+    };
+    use shoes_vz_model::guest::{ExecRequest, RunnerActivity};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        net::{TcpListener, UnixListener},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{State, api};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn host(dir: &Path, ssh_addr: SocketAddr) -> Host {
+        let state =
+            State::for_tests("s", dir.join("state"), Path::new("/nonexistent"), dir.to_owned()).unwrap();
+        let handler = Handler::new(api::router(state), ssh_addr);
+        let (a, b) = duplex(4096);
+        let handle = move |incoming| handler.clone().handle(incoming);
+        tokio::spawn(Guest::serve(b, Hello::new("t", "s"), handle));
+        Host::spawn(a)
+    }
+
+    fn guest_api(dir: &Path) -> GuestApi {
+        let sock = dir.join("guest.sock");
+        let host = host(dir, ([127, 0, 0, 1], 9).into());
+        tokio::spawn(socket::serve(UnixListener::bind(&sock).unwrap(), host));
+        GuestApi::new(sock)
+    }
+
+    #[tokio::test]
+    async fn the_api_is_served_over_the_channel_without_a_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let api = guest_api(dir.path());
+        assert_eq!(api.status().await.unwrap().state, RunnerActivity::Offline);
+        assert_eq!(api.health().await.unwrap().version, crate::VERSION);
+        let request = ExecRequest { command: "echo".into(), args: vec!["hi".into()], timeout_seconds: 0 };
+        assert_eq!(api.exec(request).await.unwrap().output, "hi\n");
+    }
+
+    #[tokio::test]
+    async fn hanging_up_over_the_channel_ends_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let api = guest_api(dir.path());
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // It holds the pipe open for as long as it lives: its end is the reader's end of file.
+        let command = format!("exec 3> {}; echo on >&3; exec tail -f /dev/null", fifo.display());
+        let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
+        let request =
+            ExecRequest { command: "/bin/sh".into(), args: vec!["-c".into(), command], timeout_seconds: 60 };
+        let call = tokio::spawn(async move { api.exec(request).await });
+        let mut on = [0; 3];
+        loop {
+            // Without a writer yet, a pipe reads as ended.
+            reader.readable().await.unwrap();
+            match reader.try_read(&mut on) {
+                Ok(3) => break,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+        call.abort();
+        let mut rest = Vec::new();
+        timeout(LONG, reader.read_to_end(&mut rest)).await.expect("the program is ended").unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_port_is_refused_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path(), ([127, 0, 0, 1], 9).into());
+        let error = host.open(80).await.unwrap_err();
+        assert!(
+            matches!(&error, OpenError::Refused { port: 80, words } if words.contains("not 80")),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_forward_waits_until_sshd_listens_and_keeps_half_close() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = free.local_addr().unwrap();
+        drop(free);
+        let host = host(dir.path(), addr);
+        let opening = tokio::spawn(async move { (host.open(port::SSH).await, host) });
+        tokio::time::sleep(Duration::from_millis(30)).await; // the first tries are refused
+        assert!(!opening.is_finished());
+        let sshd = TcpListener::bind(addr).await.unwrap();
+        let (mut server, _) = timeout(LONG, sshd.accept()).await.unwrap().unwrap();
+        let (stream, _host) = timeout(LONG, opening).await.unwrap().unwrap();
+        let mut stream = stream.unwrap();
+        stream.write_all(b"ssh").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut got = String::new();
+        server.read_to_string(&mut got).await.unwrap();
+        server.write_all(b"bye").await.unwrap();
+        drop(server);
+        stream.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "sshbye");
+    }
+
+    #[tokio::test]
+    async fn the_forward_stops_trying_when_its_caller_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = free.local_addr().unwrap();
+        drop(free);
+        let host = host(dir.path(), addr);
+        host.peer().wait_for(|p| *p != shoes_vz_channel::mux::Peer::Down).await.unwrap();
+        let early = timeout(Duration::from_millis(30), host.open(port::SSH)).await;
+        assert!(early.is_err(), "nothing listens");
+        // Anything that comes back over the channel has overtaken the caller's leaving.
+        assert!(host.open(80).await.is_err());
+        let sshd = TcpListener::bind(addr).await.unwrap();
+        let opened = timeout(Duration::from_millis(200), sshd.accept()).await;
+        assert!(opened.is_err(), "still trying: {opened:?}");
+    }
+}

@@ -1,0 +1,166 @@
+//! A guest agent to test: in this process over a duplex channel, or the real program over TCP.
+
+#![allow(dead_code, clippy::unwrap_used, unreachable_pub)] // each test file uses its part
+
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use shoes_vz_channel::{BoxedStream, api::GuestApi};
+use shoes_vz_model::guest::Status;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+pub const LONG: Duration = Duration::from_secs(30);
+pub const EXE: &str = env!("CARGO_BIN_EXE_shoes-vz-runner-agent");
+
+/// The real program, its directories in a temporary one.
+pub struct Agent {
+    pub child: Child,
+    pub addr: SocketAddr,
+    pub dir: PathBuf,
+    sockets: PathBuf,
+}
+
+/// Everything of one guest.
+pub struct Guest {
+    dir: tempfile::TempDir,
+}
+
+impl Guest {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("home")).unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn runner(&self) -> PathBuf {
+        self.path().join("runner")
+    }
+
+    /// Starts the guest agent, as init does.
+    pub async fn agent(&self, args: &[&str]) -> Agent {
+        let mut child = Command::new(EXE)
+            .args(["-listen", "127.0.0.1:0", "-notify-ip", "none", "-runner-path"])
+            .arg(self.runner())
+            .arg("-state-dir")
+            .arg(self.path().join("state"))
+            .args(args)
+            .env_clear()
+            // Unless a test says otherwise.
+            .env("SHOESVZ_RUNNER_AGENT_SERIAL_PORT", "none")
+            .env("HOME", self.path().join("home"))
+            .env("USER", "runner")
+            .env("PATH", "/usr/bin:/bin")
+            // Its own environment must never make it believe in a job.
+            .env("GITHUB_JOB", "liar")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let addr = timeout(LONG, async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if let Some((_, rest)) = line.split_once("HTTP API addr=") {
+                    return rest.split(' ').next().unwrap().parse().unwrap();
+                }
+            }
+            panic!("the guest agent ended");
+        });
+        let addr = addr.await.expect("it listens");
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                eprintln!("agent: {line}")
+            }
+        });
+        let sockets = self.path().join(format!("{}.sock", child.id().unwrap()));
+        let agent = Agent { child, addr, dir: self.path().to_owned(), sockets };
+        agent.bridge();
+        agent
+    }
+}
+
+#[derive(Clone)]
+struct Tcp(SocketAddr);
+
+impl shoes_vz_channel::socket::Open for Tcp {
+    type Stream = BoxedStream;
+    type Error = std::io::Error;
+    async fn open(&self, _port: u16) -> std::io::Result<BoxedStream> {
+        Ok(Box::new(tokio::net::TcpStream::connect(self.0).await?))
+    }
+}
+
+impl Agent {
+    /// A `guest.sock` in front of the TCP listener, so that the typed client can be used.
+    fn bridge(&self) {
+        let listener = tokio::net::UnixListener::bind(&self.sockets).unwrap();
+        tokio::spawn(shoes_vz_channel::socket::serve(listener, Tcp(self.addr)));
+    }
+
+    pub fn api(&self) -> GuestApi {
+        GuestApi::new(&self.sockets)
+    }
+
+    /// As `kill -9`.
+    pub async fn kill(mut self) {
+        self.child.start_kill().unwrap();
+        self.child.wait().await.unwrap();
+    }
+
+    /// Follows `/events` until a status is as wanted; returns all the statuses on the way.
+    pub async fn until(&self, wanted: impl Fn(&Status) -> bool) -> Vec<Status> {
+        use futures::StreamExt;
+        let mut events = self.api().events();
+        let mut seen: Vec<Status> = Vec::new();
+        let waited = timeout(LONG, async {
+            while let Some(status) = events.next().await {
+                seen.push(status.unwrap());
+                if wanted(&seen[seen.len() - 1]) {
+                    return;
+                }
+            }
+            panic!("the events ended");
+        });
+        if waited.await.is_err() {
+            panic!("never as wanted; seen: {seen:#?}");
+        }
+        seen
+    }
+}
+
+/// Writes an executable.
+pub fn script(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Resolves when a file is there; woken by the file system.
+pub async fn exists(path: PathBuf) {
+    use notify::Watcher;
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let mut watcher = notify::recommended_watcher(move |_| {
+        let _ = tell.try_send(()); // full: told already
+    })
+    .unwrap();
+    watcher.watch(path.parent().unwrap(), notify::RecursiveMode::NonRecursive).unwrap();
+    let there = async {
+        while !path.exists() {
+            told.recv().await.unwrap();
+        }
+    };
+    timeout(LONG, there).await.unwrap_or_else(|_| panic!("{} never came", path.display()));
+}
