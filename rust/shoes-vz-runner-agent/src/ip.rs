@@ -148,9 +148,10 @@ impl Changes {
     /// route(4)
     #[cfg(not(target_os = "linux"))]
     fn open() -> io::Result<Self> {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
         let fd = socket(AddressFamily::Route, SockType::Raw, SockFlag::empty(), None)?;
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         Ok(Self(crate::fd::register(fd)?))
     }
 

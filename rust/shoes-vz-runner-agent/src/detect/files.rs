@@ -149,7 +149,7 @@ fn booted() -> Option<SystemTime> {
 
 #[cfg(not(target_os = "linux"))]
 fn booted() -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(sysinfo::System::boot_time()))
+    SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(sysinfo::System::boot_time().ok()?))
 }
 
 #[cfg(test)]

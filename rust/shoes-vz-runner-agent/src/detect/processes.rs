@@ -106,7 +106,8 @@ fn alive(stat: &[u8]) -> Option<&str> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn named_like_a_runner() -> Vec<Process> {
     use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
-    let mut system = System::new();
+    // Fails only on systems it does not know.
+    let Ok(mut system) = System::new() else { return Vec::new() };
     let kind = ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always).with_cwd(UpdateKind::Always);
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
     let mut found = Vec::new();
