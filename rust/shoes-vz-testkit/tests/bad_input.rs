@@ -199,14 +199,14 @@ async fn a_guest_that_never_boots_fails_at_its_deadline_with_the_consoles_last_w
     let template = dir.path().join("t");
     linked_copy(&template);
     // A kernel that finds no init panics, and with `panic=0` and no panic device's driver it then hangs for ever.
-    replace(&template.join("initrd"), b"");
+    replace(&template.join("initrd"), b"no archive at all");
     edit(&template, |metadata| metadata["kernel_cmdline"] = "console=ttyS0 panic=0".into());
     let agent_args = vec!["--start-deadline".into(), "15s".into()];
     let fleet = Fleet::start_with(Options { template, agent_args, ..Options::default() }).await;
     let refused = fleet.add("stuck", &held()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Internal, "{refused:?}");
     let words = refused.message();
-    assert!(words.contains("15 s") && words.contains("Kernel panic"), "{words}");
+    assert!(words.contains("15.0 s") && words.contains("Kernel panic"), "{words}");
     fleet.until_clean().await;
     fleet.finish().await;
 }

@@ -127,7 +127,7 @@ async fn a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
 async fn a_guest_that_powers_off_is_told_apart() {
     let end = end_after("tired", async |fleet| guest_init(fleet, "poweroff").await).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
-    assert!(end.reason.contains("powered off"), "{end:?}");
+    assert!(end.reason.contains("powered itself off"), "{end:?}");
 }
 
 #[tokio::test]

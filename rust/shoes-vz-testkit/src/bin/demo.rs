@@ -13,10 +13,7 @@ use clap::Parser;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use shoes_vz_model::state::stage_from_wire;
-use shoes_vz_proto::{
-    agent::{EndKind, RunnerStage},
-    fleet::RunnerView,
-};
+use shoes_vz_proto::{agent::EndKind, fleet::RunnerView};
 use shoes_vz_testkit::{
     fleet::{Fleet, Options, end_of},
     leftover::{self, LeftOver},
@@ -152,17 +149,12 @@ async fn client(fleet: &Fleet, args: &[&str]) -> anyhow::Result<serde_json::Valu
 #[derive(Debug, Default)]
 struct Shown {
     over: Vec<i32>,
-    queued: bool,
     ended: bool,
 }
 
 impl Shown {
     fn show(&mut self, view: &RunnerView, say: &impl Fn(&str)) {
         let Some(runner) = &view.runner else { return };
-        if !self.queued && runner.stage() > RunnerStage::Queue {
-            self.queued = true;
-            say(&format!("  {:<10} {:>9} ms", "queue", view.queue_ms));
-        }
         for timing in &runner.stages {
             if self.over.contains(&timing.stage) {
                 continue;
