@@ -374,3 +374,18 @@ async fn a_short_answer_does_not_wait_behind_a_bulk_transfer() {
     assert!(!bulk.is_finished(), "the bulk transfer was over before the short ones: nothing was shown");
     bulk.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_guest_that_ended_within_a_frame_does_not_swallow_the_next_ones_hello() {
+    use shoes_vz_channel::wire::{Frame, HEADER, Kind, MAX_PAYLOAD, encode};
+    let (a, mut wire) = duplex(64 * 1024);
+    let host = Host::spawn(a);
+    let payload = Bytes::from_static(&[7; MAX_PAYLOAD]);
+    let mut cut = bytes::BytesMut::new();
+    encode(&Frame { kind: Kind::Data, session: 1, seq: 0, payload }, &mut cut);
+    wire.write_all(&cut[..HEADER + 10]).await.unwrap();
+    let _guest = guest(wire, "next");
+    // Well before enough repeated hellos would have filled the cut frame up.
+    let hello = timeout(Duration::from_secs(2), up(&host)).await.expect("heard at once");
+    assert_eq!(hello.start_id, "next");
+}

@@ -78,13 +78,13 @@ impl fmt::Display for CloudId {
 impl FromStr for CloudId {
     type Err = BadId;
     fn from_str(text: &str) -> Result<Self, BadId> {
-        text.strip_prefix(Self::PREFIX).and_then(|rest| Uuid::try_parse(rest).ok()).map(Self).ok_or_else(|| {
-            BadId {
+        text.strip_prefix(Self::PREFIX).and_then(|rest| Uuid::try_parse(rest).ok()).map(Self).ok_or_else(
+            || BadId {
                 kind: "cloud id",
                 text: text.chars().take(80).collect(),
                 why: "it is not \"shoes-vz-\" and a UUID",
-            }
-        })
+            },
+        )
     }
 }
 

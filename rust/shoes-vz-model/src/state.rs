@@ -153,14 +153,8 @@ pub fn stage_from_wire(number: i32) -> Option<Stage> {
 mod tests {
     use super::*;
 
-    const ALL: [State; 6] = [
-        State::Creating,
-        State::Booting,
-        State::SshReady,
-        State::Running,
-        State::TearingDown,
-        State::Error,
-    ];
+    const ALL: [State; 6] =
+        [State::Creating, State::Booting, State::SshReady, State::Running, State::TearingDown, State::Error];
 
     #[test]
     fn states_and_stages_read_back_from_the_wire() {

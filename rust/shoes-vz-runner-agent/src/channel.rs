@@ -151,7 +151,7 @@ mod tests {
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // It holds the pipe open for as long as it lives: its end is the reader's end of file.
-        let command = format!("exec 3> {}; echo on >&3; exec tail -f /dev/null", fifo.display());
+        let command = format!("exec 3> {}; echo on >&3; exec sleep 100000", fifo.display());
         let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
         let request =
             ExecRequest { command: "/bin/sh".into(), args: vec!["-c".into(), command], timeout_seconds: 60 };

@@ -69,7 +69,7 @@ async fn exec_output_is_capped_and_says_so() {
 async fn exec_over_its_time_is_killed_with_all_it_started() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
-    let r = exec(&agent, "/bin/sh", &["-c", "echo $$; tail -f /dev/null & tail -f /dev/null"], 1).await;
+    let r = exec(&agent, "/bin/sh", &["-c", "echo $$; sleep 100000 & sleep 100000"], 1).await;
     assert_eq!(r.exit_code, 137);
     assert!(r.error.contains("killed after 1 s"), "{}", r.error);
     let group: i32 = r.output.trim().parse().unwrap();
@@ -90,7 +90,7 @@ async fn group_is_gone(group: i32) {
 async fn exec_ends_with_its_program_though_a_child_holds_the_output_open() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
-    let r = exec(&agent, "/bin/sh", &["-c", "tail -f /dev/null & echo $$"], 20).await;
+    let r = exec(&agent, "/bin/sh", &["-c", "sleep 100000 & echo $$"], 20).await;
     assert_eq!((r.exit_code, r.error.as_str()), (0, ""));
     let group: i32 = r.output.trim().parse().unwrap();
     nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -101,7 +101,7 @@ async fn a_caller_that_hangs_up_ends_its_program() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let pid_file = guest.path().join("pid");
-    let command = format!("echo $$ > {0}.new; mv {0}.new {0}; exec tail -f /dev/null", pid_file.display());
+    let command = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 100000", pid_file.display());
     let api = agent.api();
     let request =
         ExecRequest { command: "/bin/sh".into(), args: vec!["-c".into(), command], timeout_seconds: 60 };

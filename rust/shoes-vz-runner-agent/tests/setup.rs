@@ -128,7 +128,7 @@ async fn a_killed_supervisor_ends_its_script_and_is_told() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let began = guest.path().join("began");
-    let script = format!("echo $PPID $$ > {0}.new; mv {0}.new {0}; exec tail -f /dev/null", began.display());
+    let script = format!("echo $PPID $$ > {0}.new; mv {0}.new {0}; exec sleep 100000", began.display());
     agent.api().put_setup("r", script.into()).await.unwrap();
     exists(began.clone()).await;
     let pids = std::fs::read_to_string(began).unwrap();

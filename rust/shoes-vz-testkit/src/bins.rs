@@ -15,12 +15,10 @@ impl Bins {
     /// When the running binary has no path, or `shoes-vz-agent` was not built beside it.
     pub fn find() -> Self {
         let exe = std::env::current_exe().expect("the running binary has a path");
-        let dir = exe
-            .ancestors()
-            .skip(1)
-            .take(2)
-            .find(|dir| dir.join("shoes-vz-agent").is_file())
-            .unwrap_or_else(|| panic!("no shoes-vz-agent beside {}: run `make build` first", exe.display()));
+        let dir =
+            exe.ancestors().skip(1).take(2).find(|dir| dir.join("shoes-vz-agent").is_file()).unwrap_or_else(
+                || panic!("no shoes-vz-agent beside {}: run `make build` first", exe.display()),
+            );
         Self { dir: dir.to_owned() }
     }
 

@@ -44,7 +44,11 @@ impl Daemon {
                 return Ok(text);
             }
             if let Ok(status) = tokio::time::timeout(Duration::from_millis(10), self.child.wait()).await {
-                return Err(format!("{} ended with {status:?} before it was ready:\n{}", self.name, self.log()));
+                return Err(format!(
+                    "{} ended with {status:?} before it was ready:\n{}",
+                    self.name,
+                    self.log()
+                ));
             }
             if tokio::time::Instant::now() > end {
                 return Err(format!("{} was not ready within {deadline:?}:\n{}", self.name, self.log()));

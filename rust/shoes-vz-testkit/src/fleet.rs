@@ -13,7 +13,8 @@ use shoes_vz_proto::{
     agent::{RunnerEnd, RunnerStage, RunnerState},
     fleet::{
         AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListRunnersRequest, RunnerView,
-        WatchRunnersRequest, fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
+        WatchRunnersRequest, fleet_service_client::FleetServiceClient,
+        shoes_service_client::ShoesServiceClient,
     },
 };
 use tempfile::TempDir;
@@ -214,7 +215,11 @@ impl Fleet {
     }
 
     /// AddInstance as the plugin calls it, with myshoes' five minutes.
-    pub async fn add(&self, runner_name: &str, setup_script: &str) -> Result<AddInstanceResponse, tonic::Status> {
+    pub async fn add(
+        &self,
+        runner_name: &str,
+        setup_script: &str,
+    ) -> Result<AddInstanceResponse, tonic::Status> {
         let mut request = tonic::Request::new(AddInstanceRequest {
             runner_name: runner_name.into(),
             setup_script: setup_script.into(),
@@ -247,7 +252,8 @@ impl Fleet {
         let mut last = None;
         let follow = async {
             loop {
-                let request = WatchRunnersRequest { runner_name: runner_name.into(), cloud_id: String::new() };
+                let request =
+                    WatchRunnersRequest { runner_name: runner_name.into(), cloud_id: String::new() };
                 let Ok(stream) = self.fleet_client().watch_runners(request).await else {
                     // The server is being restarted by this test.
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -265,7 +271,10 @@ impl Fleet {
         };
         match tokio::time::timeout(PATIENCE, follow).await {
             Ok(view) => view,
-            Err(_) => panic!("{runner_name} did not get there within {PATIENCE:?}; last seen {last:#?}\n{}", self.logs()),
+            Err(_) => panic!(
+                "{runner_name} did not get there within {PATIENCE:?}; last seen {last:#?}\n{}",
+                self.logs()
+            ),
         }
     }
 
@@ -276,10 +285,8 @@ impl Fleet {
 
     /// Follows the runner until the Actions runner in it listens or works.
     pub async fn until_running(&self, runner_name: &str) -> RunnerView {
-        self.until(runner_name, |v| {
-            v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Running as i32)
-        })
-        .await
+        self.until(runner_name, |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Running as i32))
+            .await
     }
 
     /// The bundle of the only runner there is.

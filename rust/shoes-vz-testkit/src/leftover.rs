@@ -37,8 +37,8 @@ pub fn processes(runners: &Path) -> Vec<i32> {
         .flatten()
         .filter_map(|e| Some((e.file_name().to_str()?.parse::<i32>().ok()?, e.path())))
         .filter(|(_, proc)| {
-            let works_there = fs::read_link(proc.join("cwd"))
-                .is_ok_and(|cwd| cwd.to_string_lossy().starts_with(&inside));
+            let works_there =
+                fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.to_string_lossy().starts_with(&inside));
             // An ended process that waits to be reaped has no command line and no directory any more.
             let names_it = fs::read(proc.join("cmdline"))
                 .is_ok_and(|args| args.split(|b| *b == 0).any(|a| a.starts_with(inside.as_bytes())));

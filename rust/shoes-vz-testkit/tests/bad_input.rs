@@ -1,4 +1,5 @@
 //! Bad input: a clear error each time, and nothing left behind.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{process::Stdio, time::Duration};
 
@@ -23,7 +24,8 @@ async fn refused_agent(args: &[&str]) -> String {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(30), output).await.expect("it ends by itself").unwrap();
+    let output =
+        tokio::time::timeout(Duration::from_secs(30), output).await.expect("it ends by itself").unwrap();
     assert!(!output.status.success());
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
@@ -50,9 +52,13 @@ async fn a_template_without_its_disk_or_kernel_is_refused_with_all_that_is_missi
 #[tokio::test]
 async fn a_template_that_is_not_there_is_refused_by_its_path() {
     let dir = tempfile::tempdir().unwrap();
-    let words =
-        refused_agent(&["--template-path", "/nowhere/at/all", "--runners-path", dir.path().to_str().unwrap()])
-            .await;
+    let words = refused_agent(&[
+        "--template-path",
+        "/nowhere/at/all",
+        "--runners-path",
+        dir.path().to_str().unwrap(),
+    ])
+    .await;
     assert!(words.contains("/nowhere/at/all"), "{words}");
 }
 
@@ -141,7 +147,9 @@ async fn an_unknown_resource_type_or_label_is_an_invalid_argument_that_names_it(
         };
         fleet.shoes_client().add_instance(request).await.unwrap_err()
     };
-    for (resource_type, label, named) in [("gigantic", "self-hosted", "gigantic"), ("nano", "windows-11", "windows-11")] {
+    for (resource_type, label, named) in
+        [("gigantic", "self-hosted", "gigantic"), ("nano", "windows-11", "windows-11")]
+    {
         let refused = ask(resource_type, label).await;
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
         assert!(refused.message().contains(named), "{refused:?}");
@@ -235,14 +243,24 @@ async fn a_client_without_a_server_fails_in_time_and_one_whose_server_returns_su
     let client = |timeout: &str| {
         let mut command = tokio::process::Command::new(fleet.bins().path("shoes-vz-client"));
         command
-            .args(["--server", fleet.grpc_addr(), "--json", "add", "--runner-name", "patient", "--timeout", timeout])
+            .args([
+                "--server",
+                fleet.grpc_addr(),
+                "--json",
+                "add",
+                "--runner-name",
+                "patient",
+                "--timeout",
+                timeout,
+            ])
             .args(["--resource-type", "nano", "--setup-script"])
             .arg(&script)
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
     };
-    let output = tokio::time::timeout(Duration::from_secs(20), client("3s").output()).await.expect("in time").unwrap();
+    let output =
+        tokio::time::timeout(Duration::from_secs(20), client("3s").output()).await.expect("in time").unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{words}");
     assert!(words.contains(fleet.grpc_addr()), "{words}");

@@ -1,4 +1,5 @@
 //! Processes killed, guests that crash, servers that restart: jobs go on, reasons are worded, nothing is left.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -19,7 +20,11 @@ async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_
     fleet.until_running("survivor").await;
     let vm_processes = leftover::processes(&fleet.runners_path());
     fleet.end_agent(Signal::SIGKILL).await;
-    assert_eq!(leftover::processes(&fleet.runners_path()), vm_processes, "the VM does not die with the agent");
+    assert_eq!(
+        leftover::processes(&fleet.runners_path()),
+        vm_processes,
+        "the VM does not die with the agent"
+    );
 
     fleet.start_agent().await;
     fleet.until_running("survivor").await;
@@ -156,7 +161,8 @@ fn qemu_of(fleet: &Fleet) -> Pid {
     let pids: Vec<_> = leftover::processes(&fleet.runners_path())
         .into_iter()
         .filter(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("qemu-system"))
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|comm| comm.starts_with("qemu-system"))
         })
         .collect();
     assert_eq!(pids.len(), 1, "{pids:?}");

@@ -1,4 +1,5 @@
 //! The way of a job, on real guests: from AddInstance to an empty host.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use shoes_vz_proto::{
     agent::{EndKind, RunnerStage, RunnerState},
@@ -20,7 +21,9 @@ async fn a_job_runs_on_a_vm_of_its_own_which_is_gone_afterwards() {
     let view = fleet.until("job-1", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
     let end = end_of(&view);
     assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
-    for stage in [RunnerStage::Clone, RunnerStage::Start, RunnerStage::Guest, RunnerStage::Ssh, RunnerStage::Job] {
+    for stage in
+        [RunnerStage::Clone, RunnerStage::Start, RunnerStage::Guest, RunnerStage::Ssh, RunnerStage::Job]
+    {
         assert!(stage_us(&view, stage).is_some(), "{stage:?} was not measured: {view:#?}");
     }
     fleet.until_clean().await;
@@ -57,7 +60,9 @@ async fn two_guests_that_boot_together_are_never_taken_for_each_other() {
     let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
     let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
     for (name, added) in [("alpha", a.unwrap()), ("beta", b.unwrap())] {
-        let view = fleet.until(name, |v| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))).await;
+        let view = fleet
+            .until(name, |v| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started)))
+            .await;
         let runner_id = view.runner.unwrap().runner_id;
         let log = fleet.runners_path().join(format!("{runner_id}.bundle/setup.log"));
         let said = async {
@@ -98,9 +103,8 @@ async fn deleting_while_the_vm_boots_cancels_the_creation() {
     let fleet = Fleet::start().await;
     let script = held();
     let mut add = Box::pin(fleet.add("cut-short", &script));
-    let booting = fleet.until("cut-short", |v| {
-        v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32)
-    });
+    let booting = fleet
+        .until("cut-short", |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32));
     let view = tokio::select! {
         view = booting => view,
         early = &mut add => panic!("the VM was not seen booting: {early:?}"),
@@ -116,7 +120,8 @@ async fn deleting_while_the_vm_boots_cancels_the_creation() {
 #[tokio::test]
 async fn a_cloud_id_that_never_was_is_not_found() {
     let fleet = Fleet::server_only(Options::default()).await;
-    let request = DeleteInstanceRequest { cloud_id: shoes_vz_model::CloudId::random().to_string(), labels: vec![] };
+    let request =
+        DeleteInstanceRequest { cloud_id: shoes_vz_model::CloudId::random().to_string(), labels: vec![] };
     let refused = fleet.shoes_client().delete_instance(request).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound);
     fleet.finish().await;
@@ -129,10 +134,18 @@ async fn the_setup_script_is_in_no_command_line_and_no_log() {
     let script = plain(&format!("TOKEN={secret}; echo working; sleep 600"));
     let added = fleet.add("secretive", &script).await.unwrap();
     let log = fleet.only_bundle();
-    fleet.until("secretive", |v| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))).await;
+    fleet
+        .until("secretive", |v| {
+            v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))
+        })
+        .await;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let args = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&args).contains(secret), "in the command line of {:?}", entry.path());
+        assert!(
+            !String::from_utf8_lossy(&args).contains(secret),
+            "in the command line of {:?}",
+            entry.path()
+        );
     }
     for entry in std::fs::read_dir(&log).unwrap().flatten() {
         let text = std::fs::read(entry.path()).unwrap_or_default();

@@ -37,6 +37,7 @@ pub(crate) async fn run(state: State, paths: Vec<PathBuf>) -> anyhow::Result<()>
     loop {
         // Watch first: what happens during the look is then looked at again.
         watcher.reconcile();
+        let setup = changes.borrow_and_update().setup.phase;
         let since = state.setup().since();
         let looked = Instant::now();
         let (back, look) = tokio::task::spawn_blocking(move || {
@@ -50,7 +51,6 @@ pub(crate) async fn run(state: State, paths: Vec<PathBuf>) -> anyhow::Result<()>
             info!(from = ?activity, to = ?next, "runner");
         }
         activity = next;
-        let setup = state.status().setup.phase;
         state.update(|status| {
             status.state = activity;
             if let Some(runner) = look.runner {

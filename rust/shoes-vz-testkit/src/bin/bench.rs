@@ -78,7 +78,9 @@ async fn main() -> anyhow::Result<()> {
         totals.push(total);
         overheads.push(total - of(&["clone", "start", "guest", "ssh"]));
         boots.push(of(&["start", "guest", "ssh"]));
-        for (stage, ms) in spent.into_iter().filter(|(s, _)| ["queue", "clone", "start", "guest", "ssh"].contains(s)) {
+        for (stage, ms) in
+            spent.into_iter().filter(|(s, _)| ["queue", "clone", "start", "guest", "ssh"].contains(s))
+        {
             stages.entry(stage).or_default().push(ms);
         }
         let asked = Instant::now();

@@ -79,8 +79,11 @@ async fn main() -> anyhow::Result<()> {
     say("AddInstance, as myshoes would ask for a queued job");
     let asked = Instant::now();
     let script = script.to_str().context("the script's path is UTF-8")?;
-    let added =
-        client(&fleet, &["add", "--runner-name", RUNNER, "--resource-type", "nano", "--setup-script", script]).await?;
+    let added = client(
+        &fleet,
+        &["add", "--runner-name", RUNNER, "--resource-type", "nano", "--setup-script", script],
+    )
+    .await?;
     let add_instance_ms = millis(asked.elapsed());
     let cloud_id = added["cloud_id"].as_str().context("AddInstance answers a cloud_id")?.to_owned();
     say(&format!("AddInstance answered {cloud_id} after {add_instance_ms:.0} ms: SSH is ready"));
