@@ -114,7 +114,9 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another agent has it.
-    #[error("the runners path {path:?} is served by another agent (pid {holder}); stop that one, or give this one a path of its own")]
+    #[error(
+        "the runners path {path:?} is served by another agent (pid {holder}); stop that one, or give this one a path of its own"
+    )]
     Held {
         /// Which path.
         path: PathBuf,
@@ -136,8 +138,14 @@ impl Lock {
     pub fn take(runners_path: &Path) -> Result<Self, LockError> {
         let fail = |source| LockError::Io { path: runners_path.to_owned(), source };
         let path = runners_path.join(".agent.lock");
-        let mut file =
-            File::options().create(true).read(true).write(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+        let mut file = File::options()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(fail)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {

@@ -221,7 +221,10 @@ pub fn from_go(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         rest.insert(0, "run".into());
     }
     let command = rest.first().and_then(|a| a.to_str()).unwrap_or_default().to_owned();
-    if !top_level && (!SUBCOMMANDS.contains(&command.as_str()) || ["vm", "exec-with-parent"].contains(&command.as_str())) {
+    if !top_level
+        && (!SUBCOMMANDS.contains(&command.as_str())
+            || ["vm", "exec-with-parent"].contains(&command.as_str()))
+    {
         out.extend(rest);
         return out;
     }
@@ -256,13 +259,17 @@ mod tests {
     use super::*;
 
     fn go(line: &str) -> String {
-        let args = from_go(std::iter::once("shoes-vz-agent").chain(line.split_whitespace()).map(OsString::from));
+        let args =
+            from_go(std::iter::once("shoes-vz-agent").chain(line.split_whitespace()).map(OsString::from));
         args.into_iter().skip(1).map(|a| a.into_string().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn a_go_command_line_is_understood() {
-        assert_eq!(go("-server a:1 -max-runners=2 -enable-graphics"), "run --server a:1 --max-runners=2 --enable-graphics");
+        assert_eq!(
+            go("-server a:1 -max-runners=2 -enable-graphics"),
+            "run --server a:1 --max-runners=2 --enable-graphics"
+        );
         assert_eq!(go("run --server a:1 -ssh-key -k"), "run --server a:1 --ssh-key -k");
         assert_eq!(go(""), "run");
         assert_eq!(go("-help"), "--help");
@@ -280,7 +287,8 @@ mod tests {
     fn the_command_line_is_sound_and_reads_a_whole_exec() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
-        let args = from_go(["a", "exec", "-runners-path", "/r", "ID", "sh", "-c", "exit 7"].map(OsString::from));
+        let args =
+            from_go(["a", "exec", "-runners-path", "/r", "ID", "sh", "-c", "exit 7"].map(OsString::from));
         let Command::Exec(exec) = Cli::try_parse_from(args).unwrap().command else { panic!() };
         assert_eq!((exec.id.as_str(), exec.command), ("ID", vec!["sh".into(), "-c".into(), "exit 7".into()]));
     }

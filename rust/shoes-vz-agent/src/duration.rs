@@ -45,7 +45,9 @@ mod tests {
 
     #[test]
     fn durations_read_as_operators_write_them() {
-        for (text, ms) in [("90s", 90_000), ("5m", 300_000), ("1h30m", 5_400_000), ("500ms", 500), ("7", 7000), ("0", 0)] {
+        for (text, ms) in
+            [("90s", 90_000), ("5m", 300_000), ("1h30m", 5_400_000), ("500ms", 500), ("7", 7000), ("0", 0)]
+        {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for bad in ["", "m", "5x", "-1s", "1.5h", "5m3", "99999999999999999999s", "18446744073709551615h"] {

@@ -137,4 +137,3 @@ pub async fn exec(
         (Transport::Tcp, None) => Err(GuestError::Refused("the guest's address is not known yet".into())),
     }
 }
-

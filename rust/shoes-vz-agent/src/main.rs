@@ -41,7 +41,8 @@ fn vm(args: Vec<OsString>) -> ExitCode {
         Ok(_) => return ExitCode::from(2),
         Err(error) => error.exit(),
     };
-    let code = runtime(tokio::runtime::Builder::new_current_thread(), async { Ok(process::run(&bundle).await) });
+    let code =
+        runtime(tokio::runtime::Builder::new_current_thread(), async { Ok(process::run(&bundle).await) });
     code.unwrap_or(ExitCode::FAILURE)
 }
 

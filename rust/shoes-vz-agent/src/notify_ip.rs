@@ -27,7 +27,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Where the listener binds: on macOS guests come in over vmnet's interface, which is there only once a VM is; on Linux
 /// guests come in through the hypervisor's own process.
-const INTERFACE: Ipv4Addr = if cfg!(target_os = "macos") { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+const INTERFACE: Ipv4Addr =
+    if cfg!(target_os = "macos") { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
 
 /// Addresses of guests, as they come.
 #[derive(Clone)]
@@ -137,7 +138,9 @@ async fn notice(
     body: Bytes,
 ) -> (StatusCode, String) {
     let said = |code, words: &str| (code, format!("{words}\n"));
-    let Ok(notice) = serde_json::from_slice::<IpNotice>(&body) else { return said(StatusCode::BAD_REQUEST, "invalid JSON") };
+    let Ok(notice) = serde_json::from_slice::<IpNotice>(&body) else {
+        return said(StatusCode::BAD_REQUEST, "invalid JSON");
+    };
     if notice.runner_id.is_empty() || notice.ip_address.is_empty() {
         return said(StatusCode::BAD_REQUEST, "runner_id and ip_address are required");
     }

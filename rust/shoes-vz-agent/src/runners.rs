@@ -142,7 +142,10 @@ impl Runners {
         let name: RunnerName = create.runner_name.parse().map_err(|e| format!("{e}"))?;
         let mine = &self.ctx.template;
         if !create.template.is_empty() && create.template != mine.name {
-            return Err(format!("template {:?} is not on this host, which has {:?}", create.template, mine.name));
+            return Err(format!(
+                "template {:?} is not on this host, which has {:?}",
+                create.template, mine.name
+            ));
         }
         let seconds = |n: u64| (n > 0).then(|| Duration::from_secs(n));
         Ok(Order {

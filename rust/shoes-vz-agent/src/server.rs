@@ -102,7 +102,12 @@ pub enum ServerError {
 
 impl Server {
     /// Nothing is connected yet.
-    pub fn new(uri: &str, token: Option<&Token>, host: &Host, runners: Arc<Runners>) -> Result<Self, ServerError> {
+    pub fn new(
+        uri: &str,
+        token: Option<&Token>,
+        host: &Host,
+        runners: Arc<Runners>,
+    ) -> Result<Self, ServerError> {
         let endpoint = Endpoint::from_shared(uri.to_owned())
             .map_err(|source| ServerError::Uri { uri: uri.to_owned(), source })?
             .connect_timeout(CONNECT_DEADLINE)
@@ -128,7 +133,11 @@ impl Server {
                     let opened = || {
                         match away.take() {
                             Some(_) => tracing::info!(server = self.uri, "reconnected to the server"),
-                            None => tracing::info!(server = self.uri, protocol = answer.protocol, "serving the server"),
+                            None => tracing::info!(
+                                server = self.uri,
+                                protocol = answer.protocol,
+                                "serving the server"
+                            ),
                         }
                         backoff.reset();
                         registered(&answer);
@@ -154,7 +163,9 @@ impl Server {
         let registered = async move { call.clone().register_agent(registration).await };
         match timeout(REGISTER_DEADLINE, registered).await {
             Ok(answer) => answer.map(tonic::Response::into_inner),
-            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", REGISTER_DEADLINE.as_secs()))),
+            Err(_) => {
+                Err(Status::deadline_exceeded(format!("no answer within {} s", REGISTER_DEADLINE.as_secs())))
+            }
         }
     }
 

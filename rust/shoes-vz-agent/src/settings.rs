@@ -122,16 +122,16 @@ impl Settings {
     pub fn check(raw: &Raw) -> Result<Self, Mistakes> {
         let mut wrong = Mistakes(raw.mistakes.clone());
         let template_path = raw.path("template-path").unwrap_or("/opt/myshoes/vz/templates/macos-26".into());
-        let template = wrong.take(TemplateDir::open(&template_path).map_err(|e| format!("--template-path: {e}")));
+        let template =
+            wrong.take(TemplateDir::open(&template_path).map_err(|e| format!("--template-path: {e}")));
         let hypervisor = wrong.take(values::hypervisor(raw)).flatten();
         if let (Some(template), Some(kind)) = (&template, hypervisor) {
             wrong.take(hypervisor_fits(kind, template.meta.os));
         }
         let macos = template.as_ref().is_some_and(|t| t.meta.os == Os::Macos);
         let max_runners = wrong.take(values::max_runners(raw, macos));
-        let runners_path = wrong.take(usable_runners_path(
-            &raw.path("runners-path").unwrap_or(DEFAULT_RUNNERS_PATH.into()),
-        ));
+        let runners_path =
+            wrong.take(usable_runners_path(&raw.path("runners-path").unwrap_or(DEFAULT_RUNNERS_PATH.into())));
         let state_dir = match raw.path("state-dir") {
             Some(dir) => wrong.take(usable_dir("--state-dir", &dir)),
             None => runners_path.clone(),
@@ -162,8 +162,10 @@ impl Settings {
         let display = wrong.take(values::display(raw));
         let accelerator = wrong.take(values::accelerator(raw));
         let start_deadline = wrong.take(values::duration(raw, "start-deadline", 300, values::Zero::Refused));
-        let max_lifetime = wrong.take(values::duration(raw, "max-lifetime", 24 * 3600, values::Zero::MeansNone));
-        let registration = wrong.take(values::duration(raw, "registration-deadline", 600, values::Zero::Refused));
+        let max_lifetime =
+            wrong.take(values::duration(raw, "max-lifetime", 24 * 3600, values::Zero::MeansNone));
+        let registration =
+            wrong.take(values::duration(raw, "registration-deadline", 600, values::Zero::Refused));
         wrong.take(values::log_format(raw));
 
         let whole = || {
@@ -200,15 +202,18 @@ pub fn runners_path(place: &PlaceArgs) -> Result<PathBuf, Mistakes> {
         return Err(Mistakes(raw.mistakes));
     }
     let path = raw.path("runners-path").unwrap_or(DEFAULT_RUNNERS_PATH.into());
-    fs::canonicalize(&path).map_err(|e| Mistakes(vec![format!("--runners-path: {path:?} cannot be opened ({e})")]))
+    fs::canonicalize(&path)
+        .map_err(|e| Mistakes(vec![format!("--runners-path: {path:?} cannot be opened ({e})")]))
 }
 
 fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
     match (kind, os) {
         (HypervisorKind::Qemu, Os::Linux) | (HypervisorKind::Vz, Os::Macos) => Ok(()),
-        (HypervisorKind::Qemu, Os::Macos) => Err("--hypervisor: qemu runs Linux guests, and the template is for macOS; \
+        (HypervisorKind::Qemu, Os::Macos) => {
+            Err("--hypervisor: qemu runs Linux guests, and the template is for macOS; \
              macOS guests need a macOS host, Linux ones a Template.json with \"os\": \"linux\""
-            .into()),
+                .into())
+        }
         (HypervisorKind::Vz, Os::Linux) => {
             Err("--hypervisor: vz runs macOS guests here, and the template is for Linux".into())
         }
@@ -283,8 +288,20 @@ mod tests {
         raw.file("max_runers = 1\n[odd]\n", Path::new("agent.toml"));
         let wrong = Settings::check(&raw).unwrap_err();
         for word in [
-            "server", "max-runners", "/no/template", "runners-path", "/no/key", "70000", "soon", "warp", "xen", "xml",
-            "maybe", "/no/token", "max_runers", "odd",
+            "server",
+            "max-runners",
+            "/no/template",
+            "runners-path",
+            "/no/key",
+            "70000",
+            "soon",
+            "warp",
+            "xen",
+            "xml",
+            "maybe",
+            "/no/token",
+            "max_runers",
+            "odd",
         ] {
             assert_eq!(wrong.0.iter().filter(|m| m.contains(word)).count(), 1, "{word}: {wrong}");
         }

@@ -35,7 +35,10 @@ pub struct Login {
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("user", &self.user).field("pinned", &self.pinned.is_some()).finish_non_exhaustive()
+        f.debug_struct("Login")
+            .field("user", &self.user)
+            .field("pinned", &self.pinned.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -43,7 +46,9 @@ impl std::fmt::Debug for Login {
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// The key cannot be used.
-    #[error("--ssh-key: {path:?} cannot be used ({why}); it must be an unencrypted private key this user can read")]
+    #[error(
+        "--ssh-key: {path:?} cannot be used ({why}); it must be an unencrypted private key this user can read"
+    )]
     Key {
         /// The file.
         path: PathBuf,
@@ -59,7 +64,9 @@ pub enum LoginError {
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {
     /// It is not who it should be: no use in trying again.
-    #[error("the guest showed the host key {shown}, not {expected}: another machine answers, or the template's ssh_host_key is out of date")]
+    #[error(
+        "the guest showed the host key {shown}, not {expected}: another machine answers, or the template's ssh_host_key is out of date"
+    )]
     WrongHost {
         /// Fingerprint shown.
         shown: String,
@@ -171,7 +178,12 @@ pub struct Session {
 
 impl Session {
     /// Runs `command` with `stdin`, handing each piece of its output to `out`.
-    pub async fn run(&self, command: &str, stdin: Bytes, mut out: impl FnMut(&[u8])) -> Result<Exit, SshError> {
+    pub async fn run(
+        &self,
+        command: &str,
+        stdin: Bytes,
+        mut out: impl FnMut(&[u8]),
+    ) -> Result<Exit, SshError> {
         let mut channel = self.handle.channel_open_session().await?;
         channel.exec(true, command).await?;
         if !stdin.is_empty() {
@@ -183,7 +195,9 @@ impl Session {
             match message {
                 ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } => out(&data),
                 ChannelMsg::ExitStatus { exit_status } => exit = Exit::Code(exit_status),
-                ChannelMsg::Failure => return Err(SshError::Connect("the guest refused to run a command".into())),
+                ChannelMsg::Failure => {
+                    return Err(SshError::Connect("the guest refused to run a command".into()));
+                }
                 _ => {}
             }
         }
@@ -250,7 +264,9 @@ impl client::Handler for HostCheck {
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, SshError> {
         let shown = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
-            PublicKeyOrCertificate::Certificate(certificate) => PublicKey::from(certificate.public_key().clone()),
+            PublicKeyOrCertificate::Certificate(certificate) => {
+                PublicKey::from(certificate.public_key().clone())
+            }
         };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match &*seen {

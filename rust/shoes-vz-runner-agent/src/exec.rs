@@ -13,7 +13,12 @@ use nix::{
     unistd::Pid,
 };
 use shoes_vz_model::guest::{ExecRequest, ExecResponse};
-use tokio::{io::AsyncReadExt, net::unix::pipe, process::Command, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    process::{Child, Command},
+    time::timeout,
+};
 
 use crate::{env::ChildEnv, setup::supervise::exit_code};
 
@@ -29,28 +34,18 @@ pub(crate) async fn exec(request: ExecRequest, env: &ChildEnv) -> ExecResponse {
         seconds => Duration::from_secs(seconds),
     };
     let mut output = Output::default();
-    let mut group = Group(None);
-    let ended = match start(&request, env, &mut group) {
-        Ok((mut child, pipe)) => timeout(limit, read_to_end(&mut child, pipe, &mut output)).await,
-        Err(error) => Ok(Err(error)),
+    let (code, error) = match start(&request, env) {
+        Ok((mut running, pipe)) => match timeout(limit, running.read_to_end(pipe, &mut output)).await {
+            Ok(Ok(status)) => (exit_code(status), String::new()),
+            Ok(Err(error)) => (-1, format!("{}: {error}", request.command)),
+            Err(_) => (137, format!("{} was killed after {} s", request.command, limit.as_secs())),
+        },
+        Err(error) => (-1, format!("{}: {error}", request.command)),
     };
-    let (code, error) = match ended {
-        Ok(Ok(status)) => {
-            group.0 = None; // over by itself; what it left running in the background stays
-            (exit_code(status), String::new())
-        }
-        Ok(Err(error)) => (-1, format!("{}: {error}", request.command)),
-        Err(_) => (137, format!("{} was killed after {} s", request.command, limit.as_secs())),
-    };
-    drop(group);
     output.answer(code, error)
 }
 
-fn start(
-    request: &ExecRequest,
-    env: &ChildEnv,
-    group: &mut Group,
-) -> io::Result<(tokio::process::Child, pipe::Receiver)> {
+fn start(request: &ExecRequest, env: &ChildEnv) -> io::Result<(Running, pipe::Receiver)> {
     // One pipe for both, so that they stay in order.
     let (reader, writer) = io::pipe()?;
     let child = Command::new(&request.command)
@@ -62,50 +57,55 @@ fn start(
         .stdout(writer.try_clone()?)
         .stderr(writer)
         .process_group(0)
-        .kill_on_drop(true)
         .spawn()?;
-    group.0 = child.id();
-    Ok((child, pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?))
+    let running = Running(Some(child));
+    Ok((running, pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?))
 }
 
-async fn read_to_end(
-    child: &mut tokio::process::Child,
-    mut pipe: pipe::Receiver,
-    output: &mut Output,
-) -> io::Result<ExitStatus> {
-    let mut chunk = vec![0; 64 * 1024];
-    let status = loop {
-        tokio::select! {
-            read = pipe.read(&mut chunk) => match read? {
-                0 => break child.wait().await?,
-                n => output.push(&chunk[..n]),
-            },
-            status = child.wait() => {
-                let status = status?;
-                // All it wrote is in the pipe; what it left in the background may hold that open for ever.
-                loop {
-                    match pipe.try_read(&mut chunk) {
-                        Ok(0) => break,
-                        Ok(n) => output.push(&chunk[..n]),
-                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(e) => return Err(e),
+/// A program in a process group of its own; dropped before its end, it is killed with all it started.
+struct Running(Option<Child>);
+
+impl Running {
+    async fn read_to_end(&mut self, mut pipe: pipe::Receiver, output: &mut Output) -> io::Result<ExitStatus> {
+        let Some(child) = &mut self.0 else { return Err(io::Error::other("it is over")) };
+        let mut chunk = vec![0; 64 * 1024];
+        let status = loop {
+            tokio::select! {
+                read = pipe.read(&mut chunk) => match read? {
+                    0 => break child.wait().await?,
+                    n => output.push(&chunk[..n]),
+                },
+                status = child.wait() => {
+                    let status = status?;
+                    // All it wrote is in the pipe; what it left in the background may hold that open for ever.
+                    loop {
+                        match pipe.try_read(&mut chunk) {
+                            Ok(0) => break,
+                            Ok(n) => output.push(&chunk[..n]),
+                            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                            Err(e) => return Err(e),
+                        }
                     }
+                    break status;
                 }
-                break status;
             }
-        }
-    };
-    Ok(status)
+        };
+        // Over by itself; what it left in the background stays.
+        self.0 = None;
+        Ok(status)
+    }
 }
 
-/// Kills the program and all it started, unless told that it is over.
-struct Group(Option<u32>);
-
-impl Drop for Group {
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(pid) = self.0 {
+        let Some(mut child) = self.0.take() else { return };
+        if let Some(pid) = child.id() {
             // ESRCH: it ended just now.
             let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+        // Buried at once; left to tokio, it would stay a zombie until another child ends.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { child.wait().await });
         }
     }
 }

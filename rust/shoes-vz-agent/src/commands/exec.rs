@@ -22,11 +22,17 @@ pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
     let bundle = super::bundle(&args.place, &args.id)?;
     let limit = duration::parse(&args.timeout).map_err(|e| anyhow::anyhow!("--timeout: {e}"))?;
     let vm = Vm::adopt(&bundle.path).await?;
-    anyhow::ensure!(vm.is_some(), "the VM {} is not running; `shoes-vz-agent start {0}` boots it", bundle.runner);
+    anyhow::ensure!(
+        vm.is_some(),
+        "the VM {} is not running; `shoes-vz-agent start {0}` boots it",
+        bundle.runner
+    );
     let spec = super::spec(&bundle.path)?;
-    let ip = bundle.metadata().context("reading RuntimeMetadata.json")?.and_then(|m| m.ip_address.parse().ok());
+    let ip =
+        bundle.metadata().context("reading RuntimeMetadata.json")?.and_then(|m| m.ip_address.parse().ok());
     let (command, rest) = args.command.split_first().context("no program was given")?;
-    let request = ExecRequest { command: command.clone(), args: rest.to_vec(), timeout_seconds: limit.as_secs() };
+    let request =
+        ExecRequest { command: command.clone(), args: rest.to_vec(), timeout_seconds: limit.as_secs() };
     let done = guest::exec(spec.transport, &bundle.file(file::GUEST_SOCKET), ip, request).await?;
     let mut out = std::io::stdout().lock();
     out.write_all(&output(&done)?).and_then(|()| out.flush()).context("writing the program's output")?;
@@ -57,7 +63,11 @@ mod tests {
 
     #[test]
     fn output_that_is_no_text_comes_through_byte_for_byte() {
-        let done = ExecResponse { output: "\u{fffd}".into(), output_base64: "/w==".into(), ..ExecResponse::default() };
+        let done = ExecResponse {
+            output: "\u{fffd}".into(),
+            output_base64: "/w==".into(),
+            ..ExecResponse::default()
+        };
         assert_eq!(output(&done).unwrap(), [0xff]);
         let plain = ExecResponse { output: "x\n".into(), ..ExecResponse::default() };
         assert_eq!(output(&plain).unwrap(), b"x\n");

@@ -27,13 +27,20 @@ pub async fn run(args: &ListArgs) -> anyhow::Result<()> {
             Ok(Some(metadata)) => metadata,
             Ok(None) => continue,
             Err(error) => {
-                eprintln!("{:?} is not shown: its RuntimeMetadata.json cannot be read ({error})", bundle.path);
+                eprintln!(
+                    "{:?} is not shown: its RuntimeMetadata.json cannot be read ({error})",
+                    bundle.path
+                );
                 continue;
             }
         };
         // A process that does not answer is one that is there.
         let live = Vm::adopt(&bundle.path).await.map_or(true, |vm| vm.is_some());
-        rows.push(Row { metadata: true_state(metadata, live), bundle_path: bundle.path.display().to_string(), live });
+        rows.push(Row {
+            metadata: true_state(metadata, live),
+            bundle_path: bundle.path.display().to_string(),
+            live,
+        });
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -72,7 +79,8 @@ fn table(rows: &[Row]) -> String {
         (0..head.len()).map(|c| lines.iter().map(|l| l[c].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();
     for line in lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
@@ -90,12 +98,16 @@ mod tests {
                 "updated_at":"2026-01-02T03:04:06Z","runner_name":"myshoes-1"}"#,
         )
         .unwrap();
-        let row = |live| Row { metadata: true_state(metadata.clone(), live), bundle_path: "/r/b".into(), live };
+        let row =
+            |live| Row { metadata: true_state(metadata.clone(), live), bundle_path: "/r/b".into(), live };
         let table = table(&[row(true), row(false)]);
         let lines: Vec<Vec<&str>> =
             table.lines().map(|l| l.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
         assert_eq!(lines[0][..3], ["RUNNER ID", "IP ADDRESS", "STATE"]);
-        assert_eq!(lines[1], ["id-1", "-", "running", "2026-01-02 03:04:05", "2026-01-02 03:04:06", "/r/b", "myshoes-1"]);
+        assert_eq!(
+            lines[1],
+            ["id-1", "-", "running", "2026-01-02 03:04:05", "2026-01-02 03:04:06", "/r/b", "myshoes-1"]
+        );
         assert_eq!(lines[2][2], "stopped");
     }
 }

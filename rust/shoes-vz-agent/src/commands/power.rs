@@ -64,7 +64,9 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
                 Ok(outcome) => outcome.err().map_or_else(String::new, |e| format!("{e:#}")),
                 Err(_) => format!("SSH did not answer within {}", duration::words(deadline)),
             };
-            vm.stop(Stop::Force).await.with_context(|| format!("{words}; and the VM could not be stopped again"))?;
+            vm.stop(Stop::Force)
+                .await
+                .with_context(|| format!("{words}; and the VM could not be stopped again"))?;
             anyhow::bail!("{words}; the VM is stopped again, see {:?}", bundle.file(file::CONSOLE_LOG));
         }
     }

@@ -44,7 +44,8 @@ impl ChannelGuest {
 
     /// The dial waits for the guest's sshd to listen.
     pub(super) async fn try_ssh(&self) -> Result<(), SshError> {
-        let stream = socket::dial(&self.socket, port::SSH).await.map_err(|e| SshError::Connect(e.to_string()))?;
+        let stream =
+            socket::dial(&self.socket, port::SSH).await.map_err(|e| SshError::Connect(e.to_string()))?;
         self.ssh.ready(stream).await
     }
 

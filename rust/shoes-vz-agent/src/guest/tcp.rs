@@ -66,14 +66,19 @@ impl TcpGuest {
         session.end().await;
         match exit {
             Exit::Code(0) => Ok(()),
-            Exit::Code(code) => Err(GuestError::Broken(format!("the guest's shell could not take the setup script (exit code {code})"))),
-            Exit::Abnormal => Err(GuestError::Broken("the guest broke off while taking the setup script".into())),
+            Exit::Code(code) => Err(GuestError::Broken(format!(
+                "the guest's shell could not take the setup script (exit code {code})"
+            ))),
+            Exit::Abnormal => {
+                Err(GuestError::Broken("the guest broke off while taking the setup script".into()))
+            }
         }
     }
 
     pub(super) fn follow(&self, runner: RunnerId, log: &Path) -> Following {
         let (sender, status) = watch::channel(None);
-        let setup = SetupStatus { id: runner.to_string(), phase: SetupPhase::Running, ..SetupStatus::default() };
+        let setup =
+            SetupStatus { id: runner.to_string(), phase: SetupPhase::Running, ..SetupStatus::default() };
         let setup = watch::Sender::new(setup);
         let log = Log::open(log);
         let logged = log.written.subscribe();
@@ -218,7 +223,8 @@ async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes) -> Result<Bytes
         .map_err(|e| broken(&e))?;
     let answer = sender.send_request(request).await.map_err(|e| broken(&e))?;
     let status = answer.status();
-    let bytes = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| broken(&*e))?.to_bytes();
+    let bytes =
+        Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| broken(&*e))?.to_bytes();
     drop(connection);
     match status.is_success() {
         true => Ok(bytes),

@@ -27,7 +27,13 @@ pub(super) struct Clock {
 impl Clock {
     /// Begins with `stage`, now.
     pub(super) fn start(stage: Stage) -> Self {
-        Self { over: Vec::new(), stage, began: Timestamp::now(), since: Instant::now(), before: Duration::ZERO }
+        Self {
+            over: Vec::new(),
+            stage,
+            began: Timestamp::now(),
+            since: Instant::now(),
+            before: Duration::ZERO,
+        }
     }
 
     /// Goes on after a restart: the stage under way began when the last one was over.
@@ -46,7 +52,8 @@ impl Clock {
             return;
         }
         self.close();
-        (self.stage, self.began, self.since, self.before) = (next, Timestamp::now(), Instant::now(), Duration::ZERO);
+        (self.stage, self.began, self.since, self.before) =
+            (next, Timestamp::now(), Instant::now(), Duration::ZERO);
     }
 
     /// Ends the stage under way for good.
@@ -103,7 +110,10 @@ mod tests {
         let names: Vec<_> = clock.over().iter().map(|(name, _, _)| name.as_str()).collect();
         assert_eq!(names, ["clone", "start"]);
         let (clone, start) = (clock.over()[0].2, clock.over()[1].2);
-        assert!(clone >= 20_000 && u128::from(clone + start) <= whole.elapsed().as_micros(), "{clone} {start}");
+        assert!(
+            clone >= 20_000 && u128::from(clone + start) <= whole.elapsed().as_micros(),
+            "{clone} {start}"
+        );
         assert_eq!(clock.to_wire()[1].stage, wire::RunnerStage::Start as i32);
     }
 

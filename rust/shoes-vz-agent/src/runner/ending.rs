@@ -62,7 +62,13 @@ impl Ending {
     }
 
     /// SSH did not answer in time.
-    pub(super) fn late(deadline: Duration, stage: Stage, in_stage: Duration, last: &str, bundle: &Path) -> Self {
+    pub(super) fn late(
+        deadline: Duration,
+        stage: Stage,
+        in_stage: Duration,
+        last: &str,
+        bundle: &Path,
+    ) -> Self {
         let doing = match stage {
             Stage::Clone => "the bundle was still being made",
             Stage::Start => "the hypervisor had not started the guest",
@@ -81,7 +87,10 @@ impl Ending {
     }
 
     pub(super) fn expired(limit: Duration) -> Self {
-        Self::new(EndKind::Expired, format!("the VM reached its maximum lifetime of {}", duration::words(limit)))
+        Self::new(
+            EndKind::Expired,
+            format!("the VM reached its maximum lifetime of {}", duration::words(limit)),
+        )
     }
 
     pub(super) fn is_failure(&self) -> bool {
@@ -135,7 +144,10 @@ mod tests {
         assert_eq!(over(VmEndKind::Requested, Stage::Job).kind, EndKind::Deleted);
         assert_eq!(over(VmEndKind::MaxLifetime, Stage::Job).kind, EndKind::Expired);
         let died = over(VmEndKind::GuestPanic, Stage::Job);
-        assert_eq!((died.kind, died.reason.as_str()), (EndKind::VmDied, "the VM ended at stage job: because"));
+        assert_eq!(
+            (died.kind, died.reason.as_str()),
+            (EndKind::VmDied, "the VM ended at stage job: because")
+        );
         assert!(over(VmEndKind::GuestPanic, Stage::Guest).reason.contains("console"));
     }
 

@@ -54,13 +54,22 @@ mod tests {
     use super::*;
 
     fn status(state: RunnerActivity, phase: SetupPhase, exit_code: Option<i32>) -> Status {
-        Status { state, setup: SetupStatus { phase, exit_code, ..SetupStatus::default() }, ..Status::default() }
+        Status {
+            state,
+            setup: SetupStatus { phase, exit_code, ..SetupStatus::default() },
+            ..Status::default()
+        }
     }
 
     #[test]
     fn myshoes_foreground_runner_runs_listens_works_and_is_reaped_when_the_script_ends() {
         let mut seen = false;
-        for state in [RunnerActivity::Offline, RunnerActivity::Preparing, RunnerActivity::Idle, RunnerActivity::Running] {
+        for state in [
+            RunnerActivity::Offline,
+            RunnerActivity::Preparing,
+            RunnerActivity::Idle,
+            RunnerActivity::Running,
+        ] {
             assert_eq!(judge(&status(state, SetupPhase::Running, None), &mut seen), Verdict::GoOn);
         }
         assert!(seen);

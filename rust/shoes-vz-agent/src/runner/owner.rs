@@ -97,11 +97,13 @@ impl Owner {
         let deadline = order.start_deadline.unwrap_or(self.ctx.start_deadline);
         let script = order.script.clone();
         let ending = self.bounded(async |owner| {
-            owner.in_time(deadline, async |owner| {
-                owner.make_bundle(&order).await?;
-                owner.launch().await?;
-                owner.boot().await
-            }).await?;
+            owner
+                .in_time(deadline, async |owner| {
+                    owner.make_bundle(&order).await?;
+                    owner.launch().await?;
+                    owner.boot().await
+                })
+                .await?;
             owner.set_up(script).await?;
             owner.job().await
         });
@@ -223,7 +225,9 @@ impl Owner {
         let mut turn = None;
         if matches!(state, VmState::Unspecified | VmState::Created) {
             // A guest that tells its address does so alone.
-            if let (Transport::Tcp, Some(notices)) = (self.ctx.template.meta.guest_agent, self.ctx.notices.clone()) {
+            if let (Transport::Tcp, Some(notices)) =
+                (self.ctx.template.meta.guest_agent, self.ctx.notices.clone())
+            {
                 turn = Some(notices.turn().await);
             }
             let started = vm.start().await;
@@ -267,7 +271,9 @@ impl Owner {
         loop {
             match guest.try_ssh().await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_final() => return Err(Ending::failed(format!("SSH into the guest: {error}"))),
+                Err(error) if error.is_final() => {
+                    return Err(Ending::failed(format!("SSH into the guest: {error}")));
+                }
                 Err(error) => {
                     tracing::debug!(%error, "SSH does not answer yet");
                     self.last_error = error.to_string();
@@ -281,8 +287,12 @@ impl Owner {
     fn kept_script(&self) -> Result<Script, Ending> {
         match self.record.bundle.kept_script() {
             Ok(Some(script)) => Ok(script.into()),
-            Ok(None) => Err(Ending::failed("the agent was restarted before it handed over the setup script, whose copy is gone")),
-            Err(error) => Err(Ending::failed(format!("the setup script's copy in the bundle cannot be read ({error})"))),
+            Ok(None) => Err(Ending::failed(
+                "the agent was restarted before it handed over the setup script, whose copy is gone",
+            )),
+            Err(error) => {
+                Err(Ending::failed(format!("the setup script's copy in the bundle cannot be read ({error})")))
+            }
         }
     }
 
@@ -336,7 +346,9 @@ impl Owner {
                     Verdict::Finished => {
                         return Ok(Ending::new(EndKind::Finished, "the Actions runner finished and exited"));
                     }
-                    Verdict::SetupFailed(code) => return Ok(self.setup_failed(code, status.setup.log_bytes, &mut following).await),
+                    Verdict::SetupFailed(code) => {
+                        return Ok(self.setup_failed(code, status.setup.log_bytes, &mut following).await);
+                    }
                 }
             }
             let patience_ends = sleep_until(patience.unwrap_or_else(|| Instant::now() + AGES));
@@ -361,7 +373,10 @@ impl Owner {
         use shoes_vz_proto::vm::VmEndKind;
         let done = seen && last.is_some_and(|s| s.state == shoes_vz_model::guest::RunnerActivity::Finished);
         if done && end.kind() == VmEndKind::GuestPoweroff {
-            return Ending::new(EndKind::Finished, "the Actions runner finished, and the guest powered itself off");
+            return Ending::new(
+                EndKind::Finished,
+                "the Actions runner finished, and the guest powered itself off",
+            );
         }
         Ending::vm_over(end, self.record.stage(), &self.record.bundle.path)
     }
@@ -420,7 +435,10 @@ impl Owner {
                 EndKind::VmDied,
                 "the VM process was gone without a word when the agent started; the host was restarted, or something killed it",
             ),
-            Err(error) => Ending::new(EndKind::VmDied, format!("the VM is over, and VmEnd.json cannot be read ({error})")),
+            Err(error) => Ending::new(
+                EndKind::VmDied,
+                format!("the VM is over, and VmEnd.json cannot be read ({error})"),
+            ),
         }
     }
 
@@ -443,7 +461,10 @@ fn prepare(
         let path = path.to_owned();
         move |source| CloneError::Io { what, path, source }
     };
-    std::fs::DirBuilder::new().mode(0o700).create(&bundle.path).map_err(fail("making the bundle", &bundle.path))?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&bundle.path)
+        .map_err(fail("making the bundle", &bundle.path))?;
     bundle.set_metadata(meta).map_err(fail("writing RuntimeMetadata.json in", &bundle.path))?;
     bundle.keep_script(script.secret()).map_err(fail("keeping the setup script in", &bundle.path))
 }

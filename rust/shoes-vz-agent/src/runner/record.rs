@@ -126,8 +126,12 @@ impl Record {
         let failed = ending.is_failure();
         let kind = ending.kind.as_str_name();
         match failed {
-            true => tracing::warn!(kind, stage = self.stage().as_str(), reason = ending.reason, "runner ends"),
-            false => tracing::info!(kind, stage = self.stage().as_str(), reason = ending.reason, "runner ends"),
+            true => {
+                tracing::warn!(kind, stage = self.stage().as_str(), reason = ending.reason, "runner ends")
+            }
+            false => {
+                tracing::info!(kind, stage = self.stage().as_str(), reason = ending.reason, "runner ends")
+            }
         }
         if failed {
             self.error.clone_from(&ending.reason);

@@ -9,7 +9,11 @@ use shoes_vz_vm::{
 };
 use tokio::time::sleep;
 
-use super::{clock::stage_name, ending::Ending, owner::{Owner, chain}};
+use super::{
+    clock::stage_name,
+    ending::Ending,
+    owner::{Owner, chain},
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use shoes_vz_proto::agent::{
     sync_response::Command,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -90,7 +90,7 @@ impl Link<'_> {
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
-        let first = self.go_request(board.borrow().clone());
+        let first = self.go_request(&board);
         self.send(first).await?;
         let mut responses = open(client, receiver).await?;
         opened();
@@ -108,7 +108,7 @@ impl Link<'_> {
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {
-                    let request = self.go_request(board.borrow().clone());
+                    let request = self.go_request(&board);
                     self.send(request).await?;
                 }
             }
@@ -135,9 +135,9 @@ impl Link<'_> {
 
     /// In a Go server's terms. It waits for exactly SSH_READY, so a faster runner stays that until it ends. It knows no
     /// ends: one that failed is shown as ERROR until it deletes it, any other is gone once it was shown to be going.
-    ///
-    /// Takes its own copy of the board: what was shown is taken down from the board here.
-    fn go_request(&self, runners: BTreeMap<String, Runner>) -> SyncRequest {
+    fn go_request(&self, board: &watch::Receiver<BTreeMap<String, Runner>>) -> SyncRequest {
+        // A copy, and the board free again: what was shown is taken down from it below.
+        let runners = board.borrow().clone();
         let mut request = self.request(&runners, Vec::new());
         let mut told = Vec::new();
         for runner in &mut request.runners {

@@ -120,7 +120,8 @@ impl Raw {
                 toml::Value::Boolean(yes) => yes.to_string(),
                 other => {
                     let kind = other.type_str();
-                    self.mistakes.push(format!("--config: {path:?}: \"{key}\" is a {kind}, not a text or number"));
+                    self.mistakes
+                        .push(format!("--config: {path:?}: \"{key}\" is a {kind}, not a text or number"));
                     continue;
                 }
             };
@@ -231,7 +232,10 @@ mod tests {
         let mut raw = Raw::default();
         raw.set("max-runners", "3");
         raw.set("hostname", "");
-        raw.file("max_runners = 4\nhostname = \"h\"\nstart-deadline = \"9s\"\nenable_graphics = true\n", Path::new("f"));
+        raw.file(
+            "max_runners = 4\nhostname = \"h\"\nstart-deadline = \"9s\"\nenable_graphics = true\n",
+            Path::new("f"),
+        );
         assert_eq!(max_runners(&raw, false), Ok(3));
         assert_eq!(hostname(&raw), Ok("h".into()), "an empty text is none");
         assert_eq!(duration(&raw, "start-deadline", 300, Zero::Refused), Ok(Duration::from_secs(9)));

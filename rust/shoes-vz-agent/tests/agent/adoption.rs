@@ -15,17 +15,16 @@ use crate::host::{Host, command, create, until, until_gone};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
     let host = Host::new();
-    let (runtime, runners) = host.mortal_agent();
+    let first = host.mortal_agent();
     let id = RunnerId::random();
-    runners.apply(command("1", create(id, "script")));
-    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    first.apply(command("1", create(id, "script")));
+    until(&first.runners, id, |r| r.state() == RunnerState::SshReady).await;
     let vm = host.vms.only();
     vm.until_set_up().await;
     vm.runner(RunnerActivity::Running);
     vm.print("one\n");
-    until(&runners, id, |r| r.state() == RunnerState::Running).await;
-    runtime.shutdown_background();
-    drop(runners);
+    until(&first.runners, id, |r| r.state() == RunnerState::Running).await;
+    first.kill();
 
     vm.print("two\n");
     let runners = host.agent().await;
@@ -39,7 +38,9 @@ async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(crate::host::PATIENCE, whole).await.expect("the log is whole, and nothing is in it twice");
+    tokio::time::timeout(crate::host::PATIENCE, whole)
+        .await
+        .expect("the log is whole, and nothing is in it twice");
     vm.runner(RunnerActivity::Finished);
     vm.script_exits(0);
     let (runner, end) = until_gone(&runners, id).await;
@@ -52,12 +53,11 @@ async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
 async fn a_boot_survives_its_agent_and_the_script_is_handed_over_by_the_next_one() {
     let host = Host::new();
     host.vms.boots.send_replace(false);
-    let (runtime, runners) = host.mortal_agent();
+    let first = host.mortal_agent();
     let id = RunnerId::random();
-    runners.apply(command("1", create(id, "the script")));
-    until(&runners, id, |r| r.stage == shoes_vz_proto::agent::RunnerStage::Guest as i32).await;
-    runtime.shutdown_background();
-    drop(runners);
+    first.apply(command("1", create(id, "the script")));
+    until(&first.runners, id, |r| r.stage == shoes_vz_proto::agent::RunnerStage::Guest as i32).await;
+    first.kill();
 
     let runners = host.agent().await;
     let vm = host.vms.only();
@@ -110,14 +110,13 @@ async fn a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_directory_is_le
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_is_told_again_after_a_restart_until_the_server_has_it() {
     let host = Host::new();
-    let (runtime, runners) = host.mortal_agent();
+    let first = host.mortal_agent();
     let id = RunnerId::random();
-    runners.apply(command("1", create(id, "script")));
-    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    first.apply(command("1", create(id, "script")));
+    until(&first.runners, id, |r| r.state() == RunnerState::SshReady).await;
     host.vms.only().end(VmEndKind::HypervisorKilled, "killed by signal 9");
-    let (before, _) = until_gone(&runners, id).await;
-    runtime.shutdown_background();
-    drop(runners);
+    let (before, _) = until_gone(&first.runners, id).await;
+    first.kill();
 
     let runners = host.agent().await;
     let (again, end) = until_gone(&runners, id).await;

@@ -12,22 +12,22 @@ use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
-pub struct FakeServer {
-    pub addr: SocketAddr,
-    pub told: watch::Receiver<Told>,
-    pub commands: broadcast::Sender<SyncResponse>,
+pub(crate) struct FakeServer {
+    pub(crate) addr: SocketAddr,
+    pub(crate) told: watch::Receiver<Told>,
+    pub(crate) commands: broadcast::Sender<SyncResponse>,
     /// Its own, so that every connection dies with it.
     runtime: Option<tokio::runtime::Runtime>,
 }
 
 /// What an agent said.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
-    pub registrations: Vec<RegisterAgentRequest>,
-    pub authorization: Option<String>,
-    pub last: SyncRequest,
-    pub acks: Vec<(String, String)>,
-    pub syncs: usize,
+pub(crate) struct Told {
+    pub(crate) registrations: Vec<RegisterAgentRequest>,
+    pub(crate) authorization: Option<String>,
+    pub(crate) last: SyncRequest,
+    pub(crate) acks: Vec<(String, String)>,
+    pub(crate) syncs: usize,
 }
 
 #[derive(Clone)]
@@ -38,12 +38,13 @@ struct Service {
 }
 
 impl FakeServer {
-    pub async fn start(addr: &str, protocol: u32) -> Self {
+    pub(crate) async fn start(addr: &str, protocol: u32) -> Self {
         // The port was free a moment ago; its last connections may linger.
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(addr.parse().unwrap()).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = {
             let _in_it = runtime.enter();
             socket.listen(16).unwrap()
@@ -60,11 +61,11 @@ impl FakeServer {
     }
 
     /// As after a crash: every connection breaks.
-    pub fn die(self) -> SocketAddr {
+    pub(crate) fn die(self) -> SocketAddr {
         self.addr
     }
 
-    pub async fn until(&mut self, wanted: impl FnMut(&Told) -> bool) -> Told {
+    pub(crate) async fn until(&mut self, wanted: impl FnMut(&Told) -> bool) -> Told {
         let told = tokio::time::timeout(crate::host::PATIENCE, self.told.wait_for(wanted)).await;
         match told.map(|told| told.unwrap().clone()) {
             Ok(told) => told,

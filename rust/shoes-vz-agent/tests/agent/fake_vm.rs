@@ -38,27 +38,29 @@ use tokio::{
 };
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 
+use crate::host::PATIENCE;
+
 /// The key with this seed.
-pub fn key(seed: u8) -> PrivateKey {
+pub(crate) fn key(seed: u8) -> PrivateKey {
     PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]))
 }
 
-pub const LOGIN_KEY: u8 = 1;
-pub const HOST_KEY: u8 = 2;
+pub(crate) const LOGIN_KEY: u8 = 1;
+pub(crate) const HOST_KEY: u8 = 2;
 
 /// Every VM of one test, by bundle.
 #[derive(Clone)]
-pub struct FakeVms {
+pub(crate) struct FakeVms {
     vms: Arc<Mutex<BTreeMap<PathBuf, FakeVm>>>,
     /// A launch needs a permit, so that a test can hold one up.
-    pub launches: Arc<Semaphore>,
+    pub(crate) launches: Arc<Semaphore>,
     /// Whether guests come up by themselves.
-    pub boots: Arc<watch::Sender<bool>>,
-    pub host_key: u8,
+    pub(crate) boots: Arc<watch::Sender<bool>>,
+    pub(crate) host_key: u8,
 }
 
 impl FakeVms {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             vms: Arc::default(),
             launches: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -68,11 +70,11 @@ impl FakeVms {
     }
 
     /// All there ever were.
-    pub fn all(&self) -> Vec<FakeVm> {
+    pub(crate) fn all(&self) -> Vec<FakeVm> {
         self.vms.lock().unwrap().values().cloned().collect()
     }
 
-    pub fn only(&self) -> FakeVm {
+    pub(crate) fn only(&self) -> FakeVm {
         let all = self.all();
         assert_eq!(all.len(), 1, "{} VMs", all.len());
         all[0].clone()
@@ -91,7 +93,7 @@ impl Launcher for FakeVms {
 
 /// One VM. Cheap to clone.
 #[derive(Clone)]
-pub struct FakeVm {
+pub(crate) struct FakeVm {
     inner: Arc<Inner>,
 }
 
@@ -129,7 +131,8 @@ impl FakeVm {
             process: Mutex::default(),
         });
         let vm = Self { inner };
-        let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let process =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let in_it = process.enter();
         let vm_sock = UnixListener::bind(bundle.join(file::VM_SOCKET)).unwrap();
         let guest_sock = UnixListener::bind(bundle.join(file::GUEST_SOCKET)).unwrap();
@@ -154,7 +157,8 @@ impl FakeVm {
                 });
             }
             port::SSH => {
-                let config = server::Config { keys: vec![key(self.inner.host_key)], ..server::Config::default() };
+                let config =
+                    server::Config { keys: vec![key(self.inner.host_key)], ..server::Config::default() };
                 tokio::spawn(async move {
                     if let Ok(session) = server::run_stream(Arc::new(config), theirs, Sshd).await {
                         drop(session.await);
@@ -175,49 +179,45 @@ impl FakeVm {
     }
 
     /// The Actions runner does this now.
-    pub fn runner(&self, state: RunnerActivity) {
+    pub(crate) fn runner(&self, state: RunnerActivity) {
         self.inner.guest.send_modify(|s| s.state = state);
     }
 
     /// The setup script prints this.
-    pub fn print(&self, text: &str) {
+    pub(crate) fn print(&self, text: &str) {
         self.inner.log.send_modify(|log| log.extend_from_slice(text.as_bytes()));
     }
 
     /// The setup script exits.
-    pub fn script_exits(&self, code: i32) {
+    pub(crate) fn script_exits(&self, code: i32) {
         let log_bytes = self.inner.log.borrow().len() as u64;
         self.inner.guest.send_modify(|s| {
-            (s.setup.phase, s.setup.exit_code, s.setup.log_bytes) = (SetupPhase::Exited, Some(code), log_bytes);
+            (s.setup.phase, s.setup.exit_code, s.setup.log_bytes) =
+                (SetupPhase::Exited, Some(code), log_bytes);
         });
         // Wakes those who follow the log, which ends now.
         self.inner.log.send_modify(|_| {});
     }
 
     /// Every script handed over, with its id.
-    pub fn scripts(&self) -> Vec<(String, Bytes)> {
+    pub(crate) fn scripts(&self) -> Vec<(String, Bytes)> {
         self.inner.scripts.lock().unwrap().clone()
     }
 
     /// Waits until a script was handed over.
-    pub async fn until_set_up(&self) {
+    pub(crate) async fn until_set_up(&self) {
         let mut guest = self.inner.guest.subscribe();
-        guest.wait_for(|s| s.setup.phase != SetupPhase::None).await.unwrap();
-    }
-
-    /// Waits until somebody started it.
-    pub async fn until_started(&self) {
-        let mut status = self.inner.status.subscribe();
-        status.wait_for(|s| s.state == i32::from(VmState::Running)).await.unwrap();
+        let set_up = guest.wait_for(|s| s.setup.phase != SetupPhase::None);
+        tokio::time::timeout(PATIENCE, set_up).await.expect("a script is handed over in time").unwrap();
     }
 
     /// A guest that did not come up by itself does now.
-    pub fn boots(&self) {
+    pub(crate) fn boots(&self) {
         self.inner.status.send_modify(|s| s.guest_up = true);
     }
 
     /// The VM ends, and the process with it.
-    pub fn end(&self, kind: VmEndKind, reason: &str) {
+    pub(crate) fn end(&self, kind: VmEndKind, reason: &str) {
         self.inner.status.send_modify(|s| {
             s.state = VmState::Stopped.into();
             s.end.get_or_insert(VmEnd { kind: kind.into(), reason: reason.into() });
@@ -228,11 +228,11 @@ impl FakeVm {
     }
 
     /// It is gone without a word, as after a power failure of the host.
-    pub fn vanish(&self) {
+    pub(crate) fn vanish(&self) {
         self.inner.process.lock().unwrap().take().unwrap().shutdown_background();
     }
 
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.inner.status.borrow().end.is_some()
     }
 }
@@ -252,7 +252,10 @@ type Statuses = std::pin::Pin<Box<dyn Stream<Item = Result<VmStatus, tonic::Stat
 impl VmService for FakeVm {
     type WatchStream = Statuses;
 
-    async fn watch(&self, _: tonic::Request<WatchRequest>) -> Result<tonic::Response<Statuses>, tonic::Status> {
+    async fn watch(
+        &self,
+        _: tonic::Request<WatchRequest>,
+    ) -> Result<tonic::Response<Statuses>, tonic::Status> {
         let mut ended = false;
         let statuses = WatchStream::new(self.inner.status.subscribe()).take_while(move |s| {
             let go_on = !ended;
@@ -262,28 +265,44 @@ impl VmService for FakeVm {
         Ok(tonic::Response::new(Box::pin(statuses.map(Ok))))
     }
 
-    async fn start(&self, _: tonic::Request<StartRequest>) -> Result<tonic::Response<StartResponse>, tonic::Status> {
+    async fn start(
+        &self,
+        _: tonic::Request<StartRequest>,
+    ) -> Result<tonic::Response<StartResponse>, tonic::Status> {
         self.inner.status.send_modify(|s| {
             s.state = VmState::Running.into();
+            s.started_ms = 1;
             s.guest_up = self.inner.boots;
         });
         Ok(tonic::Response::new(StartResponse {}))
     }
 
-    async fn stop(&self, _: tonic::Request<StopRequest>) -> Result<tonic::Response<StopResponse>, tonic::Status> {
+    async fn stop(
+        &self,
+        _: tonic::Request<StopRequest>,
+    ) -> Result<tonic::Response<StopResponse>, tonic::Status> {
         self.end(VmEndKind::Requested, "stopped as asked");
         Ok(tonic::Response::new(StopResponse {}))
     }
 
-    async fn pause(&self, _: tonic::Request<PauseRequest>) -> Result<tonic::Response<PauseResponse>, tonic::Status> {
+    async fn pause(
+        &self,
+        _: tonic::Request<PauseRequest>,
+    ) -> Result<tonic::Response<PauseResponse>, tonic::Status> {
         Err(tonic::Status::unimplemented("not in this test"))
     }
 
-    async fn resume(&self, _: tonic::Request<ResumeRequest>) -> Result<tonic::Response<ResumeResponse>, tonic::Status> {
+    async fn resume(
+        &self,
+        _: tonic::Request<ResumeRequest>,
+    ) -> Result<tonic::Response<ResumeResponse>, tonic::Status> {
         Err(tonic::Status::unimplemented("not in this test"))
     }
 
-    async fn save(&self, _: tonic::Request<SaveRequest>) -> Result<tonic::Response<SaveResponse>, tonic::Status> {
+    async fn save(
+        &self,
+        _: tonic::Request<SaveRequest>,
+    ) -> Result<tonic::Response<SaveResponse>, tonic::Status> {
         Err(tonic::Status::unimplemented("not in this test"))
     }
 }
@@ -323,7 +342,11 @@ struct Sshd;
 impl server::Handler for Sshd {
     type Error = russh::Error;
 
-    async fn auth_publickey(&mut self, user: &str, shown: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        shown: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
         let known = PublicKey::from(&key(LOGIN_KEY));
         let ok = user == "runner" && shown.public_key.key_data() == known.key_data();
         Ok(if ok { Auth::Accept } else { Auth::reject() })
@@ -339,7 +362,12 @@ impl server::Handler for Sshd {
         Ok(())
     }
 
-    async fn exec_request(&mut self, id: ChannelId, _: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        _: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         session.channel_success(id)?;
         session.exit_status_request(id, 0)?;
         session.eof(id)?;

@@ -24,18 +24,18 @@ use tokio::time::timeout;
 use crate::fake_vm::{FakeVms, HOST_KEY, LOGIN_KEY, key};
 
 /// Longest a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Host {
-    pub dir: TempDir,
-    pub vms: FakeVms,
-    pub start_deadline: Duration,
-    pub registration_deadline: Duration,
-    pub max_runners: u32,
+pub(crate) struct Host {
+    pub(crate) dir: TempDir,
+    pub(crate) vms: FakeVms,
+    pub(crate) start_deadline: Duration,
+    pub(crate) registration_deadline: Duration,
+    pub(crate) max_runners: u32,
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("svza").tempdir().unwrap();
         let template = dir.path().join("t");
         std::fs::create_dir(&template).unwrap();
@@ -58,25 +58,27 @@ impl Host {
         }
     }
 
-    pub fn runners_path(&self) -> PathBuf {
+    pub(crate) fn runners_path(&self) -> PathBuf {
         self.dir.path().join("r")
     }
 
     /// Names of what is below the runners path.
-    pub fn entries(&self) -> Vec<String> {
+    pub(crate) fn entries(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.runners_path()).unwrap();
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|n| !n.starts_with('.')).collect()
+        entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|n| !n.starts_with('.'))
+            .collect()
     }
 
-    pub fn bundle(&self, id: RunnerId) -> PathBuf {
+    pub(crate) fn bundle(&self, id: RunnerId) -> PathBuf {
         self.runners_path().join(format!("{id}.bundle"))
     }
 
     /// An agent, in the runtime this is called in.
-    pub async fn agent(&self) -> Arc<Runners> {
+    pub(crate) async fn agent(&self) -> Arc<Runners> {
         let template = TemplateDir::open(&self.dir.path().join("t")).unwrap();
-        let login =
-            Login::new("runner", &template.ssh_key().unwrap(), &template.meta.ssh_host_key).unwrap();
+        let login = Login::new("runner", &template.ssh_key().unwrap(), &template.meta.ssh_host_key).unwrap();
         let launcher: Arc<dyn Launcher> = Arc::new(self.vms.clone());
         let runners = Arc::new(Runners::new(Arc::new(Context {
             agent_id: "agent".into(),
@@ -99,15 +101,35 @@ impl Host {
         runners
     }
 
-    /// An agent in a runtime of its own, to be killed with it.
-    pub fn mortal_agent(&self) -> (tokio::runtime::Runtime, Arc<Runners>) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    /// An agent to be killed.
+    pub(crate) fn mortal_agent(&self) -> MortalAgent {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let runners = std::thread::scope(|s| s.spawn(|| runtime.block_on(self.agent())).join().unwrap());
-        (runtime, runners)
+        MortalAgent { runtime, runners }
     }
 }
 
-pub fn create(id: RunnerId, script: &str) -> CreateRunnerCommand {
+/// An agent in a runtime of its own.
+pub(crate) struct MortalAgent {
+    runtime: tokio::runtime::Runtime,
+    pub(crate) runners: Arc<Runners>,
+}
+
+impl MortalAgent {
+    pub(crate) fn apply(&self, response: SyncResponse) {
+        let _in_it = self.runtime.enter();
+        assert_eq!(self.runners.apply(response), "");
+    }
+
+    /// None of its tasks does anything more once this returns.
+    pub(crate) fn kill(self) {
+        let runtime = self.runtime;
+        std::thread::scope(|s| s.spawn(|| runtime.shutdown_timeout(PATIENCE)).join().unwrap());
+    }
+}
+
+pub(crate) fn create(id: RunnerId, script: &str) -> CreateRunnerCommand {
     CreateRunnerCommand {
         runner_id: id.to_string(),
         runner_name: format!("name-{id}"),
@@ -117,11 +139,11 @@ pub fn create(id: RunnerId, script: &str) -> CreateRunnerCommand {
     }
 }
 
-pub fn command(command_id: &str, command: impl Into<AnyCommand>) -> SyncResponse {
+pub(crate) fn command(command_id: &str, command: impl Into<AnyCommand>) -> SyncResponse {
     SyncResponse { command: Some(command.into().0), command_id: command_id.into(), end_acks: Vec::new() }
 }
 
-pub struct AnyCommand(pub Command);
+pub(crate) struct AnyCommand(pub(crate) Command);
 
 impl From<CreateRunnerCommand> for AnyCommand {
     fn from(create: CreateRunnerCommand) -> Self {
@@ -132,12 +154,15 @@ impl From<CreateRunnerCommand> for AnyCommand {
 impl From<RunnerId> for AnyCommand {
     /// Deletes it.
     fn from(id: RunnerId) -> Self {
-        Self(Command::DeleteRunner(DeleteRunnerCommand { runner_id: id.to_string(), request_id: String::new() }))
+        Self(Command::DeleteRunner(DeleteRunnerCommand {
+            runner_id: id.to_string(),
+            request_id: String::new(),
+        }))
     }
 }
 
 /// Waits until a runner on the board is as wanted.
-pub async fn until(runners: &Runners, id: RunnerId, wanted: impl Fn(&Runner) -> bool) -> Runner {
+pub(crate) async fn until(runners: &Runners, id: RunnerId, wanted: impl Fn(&Runner) -> bool) -> Runner {
     let mut board = runners.context().board.watch();
     let id = id.to_string();
     let found = timeout(PATIENCE, board.wait_for(|all| all.get(&id).is_some_and(&wanted))).await;
@@ -148,7 +173,7 @@ pub async fn until(runners: &Runners, id: RunnerId, wanted: impl Fn(&Runner) -> 
 }
 
 /// Waits until it is gone, and gives how it ended.
-pub async fn until_gone(runners: &Runners, id: RunnerId) -> (Runner, RunnerEnd) {
+pub(crate) async fn until_gone(runners: &Runners, id: RunnerId) -> (Runner, RunnerEnd) {
     let runner = until(runners, id, |r| r.end.is_some()).await;
     let end = runner.end.clone().unwrap();
     (runner, end)

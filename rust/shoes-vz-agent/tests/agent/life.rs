@@ -8,11 +8,10 @@ use shoes_vz_proto::{
     agent::{EndKind, Runner, RunnerState},
     vm::VmEndKind,
 };
-use tokio::time::timeout;
 
 use crate::{
     fake_vm::FakeVm,
-    host::{Host, PATIENCE, command, create, until, until_gone},
+    host::{Host, command, create, until, until_gone},
 };
 
 const SCRIPT: &str = "#!/bin/bash\necho a secret token\n";
@@ -27,7 +26,7 @@ async fn set_up(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
     assert_eq!(runners.apply(command("c", create(id, SCRIPT))), "");
     until_state(runners, id, RunnerState::SshReady).await;
     let vm = host.vms.only();
-    timeout(PATIENCE, vm.until_set_up()).await.unwrap();
+    vm.until_set_up().await;
     until(runners, id, |r| r.setup.as_ref().is_some_and(|s| s.started)).await;
     (id, vm)
 }
@@ -163,10 +162,10 @@ async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
     let host = Host::new();
     let runners = host.agent().await;
     let id = RunnerId::random();
-    runners.apply(command("1", shoes_vz_proto::agent::CreateRunnerCommand {
-        max_lifetime_seconds: 1,
-        ..create(id, SCRIPT)
-    }));
+    runners.apply(command(
+        "1",
+        shoes_vz_proto::agent::CreateRunnerCommand { max_lifetime_seconds: 1, ..create(id, SCRIPT) },
+    ));
     until_state(&runners, id, RunnerState::SshReady).await;
     host.vms.only().runner(RunnerActivity::Running);
     let (_, end) = until_gone(&runners, id).await;

@@ -32,7 +32,10 @@ async fn a_pushed_command_is_done_acknowledged_and_its_end_told_until_acknowledg
     let _link = serve(format!("http://{}", server.addr), &runners);
     let told = server.until(|t| t.syncs > 0).await;
     let info = told.registrations[0].info.clone().unwrap();
-    assert_eq!((info.protocol, info.hypervisor.as_str(), info.templates[0].name.as_str()), (1, "qemu", "fake"));
+    assert_eq!(
+        (info.protocol, info.hypervisor.as_str(), info.templates[0].name.as_str()),
+        (1, "qemu", "fake")
+    );
     assert_eq!(told.registrations[0].capacity.unwrap().max_runners, 2);
 
     let id = RunnerId::random();
