@@ -59,8 +59,8 @@ if ! command -v cargo > /dev/null; then
 fi
 if command -v go > /dev/null; then
     go_minor=$(go env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
-    if [[ -n $go_minor && $go_minor -lt 21 ]]; then
-        missing_words+=("Go 1.21 or newer (found $(go env GOVERSION))")
+    if [[ -n $go_minor && $go_minor -lt 25 ]]; then
+        missing_words+=("Go 1.25 or newer (found $(go env GOVERSION))")
     fi
 fi
 

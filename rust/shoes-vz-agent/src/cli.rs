@@ -22,7 +22,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve this host's slots to a server (the default)
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List the VMs of this host
     List(ListArgs),
     /// Boot a stopped VM again and wait until SSH answers
@@ -59,7 +59,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum TemplateCommand {
     /// Build a Linux guest from this machine's packages
-    BuildLinux(crate::template_build::BuildLinux),
+    BuildLinux(Box<crate::template_build::BuildLinux>),
     /// Tell everything that is wrong with a template
     Check {
         /// Its directory
@@ -230,7 +230,7 @@ pub fn from_go(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     }
     let mut positionals = 0;
     let mut value_follows = false;
-    for (at, arg) in rest.into_iter().enumerate() {
+    for arg in rest {
         let text = arg.to_str().unwrap_or_default();
         // The subcommand itself, its runner id, and from there on the program's own arguments.
         let is_the_programs = command == "exec" && positionals >= 2;
@@ -247,7 +247,6 @@ pub fn from_go(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
             out.push(if name.len() > 1 { format!("--{flag}").into() } else { arg });
         } else {
             positionals += 1;
-            let _ = at;
             out.push(arg);
         }
     }

@@ -171,7 +171,7 @@ impl Runners {
             None => {
                 tracing::info!(runner_id = %id, request_id = delete.request_id, "the runner to delete is gone already");
                 // A Go server acknowledges no ends: that it deletes the runner is all it will ever say.
-                self.forget_ended(&[delete.runner_id.clone()]);
+                self.forget_ended(std::slice::from_ref(&delete.runner_id));
             }
         }
         Ok(())

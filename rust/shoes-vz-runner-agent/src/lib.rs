@@ -68,7 +68,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let watched = state.clone();
     let paths = settings.runner_paths.clone();
-    tasks.spawn(async move { detect::run(watched, paths).await });
+    let which = settings.runner_processes;
+    tasks.spawn(async move { detect::run(watched, paths, which).await });
     let notify = (settings.notify_ip == Ask::Auto && !has_channel).then(|| settings.clone());
     tasks.spawn(ip::run(state, notify));
 

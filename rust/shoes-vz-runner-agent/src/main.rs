@@ -10,9 +10,12 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     // Hidden, and before all else: it shall outlive the guest agent and weigh next to nothing.
     if args.get(1).is_some_and(|a| a == setup::SUPERVISE) {
-        return match args.get(2) {
-            Some(dir) => setup::supervise::run(Path::new(dir)),
-            None => ExitCode::from(2),
+        return match (args.get(2), args.get(3)) {
+            (Some(dir), None) => setup::supervise::run(Path::new(dir)),
+            (Some(dir), Some(what)) if what == setup::supervise::SCRIPT => {
+                setup::supervise::become_script(Path::new(dir))
+            }
+            _ => ExitCode::from(2),
         };
     }
     let flags = settings::Flags::parse_from(go_style(args));

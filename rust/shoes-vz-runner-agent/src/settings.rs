@@ -23,6 +23,10 @@ pub struct Flags {
     /// The runner's directory; /tmp/runner is watched as well [default: ~/_work/_runner]
     #[arg(long, env = "SHOESVZ_RUNNER_AGENT_RUNNER_PATH")]
     pub runner_path: Option<PathBuf>,
+    /// Which processes named like the runner's are taken for it: those "anywhere", or those that stand in a "runner-path"
+    /// [default: anywhere]
+    #[arg(long, env = "SHOESVZ_RUNNER_AGENT_RUNNER_PROCESSES")]
+    pub runner_processes: Option<RunnerProcesses>,
     /// What this guest calls itself in IP notices [default: the hardware's or the machine's id]
     #[arg(long, env = "SHOES_VZ_RUNNER_ID")]
     pub runner_id: Option<String>,
@@ -66,6 +70,16 @@ pub enum Ask {
     None,
 }
 
+/// See [`Flags::runner_processes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunnerProcesses {
+    /// A guest has one runner, wherever that lives.
+    Anywhere,
+    /// Where several share a machine: tests, mostly.
+    RunnerPath,
+}
+
 /// Which virtio-serial port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SerialPort {
@@ -103,6 +117,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Directories a runner may live in.
     pub runner_paths: Vec<PathBuf>,
+    /// Whether the runner's processes must stand in one of them.
+    pub runner_processes: RunnerProcesses,
     /// Name in IP notices.
     pub runner_id: Option<String>,
     /// Host agent for IP notices.
@@ -189,6 +205,10 @@ impl Flags {
         let settings = Settings {
             listen,
             runner_paths,
+            runner_processes: self
+                .runner_processes
+                .or(file.runner_processes)
+                .unwrap_or(RunnerProcesses::Anywhere),
             runner_id,
             host: SocketAddr::new(host_ip, self.agent_port.or(file.agent_port).unwrap_or(8081)),
             token,

@@ -1,7 +1,11 @@
 //! The agent's own subcommands on live VMs, and myshoes' way in through go-plugin.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::Output;
+use std::{
+    io::{Read as _, Write as _},
+    path::PathBuf,
+    process::{Output, Stdio},
+};
 
 use nix::sys::signal::Signal;
 use shoes_vz_testkit::{
@@ -20,6 +24,21 @@ async fn agent(fleet: &Fleet, command: &str, args: &[&str]) -> Output {
         .output()
         .await
         .unwrap()
+}
+
+/// Builds a program of the conformance module: real peers, written in Go.
+async fn go_program(fleet: &Fleet, package: &str) -> PathBuf {
+    let program = fleet.path().join("go-program");
+    let built = tokio::process::Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(package)
+        .current_dir(repository().join("rust/shoes-vz-testkit/conformance"))
+        .output()
+        .await
+        .expect("go is installed (`make setup`)");
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    program
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -90,16 +109,7 @@ async fn without_an_agent_a_vm_is_stopped_started_again_and_deleted_by_hand() {
 #[tokio::test]
 async fn myshoes_own_way_in_adds_and_deletes_through_go_plugin() {
     let fleet = Fleet::start().await;
-    let host = fleet.path().join("go-plugin-host");
-    let built = tokio::process::Command::new("go")
-        .args(["build", "-o"])
-        .arg(&host)
-        .arg(".")
-        .current_dir(repository().join("rust/shoes-vz-testkit/conformance"))
-        .output()
-        .await
-        .expect("go is installed (`make setup`)");
-    assert!(built.status.success(), "{}", text(&built.stderr));
+    let host = go_program(&fleet, ".").await;
     let script = fleet.path().join("script.sh");
     std::fs::write(&script, Job::new("echo through-myshoes").setup_script("from-myshoes")).unwrap();
 
@@ -129,5 +139,45 @@ async fn myshoes_own_way_in_adds_and_deletes_through_go_plugin() {
     let cloud_id = added["add"]["cloud_id"].as_str().unwrap_or_else(|| panic!("{added}")).to_owned();
     fleet.until_ended("from-myshoes").await;
     call(&["--delete", &cloud_id]).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn prometheus_own_parser_reads_the_metrics_and_they_have_counted_the_job() {
+    let fleet = Fleet::start().await;
+    let parser = go_program(&fleet, "./metrics").await;
+    let added = fleet.add("counted", &Job::new("echo counted").setup_script("counted")).await.unwrap();
+    fleet.until_ended("counted").await;
+    fleet.delete(&added.cloud_id).await.unwrap();
+
+    let mut scrape = String::new();
+    let mut connection = std::net::TcpStream::connect(fleet.metrics_addr()).unwrap();
+    connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    connection.read_to_string(&mut scrape).unwrap();
+    let (head, body) = scrape.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+
+    let mut child = tokio::process::Command::new(&parser)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), body.as_bytes()).await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let families: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (name, kind, sum) in [
+        ("shoesvz_agents_online", "GAUGE", 1.0),
+        ("shoesvz_capacity_total_runners", "GAUGE", 2.0),
+        ("shoesvz_capacity_available_runners", "GAUGE", 2.0),
+        ("shoesvz_add_instance_duration_seconds", "HISTOGRAM", 1.0),
+        ("shoesvz_add_instance_requests_total", "COUNTER", 1.0),
+        ("shoesvz_delete_instance_requests_total", "COUNTER", 1.0),
+        ("shoesvz_runner_startup_duration_seconds", "HISTOGRAM", 1.0),
+    ] {
+        assert_eq!(families[name]["type"], kind, "{name}: {families:#}");
+        assert_eq!(families[name]["sum"], sum, "{name}: {families:#}");
+    }
     fleet.finish().await;
 }

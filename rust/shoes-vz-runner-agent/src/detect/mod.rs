@@ -22,16 +22,16 @@ use shoes_vz_model::guest::{JobInfo, RunnerActivity, SetupPhase};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use crate::State;
+use crate::{State, settings::RunnerProcesses};
 
 const BACK_STOP: Duration = Duration::from_secs(1);
 /// A busy `_diag` is looked at this often at most.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Follows the runner for ever.
-pub(crate) async fn run(state: State, paths: Vec<PathBuf>) -> anyhow::Result<()> {
+pub(crate) async fn run(state: State, paths: Vec<PathBuf>, which: RunnerProcesses) -> anyhow::Result<()> {
     let (mut watcher, mut events) = watch::Watch::new(paths.clone());
-    let mut scanner = Scanner { paths, files: files::Files::default() };
+    let mut scanner = Scanner { paths, which, files: files::Files::default() };
     let mut changes = state.watch();
     let mut activity = RunnerActivity::Offline;
     loop {
@@ -83,6 +83,7 @@ pub(crate) async fn run(state: State, paths: Vec<PathBuf>) -> anyhow::Result<()>
 
 struct Scanner {
     paths: Vec<PathBuf>,
+    which: RunnerProcesses,
     files: files::Files,
 }
 
@@ -94,7 +95,7 @@ struct Look {
 
 impl Scanner {
     fn look(&mut self, setup_since: Option<std::time::SystemTime>) -> Look {
-        let sorted = sort(&processes::named_like_a_runner(), &self.paths);
+        let sorted = sort(&processes::named_like_a_runner(), &self.paths, self.which);
         let files = self.files.look(&self.paths, setup_since, sorted.worker);
         let seen = Seen {
             listener: sorted.listener,

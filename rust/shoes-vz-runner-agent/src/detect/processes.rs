@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::settings::RunnerProcesses;
+
 /// A process named like a part of the runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -37,12 +39,15 @@ fn is_interesting(name: &str) -> bool {
 }
 
 /// Sorts processes; `runner_paths` are where a runner may live.
-pub fn sort(processes: &[Process], runner_paths: &[PathBuf]) -> Sorted {
+pub fn sort(processes: &[Process], runner_paths: &[PathBuf], which: RunnerProcesses) -> Sorted {
     let mut sorted = Sorted::default();
     let at_home = |p: &Process| {
         p.cwd.as_deref().is_some_and(|cwd| runner_paths.iter().any(|path| is_within(cwd, path)))
     };
     for process in processes {
+        if which == RunnerProcesses::RunnerPath && !at_home(process) {
+            continue;
+        }
         match process.name.as_str() {
             WORKER => sorted.worker = true,
             LISTENER => match listener_command(&process.args) {
@@ -135,7 +140,7 @@ mod tests {
     }
 
     fn sorted(processes: &[Process]) -> Sorted {
-        sort(processes, &["/tmp/runner".into()])
+        sort(processes, &["/tmp/runner".into()], RunnerProcesses::Anywhere)
     }
 
     #[test]
@@ -155,6 +160,19 @@ mod tests {
     fn a_jobs_own_run_sh_is_not_the_runners() {
         assert!(sorted(&[process("run.sh", &["bash", "run.sh"], "/tmp/runner")]).wrapper);
         assert!(!sorted(&[process("run.sh", &["bash", "run.sh"], "/home/runner/project")]).wrapper);
+    }
+
+    #[test]
+    fn another_runners_processes_can_be_left_out() {
+        let home: &[PathBuf] = &["/tmp/runner".into()];
+        let other = [
+            process(LISTENER, &["bin/Runner.Listener", "run"], "/opt/runner"),
+            process(WORKER, &[], "/opt/runner"),
+        ];
+        assert!(sort(&other, home, RunnerProcesses::Anywhere).listener);
+        assert_eq!(sort(&other, home, RunnerProcesses::RunnerPath), Sorted::default());
+        let own = process(WORKER, &[], "/tmp/runner");
+        assert!(sort(&[own], home, RunnerProcesses::RunnerPath).worker);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | `script` | until it has exited |
 //! | `log` | its stdout and stderr |
 //! | `lock` | locked (flock) as long as the supervisor lives |
-//! | `started` | the supervisor has begun; holds the script's process id once there is one |
+//! | `started` | the supervisor has begun; holds the script's process group before its first command |
 //! | `exit` | its exit code |
 
 mod log;

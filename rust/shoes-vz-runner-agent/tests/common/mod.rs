@@ -52,7 +52,9 @@ impl Guest {
     /// Starts the guest agent, as init does.
     pub async fn agent(&self, args: &[&str]) -> Agent {
         let mut child = Command::new(EXE)
-            .args(["-listen", "127.0.0.1:0", "-notify-ip", "none", "-runner-path"])
+            .args(["-listen", "127.0.0.1:0", "-notify-ip", "none"])
+            // The machine of these tests may be a runner itself, and they run side by side.
+            .args(["-runner-processes", "runner-path", "-runner-path"])
             .arg(self.runner())
             .arg("-state-dir")
             .arg(self.path().join("state"))
