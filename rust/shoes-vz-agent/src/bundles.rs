@@ -88,7 +88,7 @@ pub fn scan(runners_path: &Path) -> io::Result<Found> {
         }
         let path = entry.path();
         match entry.file_name().to_str().and_then(runner_of) {
-            Some(Ok(runner)) => found.bundles.push(Bundle { runner, path }),
+            Some(Ok(runner)) if is_ours(&path)? => found.bundles.push(Bundle { runner, path }),
             _ => found.foreign.push(path),
         }
     }

@@ -65,7 +65,9 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stop(args) => commands::power::stop(&args).await?,
         Command::Delete(args) => commands::power::delete(&args).await?,
         Command::Exec(args) => return Ok(commands::exec::run(&args).await?.into()),
-        Command::Template { command: TemplateCommand::BuildLinux(args) } => template_build::run(*args).await?,
+        Command::Template { command: TemplateCommand::BuildLinux(args) } => {
+            template_build::run(*args).await?
+        }
         Command::Template { command: TemplateCommand::Check { path } } => {
             let template = TemplateDir::open(&path)?;
             println!("the template {:?} ({}) has all it needs", template.name, template.meta.os.as_str());

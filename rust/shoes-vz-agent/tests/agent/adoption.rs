@@ -23,6 +23,7 @@ async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
     vm.until_set_up().await;
     vm.runner(RunnerActivity::Running);
     vm.print("one\n");
+    until_logged(&host, id, "one\n").await;
     until(&first.runners, id, |r| r.state() == RunnerState::Running).await;
     first.kill();
 
@@ -32,15 +33,7 @@ async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
     assert_eq!(adopted.state(), RunnerState::Running);
     assert_eq!(vm.scripts().len(), 1, "the script is not handed over again");
     vm.print("three\n");
-    let log = host.bundle(id).join(file::SETUP_LOG);
-    let whole = async {
-        while std::fs::read(&log).unwrap_or_default() != b"one\ntwo\nthree\n" {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(crate::host::PATIENCE, whole)
-        .await
-        .expect("the log is whole, and nothing is in it twice");
+    until_logged(&host, id, "one\ntwo\nthree\n").await;
     vm.runner(RunnerActivity::Finished);
     vm.script_exits(0);
     let (runner, end) = until_gone(&runners, id).await;
@@ -142,4 +135,17 @@ async fn an_acknowledged_id_does_not_take_down_a_living_runner() {
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("VM process"), "{end:?}");
+}
+
+/// Waits until `setup.log` is exactly this.
+async fn until_logged(host: &Host, id: RunnerId, text: &str) {
+    let log = host.bundle(id).join(file::SETUP_LOG);
+    let there = async {
+        while std::fs::read(&log).unwrap_or_default() != text.as_bytes() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(crate::host::PATIENCE, there).await.is_err() {
+        panic!("setup.log is {:?}, not {text:?}", std::fs::read_to_string(&log));
+    }
 }

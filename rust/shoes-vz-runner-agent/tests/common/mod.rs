@@ -94,6 +94,23 @@ impl Guest {
     }
 }
 
+/// A test that failed leaves no script behind; the supervisor ends with it.
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let state = self.path().join("state");
+        if state.join("exit").exists() {
+            return;
+        }
+        if let Some(group) = std::fs::read_to_string(state.join("started")).ok().and_then(|t| t.parse().ok())
+        {
+            let _ = nix::sys::signal::killpg(
+                nix::unistd::Pid::from_raw(group),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Tcp(SocketAddr);
 
