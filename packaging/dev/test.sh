@@ -13,9 +13,12 @@ run() {
 
 export SHOESVZ_TEST_TEMPLATE=${SHOESVZ_TEST_TEMPLATE:-$PWD/target/template}
 
-# Everything that needs no guest, then the whole system on real guests, two at a time: a guest is a core's work.
-run cargo test --workspace --exclude shoes-vz-testkit --no-fail-fast
-run cargo test -p shoes-vz-testkit --no-fail-fast -- --test-threads=2
+# Everything that needs no guest, then the VM process and the whole system on real guests, two at a time: a guest is a
+# core's work. There are no documentation tests, so none are looked for.
+kinds=(--lib --bins --tests)
+run cargo test --workspace --exclude shoes-vz-testkit --no-fail-fast "${kinds[@]}"
+run cargo test -p shoes-vz-vm --features guest-tests --no-fail-fast --test guest -- --test-threads=2
+run cargo test -p shoes-vz-testkit --no-fail-fast "${kinds[@]}" -- --test-threads=2
 
 read -r passed failed < <(awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) p += $i; if ($(i + 1) ~ /^failed/) f += $i } }
     END { print p + 0, f + 0 }' "$log")
