@@ -47,6 +47,7 @@ need strip binutils
 need python3 python3
 need setpriv util-linux
 need ip iproute2
+need pgrep procps
 [[ $(id -u) == 0 ]] || need newuidmap uidmap
 
 qemu_have=$(qemu_major)

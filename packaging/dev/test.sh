@@ -13,6 +13,10 @@ run() {
 
 export SHOESVZ_TEST_TEMPLATE=${SHOESVZ_TEST_TEMPLATE:-$PWD/target/template}
 
+# Ids of every QEMU there is; the tests must leave none of theirs.
+qemus() { pgrep -f '^[^ ]*qemu-system-' | sort; }
+before=$(qemus)
+
 # Everything that needs no guest, then the VM process and the whole system on real guests, two at a time: a guest is a
 # core's work. There are no documentation tests, so none are looked for.
 kinds=(--lib --bins --tests)
@@ -22,6 +26,11 @@ run cargo test -p shoes-vz-testkit --no-fail-fast "${kinds[@]}" -- --test-thread
 
 read -r passed failed < <(awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) p += $i; if ($(i + 1) ~ /^failed/) f += $i } }
     END { print p + 0, f + 0 }' "$log")
+left=$(comm -13 <(echo "$before") <(qemus))
+if [[ -n $left ]]; then
+    echo "error: the tests left QEMU processes behind: $(echo $left)" | tee -a "$log"
+    status=1
+fi
 # A crate whose tests did not compile has no result line; it must not go unnoticed.
 if [[ $status != 0 && $failed == 0 ]]; then failed=1; fi
 grep -E '^test .* FAILED$|^error' "$log" | sort -u | head -50
