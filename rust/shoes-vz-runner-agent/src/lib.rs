@@ -30,7 +30,6 @@ mod vsock;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use shoes_vz_channel::Hello;
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{info, warn};
 
@@ -47,7 +46,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let start_id = start_id();
     let state = State::new(&start_id, settings.state_dir.clone(), settings.child_env())?;
     let router = api::router(state.clone());
-    let hello = Hello::new(VERSION, start_id);
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
 
     // The channel first: the host waits for its hello.
@@ -55,7 +53,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     #[cfg(target_os = "linux")]
     if let Some(port) = serial::find(&settings.serial_port) {
         info!(path = %port.display(), "guest channel over a virtio-serial port");
-        tasks.spawn(channel::serve_serial(port, hello.clone(), handler.clone()));
+        tasks.spawn(channel::serve_serial(
+            port,
+            shoes_vz_channel::Hello::new(VERSION, start_id),
+            handler.clone(),
+        ));
     }
     if let Some(listener) = (settings.vsock == Ask::Auto).then(vsock::bind).flatten() {
         tasks.spawn(vsock::serve(listener, handler.clone()));

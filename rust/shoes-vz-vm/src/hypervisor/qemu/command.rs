@@ -82,7 +82,9 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
     add(&["-machine", arch.machine()]);
     match accelerator {
         Accelerator::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
-        Accelerator::Tcg | Accelerator::Auto => add(&["-accel", "tcg,thread=multi", "-cpu", arch.emulated_cpu()]),
+        Accelerator::Tcg | Accelerator::Auto => {
+            add(&["-accel", "tcg,thread=multi", "-cpu", arch.emulated_cpu()])
+        }
     }
     add(&["-smp", &spec.cpus.to_string()]);
     add(&["-m", &format!("{}M", spec.memory_bytes.div_ceil(1 << 20))]);
