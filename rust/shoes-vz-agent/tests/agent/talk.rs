@@ -75,7 +75,7 @@ async fn an_absent_server_is_said_to_be_unreachable_once_and_stops_nothing() {
             move || log.clone()
         })
         .finish();
-    let _here = tracing::subscriber::set_default(subscriber);
+    let _here = listen(subscriber);
 
     let host = Host::new();
     let runners = host.agent().await;
@@ -111,7 +111,7 @@ async fn a_server_that_refuses_the_token_is_said_to_and_not_to_be_unreachable() 
             move || log.clone()
         })
         .finish();
-    let _here = tracing::subscriber::set_default(subscriber);
+    let _here = listen(subscriber);
     let refuse = |_: tonic::Request<()>| -> Result<tonic::Request<()>, tonic::Status> {
         Err(tonic::Status::unauthenticated("wrong token"))
     };
@@ -151,6 +151,17 @@ async fn a_go_server_is_told_at_its_interval_and_in_its_own_terms() {
     let told = server.until(|t| t.last.runners.is_empty()).await;
     assert!(told.acks.is_empty());
     assert!(vm.is_over());
+}
+
+/// Makes `subscriber` this thread's. Another for all threads comes first: where one thread alone has a subscriber, tracing
+/// may ask the wrong thread whether anybody is interested in an event, and keep its no for all.
+fn listen(subscriber: impl tracing::Subscriber + Send + Sync) -> tracing::subscriber::DefaultGuard {
+    static EVERYBODY: std::sync::Once = std::sync::Once::new();
+    EVERYBODY.call_once(|| {
+        let all = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::sink);
+        tracing::subscriber::set_global_default(all.finish()).expect("no other test sets one");
+    });
+    tracing::subscriber::set_default(subscriber)
 }
 
 /// What was logged.
