@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -11,6 +11,7 @@ use clap::Parser;
 use serde::Serialize;
 use shoes_vz_testkit::{
     fleet::{Fleet, Options},
+    report::{self, millis},
     script::held,
     stages::stages_ms,
 };
@@ -102,11 +103,7 @@ async fn main() -> anyhow::Result<()> {
         clone: clones(&template)?,
     };
     print(&report);
-    if let Some(dir) = args.report.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    std::fs::write(&args.report, serde_json::to_vec_pretty(&report)?)
-        .with_context(|| format!("writing {}", args.report.display()))?;
+    report::write(&args.report, &report)?;
     println!("numbers: {}", args.report.display());
     Ok(())
 }
@@ -136,10 +133,6 @@ fn clones(template: &Path) -> anyhow::Result<BTreeMap<String, Percentiles>> {
         results.insert(format!("{gib:>3} GiB disk"), percentiles(&mut times));
     }
     Ok(results)
-}
-
-fn millis(d: Duration) -> f64 {
-    d.as_secs_f64() * 1000.0
 }
 
 /// Nearest-rank percentiles.

@@ -17,6 +17,7 @@ use shoes_vz_proto::{agent::EndKind, fleet::RunnerView};
 use shoes_vz_testkit::{
     fleet::{Fleet, Options, end_of},
     leftover::{self, LeftOver},
+    report::{self, millis},
     script::Job,
     stages::{follow, stages_ms},
 };
@@ -115,19 +116,11 @@ async fn main() -> anyhow::Result<()> {
         delete_instance_ms,
         left_over: left_over.clone(),
     };
-    if let Some(dir) = args.report.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    std::fs::write(&args.report, serde_json::to_vec_pretty(&report)?)
-        .with_context(|| format!("writing {}", args.report.display()))?;
+    report::write(&args.report, &report)?;
     say(&format!("left over: {} bundles, {} processes", left_over.bundles, left_over.processes));
     println!("report: {}", args.report.display());
     ensure!(left_over == LeftOver::NONE, "something was left over");
     Ok(())
-}
-
-fn millis(d: Duration) -> f64 {
-    d.as_secs_f64() * 1000.0
 }
 
 /// Runs the real client and gives its JSON answer.
