@@ -103,6 +103,9 @@ pub struct RunArgs {
     /// auto, qemu or vz [default: auto]
     #[arg(long, env = "SHOESVZ_AGENT_HYPERVISOR")]
     pub hypervisor: Option<String>,
+    /// How macOS guests reach the world: nat, vmnet (a network for each) or none [default: nat]
+    #[arg(long, env = "SHOESVZ_AGENT_NETWORK")]
+    pub network: Option<String>,
     /// QEMU's accelerator: auto, kvm or tcg [default: auto]
     #[arg(long, env = "SHOESVZ_AGENT_ACCELERATOR")]
     pub accelerator: Option<String>,

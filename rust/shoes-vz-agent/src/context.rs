@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use shoes_vz_proto::agent as wire;
 use shoes_vz_vm::{
     client::{Vm, VmError},
-    spec::{Accelerator, Display, HypervisorKind},
+    spec::{Accelerator, Display, HypervisorKind, Network},
     template::TemplateDir,
 };
 use tokio::sync::watch;
@@ -91,6 +91,8 @@ pub struct Context {
     pub accelerator: Accelerator,
     /// Window or none.
     pub display: Display,
+    /// How macOS guests reach the world.
+    pub network: Network,
     /// From a runner's begin to SSH.
     pub start_deadline: Duration,
     /// From a runner's begin to its VM's end.

@@ -41,9 +41,24 @@ fn vm(args: Vec<OsString>) -> ExitCode {
         Ok(_) => return ExitCode::from(2),
         Err(error) => error.exit(),
     };
-    let code =
-        runtime(tokio::runtime::Builder::new_current_thread(), async { Ok(process::run(&bundle).await) });
-    code.unwrap_or(ExitCode::FAILURE)
+    let window = process::needs_main_loop(&bundle);
+    let run = move || {
+        let body = async { Ok(process::run(&bundle).await) };
+        runtime(tokio::runtime::Builder::new_current_thread(), body).unwrap_or(ExitCode::FAILURE)
+    };
+    if !window {
+        return run();
+    }
+    // AppKit wants the first thread for itself, and never gives it back.
+    let vm = std::thread::Builder::new()
+        .name("vm".into())
+        .spawn(move || std::process::exit(i32::from(run() != ExitCode::SUCCESS)));
+    if let Err(error) = vm {
+        eprintln!("shoes-vz-agent: starting the VM's thread: {error}");
+        return ExitCode::FAILURE;
+    }
+    process::main_loop();
+    ExitCode::FAILURE
 }
 
 fn runtime(

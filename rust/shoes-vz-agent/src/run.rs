@@ -50,6 +50,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         hypervisor: settings.hypervisor,
         accelerator,
         display: settings.display,
+        network: settings.network,
         start_deadline: settings.start_deadline,
         max_lifetime: settings.max_lifetime,
         registration_deadline: settings.registration_deadline,

@@ -125,6 +125,7 @@ pub fn begin(ctx: Arc<Context>, order: Order, ticket: Ticket) -> Handle {
         runner_seen: false,
         stages: Vec::new(),
         max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs()),
+        slot: Some(ticket.index()),
     };
     let record = Record::begin(ctx.clone(), bundle, meta);
     record.publish();

@@ -77,7 +77,7 @@ impl Runners {
             }
         };
         let (runner, name) = (bundle.runner, meta.runner_name.clone());
-        let (ctx, ticket) = (self.ctx.clone(), self.ctx.slots.adopt());
+        let (ctx, ticket) = (self.ctx.clone(), self.ctx.slots.adopt(meta.slot));
         let handle = match Vm::adopt(&bundle.path).await {
             Ok(Some(vm)) => {
                 tracing::info!(runner_id = %runner, runner_name = name, "adopting a live VM");
@@ -212,5 +212,6 @@ fn nameless(bundle: &Bundle) -> RuntimeMetadata {
         runner_seen: false,
         stages: Vec::new(),
         max_lifetime_seconds: 0,
+        slot: None,
     }
 }

@@ -18,7 +18,8 @@ use shoes_vz_model::{
     template::{Os, Transport},
 };
 use shoes_vz_vm::{
-    spec::{Accelerator, Display, HypervisorKind},
+    hypervisor::vz,
+    spec::{Accelerator, Display, HypervisorKind, Network},
     template::TemplateDir,
 };
 
@@ -56,6 +57,8 @@ pub struct Settings {
     pub hypervisor: HypervisorKind,
     /// What QEMU uses.
     pub accelerator: Accelerator,
+    /// How macOS guests reach the world.
+    pub network: Network,
     /// From a runner's begin to SSH.
     pub start_deadline: Duration,
     /// From a runner's begin to its VM's end; `None`: for ever.
@@ -161,6 +164,7 @@ impl Settings {
         let hostname = wrong.take(values::hostname(raw));
         let display = wrong.take(values::display(raw));
         let accelerator = wrong.take(values::accelerator(raw));
+        let network = wrong.take(values::network(raw, hypervisor));
         let start_deadline = wrong.take(values::duration(raw, "start-deadline", 300, values::Zero::Refused));
         let max_lifetime =
             wrong.take(values::duration(raw, "max-lifetime", 24 * 3600, values::Zero::MeansNone));
@@ -182,6 +186,7 @@ impl Settings {
                 state_dir: state_dir?,
                 hypervisor: hypervisor.unwrap_or(HypervisorKind::of_this_host()),
                 accelerator: accelerator?,
+                network: network?,
                 start_deadline: start_deadline?,
                 max_lifetime: max_lifetime.filter(|d| !d.is_zero()),
                 registration_deadline: registration?,
@@ -208,14 +213,16 @@ pub fn runners_path(place: &PlaceArgs) -> Result<PathBuf, Mistakes> {
 
 fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
     match (kind, os) {
-        (HypervisorKind::Qemu, Os::Linux) | (HypervisorKind::Vz, Os::Macos) => Ok(()),
+        (HypervisorKind::Vz, _) if !vz::Vz::available() => {
+            Err("--hypervisor: this build has no Virtualization.framework, nor its \
+             stand-in (feature \"swift\"; `make setup-swift build` on Linux); use qemu with a Linux template"
+                .into())
+        }
+        (HypervisorKind::Qemu, Os::Linux) | (HypervisorKind::Vz, _) => Ok(()),
         (HypervisorKind::Qemu, Os::Macos) => {
             Err("--hypervisor: qemu runs Linux guests, and the template is for macOS; \
              macOS guests need a macOS host, Linux ones a Template.json with \"os\": \"linux\""
                 .into())
-        }
-        (HypervisorKind::Vz, Os::Linux) => {
-            Err("--hypervisor: vz runs macOS guests here, and the template is for Linux".into())
         }
     }
 }

@@ -1,21 +1,25 @@
 //! The host's slots, as tickets: dropping one frees its slot.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// All of them.
 #[derive(Debug, Clone)]
 pub struct Slots {
     max: u32,
-    taken: Arc<AtomicU32>,
+    taken: Taken,
 }
+
+/// The numbers of the slots that are taken.
+type Taken = Arc<Mutex<BTreeSet<u32>>>;
 
 /// One slot, held.
 #[derive(Debug)]
 pub struct Ticket {
-    taken: Arc<AtomicU32>,
+    index: u32,
+    taken: Taken,
 }
 
 /// None is free.
@@ -23,33 +27,51 @@ pub struct Ticket {
 #[error("all {max} slots of this host are taken ({taken} VMs)")]
 pub struct Full {
     max: u32,
-    taken: u32,
+    taken: usize,
+}
+
+fn lock(taken: &Taken) -> MutexGuard<'_, BTreeSet<u32>> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slots {
     /// `max` free slots.
     pub fn new(max: u32) -> Self {
-        Self { max, taken: Arc::default() }
+        Self { max, taken: Taken::default() }
     }
 
-    /// Takes one if one is free.
+    /// Takes the lowest free one, if fewer VMs than slots are there.
     pub fn take(&self) -> Result<Ticket, Full> {
-        self.taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.max).then_some(n + 1))
-            .map(|_| Ticket { taken: self.taken.clone() })
-            .map_err(|taken| Full { max: self.max, taken })
+        let mut taken = lock(&self.taken);
+        if taken.len() >= self.max as usize {
+            return Err(Full { max: self.max, taken: taken.len() });
+        }
+        Ok(self.ticket(&mut taken, None))
     }
 
-    /// One for a VM that is there already, whatever the limit is now.
-    pub fn adopt(&self) -> Ticket {
-        self.taken.fetch_add(1, Ordering::AcqRel);
-        Ticket { taken: self.taken.clone() }
+    /// One for a VM that is there already, whatever the limit is now: its own, if that is known and free.
+    pub fn adopt(&self, own: Option<u32>) -> Ticket {
+        self.ticket(&mut lock(&self.taken), own)
+    }
+
+    fn ticket(&self, taken: &mut BTreeSet<u32>, wanted: Option<u32>) -> Ticket {
+        let free = |index: &u32| !taken.contains(index);
+        let index = wanted.filter(free).unwrap_or_else(|| (0..).find(free).unwrap_or(u32::MAX));
+        taken.insert(index);
+        Ticket { index, taken: self.taken.clone() }
+    }
+}
+
+impl Ticket {
+    /// Which slot it is, from 0.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
+        lock(&self.taken).remove(&self.index);
     }
 }
 
@@ -69,11 +91,23 @@ mod tests {
     #[test]
     fn adopted_vms_count_even_beyond_the_limit() {
         let slots = Slots::new(1);
-        let (one, two) = (slots.adopt(), slots.adopt());
+        let (one, two) = (slots.adopt(None), slots.adopt(None));
         assert!(slots.take().is_err());
         drop(one);
         assert!(slots.take().is_err());
         drop(two);
         assert!(slots.take().is_ok());
+    }
+
+    #[test]
+    fn no_two_vms_have_one_slot_and_an_adopted_one_keeps_its_own() {
+        let slots = Slots::new(3);
+        let adopted = slots.adopt(Some(1));
+        let twin = slots.adopt(Some(1));
+        assert_eq!((adopted.index(), twin.index()), (1, 0));
+        let third = slots.take().unwrap();
+        assert_eq!(third.index(), 2);
+        drop(adopted);
+        assert_eq!(slots.take().unwrap().index(), 1);
     }
 }

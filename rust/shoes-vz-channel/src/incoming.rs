@@ -46,7 +46,12 @@ impl Incoming {
     /// Reads the line `CONNECT <port>` off a stream of its own (virtio socket, Unix socket).
     pub async fn from_line(mut stream: impl Io + 'static) -> io::Result<Self> {
         let port = crate::socket::read_request(&mut stream).await?;
-        Ok(Self { port, io: Box::new(stream), answer: Answer::Line })
+        Ok(Self::of_line(port, Box::new(stream)))
+    }
+
+    /// After the line was read.
+    pub(crate) fn of_line(port: u16, io: BoxedStream) -> Self {
+        Self { port, io, answer: Answer::Line }
     }
 
     /// What is asked for.

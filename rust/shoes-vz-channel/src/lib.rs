@@ -1,25 +1,28 @@
 //! The guest channel: how a host process and a guest agent talk without any network (DESIGN §5).
 //!
 //! ```text
-//!  agent ──guest.sock──▶ VM process ──one byte stream (virtio-serial)──▶ guest agent ──▶ API, sshd
-//!         [`socket`]      [`mux::Host`]   [`wire`] frames, yamux inside     [`mux::Guest`]
+//!                            ┌─ [`mux::Host`] ══ one byte stream (virtio-serial) ══ [`mux::Guest`] ─┐
+//!  agent ──guest.sock──▶ VM process                                                     guest agent ──▶ API, sshd
+//!         [`socket`]         └─ [`sockets::Host`] ══ many connections (virtio sockets) ═════════════┘
 //! ```
 //!
 //! - [`socket`]: `CONNECT <port>` over a Unix socket, one connection per stream.
-//! - [`mux`]: many streams over one byte stream of which either end may restart at any moment.
+//! - [`mux`]: many streams over one byte stream of which either end may restart at any moment ([`wire`] frames, yamux
+//!   inside). QEMU's guests.
+//! - [`sockets`]: each stream a connection of its own, beginning with the same `CONNECT` line. macOS guests.
 //! - [`api`]: the guest agent's HTTP API, typed.
-//!
-//! On macOS the virtio socket takes [`mux`]'s place: there every connection is a stream already, and begins with
-//! the same `CONNECT` line ([`Incoming::from_line`]).
 
 pub mod api;
 mod handshake;
 mod incoming;
 mod link;
 pub mod mux;
+mod peer;
 mod session;
 pub mod socket;
+pub mod sockets;
 pub mod wire;
 
 pub use handshake::{Hello, PROTOCOL};
 pub use incoming::{BoxedStream, Incoming, Io};
+pub use peer::{OpenError, Peer};

@@ -12,6 +12,7 @@ use tracing::{debug, info};
 pub use crate::{
     handshake::Hello,
     incoming::{BoxedStream, Incoming},
+    peer::{OpenError, Peer},
     session::Stream,
 };
 use crate::{
@@ -20,45 +21,6 @@ use crate::{
     link::{self, Sessions},
     session::{self, Dead, Ends, OpenRequest, pipe},
 };
-
-/// The guest, as the host sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Peer {
-    /// Not there, or not yet.
-    Down,
-    /// Said this, and has proved to be listening now.
-    Up(Hello),
-}
-
-/// Why the host got no stream.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The guest's words.
-    #[error("the guest refused port {port}: {words}")]
-    Refused {
-        /// What was asked for.
-        port: u16,
-        /// Why not.
-        words: String,
-    },
-    /// The byte stream to the guest has ended: its VM is gone.
-    #[error("the channel to the guest is closed: its VM is gone")]
-    Closed,
-    /// Too many streams.
-    #[error("no further stream to the guest's port {port}: the channel carries as many as it can")]
-    Full {
-        /// What was asked for.
-        port: u16,
-    },
-    /// The guest dropped the request without a word.
-    #[error("the guest dropped the request for port {port}")]
-    Dropped {
-        /// What was asked for.
-        port: u16,
-        /// How that showed.
-        source: io::Error,
-    },
-}
 
 /// The host's end. Clones share it; the channel closes with the last of them.
 #[derive(Debug, Clone)]

@@ -16,8 +16,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    incoming::{Io, MAX_WORDS, one_line},
+    incoming::{BoxedStream, Io, MAX_WORDS, one_line},
     mux,
+    peer::OpenError,
+    sockets,
 };
 
 /// Why there is no stream.
@@ -57,39 +59,65 @@ pub async fn dial(path: &Path, port: u16) -> Result<UnixStream, DialError> {
         .await
         .map_err(|source| DialError::Connect { path: path.to_owned(), source })?;
     let broken = |source| DialError::Broken { path: path.to_owned(), port, source };
-    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(broken)?;
-    let line = read_line(&mut stream, MAX_WORDS + 8).await.map_err(broken)?;
-    if line == format!("OK {port}") {
-        return Ok(stream);
-    }
-    match line.strip_prefix("ERR ") {
-        Some(words) => Err(DialError::Refused { port, words: words.to_owned() }),
-        None => {
-            Err(broken(io::Error::new(io::ErrorKind::InvalidData, format!("unexpected answer {line:?}"))))
-        }
+    match request(&mut stream, port).await.map_err(broken)? {
+        Answer::Yes => Ok(stream),
+        Answer::No(words) => Err(DialError::Refused { port, words }),
     }
 }
 
+pub(crate) enum Answer {
+    Yes,
+    /// In the other side's words.
+    No(String),
+}
+
+/// Asks for a stream to `port` on a fresh connection; after a [`Answer::Yes`] the connection is that stream.
+pub(crate) async fn request(stream: &mut (impl Io + ?Sized), port: u16) -> io::Result<Answer> {
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+    stream.flush().await?;
+    let line = read_line(stream, MAX_WORDS + 8).await?;
+    if line == format!("OK {port}") {
+        return Ok(Answer::Yes);
+    }
+    match line.strip_prefix("ERR ") {
+        Some(words) => Ok(Answer::No(words.to_owned())),
+        None => Err(invalid(format!("unexpected answer {line:?}"))),
+    }
+}
+
+pub(crate) fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
 /// Reads up to and without the newline, byte by byte: what follows it belongs to the stream.
-async fn read_line(stream: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<String> {
+pub(crate) async fn read_line(
+    stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    most: usize,
+) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
         let byte = stream.read_u8().await?;
         if byte == b'\n' {
-            return String::from_utf8(line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
+            return String::from_utf8(line).map_err(invalid);
         }
         if line.len() == most {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "line too long"));
+            return Err(invalid("line too long"));
         }
         line.push(byte);
     }
 }
 
+/// Longest first line of a stream.
+pub(crate) const MAX_REQUEST: usize = 32;
+
 pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<u16> {
-    let line = read_line(stream, 32).await?;
-    line.strip_prefix("CONNECT ").and_then(|port| port.parse().ok()).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "the stream does not begin with CONNECT <port>")
-    })
+    parse_request(&read_line(stream, MAX_REQUEST).await?)
+}
+
+pub(crate) fn parse_request(line: &str) -> io::Result<u16> {
+    line.strip_prefix("CONNECT ")
+        .and_then(|port| port.parse().ok())
+        .ok_or_else(|| invalid("the stream does not begin with CONNECT <port>"))
 }
 
 /// Whatever can open streams to a guest.
@@ -104,9 +132,17 @@ pub trait Open: Clone + Send + Sync + 'static {
 
 impl Open for mux::Host {
     type Stream = mux::Stream;
-    type Error = mux::OpenError;
-    fn open(&self, port: u16) -> impl Future<Output = Result<mux::Stream, mux::OpenError>> + Send {
+    type Error = OpenError;
+    fn open(&self, port: u16) -> impl Future<Output = Result<mux::Stream, OpenError>> + Send {
         mux::Host::open(self, port)
+    }
+}
+
+impl Open for sockets::Host {
+    type Stream = BoxedStream;
+    type Error = OpenError;
+    fn open(&self, port: u16) -> impl Future<Output = Result<BoxedStream, OpenError>> + Send {
+        sockets::Host::open(self, port)
     }
 }
 

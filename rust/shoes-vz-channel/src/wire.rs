@@ -209,7 +209,12 @@ mod tests {
             for frame in &next {
                 encode(frame, &mut bytes);
             }
-            prop_assert_eq!(decode(&bytes, chunk), next);
+            let mut frames = decode(&bytes, chunk);
+            if frames.len() > next.len() {
+                // What was cut off it were zeros, as the filler is.
+                prop_assert_eq!(frames.remove(0), cut);
+            }
+            prop_assert_eq!(frames, next);
         }
 
         #[test]

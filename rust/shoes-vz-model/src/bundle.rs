@@ -97,6 +97,9 @@ pub struct RuntimeMetadata {
     /// Addition: seconds the VM may live in all, counted from `created_at`; 0 = no limit.
     #[serde(default)]
     pub max_lifetime_seconds: u64,
+    /// Addition: the host's slot it is in, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
 }
 
 #[cfg(test)]

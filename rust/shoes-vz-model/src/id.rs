@@ -56,6 +56,23 @@ uuid_id! {
     AgentId, "agent id"
 }
 
+impl AgentId {
+    /// The network address of the VMs in a slot of this agent's: locally administered, and the same for each of them,
+    /// so that a host's DHCP leases do not run out (macOS keeps one for a day) and a saved state finds its card again.
+    pub fn slot_mac(self, slot: u32) -> String {
+        let id = self.0.as_bytes();
+        let [.., slot_high, slot_low] = slot.to_be_bytes();
+        // Bit 1 of the first byte: locally administered; bit 0: no multicast (IEEE 802).
+        format!(
+            "{:02x}:{:02x}:{:02x}:{:02x}:{slot_high:02x}:{slot_low:02x}",
+            id[0] & 0xfc | 0x02,
+            id[1],
+            id[2],
+            id[3]
+        )
+    }
+}
+
 /// What myshoes keeps to delete an instance by: `shoes-vz-<uuid4>` (Go: server.go AddInstance).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CloudId(Uuid);
@@ -135,6 +152,15 @@ impl From<RunnerName> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_slot_has_an_address_of_its_own_that_stays() {
+        let agent: AgentId = "ffeeddcc-0000-4000-8000-000000000000".parse().unwrap();
+        assert_eq!(agent.slot_mac(0), "fe:ee:dd:cc:00:00");
+        assert_eq!(agent.slot_mac(258), "fe:ee:dd:cc:01:02");
+        let other: AgentId = "01020304-0000-4000-8000-000000000000".parse().unwrap();
+        assert_eq!(other.slot_mac(1), "02:02:03:04:00:01");
+    }
 
     #[test]
     fn a_cloud_id_reads_back_as_itself() {

@@ -50,17 +50,24 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     // The channel first: the host waits for its hello.
     let handler = channel::Handler::new(router.clone(), settings.ssh_addr);
+    let hello = shoes_vz_channel::Hello::new(VERSION, start_id);
     #[cfg(target_os = "linux")]
     if let Some(port) = serial::find(&settings.serial_port) {
         info!(path = %port.display(), "guest channel over a virtio-serial port");
-        tasks.spawn(channel::serve_serial(
-            port,
-            shoes_vz_channel::Hello::new(VERSION, start_id),
-            handler.clone(),
-        ));
+        tasks.spawn(channel::serve_serial(port, hello.clone(), handler.clone()));
     }
-    if let Some(listener) = (settings.vsock == Ask::Auto).then(vsock::bind).flatten() {
-        tasks.spawn(vsock::serve(listener, handler.clone()));
+    match &settings.vsock {
+        settings::Vsock::None => {}
+        settings::Vsock::Auto => {
+            if let Some(vsock) = vsock::Vsock::bind() {
+                tasks.spawn(vsock::serve(vsock, hello, handler));
+            }
+        }
+        settings::Vsock::Unix(dir) => {
+            if let Some(sockets) = vsock::UnixSockets::bind(dir) {
+                tasks.spawn(vsock::serve(sockets, hello, handler));
+            }
+        }
     }
     let has_channel = !tasks.is_empty();
     // Let the hello go out before anything else costs time.

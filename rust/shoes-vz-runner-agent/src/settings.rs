@@ -42,9 +42,11 @@ pub struct Flags {
     /// The guest channel's virtio-serial port: a device, "auto" (found by its name), or "none" [default: auto]
     #[arg(long, env = "SHOESVZ_RUNNER_AGENT_SERIAL_PORT")]
     pub serial_port: Option<String>,
-    /// The guest channel over a virtio socket [default: auto on macOS, else none]
+    /// The guest channel over virtio sockets: "auto", "none", or "unix:DIR": the same over Unix sockets in DIR, which
+    /// the Linux stand-in of Virtualization.framework has in their place (guest-5422 is ours, host-5422 the host's)
+    /// [default: auto on macOS, else none]
     #[arg(long, env = "SHOESVZ_RUNNER_AGENT_VSOCK")]
-    pub vsock: Option<Ask>,
+    pub vsock: Option<String>,
     /// Telling the host agent this guest's address; auto: when there is no guest channel [default: auto]
     #[arg(long, env = "SHOESVZ_RUNNER_AGENT_NOTIFY_IP")]
     pub notify_ip: Option<Ask>,
@@ -91,6 +93,17 @@ pub enum SerialPort {
     Path(PathBuf),
 }
 
+/// Which virtio sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vsock {
+    /// AF_VSOCK, where the guest has it.
+    Auto,
+    /// None.
+    None,
+    /// Unix sockets in this directory.
+    Unix(PathBuf),
+}
+
 /// A token; never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
@@ -127,8 +140,8 @@ pub struct Settings {
     pub token: Option<Token>,
     /// Guest channel over virtio-serial.
     pub serial_port: SerialPort,
-    /// Guest channel over vsock.
-    pub vsock: Ask,
+    /// Guest channel over virtio sockets.
+    pub vsock: Vsock,
     /// IP notices.
     pub notify_ip: Ask,
     /// Where port 22 of the channel leads.
@@ -192,6 +205,20 @@ impl Flags {
                 SerialPort::None
             }
         };
+        let vsock = match self.vsock.or(file.vsock).as_deref() {
+            None if cfg!(target_os = "macos") => Vsock::Auto,
+            None | Some("none") => Vsock::None,
+            Some("auto") => Vsock::Auto,
+            Some(other) => match other.strip_prefix("unix:") {
+                Some(dir) if dir.starts_with('/') => Vsock::Unix(dir.into()),
+                _ => {
+                    mistakes.push(format!(
+                        "--vsock: {other:?} is neither auto, none, nor unix: with an absolute path"
+                    ));
+                    Vsock::None
+                }
+            },
+        };
         let runner_path =
             self.runner_path.or(file.runner_path).unwrap_or_else(|| env.home.join("_work").join("_runner"));
         let mut runner_paths = vec![absolute(&runner_path, &env.home)];
@@ -201,7 +228,6 @@ impl Flags {
             runner_paths.push(of_myshoes);
         }
         let runner_id = self.runner_id.or(file.runner_id).filter(|id| !id.is_empty());
-        let vsock_default = if cfg!(target_os = "macos") { Ask::Auto } else { Ask::None };
         let settings = Settings {
             listen,
             runner_paths,
@@ -213,7 +239,7 @@ impl Flags {
             host: SocketAddr::new(host_ip, self.agent_port.or(file.agent_port).unwrap_or(8081)),
             token,
             serial_port,
-            vsock: self.vsock.or(file.vsock).unwrap_or(vsock_default),
+            vsock,
             notify_ip: self.notify_ip.or(file.notify_ip).unwrap_or(Ask::Auto),
             ssh_addr,
             state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(crate::env::default_state_dir),
@@ -280,11 +306,33 @@ mod tests {
         let config = dir.path().join("c.toml");
         std::fs::write(&config, "agent-port = 1\nrunner-path = \"~/r\"\nvsock = \"none\"\n").unwrap();
         let s = parse(&["--config", config.to_str().unwrap(), "-agent-port", "2"]).resolve().unwrap();
-        assert_eq!((s.host.port(), s.vsock), (2, Ask::None));
+        assert_eq!((s.host.port(), s.vsock), (2, Vsock::None));
         assert!(s.runner_paths[0].is_absolute() && s.runner_paths[0].ends_with("r"));
         std::fs::write(&config, "agnet-port = 1\n").unwrap();
         let error = parse(&["--config", config.to_str().unwrap()]).resolve().unwrap_err().to_string();
         assert!(error.contains("agnet-port"), "{error}");
+    }
+
+    #[test]
+    fn virtio_sockets_are_auto_none_or_a_directory_from_the_flag_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("c.toml");
+        std::fs::write(&config, "vsock = \"unix:/run/file\"\n").unwrap();
+        let config = config.to_str().unwrap();
+        let default = if cfg!(target_os = "macos") { Vsock::Auto } else { Vsock::None };
+        for (args, wanted) in [
+            (&[][..], default),
+            (&["-vsock", "auto"], Vsock::Auto),
+            (&["--vsock=none", "--config", config], Vsock::None),
+            (&["--config", config], Vsock::Unix("/run/file".into())),
+            (&["-vsock", "unix:/run/flag", "--config", config], Vsock::Unix("/run/flag".into())),
+        ] {
+            assert_eq!(parse(args).resolve().unwrap().vsock, wanted, "{args:?}");
+        }
+        for bad in ["", "Auto", "unix:", "unix:run", "/run", "tcp:/run"] {
+            let error = parse(&["-vsock", bad]).resolve().unwrap_err();
+            assert!(error.0.len() == 1 && error.0[0].starts_with("--vsock: "), "{bad:?}: {error}");
+        }
     }
 
     #[test]
@@ -298,6 +346,8 @@ mod tests {
             "x",
             "--serial-port",
             "com1",
+            "--vsock",
+            "unix:here",
             "--token-file",
             "/nonexistent/t",
             "--config",
@@ -305,7 +355,7 @@ mod tests {
         ])
         .resolve()
         .unwrap_err();
-        assert_eq!(error.0.len(), 6, "{error}");
+        assert_eq!(error.0.len(), 7, "{error}");
         assert_eq!(format!("{:?}", Token("SECRET".into())), "Token(…)");
     }
 

@@ -38,11 +38,23 @@ pub fn repository() -> &'static Path {
 /// # Panics
 /// When there is none: a test that silently did nothing would prove nothing.
 pub fn test_template() -> PathBuf {
-    let path = std::env::var_os("SHOESVZ_TEST_TEMPLATE")
-        .map_or_else(|| repository().join("target/template"), PathBuf::from);
+    template("SHOESVZ_TEST_TEMPLATE", "template")
+}
+
+/// The template of the whole-system tests with `--hypervisor vz`.
+///
+/// # Panics
+/// As [`test_template`].
+pub fn vz_template() -> PathBuf {
+    template("SHOESVZ_TEST_VZ_TEMPLATE", "vz-template")
+}
+
+fn template(variable: &str, name: &str) -> PathBuf {
+    let path =
+        std::env::var_os(variable).map_or_else(|| repository().join("target").join(name), PathBuf::from);
     assert!(
         path.join("Disk.img").is_file(),
-        "no guest template at {}: run `make template`, or set SHOESVZ_TEST_TEMPLATE",
+        "no guest template at {}: run `make {name}`, or set {variable}",
         path.display()
     );
     path.canonicalize().expect("the template's path resolves")

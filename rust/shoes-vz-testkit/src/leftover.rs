@@ -28,8 +28,8 @@ pub fn of(runners: &Path) -> LeftOver {
     LeftOver { bundles, processes: processes(runners).len() }
 }
 
-/// Ids of VM processes and hypervisors that belong to `runners`: their working directory is inside it, or they were
-/// started for a bundle inside it.
+/// Ids of VM processes, hypervisors and guests of the stand-in's that belong to `runners`: their working directory is
+/// inside it, or they were started for a bundle inside it.
 pub fn processes(runners: &Path) -> Vec<i32> {
     let inside = format!("{}/", runners.display());
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -42,7 +42,11 @@ pub fn processes(runners: &Path) -> Vec<i32> {
             // An ended process that waits to be reaped has no command line and no directory any more.
             let names_it = fs::read(proc.join("cmdline"))
                 .is_ok_and(|args| args.split(|b| *b == 0).any(|a| a.starts_with(inside.as_bytes())));
-            works_there || names_it
+            // What the stand-in tells its guests (VZCore/Sources/Virtualization).
+            let disk = format!("VZ_GUEST_DISK={inside}");
+            let is_guest = fs::read(proc.join("environ"))
+                .is_ok_and(|vars| vars.split(|b| *b == 0).any(|v| v.starts_with(disk.as_bytes())));
+            works_there || names_it || is_guest
         })
         .map(|(pid, _)| pid)
         .collect()

@@ -1,6 +1,7 @@
 //! Bundles: made from a template in milliseconds whatever the disk's size, and removed.
 //!
-//! Linux: the disk is a qcow2 overlay over the template's raw image; kernel and initrd are read from the template.
+//! QEMU: the disk is a qcow2 overlay over the template's raw image; kernel and initrd are read from the template.
+//! Virtualization.framework: VZCore clones the template's files (`clonefile(2)`), which must be on the same volume.
 //! Both functions block; call them by `spawn_blocking`.
 
 use std::{
@@ -9,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shoes_vz_model::bundle::{self, file};
+use shoes_vz_model::{
+    bundle::{self, file},
+    template,
+};
 
 use crate::{
     qcow2,
@@ -39,11 +43,16 @@ pub enum CloneError {
     /// Something that is no bundle was to be removed.
     #[error("{0:?} is no bundle (its name does not end in \".bundle\"), so it is not removed")]
     NoBundle(PathBuf),
-    /// This build cannot clone for that hypervisor.
-    #[error(
-        "this build cannot clone a template for {0}; macOS guests need a macOS host and its Virtualization.framework (issue 3)"
-    )]
-    Unsupported(&'static str),
+    /// VZCore did not make the clone.
+    #[error("cloning the template {template:?} into {bundle:?}")]
+    Vz {
+        /// From where.
+        template: PathBuf,
+        /// To where.
+        bundle: PathBuf,
+        /// Why not.
+        source: shoes_vz_bridge::Failure,
+    },
 }
 
 fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> CloneError + 'a {
@@ -53,14 +62,12 @@ fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 /// Makes the VM's files in `dir`, which is created (mode 0700) unless it is there and holds no VM yet.
 /// On any error everything made here is taken away again.
 pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<(), CloneError> {
-    if spec.hypervisor != HypervisorKind::Qemu {
-        return Err(CloneError::Unsupported("Virtualization.framework"));
-    }
     let mut undo = Undo { dir: None, files: Vec::new() };
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => undo.dir = Some(dir.to_owned()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {
-            if dir.join(file::VM_SPEC).exists() || dir.join(OVERLAY).exists() {
+            let disk = dir.join(disk_name(spec.hypervisor));
+            if dir.join(file::VM_SPEC).exists() || disk.exists() {
                 return Err(CloneError::Taken(dir.to_owned()));
             }
             let private = fs::Permissions::from_mode(0o700);
@@ -69,15 +76,16 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
         Err(e) => return Err(io_error("making the bundle", dir)(e)),
     }
 
-    let backing = template.path.join(shoes_vz_model::template::file::DISK);
-    // The image may have been swapped since the template was looked through: a shorter disk than its image would
-    // cut the guest's file system off.
-    let raw = fs::metadata(&backing).map_err(io_error("looking at the template's disk", &backing))?.len();
-    let bytes = spec.disk_bytes.max(raw).next_multiple_of(512);
-    let overlay = dir.join(OVERLAY);
-    undo.files.push(overlay.clone());
-    qcow2::create_overlay(&overlay, &backing, bytes)
-        .map_err(io_error("writing the overlay disk", &overlay))?;
+    match spec.hypervisor {
+        HypervisorKind::Qemu => overlay(template, dir, spec, &mut undo)?,
+        HypervisorKind::Vz => {
+            // What it has made when it fails, it takes away itself.
+            shoes_vz_bridge::clone_bundle(&template.path, dir, spec.os.as_str(), spec.disk_bytes).map_err(
+                |source| CloneError::Vz { template: template.path.clone(), bundle: dir.to_owned(), source },
+            )?;
+            undo.files.extend(VZ_FILES.map(|name| dir.join(name)));
+        }
+    }
 
     // Last, so that a bundle with a Vm.json is a whole one.
     let vm_json = dir.join(file::VM_SPEC);
@@ -85,6 +93,33 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
     spec.write(dir).map_err(io_error("writing the VM's settings", &vm_json))?;
     undo.keep();
     Ok(())
+}
+
+/// What a clone by VZCore may consist of.
+const VZ_FILES: [&str; 4] = [
+    template::file::DISK,
+    template::file::AUXILIARY,
+    template::file::HARDWARE_MODEL,
+    file::MACHINE_IDENTIFIER,
+];
+
+/// The disk's name in a bundle of that hypervisor's.
+fn disk_name(hypervisor: HypervisorKind) -> &'static str {
+    match hypervisor {
+        HypervisorKind::Qemu => OVERLAY,
+        HypervisorKind::Vz => template::file::DISK,
+    }
+}
+
+fn overlay(template: &TemplateDir, dir: &Path, spec: &VmSpec, undo: &mut Undo) -> Result<(), CloneError> {
+    let backing = template.path.join(template::file::DISK);
+    // The image may have been swapped since the template was looked through: a shorter disk than its image would
+    // cut the guest's file system off.
+    let raw = fs::metadata(&backing).map_err(io_error("looking at the template's disk", &backing))?.len();
+    let bytes = spec.disk_bytes.max(raw).next_multiple_of(512);
+    let overlay = dir.join(OVERLAY);
+    undo.files.push(overlay.clone());
+    qcow2::create_overlay(&overlay, &backing, bytes).map_err(io_error("writing the overlay disk", &overlay))
 }
 
 /// Removes a bundle and all in it; one that is not there is fine.

@@ -9,6 +9,7 @@
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
+use shoes_vz_channel::sockets::Sockets;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -47,11 +48,19 @@ pub trait Machine: Send + Sync + 'static {
     /// The present state and every later one; `Ended` is the last.
     fn state(&self) -> watch::Receiver<MachineState>;
     /// The host's end of the guest channel; `None` once taken.
-    fn take_channel(&self) -> Option<Box<dyn ChannelIo>>;
+    fn take_channel(&self) -> Option<Channel>;
     /// "kvm", "tcg", "vz" …
     fn accelerator(&self) -> &'static str;
     /// The hypervisor's process; 0 = it has none of its own.
     fn pid(&self) -> u32;
+}
+
+/// What a hypervisor has for its guest's agent to be reached by.
+pub enum Channel {
+    /// One byte stream, to be multiplexed (virtio-serial).
+    Stream(Box<dyn ChannelIo>),
+    /// As many connections as are wanted (virtio sockets).
+    Sockets(Sockets),
 }
 
 /// Bytes to and from the guest agent.

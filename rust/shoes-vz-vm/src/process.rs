@@ -37,7 +37,7 @@ use self::{guest::Guest, owner::Owner, service::Service};
 use crate::{
     end::End,
     hypervisor::{Hypervisor, HypervisorError, vz::Vz},
-    spec::{HypervisorKind, SpecError, VmSpec},
+    spec::{Display, HypervisorKind, SpecError, VmSpec},
 };
 
 mod guest;
@@ -67,6 +67,17 @@ enum ProcessError {
 
 fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ProcessError + 'a {
     move |source| ProcessError::Io { what, path: path.to_owned(), source }
+}
+
+/// Whether this bundle's VM has a window of AppKit's, for which the process' main thread must be in [`main_loop`] while
+/// [`run`] has another. A bundle that cannot be read has none; `run` says why.
+pub fn needs_main_loop(bundle: &Path) -> bool {
+    VmSpec::read(bundle).is_ok_and(|s| s.hypervisor == HypervisorKind::Vz && s.display == Display::Window)
+}
+
+/// Runs the process' main loop, for ever.
+pub fn main_loop() {
+    shoes_vz_bridge::run_main_loop();
 }
 
 /// The body of `shoes-vz-agent vm --bundle DIR`. It sets up the process-wide things (session, working directory,

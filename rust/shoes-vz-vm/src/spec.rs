@@ -84,6 +84,43 @@ pub enum Display {
     Window,
 }
 
+/// How a guest of Virtualization.framework reaches the world. (QEMU's guests reach nothing: they are for Linux hosts'
+/// own tests and demos.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The NAT network macOS shares between its guests.
+    #[default]
+    Nat,
+    /// A NAT network of the VM's own, so that no guest is another's neighbour.
+    Vmnet,
+    /// None.
+    None,
+}
+
+impl Network {
+    /// As in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Vmnet => "vmnet",
+            Self::None => "none",
+        }
+    }
+}
+
+impl std::str::FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "nat" => Ok(Self::Nat),
+            "vmnet" => Ok(Self::Vmnet),
+            "none" => Ok(Self::None),
+            other => Err(format!("network {other:?} is none of nat, vmnet, none")),
+        }
+    }
+}
+
 /// `Vm.json`. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +145,13 @@ pub struct VmSpec {
     /// Window or none.
     #[serde(default)]
     pub display: Display,
+    /// The network device's address, the same for each VM of a slot: a host's DHCP leases do not run out, and saved
+    /// states need it. `None`: the hypervisor's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac_address: Option<String>,
+    /// Virtualization.framework: how the guest reaches the world.
+    #[serde(default)]
+    pub network: Network,
     /// The VM is ended when this moment comes, whatever it does then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_lifetime: Option<jiff::Timestamp>,
@@ -129,6 +173,8 @@ impl VmSpec {
             template: template.path.clone(),
             kernel_cmdline: template.meta.kernel_cmdline.clone(),
             display: Display::Headless,
+            mac_address: None,
+            network: Network::Nat,
             max_lifetime: None,
             os: template.meta.os,
             transport: template.meta.guest_agent,
@@ -184,6 +230,8 @@ mod tests {
             template: "/t".into(),
             kernel_cmdline: "quiet".into(),
             display: Display::Headless,
+            mac_address: Some("02:00:00:00:00:01".into()),
+            network: Network::Vmnet,
             max_lifetime: Some("2026-01-02T03:04:05Z".parse().unwrap()),
             os: Os::Linux,
             transport: Transport::Channel,

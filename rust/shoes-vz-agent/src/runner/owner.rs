@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use shoes_vz_model::{
     bundle::file,
-    id::RunnerId,
+    id::{AgentId, RunnerId},
     state::{Stage, State},
     template::Transport,
     text,
@@ -197,6 +197,8 @@ impl Owner {
         spec.hypervisor = ctx.hypervisor;
         spec.accelerator = ctx.accelerator;
         spec.display = ctx.display;
+        spec.network = ctx.network;
+        spec.mac_address = ctx.agent_id.parse().ok().map(|id: AgentId| id.slot_mac(self.ticket.index()));
         spec.cpus = ctx.template.meta.cpus(order.cpus);
         spec.memory_bytes = ctx.template.meta.memory_bytes(order.memory_bytes);
         spec.disk_bytes = ctx.template.disk_bytes.max(order.disk_bytes);

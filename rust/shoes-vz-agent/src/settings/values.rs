@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, path::PathBuf, time::Duration};
 
-use shoes_vz_vm::spec::{Accelerator, Display, HypervisorKind};
+use shoes_vz_vm::spec::{Accelerator, Display, HypervisorKind, Network};
 
 use super::is_host_port;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Every setting there is, named as its flag.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "server",
     "hostname",
     "max-runners",
@@ -24,6 +24,7 @@ const NAMES: [&str; 17] = [
     "state-dir",
     "hypervisor",
     "accelerator",
+    "network",
     "start-deadline",
     "max-lifetime",
     "registration-deadline",
@@ -63,6 +64,7 @@ impl Raw {
             &args.state_dir,
             &args.hypervisor,
             &args.accelerator,
+            &args.network,
             &args.start_deadline,
             &args.max_lifetime,
             &args.registration_deadline,
@@ -198,6 +200,17 @@ pub(super) fn accelerator(raw: &Raw) -> Result<Accelerator, String> {
     raw.text("accelerator").unwrap_or("auto").parse().map_err(|e| format!("--accelerator: {e}"))
 }
 
+/// QEMU's guests reach nothing, so there is nothing to choose.
+pub(super) fn network(raw: &Raw, hypervisor: Option<HypervisorKind>) -> Result<Network, String> {
+    match (raw.text("network"), hypervisor) {
+        (None, _) => Ok(Network::default()),
+        (Some(text), Some(HypervisorKind::Qemu)) => {
+            Err(format!("--network: {text:?} is for vz; QEMU's guests have no way out"))
+        }
+        (Some(text), _) => text.parse().map_err(|e| format!("--network: {e}")),
+    }
+}
+
 /// What `0` is for a duration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Zero {
@@ -252,6 +265,17 @@ mod tests {
         assert_eq!(max_runners(&raw, false), Ok(3));
         raw.set("max-runners", "-1");
         assert!(max_runners(&raw, false).is_err());
+    }
+
+    #[test]
+    fn a_network_is_chosen_for_vz_only() {
+        let mut raw = Raw::default();
+        assert_eq!(network(&raw, Some(HypervisorKind::Qemu)), Ok(Network::Nat));
+        raw.set("network", "vmnet");
+        assert_eq!(network(&raw, Some(HypervisorKind::Vz)), Ok(Network::Vmnet));
+        assert!(network(&raw, Some(HypervisorKind::Qemu)).unwrap_err().contains("no way out"));
+        raw.set("network", "bridged");
+        assert!(network(&raw, Some(HypervisorKind::Vz)).unwrap_err().contains("bridged"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use shoes_vz_proto::agent::{
     CreateRunnerCommand, DeleteRunnerCommand, Runner, RunnerEnd, SyncResponse, sync_response::Command,
 };
 use shoes_vz_vm::{
-    spec::{Accelerator, Display, HypervisorKind},
+    spec::{Accelerator, Display, HypervisorKind, Network},
     template::TemplateDir,
 };
 use tempfile::TempDir;
@@ -87,6 +87,7 @@ impl Host {
             login,
             hypervisor: HypervisorKind::Qemu,
             accelerator: Accelerator::Tcg,
+            network: Network::Nat,
             display: Display::Headless,
             start_deadline: self.start_deadline,
             max_lifetime: None,

@@ -15,6 +15,7 @@ use shoes_vz_model::guest::Status;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    sync::watch,
     time::timeout,
 };
 
@@ -26,6 +27,8 @@ pub struct Agent {
     pub child: Child,
     pub addr: SocketAddr,
     pub dir: PathBuf,
+    /// All it has written to its log.
+    pub logged: watch::Receiver<String>,
     sockets: PathBuf,
 }
 
@@ -49,10 +52,11 @@ impl Guest {
         self.path().join("runner")
     }
 
-    /// Starts the guest agent, as init does.
-    pub async fn agent(&self, args: &[&str]) -> Agent {
-        let mut child = Command::new(EXE)
-            .args(["-listen", "127.0.0.1:0", "-notify-ip", "none"])
+    /// The guest agent as init starts it, but for where it listens.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(EXE);
+        command
+            .args(["-notify-ip", "none"])
             // The machine of these tests may be a runner itself, and they run side by side.
             .args(["-runner-processes", "runner-path", "-runner-path"])
             .arg(self.runner())
@@ -69,12 +73,19 @@ impl Guest {
             .env("GITHUB_JOB", "liar")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts the guest agent.
+    pub async fn agent(&self, args: &[&str]) -> Agent {
+        let mut child = self.command(args).args(["-listen", "127.0.0.1:0"]).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (log, logged) = watch::channel(String::new());
+        let keep = move |line: &str| log.send_modify(|log| *log += &format!("{line}\n"));
         let addr = timeout(LONG, async {
             while let Some(line) = lines.next_line().await.unwrap() {
+                keep(&line);
                 if let Some((_, rest)) = line.split_once("HTTP API addr=") {
                     return rest.split(' ').next().unwrap().parse().unwrap();
                 }
@@ -84,11 +95,12 @@ impl Guest {
         let addr = addr.await.expect("it listens");
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                eprintln!("agent: {line}")
+                eprintln!("agent: {line}");
+                keep(&line);
             }
         });
         let sockets = self.path().join(format!("{}.sock", child.id().unwrap()));
-        let agent = Agent { child, addr, dir: self.path().to_owned(), sockets };
+        let agent = Agent { child, addr, dir: self.path().to_owned(), logged, sockets };
         agent.bridge();
         agent
     }

@@ -1,17 +1,22 @@
 //! A hypervisor in this process, stepped by the test, failing on demand.
 
 use std::{
+    io,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use async_trait::async_trait;
+use shoes_vz_channel::{
+    BoxedStream,
+    sockets::{Dial, Sockets},
+};
 use tokio::{
-    io::DuplexStream,
+    io::{DuplexStream, duplex},
     sync::{mpsc, oneshot, watch},
 };
 
-use super::{ChannelIo, Hypervisor, HypervisorError, Machine, MachineState};
+use super::{Channel, Hypervisor, HypervisorError, Machine, MachineState};
 use crate::{
     end::{End, EndKind},
     spec::VmSpec,
@@ -30,15 +35,24 @@ pub struct CreateRequest {
 }
 
 /// The test's hold on a machine.
-pub struct Control {
+pub struct Control<G = DuplexStream> {
     machine: Arc<FakeMachine>,
     /// The guest's end of the guest channel.
-    pub guest: DuplexStream,
+    pub guest: G,
+}
+
+/// A guest's virtio sockets.
+#[derive(Clone)]
+pub struct GuestSockets {
+    listener: Listener,
+    machine: Weak<FakeMachine>,
 }
 
 struct FakeMachine {
     state: watch::Sender<MachineState>,
-    channel: Mutex<Option<DuplexStream>>,
+    channel: Mutex<Option<Channel>>,
+    /// The hypervisor's end of [`Sockets::knocks`].
+    knocks: Mutex<Option<mpsc::UnboundedSender<BoxedStream>>>,
     refuse: Mutex<Option<String>>,
     asked_to_stop: watch::Sender<u32>,
 }
@@ -67,18 +81,38 @@ fn failed(why: &str) -> HypervisorError {
 }
 
 impl CreateRequest {
-    /// The machine comes up.
+    /// The machine comes up, its guest channel one byte stream.
     pub fn succeed(self) -> Control {
-        let (host, guest) = tokio::io::duplex(64 << 10);
+        let (host, guest) = duplex(64 << 10);
+        let machine = self.answer(Channel::Stream(Box::new(host)), None);
+        Control { machine, guest }
+    }
+
+    /// The machine comes up, with virtio sockets.
+    pub fn succeed_with_sockets(self) -> Control<GuestSockets> {
+        let (sender, knocks) = mpsc::unbounded_channel();
+        let listener = Arc::default();
+        let dial = Arc::new(ToGuest(Arc::clone(&listener)));
+        let machine = self.answer(Channel::Sockets(Sockets { dial, knocks }), Some(sender));
+        let guest = GuestSockets { listener, machine: Arc::downgrade(&machine) };
+        Control { machine, guest }
+    }
+
+    fn answer(
+        self,
+        channel: Channel,
+        knocks: Option<mpsc::UnboundedSender<BoxedStream>>,
+    ) -> Arc<FakeMachine> {
         let machine = Arc::new(FakeMachine {
             state: watch::Sender::new(MachineState::Created),
-            channel: Mutex::new(Some(host)),
+            channel: Mutex::new(Some(channel)),
+            knocks: Mutex::new(knocks),
             refuse: Mutex::new(None),
             asked_to_stop: watch::Sender::new(0),
         });
         // The asker may have gone away meanwhile; then the test holds the only handle.
         drop(self.answer.send(Ok(machine.clone())));
-        Control { machine, guest }
+        machine
     }
 
     /// The hypervisor fails to start.
@@ -92,7 +126,40 @@ impl CreateRequest {
     }
 }
 
-impl Control {
+type Listener = Arc<Mutex<Option<mpsc::UnboundedSender<DuplexStream>>>>;
+
+struct ToGuest(Listener);
+
+#[async_trait]
+impl Dial for ToGuest {
+    async fn dial(&self, _port: u32) -> io::Result<BoxedStream> {
+        let (host, guest) = duplex(64 << 10);
+        let heard = lock(&self.0).as_ref().is_some_and(|l| l.send(guest).is_ok());
+        if heard { Ok(Box::new(host)) } else { Err(io::ErrorKind::ConnectionReset.into()) }
+    }
+}
+
+impl GuestSockets {
+    /// Listens on the guest's port, until the receiver is dropped or another listens.
+    pub fn listen(&self) -> mpsc::UnboundedReceiver<DuplexStream> {
+        let (sender, connections) = mpsc::unbounded_channel();
+        *lock(&self.listener) = Some(sender);
+        connections
+    }
+
+    /// A connection to the host's port; one that has ended already when the machine has.
+    pub fn connect(&self) -> DuplexStream {
+        let (guest, host) = duplex(64 << 10);
+        if let Some(machine) = self.machine.upgrade()
+            && let Some(knocks) = &*lock(&machine.knocks)
+        {
+            drop(knocks.send(Box::new(host)));
+        }
+        guest
+    }
+}
+
+impl<G> Control<G> {
     /// The guest, or an accident, ends the machine.
     pub fn end(&self, end: End) {
         self.machine.end(end);
@@ -120,6 +187,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl FakeMachine {
     fn end(&self, end: End) {
+        *lock(&self.knocks) = None;
         self.state.send_if_modified(|state| {
             let first = !matches!(state, MachineState::Ended(_));
             if first {
@@ -180,8 +248,8 @@ impl Machine for FakeMachine {
         self.state.subscribe()
     }
 
-    fn take_channel(&self) -> Option<Box<dyn ChannelIo>> {
-        lock(&self.channel).take().map(|io| Box::new(io) as Box<dyn ChannelIo>)
+    fn take_channel(&self) -> Option<Channel> {
+        lock(&self.channel).take()
     }
 
     fn accelerator(&self) -> &'static str {

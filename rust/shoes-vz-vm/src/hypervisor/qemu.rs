@@ -36,7 +36,7 @@ use self::{
     qmp::{Callback, Do, Events, Qmp},
     reason::Seen,
 };
-use super::{ChannelIo, Hypervisor, HypervisorError, Machine, MachineState};
+use super::{Channel, Hypervisor, HypervisorError, Machine, MachineState};
 use crate::{
     accel,
     end::{End, EndKind},
@@ -326,9 +326,9 @@ impl Machine for QemuMachine {
         self.state.clone()
     }
 
-    fn take_channel(&self) -> Option<Box<dyn ChannelIo>> {
+    fn take_channel(&self) -> Option<Channel> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        channel.take().map(|stream| Box::new(stream) as Box<dyn ChannelIo>)
+        channel.take().map(|stream| Channel::Stream(Box::new(stream)))
     }
 
     fn accelerator(&self) -> &'static str {

@@ -1,23 +1,389 @@
-//! Virtualization.framework.
+//! Virtualization.framework, through the bridge to VZCore. On Linux, in builds with Swift, VZCore's stand-in of it.
+//!
+//! ```text
+//! create: spec ─▶ JSON ─▶ Machine::open          every call: spawn_blocking, its deadline kept on Swift's side
+//! owner:  events ─▶ state, knocks                guest stopped, failed, killed ─▶ why ─▶ close ─▶ Ended
+//! ```
+//! The framework's VM lives in this process and dies with it, however that ends. Dropping the last handle ends the VM.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    io,
+    os::unix::net::UnixStream as StdUnixStream,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use serde::Serialize;
+use shoes_vz_bridge::{Code, Event, Failure, Machine as VzVm, State};
+use shoes_vz_channel::{
+    BoxedStream,
+    sockets::{Dial, Sockets},
+};
+use shoes_vz_model::{
+    bundle::file,
+    guest::port,
+    template::{self, Os},
+};
+use tokio::{
+    net::UnixStream,
+    sync::{Notify, mpsc, watch},
+    task::spawn_blocking,
+};
 
-use super::{Hypervisor, HypervisorError, Machine};
-use crate::spec::VmSpec;
+use super::{Channel, Hypervisor, HypervisorError, Machine, MachineState};
+use crate::{
+    end::{End, EndKind},
+    spec::{Display, VmSpec},
+};
+
+/// Until the framework runs the guest's first instruction; it takes about a second.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Until a command without much to do is done.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(20);
+/// Until a guest's memory is on disk.
+const SAVE_DEADLINE: Duration = Duration::from_secs(300);
+/// Until the framework has ended a guest; what hangs longer ends with this process.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// macOS' hypervisor.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Vz;
 
+impl Vz {
+    /// Whether this build can run it.
+    pub const fn available() -> bool {
+        shoes_vz_bridge::available()
+    }
+}
+
 #[async_trait]
 impl Hypervisor for Vz {
-    async fn create(&self, _: &VmSpec, _: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
-        Err(HypervisorError::Unsupported(
-            "this build has no Virtualization.framework (issue 3), so it cannot run macOS guests; \
-             on Linux use a Linux template"
-                .into(),
-        ))
+    async fn create(&self, spec: &VmSpec, bundle: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
+        let bundle = std::path::absolute(bundle).map_err(|source| HypervisorError::Io {
+            what: format!("finding the bundle {bundle:?}"),
+            source,
+        })?;
+        let json = machine_spec(spec, &bundle);
+        let title = bundle.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let window = spec.display == Display::Window;
+        let (vm, events) = blocking(move || {
+            let (vm, events) = VzVm::open(&json)?;
+            if window {
+                vm.show_window(&title, COMMAND_DEADLINE)?;
+            }
+            Ok((vm, events))
+        })
+        .await
+        .map_err(|failure| refused("make the VM", failure))?;
+        let vm = Arc::new(vm);
+
+        let (state, _) = watch::channel(MachineState::Created);
+        let (knock, knocks) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared { vm, state, asked: AtomicBool::new(false), kill: Notify::new() });
+        tokio::spawn(own(shared.clone(), events, knock));
+        let sockets = Sockets { dial: Arc::new(Dialer(shared.vm.clone())), knocks };
+        Ok(Arc::new(VzMachine { shared, channel: Mutex::new(Some(sockets)) }))
+    }
+}
+
+/// VZCore's `MachineSpec`.
+#[derive(Debug, Serialize)]
+struct MachineSpec<'a> {
+    bundle: &'a Path,
+    os: &'static str,
+    cpus: u32,
+    memory_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac_address: Option<&'a str>,
+    network: &'static str,
+    display: &'static str,
+    disk_sync: &'static str,
+    console_log: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linux: Option<LinuxBoot<'a>>,
+    vsock_listen: [u32; 1],
+    savable: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct LinuxBoot<'a> {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    command_line: &'a str,
+    efi: bool,
+}
+
+fn machine_spec(spec: &VmSpec, bundle: &Path) -> String {
+    let linux = (spec.os == Os::Linux).then(|| LinuxBoot {
+        kernel: spec.template.join(template::file::KERNEL),
+        initrd: spec.template.join(template::file::INITRD),
+        command_line: &spec.kernel_cmdline,
+        efi: false,
+    });
+    let spec = MachineSpec {
+        bundle,
+        os: spec.os.as_str(),
+        cpus: spec.cpus,
+        memory_bytes: spec.memory_bytes,
+        mac_address: spec.mac_address.as_deref(),
+        network: spec.network.as_str(),
+        display: match spec.display {
+            Display::Headless => "headless",
+            Display::Window => "window",
+        },
+        // The disk lives as long as the VM: nothing on it must survive a crash of the host.
+        disk_sync: "none",
+        console_log: file::CONSOLE_LOG,
+        linux,
+        vsock_listen: [port::VSOCK],
+        savable: false,
+    };
+    serde_json::to_string(&spec).unwrap_or_default()
+}
+
+/// Runs one of the bridge's calls where it may block.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    spawn_blocking(call).await.unwrap_or_else(|panic| {
+        Err(Failure { code: Code::Internal, message: format!("a call to VZCore was lost: {panic}") })
+    })
+}
+
+fn refused(what: &'static str, failure: Failure) -> HypervisorError {
+    match failure.code {
+        Code::NotSupported => HypervisorError::Unsupported(failure.message),
+        Code::DiskFull => HypervisorError::Ended(End::new(EndKind::DiskError, failure.message)),
+        _ => HypervisorError::Refused { what, why: failure.message },
+    }
+}
+
+struct Shared {
+    vm: Arc<VzVm>,
+    state: watch::Sender<MachineState>,
+    /// Somebody asked for the VM's end.
+    asked: AtomicBool,
+    kill: Notify,
+}
+
+struct VzMachine {
+    shared: Arc<Shared>,
+    channel: Mutex<Option<Sockets>>,
+}
+
+impl VzMachine {
+    async fn call(
+        &self,
+        what: &'static str,
+        call: impl FnOnce(&VzVm) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), HypervisorError> {
+        let vm = self.shared.vm.clone();
+        let done = blocking(move || call(&vm)).await;
+        done.map_err(|failure| match &*self.shared.state.borrow() {
+            // That it is over says more than that the call came too late.
+            MachineState::Ended(end) => HypervisorError::Ended(end.clone()),
+            _ => refused(what, failure),
+        })
+    }
+}
+
+#[async_trait]
+impl Machine for VzMachine {
+    async fn start(&self) -> Result<(), HypervisorError> {
+        self.call("start the guest", |vm| vm.start(START_DEADLINE)).await
+    }
+
+    async fn pause(&self) -> Result<(), HypervisorError> {
+        self.call("pause the guest", |vm| vm.pause(COMMAND_DEADLINE)).await
+    }
+
+    async fn resume(&self) -> Result<(), HypervisorError> {
+        self.call("resume the guest", |vm| vm.resume(COMMAND_DEADLINE)).await
+    }
+
+    async fn save(&self, path: &Path) -> Result<(), HypervisorError> {
+        // Before anything else that could refuse: why this configuration's state cannot be saved at all.
+        let what = "save the guest's state";
+        let path = std::path::absolute(path)
+            .map_err(|source| HypervisorError::Io { what: format!("finding {path:?}"), source })?;
+        self.call(what, move |vm| vm.save_support().and_then(|()| vm.save(&path, SAVE_DEADLINE))).await
+    }
+
+    async fn request_stop(&self) -> Result<(), HypervisorError> {
+        self.call("press the power button", |vm| vm.request_stop(COMMAND_DEADLINE)).await
+    }
+
+    fn kill(&self) {
+        self.shared.asked.store(true, Ordering::Release);
+        self.shared.kill.notify_one();
+    }
+
+    fn state(&self) -> watch::Receiver<MachineState> {
+        self.shared.state.subscribe()
+    }
+
+    fn take_channel(&self) -> Option<Channel> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take().map(Channel::Sockets)
+    }
+
+    fn accelerator(&self) -> &'static str {
+        "vz"
+    }
+
+    fn pid(&self) -> u32 {
+        0
+    }
+}
+
+impl Drop for VzMachine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Follows the VM until it is over, closes it, and says why.
+async fn own(
+    shared: Arc<Shared>,
+    mut events: mpsc::UnboundedReceiver<Event>,
+    knock: mpsc::UnboundedSender<BoxedStream>,
+) {
+    let end = loop {
+        tokio::select! {
+            // Events first: an end of the guest's own is worth more than that somebody also asked for one.
+            biased;
+            event = events.recv() => if let Some(end) = note(event, &shared, &knock) { break end },
+            () = shared.kill.notified() => {
+                let vm = shared.vm.clone();
+                break match blocking(move || vm.stop(KILL_DEADLINE)).await {
+                    Ok(()) => asked_for(),
+                    Err(failure) => {
+                        tracing::warn!(%failure, "the VM cannot be stopped; it ends with this process");
+                        End::new(EndKind::Requested, format!("{} (it did not stop: {failure})", asked_for()))
+                    }
+                };
+            }
+        }
+    };
+    let vm = shared.vm.clone();
+    if let Err(failure) = blocking(move || vm.close(KILL_DEADLINE)).await {
+        tracing::warn!(%failure, "the VM cannot be closed; what is left of it ends with this process");
+    }
+    tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM is gone");
+    shared.state.send_replace(MachineState::Ended(end));
+}
+
+fn asked_for() -> End {
+    End::new(EndKind::Requested, "the VM was ended as asked")
+}
+
+/// What an event means; gives the VM's end when it is that.
+fn note(event: Option<Event>, shared: &Shared, knock: &mpsc::UnboundedSender<BoxedStream>) -> Option<End> {
+    let now = match event {
+        None => {
+            return Some(End::new(EndKind::HypervisorFailed, "VZCore tells no events of the VM any more"));
+        }
+        Some(Event::State(State::Running)) => MachineState::Running,
+        Some(Event::State(State::Paused)) => MachineState::Paused,
+        // On the way to the next; `Stopped` and `Error` come with their reason.
+        Some(Event::State(_)) => return None,
+        Some(Event::GuestStopped) => {
+            return Some(End::new(EndKind::GuestPoweroff, "the guest powered itself off"));
+        }
+        Some(Event::Stopped(failure)) => {
+            return Some(stopped(&failure, shared.asked.load(Ordering::Acquire)));
+        }
+        Some(Event::NetworkDisconnected(words)) => {
+            tracing::error!(words, "the guest's network was disconnected; its job runs on without");
+            return None;
+        }
+        Some(Event::GuestConnected { connection, port }) => {
+            match stream(connection) {
+                // Fails only when nobody serves the channel any more.
+                Ok(stream) => drop(knock.send(stream)),
+                Err(error) => tracing::warn!(port, %error, "a connection of the guest's cannot be used"),
+            }
+            return None;
+        }
+        Some(Event::Progress(_)) => return None,
+        Some(Event::Unknown(words)) => {
+            tracing::warn!(words, "VZCore told an event this version does not know");
+            return None;
+        }
+    };
+    shared.state.send_replace(now);
+    None
+}
+
+/// How a VM that stopped by itself ended.
+fn stopped(failure: &Failure, asked: bool) -> End {
+    match failure.code {
+        Code::DiskFull => End::new(
+            EndKind::DiskError,
+            format!("the host's disk is full: free space where the runners' bundles are ({failure})"),
+        ),
+        Code::DiskImage => End::new(EndKind::DiskError, failure.message.clone()),
+        _ if asked => asked_for(),
+        _ => End::new(EndKind::HypervisorFailed, failure.message.clone()),
+    }
+}
+
+struct Dialer(Arc<VzVm>);
+
+#[async_trait]
+impl Dial for Dialer {
+    async fn dial(&self, port: u32) -> io::Result<BoxedStream> {
+        let vm = self.0.clone();
+        let connection = blocking(move || vm.connect(port, COMMAND_DEADLINE)).await.map_err(|failure| {
+            let kind = match failure.code {
+                Code::ConnectFailed => io::ErrorKind::ConnectionRefused,
+                Code::TimedOut => io::ErrorKind::TimedOut,
+                _ => io::ErrorKind::Other,
+            };
+            io::Error::new(kind, failure)
+        })?;
+        stream(connection)
+    }
+}
+
+/// A virtio socket is a stream socket as any other once it is open; tokio has no closer type for its descriptor.
+fn stream(connection: std::os::fd::OwnedFd) -> io::Result<BoxedStream> {
+    let stream = StdUnixStream::from(connection);
+    stream.set_nonblocking(true)?;
+    Ok(Box::new(UnixStream::from_std(stream)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: Code) -> Failure {
+        Failure { code, message: "because".into() }
+    }
+
+    #[test]
+    fn how_the_vm_stopped_decides_its_end() {
+        for (code, asked, kind) in [
+            (Code::Internal, false, EndKind::HypervisorFailed),
+            (Code::Internal, true, EndKind::Requested),
+            (Code::DiskFull, true, EndKind::DiskError),
+            (Code::DiskImage, false, EndKind::DiskError),
+        ] {
+            assert_eq!(stopped(&failure(code), asked).kind, kind, "{code:?} {asked}");
+        }
+        assert!(stopped(&failure(Code::Internal), false).reason.contains("because"));
+    }
+
+    #[test]
+    fn a_failure_before_the_guest_runs_keeps_its_words() {
+        assert!(matches!(refused("x", failure(Code::NotSupported)), HypervisorError::Unsupported(_)));
+        let HypervisorError::Ended(end) = refused("x", failure(Code::DiskFull)) else { panic!() };
+        assert_eq!(end.kind, EndKind::DiskError);
+        let error = refused("start the guest", failure(Code::LimitExceeded)).to_string();
+        assert!(error.contains("start the guest") && error.contains("because"), "{error}");
     }
 }

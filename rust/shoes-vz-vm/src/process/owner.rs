@@ -11,7 +11,7 @@
 use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use shoes_vz_channel::{api::GuestApi, mux};
+use shoes_vz_channel::{Peer, api::GuestApi};
 use shoes_vz_model::bundle::file;
 use shoes_vz_proto::vm::{VmState, VmStatus};
 use tokio::{
@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::intent::{self, Intent};
+use super::{
+    guest::GuestHost,
+    intent::{self, Intent},
+};
 use crate::{
     end::{End, EndKind},
     hypervisor::{Hypervisor, HypervisorError, Machine, MachineState},
@@ -68,8 +71,8 @@ pub(super) enum Refusal {
 pub(super) struct Handle {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) status: watch::Receiver<VmStatus>,
-    /// The mux over the guest channel, once the machine is there.
-    pub(super) guest: watch::Receiver<Option<mux::Host>>,
+    /// Our end of the guest channel, once the machine is there.
+    pub(super) guest: watch::Receiver<Option<GuestHost>>,
 }
 
 pub(super) struct Owner {
@@ -78,7 +81,7 @@ pub(super) struct Owner {
     hypervisor: Arc<dyn Hypervisor>,
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<VmStatus>,
-    guest: watch::Sender<Option<mux::Host>>,
+    guest: watch::Sender<Option<GuestHost>>,
     intent: Option<Intent>,
     /// When a polite stop turns into a kill.
     grace: Option<Instant>,
@@ -150,7 +153,7 @@ impl Owner {
         let mut creating: Option<Creating> = None;
         let mut machine: Option<Arc<dyn Machine>> = None;
         let mut machine_state: Option<watch::Receiver<MachineState>> = None;
-        let mut peer: Option<watch::Receiver<mux::Peer>> = None;
+        let mut peer: Option<watch::Receiver<Peer>> = None;
         let mut signalled = false;
         loop {
             if machine.is_none()
@@ -245,7 +248,7 @@ impl Owner {
     }
 
     /// The guest runs: publish it, and serve its channel.
-    fn begin(&mut self, machine: &Arc<dyn Machine>) -> Option<watch::Receiver<mux::Peer>> {
+    fn begin(&mut self, machine: &Arc<dyn Machine>) -> Option<watch::Receiver<Peer>> {
         let took = self.since_start();
         tracing::info!(
             took_ms = took,
@@ -262,7 +265,7 @@ impl Owner {
         for reply in self.start_replies.drain(..) {
             drop(reply.send(Ok(())));
         }
-        let host = mux::Host::spawn(machine.take_channel()?);
+        let host = GuestHost::spawn(machine.take_channel()?);
         let mut peer = host.peer();
         peer.mark_changed();
         self.guest.send_replace(Some(host));
@@ -365,10 +368,10 @@ async fn ended(machine: &mut Option<watch::Receiver<MachineState>>, status: &wat
     }
 }
 
-async fn guest_up(peer: &mut Option<watch::Receiver<mux::Peer>>) -> bool {
+async fn guest_up(peer: &mut Option<watch::Receiver<Peer>>) -> bool {
     if let Some(receiver) = peer {
         if receiver.changed().await.is_ok() {
-            return matches!(*receiver.borrow_and_update(), mux::Peer::Up(_));
+            return matches!(*receiver.borrow_and_update(), Peer::Up(_));
         }
         *peer = None;
         return false;

@@ -2,17 +2,27 @@
 
 use std::{future::pending, path::Path};
 
-use shoes_vz_channel::{mux, socket};
-use shoes_vz_model::template::{Os, Transport};
+use shoes_vz_channel::{
+    Hello, Incoming, mux, socket,
+    sockets::{Call, knock},
+};
+use shoes_vz_model::{
+    guest::port,
+    template::{Os, Transport},
+};
 use shoes_vz_proto::vm::{VmEndKind, VmState};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
 
 use super::*;
 use crate::{
     client::{Stop, Vm},
     end::EndKind,
-    hypervisor::fake::{CreateRequest, FakeHypervisor},
-    spec::{Accelerator, Display},
+    hypervisor::fake::{Control, CreateRequest, FakeHypervisor, GuestSockets},
+    spec::{Accelerator, Display, Network},
 };
 
 fn spec() -> VmSpec {
@@ -25,6 +35,8 @@ fn spec() -> VmSpec {
         template: "/nowhere".into(),
         kernel_cmdline: String::new(),
         display: Display::Headless,
+        mac_address: None,
+        network: Network::Nat,
         max_lifetime: None,
         os: Os::Linux,
         transport: Transport::Channel,
@@ -82,13 +94,20 @@ impl Served {
     }
 }
 
-async fn started(served: &mut Served) -> (Vm, crate::hypervisor::fake::Control) {
+async fn started(served: &mut Served) -> (Vm, Control) {
+    started_by(served, CreateRequest::succeed).await
+}
+
+async fn started_by<G>(
+    served: &mut Served,
+    succeed: impl FnOnce(CreateRequest) -> Control<G>,
+) -> (Vm, Control<G>) {
     let vm = served.vm().await;
     let starting = tokio::spawn({
         let vm = vm.clone();
         async move { vm.start().await }
     });
-    let control = served.creates.recv().await.unwrap().succeed();
+    let control = succeed(served.creates.recv().await.unwrap());
     starting.await.unwrap().unwrap();
     (vm, control)
 }
@@ -258,20 +277,161 @@ async fn the_guests_hello_is_told_and_streams_asked_for_before_start_reach_it() 
     let early = tokio::spawn(async move { socket::dial(&socket, 22).await });
     let (vm, control) = started(&mut served).await;
     assert!(!vm.status().borrow().guest_up);
-    let crate::hypervisor::fake::Control { guest, .. } = control;
-    let hello = shoes_vz_channel::Hello::new("1", "start");
-    let agent =
-        tokio::spawn(mux::Guest::serve(guest, hello, |incoming: shoes_vz_channel::Incoming| async move {
-            let mut stream = incoming.accept().await.unwrap();
-            tokio::io::AsyncWriteExt::write_all(&mut stream, b"hi").await.unwrap();
-        }));
+    let Control { guest, .. } = control;
+    let hello = Hello::new("1", "start");
+    let agent = tokio::spawn(mux::Guest::serve(guest, hello, |incoming: Incoming| async move {
+        incoming.accept().await.unwrap().write_all(b"hi").await.unwrap();
+    }));
     let mut stream = early.await.unwrap().unwrap();
     let mut said = String::new();
-    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut said).await.unwrap();
+    stream.read_to_string(&mut said).await.unwrap();
     assert_eq!(said, "hi");
     let up = vm.status().wait_for(|s| s.guest_up).await.unwrap().clone();
     assert!(up.guest_up_ms > 0);
     agent.abort();
     vm.stop(Stop::Force).await.unwrap();
     assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+/// A guest agent on virtio sockets; dropping it is its death.
+struct Agent {
+    task: JoinHandle<()>,
+    /// The first lines of the HTTP requests that reached it.
+    asked: mpsc::UnboundedReceiver<String>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn agent(guest: &GuestSockets, start_id: &'static str) -> Agent {
+    let (ask, asked) = mpsc::unbounded_channel();
+    let (guest, mut connections) = (guest.clone(), guest.listen());
+    let task = tokio::spawn(async move {
+        let _knock = knock(guest.connect(), &Hello::new("1", start_id)).await.unwrap();
+        let mut handlers = JoinSet::new();
+        while let Some(connection) = connections.recv().await {
+            let ask = ask.clone();
+            handlers.spawn(async move {
+                match Call::read(connection).await.unwrap() {
+                    Call::Open(incoming) => answer(incoming, start_id, &ask).await,
+                    Call::Knock => {} // it has, or is about to
+                }
+            });
+        }
+    });
+    Agent { task, asked }
+}
+
+/// The API takes whatever is asked of it; sshd says whose it is, and holds the line.
+async fn answer(incoming: Incoming, start_id: &str, ask: &mpsc::UnboundedSender<String>) {
+    let api = incoming.port() == port::API;
+    let mut stream = incoming.accept().await.unwrap();
+    if api {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        ask.send(head.lines().next().unwrap().to_owned()).unwrap();
+    } else {
+        stream.write_all(start_id.as_bytes()).await.unwrap();
+    }
+    let _until_the_caller_ends = stream.read_u8().await;
+}
+
+/// The next stream the host asks for.
+async fn asked_for(connections: &mut mpsc::UnboundedReceiver<tokio::io::DuplexStream>) -> Incoming {
+    loop {
+        if let Call::Open(incoming) = Call::read(connections.recv().await.unwrap()).await.unwrap() {
+            return incoming;
+        }
+    }
+}
+
+async fn sshd_of(served: &Served, start_id: &str) -> tokio::net::UnixStream {
+    let mut stream = socket::dial(&served.bundle().join(file::GUEST_SOCKET), port::SSH).await.unwrap();
+    let mut said = vec![0; start_id.len()];
+    stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(said, start_id.as_bytes());
+    stream
+}
+
+#[tokio::test]
+async fn a_guest_with_virtio_sockets_is_up_once_it_has_knocked_and_early_streams_reach_it() {
+    let mut served = Served::new(spec(), pending()).await;
+    let socket = served.bundle().join(file::GUEST_SOCKET);
+    let early = tokio::spawn(async move { socket::dial(&socket, port::SSH).await });
+    let (vm, control) = started_by(&mut served, CreateRequest::succeed_with_sockets).await;
+    reaches(&vm, VmState::Running).await;
+    // It listens, and is not there yet all the same.
+    drop(control.guest.listen());
+    assert!(!vm.status().borrow().guest_up && !early.is_finished());
+    let _agent = agent(&control.guest, "first");
+    let up = vm.status().wait_for(|s| s.guest_up).await.unwrap().clone();
+    assert!(up.guest_up_ms > 0);
+    let mut said = [0; 5];
+    early.await.unwrap().unwrap().read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"first");
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+#[tokio::test]
+async fn a_restarted_guest_agent_is_down_and_then_up_again() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, control) = started_by(&mut served, CreateRequest::succeed_with_sockets).await;
+    let first = agent(&control.guest, "first");
+    let up = vm.status().wait_for(|s| s.guest_up).await.unwrap().clone();
+    let mut old = sshd_of(&served, "first").await;
+    drop(first);
+    vm.status().wait_for(|s| !s.guest_up).await.unwrap();
+    assert_eq!(old.read(&mut [0; 1]).await.unwrap_or(0), 0, "its streams end with it");
+    let _second = agent(&control.guest, "second");
+    let again = vm.status().wait_for(|s| s.guest_up).await.unwrap().clone();
+    assert_eq!(again.guest_up_ms, up.guest_up_ms, "a boot is measured once");
+    sshd_of(&served, "second").await;
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+}
+
+#[tokio::test]
+async fn a_polite_stop_asks_the_guest_agent_over_virtio_sockets() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, control) = started_by(&mut served, CreateRequest::succeed_with_sockets).await;
+    let mut agent = agent(&control.guest, "a");
+    vm.status().wait_for(|s| s.guest_up).await.unwrap();
+    let polite = tokio::spawn(async move { vm.stop(Stop::Grace(Duration::from_secs(600))).await });
+    assert_eq!(agent.asked.recv().await.unwrap(), "POST /shutdown HTTP/1.1");
+    control.end(End::new(EndKind::GuestPoweroff, "off"));
+    polite.await.unwrap().unwrap();
+    assert_eq!(*control.stop_requests().borrow(), 0, "nobody needs the power button");
+    assert_eq!(served.over().await.reason, "the guest powered off, as asked");
+}
+
+#[tokio::test]
+async fn the_vms_end_closes_its_virtio_sockets_and_every_stream() {
+    let mut served = Served::new(spec(), pending()).await;
+    let (_vm, control) = started_by(&mut served, CreateRequest::succeed_with_sockets).await;
+    let mut connections = control.guest.listen();
+    let mut knocked = knock(control.guest.connect(), &Hello::new("1", "s")).await.unwrap();
+    let socket = served.bundle().join(file::GUEST_SOCKET);
+    let unanswered = tokio::spawn(async move { socket::dial(&socket, port::SSH).await });
+    let mut asked = asked_for(&mut connections).await;
+    let other = served.bundle().join(file::GUEST_SOCKET);
+    let opening = tokio::spawn(async move { socket::dial(&other, port::API).await });
+    let incoming = asked_for(&mut connections).await;
+    let mut guests = incoming.accept().await.unwrap();
+    let mut ours = opening.await.unwrap().unwrap();
+
+    control.end(End::new(EndKind::GuestPanic, "it panicked"));
+    assert_eq!(served.over().await.kind, EndKind::GuestPanic);
+    assert_eq!(knocked.read(&mut [0; 1]).await.unwrap(), 0);
+    asked.gone().await;
+    assert_eq!(guests.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(ours.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    assert!(unanswered.await.unwrap().is_err());
 }

@@ -111,7 +111,9 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
     add(&["-blockdev", &disk.to_string()]);
     add(&["-device", "virtio-blk-pci,drive=disk,werror=stop,rerror=stop"]);
     // `restrict`: the guest reaches neither the host nor anything beyond it. SSH goes over the guest channel.
-    add(&["-netdev", "user,id=net,restrict=on,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="]);
+    let mac = spec.mac_address.as_deref().map(|mac| format!(",mac={mac}")).unwrap_or_default();
+    add(&["-netdev", "user,id=net,restrict=on,ipv6=off"]);
+    add(&["-device", &format!("virtio-net-pci,netdev=net,romfile={mac}")]);
 
     add(&["-chardev", &format!("socket,id=channel,path={CHANNEL_SOCKET},server=off")]);
     add(&["-device", "virtio-serial-pci"]);
@@ -153,7 +155,7 @@ mod tests {
     use shoes_vz_model::template::{Os, Transport};
 
     use super::*;
-    use crate::spec::HypervisorKind;
+    use crate::spec::{HypervisorKind, Network};
 
     fn spec() -> VmSpec {
         VmSpec {
@@ -165,6 +167,8 @@ mod tests {
             template: "/srv/a,b c".into(),
             kernel_cmdline: "quiet".into(),
             display: Display::Headless,
+            mac_address: None,
+            network: Network::Nat,
             max_lifetime: None,
             os: Os::Linux,
             transport: Transport::Channel,
@@ -207,6 +211,14 @@ mod tests {
     fn a_console_the_template_names_is_kept() {
         assert_eq!(command_line(Arch::X86_64, "quiet console=hvc0"), "quiet console=hvc0");
         assert_eq!(command_line(Arch::X86_64, ""), "console=ttyS0");
+    }
+
+    #[test]
+    fn a_slots_address_is_the_network_cards() {
+        let spec = VmSpec { mac_address: Some("02:1a:2b:3c:4d:01".into()), ..spec() };
+        let line = line(Arch::X86_64, Accelerator::Tcg, &spec);
+        let card = line.iter().find(|a| a.starts_with("virtio-net-pci")).unwrap();
+        assert_eq!(card, "virtio-net-pci,netdev=net,romfile=,mac=02:1a:2b:3c:4d:01");
     }
 
     #[test]

@@ -1,0 +1,76 @@
+import Foundation
+import Virtualization
+
+/// A validated `VZVirtualMachineConfiguration` and what must live as long as its VM.
+///
+/// The devices stand in one fixed order and depend on the spec alone: a saved state needs an identical configuration.
+final class Configuration {
+    let vz = VZVirtualMachineConfiguration()
+    let effective: Machine.Effective
+    let saveSupport: VZFailure?
+    let spec: MachineSpec
+    /// Descriptors and networks the VM uses, closed after it.
+    let held: Held
+
+    /// - Throws: `invalidConfiguration`, `diskImage`, `notSupported`, `network`, `io`.
+    init(_ spec: MachineSpec) throws(VZFailure) {
+        let doing = "configuring the VM of \(spec.bundle)"
+        let limits = HostLimits.current
+        guard limits.isSupported else {
+            throw VZFailure(
+                code: .notSupported,
+                message: "\(doing): this host cannot run VMs (VZVirtualMachine.isSupported)")
+        }
+        let files = BundleFiles(spec.bundle)
+        let held = Held()
+
+        vz.cpuCount = limits.cpus(nearest: spec.cpus)
+        vz.memorySize = limits.memoryBytes(nearest: spec.memoryBytes)
+        switch spec.os {
+        case .macos: try vz.setUpMacOS(files)
+        case .linux: try vz.setUpLinux(files, spec)
+        }
+        vz.storageDevices = [try .disk(files, spec.diskSync)]
+        if let network = try VZNetworkDeviceConfiguration.make(spec, held) { vz.networkDevices = [network] }
+        vz.socketDevices = [VZVirtioSocketDeviceConfiguration()]
+        vz.memoryBalloonDevices = [VZVirtioTraditionalMemoryBalloonDeviceConfiguration()]
+        if !spec.savable { vz.entropyDevices = [VZVirtioEntropyDeviceConfiguration()] }
+        if !spec.consoleLog.isEmpty {
+            vz.serialPorts = [try .appending(to: spec.path(spec.consoleLog), held)]
+        }
+
+        do { try vz.validate() } catch {
+            throw VZFailure(error, doing: doing, otherwise: .invalidConfiguration)
+        }
+        self.spec = spec
+        self.held = held
+        saveSupport = Self.saveSupport(of: vz, spec)
+        effective = Machine.Effective(
+            cpus: vz.cpuCount, memoryBytes: vz.memorySize,
+            macAddress: vz.networkDevices.first?.macAddress.string)
+    }
+
+    private static func saveSupport(of vz: VZVirtualMachineConfiguration, _ spec: MachineSpec) -> VZFailure? {
+        do {
+            try vz.validateSaveRestoreSupport()
+            return nil
+        } catch {
+            return VZFailure(
+                error, doing: "saving the state of the VM of \(spec.bundle)", otherwise: .notSupported)
+        }
+    }
+}
+
+/// What a VM uses without owning it. Let go of after the VM.
+final class Held {
+    private var handles: [FileHandle] = []
+    private var networks: [OwnNetwork] = []
+
+    func keep(_ handle: FileHandle) { handles.append(handle) }
+    func keep(_ network: OwnNetwork) { networks.append(network) }
+
+    deinit {
+        // Closing a descriptor of one's own fails only when it is closed already.
+        for handle in handles { try? handle.close() }
+    }
+}

@@ -1,0 +1,36 @@
+import Dispatch
+import Foundation
+import Synchronization
+
+/// Whether the caller is on a machine's queue, which the framework demands of every use of a machine but
+/// `queue`.
+final class QueueAffinity: Sendable {
+    let queue: DispatchQueue
+    private let mark: UUID
+
+    init(_ queue: DispatchQueue) {
+        self.queue = queue
+        mark = Self.mark(queue)
+    }
+
+    var isOnQueue: Bool { DispatchQueue.getSpecific(key: Self.key) == mark }
+
+    func check(_ what: @autoclosure () -> String) {
+        guard !isOnQueue else { return }
+        Violations.report("\(what()) was used outside the virtual machine's queue \"\(queue.label)\"")
+    }
+
+    // A key is only an identity; Dispatch has not marked it so.
+    nonisolated(unsafe) private static let key = DispatchSpecificKey<UUID>()
+    private static let marking = Mutex<Void>(())
+
+    /// A queue is known by a mark of ours: on Linux two DispatchQueue objects may stand for one queue.
+    private static func mark(_ queue: DispatchQueue) -> UUID {
+        marking.withLock { _ in
+            if let mark = queue.getSpecific(key: key) { return mark }
+            let mark = UUID()
+            queue.setSpecific(key: key, value: mark)
+            return mark
+        }
+    }
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Puts a Swift toolchain in reach, without touching the system: Debian trixie's swiftlang and what it needs, downloaded
+# by apt with the mirror this machine's apt uses, and unpacked into a directory of its own (1.5 GB, about a minute). No
+# root is needed. `packaging/dev/with-swift` runs commands with it. Does nothing where `swift` is there already.
+set -euo pipefail
+cd "$(dirname "$0")"
+. ./swift-place.sh
+. ./debian-mirror.sh
+
+if command -v swift > /dev/null; then
+    exit 0
+fi
+if [[ -e $swift_root/.complete ]]; then
+    exit 0
+fi
+if [[ $(uname -s) != Linux ]]; then
+    echo "setup-swift: there is no swift; install Xcode 26 or its command line tools (xcode-select --install)" >&2
+    exit 1
+fi
+. /etc/os-release
+if [[ -z $debian_mirror || ! -f $debian_keyring ]]; then
+    echo "setup-swift: Swift comes from Debian 13 (trixie), and this machine's apt (${PRETTY_NAME:-unknown}) knows no Debian mirror or key." >&2
+    echo "Install Swift 6 from swift.org instead, so that \`swift\` is in PATH. Everything but Swift works without it." >&2
+    exit 1
+fi
+
+packages=(swiftlang libstdc++-14-dev libc6-dev bash coreutils findutils grep sed gawk make ca-certificates tzdata util-linux procps)
+not_needed=('./usr/share/doc/*' './usr/share/man/*' './usr/share/locale/*' '*/bin/lldb*' '*/liblldb*' '*/bin/clangd'
+    '*/bin/sourcekit-lsp' '*/libsourcekitdInProc.so' '*/bin/docc' '*/lib/swift/embedded' '*/libLTO*')
+
+mkdir -p "$(dirname "$swift_root")"
+exec 9> "$swift_root.lock"
+flock 9
+[[ ! -e $swift_root/.complete ]] || exit 0
+work=$(mktemp -d "$swift_root.new.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work"/{lists,cache/archives}/partial "$work/root"
+: > "$work/status"
+echo "deb [signed-by=$debian_keyring] $debian_mirror trixie main" > "$work/sources.list"
+apt=(apt-get -qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/lists"
+    -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache" -o Acquire::Retries=3)
+[[ $(id -u) != 0 ]] || apt+=(-o APT::Sandbox::User=root)
+echo "setup-swift: downloading Swift (about 540 MB)"
+"${apt[@]}" update
+"${apt[@]}" install -y --no-install-recommends --download-only "${packages[@]}"
+echo "setup-swift: unpacking it into $swift_root (about 1.5 GB)"
+excludes=("${not_needed[@]/#/--exclude=}")
+for deb in "$work"/cache/archives/*.deb; do
+    dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$work/root" --keep-directory-symlink "${excludes[@]}"
+done
+# What update-alternatives would have made.
+ln -sf gcc "$work/root/usr/bin/cc"
+touch "$work/root/.complete"
+rm -rf "$swift_root"
+mv "$work/root" "$swift_root"
+echo "setup-swift: done: $(./with-swift swift --version 2>&1 | head -n 1)"

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Makes target/bundle/ShoesVZAgent.app: the agent, the guest agent for macOS guests, launchd's property lists; signed with
+# the hardened runtime and checked.
+#
+# usage: bundle.sh [DIRECTORY]    where the two programs are; without it they are built first
+#
+# On macOS codesign signs: ad hoc, or as SIGN_IDENTITY. Elsewhere rcodesign does, ad hoc; such a bundle shows that all of
+# it can be built and signed, and is not for use: it has no Swift in it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. packaging/dev/macos-tools.sh
+
+here=packaging/macos
+identifier=com.github.whywaita.shoes-vz-agent
+helper=com.github.whywaita.shoes-vz-runner-agent
+app=target/bundle/ShoesVZAgent.app
+new=target/bundle/new/ShoesVZAgent.app
+
+if [[ $# -gt 0 ]]; then
+    programs=$1
+elif macos_host; then
+    cargo build --release --target "$macos_target" -p shoes-vz-agent -p shoes-vz-runner-agent --bins
+    programs=${CARGO_TARGET_DIR:-target}/$macos_target/release
+else
+    macos_zig
+    macos_std
+    macos_env
+    macos_cargo build --bin shoes-vz-agent --bin shoes-vz-runner-agent
+    programs=$macos_out/$macos_target/macos-check
+fi
+
+version=$(sed -n '/^\[workspace.package\]/,/^\[[^w]/s/^version = "\([0-9.]*\).*"$/\1/p' Cargo.toml)
+[[ -n $version ]] || { echo "bundle: Cargo.toml has no version under [workspace.package]" >&2; exit 1; }
+
+rm -rf "$new"
+mkdir -p "$new/Contents/MacOS" "$new/Contents/Helpers" "$new/Contents/Resources/launchd"
+sed "s|<string>0\.0\.0</string>|<string>$version</string>|" $here/Info.plist > "$new/Contents/Info.plist"
+install -m 755 "$programs/shoes-vz-agent" "$new/Contents/MacOS/"
+# A nested program has to stand where code stands: a bundle's Resources are data.
+install -m 755 "$programs/shoes-vz-runner-agent" "$new/Contents/Helpers/"
+install -m 644 $here/launchd/*.plist "$new/Contents/Resources/launchd/"
+install -m 644 LICENSE "$new/Contents/Resources/"
+
+if macos_host; then
+    identity=${SIGN_IDENTITY:--}
+    sign=(codesign --force --options runtime --sign "$identity")
+    # A signature that is to outlive its certificate needs the time from Apple; ad hoc there is none to get.
+    if [[ $identity == - ]]; then sign+=(--timestamp=none); else sign+=(--timestamp); fi
+    plutil -lint -s "$new/Contents/Info.plist" "$new"/Contents/Resources/launchd/*.plist entitlements.plist
+    # From the inside out: the bundle's signature seals the helper's.
+    "${sign[@]}" --identifier "$helper" "$new/Contents/Helpers/shoes-vz-runner-agent"
+    "${sign[@]}" --entitlements entitlements.plist "$new"
+    codesign --verify --strict --deep "$new"
+else
+    [[ -z ${SIGN_IDENTITY:-} ]] || macos_fail "SIGN_IDENTITY needs codesign, and so a Mac; here bundles are signed ad hoc"
+    macos_rcodesign
+    inside=Contents/Helpers/shoes-vz-runner-agent
+    "$macos_cache/rcodesign-$rcodesign_version/bin/rcodesign" sign --runtime-version "$MACOSX_DEPLOYMENT_TARGET.0" \
+        --code-signature-flags runtime --entitlements-xml-file entitlements.plist \
+        --code-signature-flags "$inside:runtime" --binary-identifier "$inside:$helper" "$new"
+fi
+
+cargo run --quiet -p shoes-vz-macos --bin check-signature -- "$new" --minos "$MACOSX_DEPLOYMENT_TARGET" \
+    --entitlements entitlements.plist --identifier "$identifier"
+rm -rf "$app"
+mv "$new" "$app"
+rmdir "${new%/*}"
+echo "bundle: $app, version $version"

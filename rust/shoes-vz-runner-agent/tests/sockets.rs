@@ -1,0 +1,177 @@
+//! The real program on Unix sockets in the place of virtio sockets, and the host's half in this process.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod common;
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use common::{Guest, LONG};
+use shoes_vz_channel::{
+    BoxedStream, Peer,
+    api::GuestApi,
+    socket,
+    sockets::{Dial, Host, Sockets},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+    time::timeout,
+};
+
+/// A guest's virtio sockets.
+struct Device {
+    dir: tempfile::TempDir,
+}
+
+struct ToGuest(PathBuf);
+
+#[async_trait::async_trait]
+impl Dial for ToGuest {
+    async fn dial(&self, port: u32) -> io::Result<BoxedStream> {
+        Ok(Box::new(UnixStream::connect(self.0.join(format!("guest-{port}"))).await?))
+    }
+}
+
+impl Device {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn flag(&self) -> String {
+        format!("unix:{}", self.dir.path().display())
+    }
+
+    fn listen(&self) -> UnixListener {
+        let path = self.dir.path().join("host-5422");
+        let _absent = fs::remove_file(&path);
+        UnixListener::bind(path).unwrap()
+    }
+
+    /// A VM process.
+    fn host(&self) -> Host {
+        serve(self.listen(), self.dir.path())
+    }
+}
+
+fn serve(listener: UnixListener, dir: &Path) -> Host {
+    let (knocked, knocks) = mpsc::unbounded_channel::<BoxedStream>();
+    tokio::spawn(async move {
+        // Until the host is dropped.
+        while let Ok((connection, _)) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = knocked.closed() => return,
+        } {
+            drop(knocked.send(Box::new(connection)));
+        }
+    });
+    Host::spawn(Sockets { dial: Arc::new(ToGuest(dir.to_owned())), knocks })
+}
+
+async fn is_up(host: &Host, other_than: &str) -> String {
+    let mut peer = host.peer();
+    let up = |p: &Peer| matches!(p, Peer::Up(hello) if hello.start_id != other_than);
+    match &*timeout(LONG, peer.wait_for(up)).await.expect("a knock").unwrap() {
+        Peer::Up(hello) => {
+            assert_eq!(hello.agent_version, env!("CARGO_PKG_VERSION"));
+            hello.start_id.clone()
+        }
+        Peer::Down => unreachable!(),
+    }
+}
+
+async fn is_down(host: &Host) {
+    let mut peer = host.peer();
+    drop(timeout(LONG, peer.wait_for(|p| *p == Peer::Down)).await.expect("the guest agent is gone").unwrap());
+}
+
+/// The guest agent's API through a `guest.sock` of its own.
+fn api(guest: &Guest, name: &str, host: &Host) -> GuestApi {
+    let path = guest.path().join(name);
+    tokio::spawn(socket::serve(UnixListener::bind(&path).unwrap(), host.clone()));
+    GuestApi::new(path)
+}
+
+async fn start(api: &GuestApi) -> String {
+    timeout(LONG, api.status()).await.expect("a status").unwrap().agent_start
+}
+
+#[tokio::test]
+async fn the_guest_agent_knocks_when_it_starts_and_again_when_it_was_killed() {
+    let (guest, device) = (Guest::new(), Device::new());
+    let host = device.host();
+    let first = guest.agent(&["-vsock", &device.flag()]).await;
+    let before = is_up(&host, "").await;
+    let ours = fs::metadata(device.dir.path().join("guest-5422")).unwrap();
+    assert_eq!(ours.permissions().mode() & 0o777, 0o600);
+    let api = api(&guest, "guest.sock", &host);
+    assert_eq!(start(&api).await, before);
+    first.kill().await;
+    is_down(&host).await;
+    let _second = guest.agent(&["-vsock", &device.flag()]).await;
+    let after = is_up(&host, &before).await;
+    assert_eq!(start(&api).await, after);
+}
+
+#[tokio::test]
+async fn the_guest_agent_waits_for_its_host_and_outlives_it() {
+    let (guest, device) = (Guest::new(), Device::new());
+    let _agent = guest.agent(&["-vsock", &device.flag()]).await;
+    let first = device.host();
+    let start_id = is_up(&first, "").await;
+    drop(first);
+    let second = device.host();
+    assert_eq!(is_up(&second, "").await, start_id);
+    assert_eq!(start(&api(&guest, "guest.sock", &second)).await, start_id);
+}
+
+#[tokio::test]
+async fn a_host_that_drops_knock_after_knock_is_told_of_once_in_the_log() {
+    let (guest, device) = (Guest::new(), Device::new());
+    let listener = device.listen();
+    let agent = guest.agent(&["-vsock", &device.flag()]).await;
+    for _ in 0..4 {
+        drop(timeout(LONG, listener.accept()).await.expect("a knock").unwrap());
+    }
+    let host = serve(listener, device.dir.path());
+    is_up(&host, "").await;
+    let mut logged = agent.logged.clone();
+    let heard = |log: &String| log.contains("the host knows of this guest agent");
+    let log = timeout(LONG, logged.wait_for(heard)).await.expect("the log says so").unwrap().clone();
+    assert_eq!(log.matches("the host does not know of this guest agent").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_guest_restored_from_a_saved_state_knocks_at_its_new_host() {
+    let (guest, device) = (Guest::new(), Device::new());
+    let saved = device.listen();
+    let _agent = guest.agent(&["-vsock", &device.flag()]).await;
+    // The knock in the saved state: nobody will ever close it.
+    let (connection, _) = timeout(LONG, saved.accept()).await.expect("a knock").unwrap();
+    let mut connection = BufReader::new(connection);
+    let mut hello = String::new();
+    timeout(LONG, connection.read_line(&mut hello)).await.expect("a hello").unwrap();
+    assert!(hello.starts_with("HELLO {"), "{hello}");
+    connection.write_all(b"OK\n").await.unwrap();
+    let host = device.host();
+    let start_id = is_up(&host, "").await;
+    assert!(hello.contains(&start_id), "{hello}");
+}
+
+#[tokio::test]
+async fn with_a_channel_a_taken_port_costs_the_guest_agent_nothing() {
+    let (guest, device) = (Guest::new(), Device::new());
+    let host = device.host();
+    let job = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = job.local_addr().unwrap().to_string();
+    let mut child = guest.command(&["-listen", &taken, "-vsock", &device.flag()]).spawn().unwrap();
+    let start_id = is_up(&host, "").await;
+    assert_eq!(start(&api(&guest, "guest.sock", &host)).await, start_id);
+    assert!(child.try_wait().unwrap().is_none());
+}

@@ -1,0 +1,219 @@
+//! The whole system with `--hypervisor vz`: every process and VZCore through the bridge as on macOS, and in
+//! Virtualization.framework's place its stand-in, whose guests are containers with a real sshd and guest agent.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shoes_vz_proto::agent::{EndKind, RunnerStage, RunnerState};
+use shoes_vz_testkit::{
+    bins::vz_template,
+    fleet::{Fleet, Options, PATIENCE, end_of, stage_us},
+    leftover,
+    script::{Job, held, plain},
+};
+use shoes_vz_vm::spec::VmSpec;
+
+fn options() -> Options {
+    Options {
+        template: vz_template(),
+        agent_args: ["--hypervisor", "vz"].map(String::from).to_vec(),
+        ..Options::default()
+    }
+}
+
+async fn fleet() -> Fleet {
+    Fleet::start_with(options()).await
+}
+
+/// The tests' template with another firmware, which tells the stand-in what to do wrong; on the runners' volume, as a
+/// template must be.
+fn template_with_faults(dir: &Path, faults: &str) -> PathBuf {
+    let template = dir.join("t");
+    fs::create_dir(&template).unwrap();
+    for name in ["Disk.img", "HardwareModel.json", "Template.json", "ssh_key"] {
+        fs::copy(vz_template().join(name), template.join(name)).unwrap();
+    }
+    fs::write(template.join("AuxiliaryStorage"), faults).unwrap();
+    template
+}
+
+#[tokio::test]
+async fn a_job_runs_through_virtualization_framework_and_nothing_of_it_is_left() {
+    let fleet = fleet().await;
+    let job = Job::new("echo the-job-ran-on-$(hostname)");
+    let added = fleet.add("vz-1", &job.setup_script("vz-1")).await.unwrap();
+
+    let view = fleet.until("vz-1", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
+    let end = end_of(&view);
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    for stage in
+        [RunnerStage::Clone, RunnerStage::Start, RunnerStage::Guest, RunnerStage::Ssh, RunnerStage::Job]
+    {
+        assert!(stage_us(&view, stage).is_some(), "{stage:?} was not measured: {view:#?}");
+    }
+    fleet.until_clean().await;
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_running_vm_is_deleted_and_its_slots_next_vm_has_the_same_address_and_another_identity() {
+    let fleet = fleet().await;
+    let mut seen = Vec::new();
+    for name in ["first", "second"] {
+        let added = fleet.add(name, &held()).await.unwrap();
+        let bundle = fleet.only_bundle();
+        let mac = VmSpec::read(&bundle).unwrap().mac_address.unwrap();
+        seen.push((mac, fs::read(bundle.join("MachineIdentifier")).unwrap()));
+        fleet.delete(&added.cloud_id).await.unwrap();
+        fleet.until_clean().await;
+    }
+    assert_eq!(seen[0].0, seen[1].0, "one slot, one network address");
+    assert_ne!(seen[0].1, seen[1].1, "no two VMs are one Mac");
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn two_guests_that_boot_together_have_a_channel_each() {
+    let fleet = fleet().await;
+    let script = |name: &str| plain(&format!("echo I-am-{name}; sleep 600"));
+    let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
+    let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
+    for (name, added) in [("alpha", a.unwrap()), ("beta", b.unwrap())] {
+        let started = |v: &shoes_vz_proto::fleet::RunnerView| {
+            v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))
+        };
+        let runner_id = fleet.until(name, started).await.runner.unwrap().runner_id;
+        let log = fleet.runners_path().join(format!("{runner_id}.bundle/setup.log"));
+        let said = async {
+            loop {
+                match fs::read_to_string(&log) {
+                    Ok(text) if text.contains('\n') => return text,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let said = tokio::time::timeout(PATIENCE, said).await.unwrap();
+        assert_eq!(said.trim(), format!("I-am-{name}"));
+        fleet.delete(&added.cloud_id).await.unwrap();
+    }
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_adopts_it() {
+    let mut fleet = fleet().await;
+    let job = Job::new("until [ -e /tmp/go ]; do sleep 0.1; done; echo survived");
+    let added = fleet.add("survivor", &job.setup_script("survivor")).await.unwrap();
+    fleet.until_running("survivor").await;
+    let processes = leftover::processes(&fleet.runners_path());
+    fleet.end_agent(Signal::SIGKILL).await;
+    assert_eq!(leftover::processes(&fleet.runners_path()), processes, "the VM does not die with the agent");
+    fleet.start_agent().await;
+    fleet.until_running("survivor").await;
+    assert_eq!(leftover::processes(&fleet.runners_path()), processes, "nothing was started twice");
+    let bundle = fleet.only_bundle();
+    let touched = tokio::process::Command::new(fleet.bins().path("shoes-vz-agent"))
+        .args(["exec", "--runners-path"])
+        .arg(fleet.runners_path())
+        .arg(bundle.file_stem().unwrap())
+        .args(["touch", "/tmp/go"])
+        .output()
+        .await
+        .unwrap();
+    assert!(touched.status.success(), "{touched:?}");
+    assert_eq!(fleet.until_ended("survivor").await.kind(), EndKind::Finished);
+    fleet.until_clean().await;
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_killed_vm_process_takes_its_guest_with_it_and_is_told() {
+    let fleet = fleet().await;
+    let added = fleet.add("shot", &held()).await.unwrap();
+    let bundle = fleet.only_bundle();
+    let vm = leftover::processes(&fleet.runners_path())
+        .into_iter()
+        .find(|pid| {
+            let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            args.split(|b| *b == 0).any(|a| a == b"vm")
+        })
+        .expect("a VM process");
+    kill(Pid::from_raw(vm), Signal::SIGKILL).unwrap();
+    let end = fleet.until_ended("shot").await;
+    assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
+    assert!(end.reason.contains("signal 9"), "{end:?}");
+    fleet.until_clean().await;
+    assert!(!bundle.exists());
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_powers_itself_off_is_told_apart_from_a_crash() {
+    let fleet = fleet().await;
+    let added = fleet.add("off", &plain("poweroff; sleep 600")).await.unwrap();
+    let end = fleet.until_ended("off").await;
+    assert!(end.kind() == EndKind::VmDied && end.reason.contains("powered"), "{end:?}");
+    fleet.until_clean().await;
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn deleting_while_the_vm_starts_cancels_it() {
+    let mut options = options();
+    let fleet_dir = tempfile::tempdir().unwrap();
+    options.template = template_with_faults(fleet_dir.path(), r#"{"standin":{"hang":["start"]}}"#);
+    let fleet = Fleet::start_with(options).await;
+    let script = held();
+    let mut add = Box::pin(fleet.add("cut-short", &script));
+    let booting = fleet
+        .until("cut-short", |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32));
+    let view = tokio::select! {
+        view = booting => view,
+        early = &mut add => panic!("the VM was not seen booting: {early:?}"),
+    };
+    let (deleted, added) = tokio::join!(fleet.delete(&view.cloud_id), add);
+    deleted.unwrap();
+    assert_eq!(added.unwrap_err().code(), tonic::Code::Aborted);
+    fleet.until_clean().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn what_the_framework_refuses_reaches_the_caller_in_its_words() {
+    let mut options = options();
+    let dir = tempfile::tempdir().unwrap();
+    options.template = template_with_faults(dir.path(), r#"{"standin":{"fail":{"start":6}}}"#);
+    let fleet = Fleet::start_with(options).await;
+    let refused = fleet.add("third", &held()).await.unwrap_err();
+    for word in ["VZErrorDomain 6", "two macOS VMs"] {
+        assert!(refused.message().contains(word), "{refused:?}");
+    }
+    fleet.until_clean().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_template_on_another_volume_is_refused_before_anything_is_made() {
+    let mut options = options();
+    // /dev/shm is a volume of its own on every Linux.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    options.template = template_with_faults(dir.path(), "{}");
+    let fleet = Fleet::start_with(options).await;
+    let refused = fleet.add("far", &held()).await.unwrap_err();
+    assert!(refused.message().contains("volume"), "{refused:?}");
+    fleet.until_clean().await;
+    fleet.finish().await;
+}
