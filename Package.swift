@@ -28,10 +28,18 @@ import PackageDescription
     // the test runner SwiftPM writes, which then wants the Mac's XCTest. So only the users of `system` see it by
     // that name.
     let systemSettings: [SwiftSetting] = [.unsafeFlags(["-module-alias", "Darwin=StandInDarwin"])]
+    // VZCore's tests run guests that only the stand-in can.
+    let coreTests: [Target] = [
+        .executableTarget(name: "WindowProbe", dependencies: ["VZCore"], path: "VZCore/Tests/WindowProbe"),
+        .testTarget(
+            name: "VZCoreTests", dependencies: ["VZCore", "WindowProbe"] + system,
+            path: "VZCore/Tests/VZCoreTests", swiftSettings: systemSettings),
+    ]
 #else
     let standIns: [Target] = []
     let system: [Target.Dependency] = []
     let systemSettings: [SwiftSetting] = []
+    let coreTests: [Target] = []
 #endif
 
 // swift-bridge's glue is made by cargo (bridge/build.rs); without it the package is VZCore alone.
@@ -56,10 +64,7 @@ let package = Package(
     targets: standIns + [
         .target(
             name: "VZCore", dependencies: system, path: "VZCore/Sources/VZCore", swiftSettings: systemSettings
-        ),
-        .testTarget(
-            name: "VZCoreTests", dependencies: ["VZCore"] + system, path: "VZCore/Tests/VZCoreTests",
-            swiftSettings: systemSettings),
-    ] + bridgeTargets,
+        )
+    ] + coreTests + bridgeTargets,
     swiftLanguageModes: [.v6]
 )

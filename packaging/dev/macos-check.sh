@@ -28,7 +28,7 @@ start_signer() {
     mkdir -p "$macos_out"
     set -m
     (
-        renice -n 15 -p "$BASHPID" > /dev/null
+        renice -n 5 -p "$BASHPID" > /dev/null
         macos_rcodesign
     ) > "$macos_out/rcodesign.log" 2>&1 &
     set +m

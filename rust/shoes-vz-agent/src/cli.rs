@@ -60,6 +60,14 @@ pub enum Command {
 pub enum TemplateCommand {
     /// Build a Linux guest from this machine's packages
     BuildLinux(Box<crate::template_build::BuildLinux>),
+    /// Install macOS from a restore image (IPSW) into a new template
+    InstallMacos(Box<crate::template_install::InstallMacos>),
+    /// Tell what a restore image is, or where Apple has the latest one this host can run
+    RestoreImage {
+        /// The restore image, a file
+        #[arg(long)]
+        ipsw: Option<PathBuf>,
+    },
     /// Tell everything that is wrong with a template
     Check {
         /// Its directory

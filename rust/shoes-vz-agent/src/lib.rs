@@ -34,6 +34,7 @@ pub mod ends;
 pub mod commands;
 
 pub mod template_build;
+pub mod template_install;
 
 mod duration;
 mod files;

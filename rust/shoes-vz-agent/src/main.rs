@@ -7,7 +7,7 @@ use shoes_vz_agent::{
     cli::{Cli, Command, RunArgs, TemplateCommand, from_go},
     commands, run,
     settings::{LogFormat, Raw, Settings, log_format},
-    template_build,
+    template_build, template_install,
 };
 use shoes_vz_vm::{process, template::TemplateDir};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -82,6 +82,12 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => return Ok(commands::exec::run(&args).await?.into()),
         Command::Template { command: TemplateCommand::BuildLinux(args) } => {
             template_build::run(*args).await?
+        }
+        Command::Template { command: TemplateCommand::InstallMacos(args) } => {
+            template_install::run(*args).await?
+        }
+        Command::Template { command: TemplateCommand::RestoreImage { ipsw } } => {
+            template_install::look(ipsw.as_deref()).await?
         }
         Command::Template { command: TemplateCommand::Check { path } } => {
             let template = TemplateDir::open(&path)?;

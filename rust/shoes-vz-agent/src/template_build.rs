@@ -293,7 +293,7 @@ fn is_package_name(name: &str) -> bool {
 }
 
 /// "8G", "512M" or plain bytes; powers of 1024.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
         "" => 1,

@@ -217,3 +217,38 @@ async fn a_template_on_another_volume_is_refused_before_anything_is_made() {
     fleet.until_clean().await;
     fleet.finish().await;
 }
+
+#[tokio::test]
+async fn macos_is_installed_from_a_restore_image_into_a_template_that_has_all_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let ipsw = dir.path().join("image.ipsw");
+    // As the stand-in's restore images are.
+    let image = r#"{"build":"25F71","version":"26.5.0","minimumOS":[13,0,0],"minimumCPUs":2,"minimumMemory":4294967296}"#;
+    fs::write(&ipsw, image).unwrap();
+    let agent = shoes_vz_testkit::bins::Bins::find().path("shoes-vz-agent");
+    let run = async |args: &[&str]| {
+        let output = tokio::process::Command::new(&agent).arg("template").args(args).output().await.unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (ipsw, template) = (ipsw.to_str().unwrap(), dir.path().join("macos-26"));
+    let output = template.to_str().unwrap();
+    let (_, told, _) = run(&["restore-image", "--ipsw", ipsw]).await;
+    assert!(told.contains("macOS 26.5.0 (25F71)"), "{told}");
+
+    let install = ["install-macos", "--ipsw", ipsw, "--output", output, "--disk-size", "1G"];
+    let (done, told, wrong) = run(&install).await;
+    assert!(done && told.contains("installed 100 %"), "{told}{wrong}");
+    let (whole, told, wrong) = run(&["check", output]).await;
+    assert!(whole && told.contains("macos-26"), "{told}{wrong}");
+
+    let (again, _, wrong) = run(&install).await;
+    assert!(!again && wrong.contains("there already"), "{wrong}");
+    fs::write(ipsw, "PK").unwrap();
+    let (damaged, _, wrong) =
+        run(&["install-macos", "--ipsw", ipsw, "--output", &format!("{output}2")]).await;
+    assert!(!damaged && wrong.contains("VZErrorDomain"), "{wrong}");
+}

@@ -71,13 +71,15 @@ private final class InstallationRun: Sendable {
     }
 
     func start() {
-        DispatchQueue.global().async {
+        let thread = Thread {
             let result = Result { try self.install() }
             self.core.queue.async {
                 self.answer(result)
                 self.core.endInstalling()
             }
         }
+        thread.name = "vz-install"
+        thread.start()
     }
 
     /// Nobody holds the installer any more.

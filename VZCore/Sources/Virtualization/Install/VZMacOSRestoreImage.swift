@@ -37,7 +37,7 @@ open class VZMacOSRestoreImage: NSObject {
         completionHandler: @escaping @Sendable (Result<VZMacOSRestoreImage, any Error>) -> Void
     ) {
         if !fileURL.isFileURL { Violations.report("the restore image \(fileURL) is no local file") }
-        DispatchQueue.global().async {
+        FileWork.queue.async {
             completionHandler(Result { try VZMacOSRestoreImage(fileURL) })
         }
     }
@@ -51,7 +51,7 @@ open class VZMacOSRestoreImage: NSObject {
         completionHandler: @escaping @Sendable (Result<VZMacOSRestoreImage, any Error>) -> Void
     ) {
         let latest = StandIn.latestRestoreImage
-        DispatchQueue.global().async { completionHandler(Result { try catalogued(latest) }) }
+        FileWork.queue.async { completionHandler(Result { try catalogued(latest) }) }
     }
 
     /// What a catalog with that image, or without any, leads to.

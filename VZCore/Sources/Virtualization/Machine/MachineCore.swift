@@ -109,7 +109,7 @@ final class MachineCore: @unchecked Sendable {
             let (file, number) = (
                 SaveFile(host: SaveFile.thisHost(), fingerprint: core.plan.fingerprint), core.transition
             )
-            DispatchQueue.global().async { [weak core] in
+            FileWork.queue.async { [weak core] in
                 let failure = VZError.saving(file, to: url)
                 core?.later { $0.settle(.paused, failure, of: number) }
             }
@@ -120,7 +120,7 @@ final class MachineCore: @unchecked Sendable {
         guard state == .stopped else { return refuse(for: "restoring", answer) }
         begin(.restore, .restoring, answer) { core, faults in
             let (fingerprint, number) = (core.plan.fingerprint, core.transition)
-            DispatchQueue.global().async { [weak core] in
+            FileWork.queue.async { [weak core] in
                 let failure = VZError.restoring(url, fingerprint)
                 core?.later { core in
                     guard core.transition == number else { return }

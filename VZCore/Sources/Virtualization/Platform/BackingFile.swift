@@ -1,4 +1,11 @@
+import Dispatch
 import Foundation
+
+/// Where files are read and written that a machine's queue must not wait for. A queue of our own, as it gets a thread
+/// also when those of the global queues are all busy.
+enum FileWork {
+    static let queue = DispatchQueue(label: "Virtualization.files", attributes: .concurrent)
+}
 
 /// The files a machine keeps beside its disk.
 enum BackingFile {
