@@ -56,7 +56,7 @@ check: setup ## Format, clippy with warnings denied, licences and sources of eve
 	packaging/dev/deny.sh
 
 api-check: ## Every Virtualization symbol used, against facts from the macOS 26.5 SDK
-	cargo run -q -p shoes-vz-macos --bin check-api
+	packaging/dev/api-check.sh
 
 macos-check: setup ## All that Linux can prove of the macOS build: clippy, tests and binaries for arm64, linked, bundled, signed
 	packaging/dev/macos-check.sh

@@ -3,7 +3,7 @@ import Foundation
 import Virtualization
 
 /// One run of `VZMacOSInstaller`, on the VM's queue: installs, then waits for the guest to power itself off (the
-/// framework answers before that). Until it is over the VM may be neither stopped nor paused (VZMacOSInstaller.h).
+/// framework answers before that). Until then the VM may be neither stopped nor paused (VZMacOSInstaller.h).
 final class Installation {
     typealias Answer = Result<Void, any Error>
 
@@ -11,6 +11,7 @@ final class Installation {
     private let installer: VZMacOSInstaller
     private let watch: any DispatchSourceTimer
     private let progress: @Sendable (Double) -> Void
+    private var answer: Answer?
     private var powerOff: (any DispatchSourceTimer)?
     private var done: ((Answer) -> Void)?
 
@@ -47,14 +48,16 @@ final class Installation {
 
     /// The VM is over: the guest powered off, or the framework ended it.
     func machineEnded(_ reason: Answer) {
-        if powerOff != nil { finish(reason) }
+        guard let answer else { return }
+        finish(answer.flatMap { reason })
     }
 
     private func answered(_ answer: Answer) {
         dispatchPrecondition(condition: .onQueue(queue))
-        guard case .success = answer, !installer.virtualMachine.isOver else { return finish(answer) }
+        self.answer = answer
+        if installer.virtualMachine.isOver { return finish(answer) }
         let deadline = DispatchSource.makeTimerSource(queue: queue)
-        // It is installed either way; a guest that stays up is stopped like any other.
+        // A guest that stays up is stopped like any other.
         deadline.schedule(deadline: .now() + .seconds(60))
         deadline.setEventHandler { [weak self] in self?.finish(answer) }
         deadline.activate()
