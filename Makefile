@@ -58,7 +58,7 @@ check: setup ## Format, clippy with warnings denied, licences and sources of eve
 api-check: ## Every Virtualization symbol used, against facts from the macOS 26.5 SDK
 	packaging/dev/api-check.sh
 
-macos-check: setup ## All that Linux can prove of the macOS build: clippy, tests and binaries for arm64, linked, bundled, signed
+macos-check: ## All that Linux can prove of the macOS build: clippy, tests and binaries for arm64, linked, bundled, signed
 	packaging/dev/macos-check.sh
 
 bundle: ## ShoesVZAgent.app, signed (SIGN_IDENTITY, or ad hoc): target/bundle/

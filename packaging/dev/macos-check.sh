@@ -3,7 +3,8 @@
 # links; the bundle is signed as it must be, and the check of that notices a changed byte. Says at the end what it proved
 # and what it could not. On macOS the same, by Xcode's tools.
 #
-# What it needs (about 600 MB, six minutes the first time) goes into ${XDG_CACHE_HOME:-~/.cache}/shoes-vz/macos.
+# What it needs goes into ${XDG_CACHE_HOME:-~/.cache}/shoes-vz/macos: about 600 MB, and on two cores ten minutes the first
+# time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . packaging/dev/macos-tools.sh

@@ -14,5 +14,6 @@ public struct ether_addr: Sendable {
 }
 
 /// The C name of `ether_addr`.
+// swift-format-ignore: TypeNamesShouldBeCapitalized
 // c: ether_addr_t 10.0
 public typealias ether_addr_t = ether_addr

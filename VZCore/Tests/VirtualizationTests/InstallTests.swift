@@ -194,6 +194,17 @@ import Testing
         #expect(other.look { vm in StandIn.violations { vm.pause { _ in } } }.count == 1)
     }
 
+    @Test func a_machine_may_be_stopped_as_soon_as_the_installation_has_ended() async throws {
+        let rig = try Rig(workshop.mac())
+        let installer = try installer(rig, image())
+        let _: Void = try await rig.ask { vm, done in
+            let (vm, done) = (Transfer(value: vm), Transfer(value: done))
+            installer.value.install { _ in vm.value.stop { done.value(Rig.result($0)) } }
+        }
+        #expect(rig.state == .stopped)
+        #expect(rig.log.isEmpty)
+    }
+
     @Test func an_installer_that_is_let_go_gives_up() async throws {
         var rig: Rig? = try Rig(workshop.mac(faults: #""hang": ["install"]"#))
         let image = try image()

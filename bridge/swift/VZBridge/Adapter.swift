@@ -32,7 +32,9 @@ func vz_save(machine id: UInt64, path: RustStr, deadline_ms: UInt64) -> Outcome 
 
 func vz_restore(machine id: UInt64, path: RustStr, deadline_ms: UInt64) -> Outcome {
     let path = path.toString()
-    return within(deadline_ms, "restoring the VM's state", id) { machine in try await machine.restore(from: path) }
+    return within(deadline_ms, "restoring the VM's state", id) { machine in
+        try await machine.restore(from: path)
+    }
 }
 
 func vz_request_stop(machine id: UInt64, deadline_ms: UInt64) -> Outcome {

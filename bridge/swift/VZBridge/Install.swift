@@ -58,7 +58,8 @@ func vz_install(job: UInt64, request_json: RustStr) -> Outcome {
 func vz_cancel_install(job: UInt64) -> Outcome {
     answer {
         guard Installations.all.cancel(job) else {
-            throw VZFailure(code: .noSuchMachine, message: "there is no installation number \(job) (any more)")
+            throw VZFailure(
+                code: .noSuchMachine, message: "there is no installation number \(job) (any more)")
         }
         return .done
     }

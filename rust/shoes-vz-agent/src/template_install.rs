@@ -114,7 +114,7 @@ pub async fn run(args: InstallMacos) -> anyhow::Result<()> {
     let mut progress = Progress::new();
     let installing = call(move || {
         // The receiver goes only with the whole program.
-        shoes_vz_bridge::install(&request, |job| drop(started.send(job)), move |done| progress.tell(done))
+        shoes_vz_bridge::install(&request, |job| _ = started.send(job), move |done| progress.tell(done))
     });
     tokio::pin!(installing);
     let installed = tokio::select! {

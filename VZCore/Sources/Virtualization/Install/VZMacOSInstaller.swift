@@ -35,7 +35,9 @@ open class VZMacOSInstaller: NSObject {
     open func install(completionHandler: @escaping @Sendable (Result<Void, any Error>) -> Void) {
         let core = virtualMachine.installing
         virtualMachine.checkQueue("VZMacOSInstaller.install(completionHandler:)")
-        if run != nil { Violations.report("install(completionHandler:) was called more than once") }
+        guard run == nil else {
+            return Violations.report("install(completionHandler:) was called more than once")
+        }
         if progress.isCancelled { Violations.report("the installation was cancelled before it began") }
         do {
             let image = try RestoreImageFile.read(restoreImageURL)
@@ -74,8 +76,9 @@ private final class InstallationRun: Sendable {
         let thread = Thread {
             let result = Result { try self.install() }
             self.core.queue.async {
+                self.core.installed()
                 self.answer(result)
-                self.core.endInstalling()
+                self.core.powerOff()
             }
         }
         thread.name = "vz-install"

@@ -159,11 +159,11 @@ final class MachineCore: @unchecked Sendable {
         state = .running
     }
 
+    /// The machine may be stopped again.
+    func installed() { isInstalling = false }
+
     /// The machine powers itself off; until then it runs.
-    func endInstalling() {
-        isInstalling = false
-        guest?.powerOff()
-    }
+    func powerOff() { guest?.powerOff() }
 
     // MARK: - Transitions
 
