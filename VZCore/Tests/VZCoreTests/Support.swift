@@ -7,7 +7,7 @@ import Virtualization
 @testable import VZCore
 
 /// Every suite is in this one: they share what a process has once (the limit of macOS VMs, descriptors, live machines).
-@Suite(.serialized, .timeLimit(.minutes(2)))
+@Suite(.serialized, .timeLimit(.minutes(10)))
 enum VZCoreTests {}
 
 /// A directory of a test's own, gone after it.

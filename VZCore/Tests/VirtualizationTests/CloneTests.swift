@@ -3,7 +3,7 @@ import StandInDarwin
 import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-@Suite(.timeLimit(.minutes(1))) struct CloneTests {
+@Suite(.timeLimit(.minutes(5))) struct CloneTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }

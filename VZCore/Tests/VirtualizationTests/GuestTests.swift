@@ -15,7 +15,7 @@ enum Processes {
 }
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-@Suite(.timeLimit(.minutes(1))) struct GuestTests {
+@Suite(.timeLimit(.minutes(5))) struct GuestTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }

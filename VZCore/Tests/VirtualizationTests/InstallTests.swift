@@ -5,7 +5,7 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 /// Every test here but the last few works on a Mac of its own.
-@Suite(.timeLimit(.minutes(1))) struct InstallTests {
+@Suite(.timeLimit(.minutes(5))) struct InstallTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }
@@ -175,6 +175,7 @@ import Testing
         let rig = try Rig(workshop.mac(faults: #""hang": ["install"]"#))
         let installer = installer(rig, image)
         #expect(StandIn.violations { installer.value.install { _ in } }.count == 1, "off the queue")
+        #expect(rig.look { _ in StandIn.violations { installer.value.install { _ in } } }.isEmpty)
         #expect(rig.look { _ in StandIn.violations { installer.value.install { _ in } } }.count == 1, "twice")
 
         let other = try Rig(workshop.mac(name: "other"))

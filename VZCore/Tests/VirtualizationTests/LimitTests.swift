@@ -4,7 +4,7 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-@Suite(.timeLimit(.minutes(1))) struct LimitTests {
+@Suite(.timeLimit(.minutes(5))) struct LimitTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }

@@ -5,7 +5,7 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 /// What only a process of its own can show: see StandInProbe.
-@Suite(.timeLimit(.minutes(2))) struct ProcessTests {
+@Suite(.timeLimit(.minutes(5))) struct ProcessTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }

@@ -4,7 +4,7 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-@Suite(.timeLimit(.minutes(1))) struct SaveTests {
+@Suite(.timeLimit(.minutes(5))) struct SaveTests {
     private let workshop: Workshop
     private let state: URL
 

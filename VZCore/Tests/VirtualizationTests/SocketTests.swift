@@ -36,7 +36,7 @@ private final class Door: NSObject, VZVirtioSocketListenerDelegate, Sendable {
 private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-@Suite(.timeLimit(.minutes(1))) struct SocketTests {
+@Suite(.timeLimit(.minutes(5))) struct SocketTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }

@@ -4,7 +4,7 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-@Suite(.timeLimit(.minutes(1))) struct StateTests {
+@Suite(.timeLimit(.minutes(5))) struct StateTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }
@@ -137,7 +137,7 @@ import Testing
 }
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-@Suite(.timeLimit(.minutes(1))) struct QueueTests {
+@Suite(.timeLimit(.minutes(5))) struct QueueTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }

@@ -63,10 +63,9 @@ enum Deadline {
             if abandoned, case .success(let value) = result { late(value) }
         }
         let most = UInt64(Int.max / 2_000_000)
-        let waited = slot.ready.wait(timeout: .now() + .milliseconds(Int(min(milliseconds, most))))
+        _ = slot.ready.wait(timeout: .now() + .milliseconds(Int(min(milliseconds, most))))
         return try slot.phase.withLock { phase in
             if case .done(let result) = phase { return try result.get() }
-            _ = waited
             phase = .abandoned
             throw VZFailure(
                 code: .timedOut,

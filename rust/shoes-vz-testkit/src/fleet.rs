@@ -10,7 +10,7 @@ use nix::{
     unistd::Pid,
 };
 use shoes_vz_proto::{
-    agent::{RunnerEnd, RunnerStage, RunnerState},
+    agent::{EndKind, RunnerEnd, RunnerStage, RunnerState},
     fleet::{
         AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListRunnersRequest, RunnerView,
         WatchRunnersRequest, fleet_service_client::FleetServiceClient,
@@ -287,6 +287,42 @@ impl Fleet {
     pub async fn until_running(&self, runner_name: &str) -> RunnerView {
         self.until(runner_name, |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Running as i32))
             .await
+    }
+
+    /// Follows the runner through its job to its end, and insists that it finished and that every stage was measured.
+    ///
+    /// # Panics
+    /// When one of these is not so.
+    pub async fn finishes_measured(&self, runner_name: &str) {
+        let ended = |v: &RunnerView| v.runner.as_ref().is_some_and(|r| r.end.is_some());
+        let view = self.until(runner_name, ended).await;
+        let end = end_of(&view);
+        assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+        for stage in
+            [RunnerStage::Clone, RunnerStage::Start, RunnerStage::Guest, RunnerStage::Ssh, RunnerStage::Job]
+        {
+            assert!(stage_us(&view, stage).is_some(), "{stage:?} was not measured: {view:#?}");
+        }
+    }
+
+    /// The first line (and what came with it) that the runner's setup script has said, by its bundle's `setup.log`.
+    ///
+    /// # Panics
+    /// When it says nothing within [`PATIENCE`].
+    pub async fn setup_says(&self, runner_name: &str) -> String {
+        let started =
+            |v: &RunnerView| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started));
+        let runner = self.until(runner_name, started).await.runner.expect("a runner");
+        let log = self.runners_path().join(format!("{}.bundle/setup.log", runner.runner_id));
+        let said = async {
+            loop {
+                match std::fs::read_to_string(&log) {
+                    Ok(text) if text.contains('\n') => return text,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, said).await.expect("the setup script says something")
     }
 
     /// The bundle of the only runner there is.

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use shoes_vz_proto::{
-    agent::{EndKind, RunnerStage, RunnerState},
+    agent::{RunnerStage, RunnerState},
     fleet::DeleteInstanceRequest,
 };
 use shoes_vz_testkit::{
-    fleet::{Fleet, Options, end_of, stage_us},
+    fleet::{Fleet, Options},
     script::{Job, held, plain},
 };
 
@@ -18,14 +18,7 @@ async fn a_job_runs_on_a_vm_of_its_own_which_is_gone_afterwards() {
     assert!(added.cloud_id.starts_with("shoes-vz-"), "{added:?}");
     assert_eq!(added.shoes_type, "shoes-vz");
 
-    let view = fleet.until("job-1", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
-    let end = end_of(&view);
-    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
-    for stage in
-        [RunnerStage::Clone, RunnerStage::Start, RunnerStage::Guest, RunnerStage::Ssh, RunnerStage::Job]
-    {
-        assert!(stage_us(&view, stage).is_some(), "{stage:?} was not measured: {view:#?}");
-    }
+    fleet.finishes_measured("job-1").await;
     fleet.until_clean().await;
 
     // myshoes asks minutes later, and again: both succeed on the tombstone.
@@ -60,21 +53,7 @@ async fn two_guests_that_boot_together_are_never_taken_for_each_other() {
     let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
     let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
     for (name, added) in [("alpha", a.unwrap()), ("beta", b.unwrap())] {
-        let view = fleet
-            .until(name, |v| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started)))
-            .await;
-        let runner_id = view.runner.unwrap().runner_id;
-        let log = fleet.runners_path().join(format!("{runner_id}.bundle/setup.log"));
-        let said = async {
-            loop {
-                match std::fs::read_to_string(&log) {
-                    Ok(text) if text.contains('\n') => return text,
-                    _ => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
-                }
-            }
-        };
-        let said = tokio::time::timeout(shoes_vz_testkit::fleet::PATIENCE, said).await.unwrap();
-        assert_eq!(said.trim(), format!("I-am-{name}"));
+        assert_eq!(fleet.setup_says(name).await.trim(), format!("I-am-{name}"));
         fleet.delete(&added.cloud_id).await.unwrap();
     }
     fleet.finish().await;

@@ -5,17 +5,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use shoes_vz_proto::agent::{EndKind, RunnerStage, RunnerState};
+use shoes_vz_proto::agent::{EndKind, RunnerState};
 use shoes_vz_testkit::{
     bins::vz_template,
-    fleet::{Fleet, Options, PATIENCE, end_of, stage_us},
+    fleet::{Fleet, Options},
     leftover,
     script::{Job, held, plain},
 };
@@ -51,14 +50,7 @@ async fn a_job_runs_through_virtualization_framework_and_nothing_of_it_is_left()
     let job = Job::new("echo the-job-ran-on-$(hostname)");
     let added = fleet.add("vz-1", &job.setup_script("vz-1")).await.unwrap();
 
-    let view = fleet.until("vz-1", |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await;
-    let end = end_of(&view);
-    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
-    for stage in
-        [RunnerStage::Clone, RunnerStage::Start, RunnerStage::Guest, RunnerStage::Ssh, RunnerStage::Job]
-    {
-        assert!(stage_us(&view, stage).is_some(), "{stage:?} was not measured: {view:#?}");
-    }
+    fleet.finishes_measured("vz-1").await;
     fleet.until_clean().await;
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.delete(&added.cloud_id).await.unwrap();
@@ -89,21 +81,7 @@ async fn two_guests_that_boot_together_have_a_channel_each() {
     let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
     let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
     for (name, added) in [("alpha", a.unwrap()), ("beta", b.unwrap())] {
-        let started = |v: &shoes_vz_proto::fleet::RunnerView| {
-            v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))
-        };
-        let runner_id = fleet.until(name, started).await.runner.unwrap().runner_id;
-        let log = fleet.runners_path().join(format!("{runner_id}.bundle/setup.log"));
-        let said = async {
-            loop {
-                match fs::read_to_string(&log) {
-                    Ok(text) if text.contains('\n') => return text,
-                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
-                }
-            }
-        };
-        let said = tokio::time::timeout(PATIENCE, said).await.unwrap();
-        assert_eq!(said.trim(), format!("I-am-{name}"));
+        assert_eq!(fleet.setup_says(name).await.trim(), format!("I-am-{name}"));
         fleet.delete(&added.cloud_id).await.unwrap();
     }
     fleet.finish().await;

@@ -1,5 +1,4 @@
 import Foundation
-import Synchronization
 
 /// A guest: one process group, from its start until nothing of it is left. Its thread waits for it, tells
 /// what happens, and clears up after it, also when nobody listens any more. May be used from any thread.
@@ -43,7 +42,7 @@ final class Guest: Sendable {
     private let launch: Launch
     private let lease: Lease
     private let tell: @Sendable (Guest, Event) -> Void
-    private let life = Mutex((life: Life.unborn, killed: false))
+    private let life = Lock((life: Life.unborn, killed: false))
 
     init(_ launch: Launch, lease: Lease, tell: @escaping @Sendable (Guest, Event) -> Void) {
         self.launch = launch

@@ -1,5 +1,4 @@
 import Foundation
-import Synchronization
 
 /// The guest's end of the serial port: copies of the attachment's descriptors, or /dev/null.
 final class SerialPort: Sendable {
@@ -20,7 +19,7 @@ final class SerialPort: Sendable {
 
 /// A descriptor of our own, closed once at the latest when it is let go.
 final class Descriptor: Sendable {
-    private let open: Mutex<Int32>
+    private let open: Lock<Int32>
 
     /// A copy of a file handle's; without one, /dev/null.
     init(copying handle: FileHandle?) throws {
@@ -31,7 +30,7 @@ final class Descriptor: Sendable {
             number = Foundation.open("/dev/null", O_RDWR | O_CLOEXEC)
         }
         guard number >= 0 else { throw NSError.posix(errno) }
-        open = Mutex(number)
+        open = Lock(number)
     }
 
     deinit { close() }

@@ -33,8 +33,8 @@ open class VZMacOSInstaller: NSObject {
     // objc: VZMacOSInstaller installWithCompletionHandler: 12.0
     @preconcurrency
     open func install(completionHandler: @escaping @Sendable (Result<Void, any Error>) -> Void) {
+        guard virtualMachine.checkQueue("VZMacOSInstaller.install(completionHandler:)") else { return }
         let core = virtualMachine.installing
-        virtualMachine.checkQueue("VZMacOSInstaller.install(completionHandler:)")
         guard run == nil else {
             return Violations.report("install(completionHandler:) was called more than once")
         }

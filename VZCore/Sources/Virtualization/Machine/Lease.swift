@@ -1,5 +1,4 @@
 import Foundation
-import Synchronization
 
 /// What a machine holds while it runs: its place among the Macs, and its files, which no other machine may
 /// write.
@@ -7,9 +6,9 @@ final class Lease: Sendable {
     /// How many Macs may run at a time, as on a Mac.
     static let mostMacs = 2
 
-    private let held: Mutex<(place: String?, files: [FileLock])>
+    private let held: Lock<(place: String?, files: [FileLock])>
 
-    private init(place: String?, files: [FileLock]) { held = Mutex((place, files)) }
+    private init(place: String?, files: [FileLock]) { held = Lock((place, files)) }
 
     /// Throws what VZVirtualMachine's start ends with.
     static func take(_ plan: MachinePlan, limitGroup: String) throws -> Lease {
@@ -53,7 +52,7 @@ final class Lease: Sendable {
     }
 
     private enum Macs {
-        private static let running = Mutex<[String: Int]>([:])
+        private static let running = Lock<[String: Int]>([:])
 
         static func enter(_ group: String) throws {
             try running.withLock { running in

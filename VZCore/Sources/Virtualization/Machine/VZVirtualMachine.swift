@@ -185,7 +185,7 @@ open class VZVirtualMachine: NSObject {
 
     var installing: MachineCore { core }
 
-    func checkQueue(_ what: String) { affinity.check(what) }
+    func checkQueue(_ what: String) -> Bool { affinity.check(what) }
 
     private static func asResult(
         _ handler: @escaping (Result<Void, any Error>) -> Void

@@ -1,6 +1,5 @@
 import Dispatch
 import Foundation
-import Synchronization
 
 /// Whether the caller is on a machine's queue, which the framework demands of every use of a machine but
 /// `queue`.
@@ -15,18 +14,21 @@ final class QueueAffinity: Sendable {
 
     var isOnQueue: Bool { DispatchQueue.getSpecific(key: Self.key) == mark }
 
-    func check(_ what: @autoclosure () -> String) {
-        guard !isOnQueue else { return }
+    /// False outside the queue, where tests collect violations; else that ends the process.
+    @discardableResult
+    func check(_ what: @autoclosure () -> String) -> Bool {
+        if isOnQueue { return true }
         Violations.report("\(what()) was used outside the virtual machine's queue \"\(queue.label)\"")
+        return false
     }
 
     // A key is only an identity; Dispatch has not marked it so.
     nonisolated(unsafe) private static let key = DispatchSpecificKey<UUID>()
-    private static let marking = Mutex<Void>(())
+    private static let marking = NSLock()
 
     /// A queue is known by a mark of ours: on Linux two DispatchQueue objects may stand for one queue.
     private static func mark(_ queue: DispatchQueue) -> UUID {
-        marking.withLock { _ in
+        marking.withLock {
             if let mark = queue.getSpecific(key: key) { return mark }
             let mark = UUID()
             queue.setSpecific(key: key, value: mark)

@@ -34,7 +34,7 @@ import Synchronization
     static let machines = Atomic(0)
     static let guests = Atomic(0)
     static let connections = Atomic(0)
-    private static let latest = Mutex<URL?>(nil)
+    private static let latest = Lock<URL?>(nil)
 }
 
 extension Atomic<Int> {
