@@ -20,9 +20,9 @@ run() {
 }
 
 run swift format lint --strict -r Package.swift VZCore bridge/swift/VZBridge/*.swift
-# The two bundles apart: what each leaves behind is counted in the whole process.
+# The two bundles apart, and one test at a time: what each leaves behind is counted in the whole process.
 test=(swift test --scratch-path "$scratch" --disable-xctest --enable-code-coverage -Xswiftc -warnings-as-errors)
-run timeout 600 "${test[@]}" --filter VirtualizationTests
+run timeout 600 "${test[@]}" --no-parallel --filter VirtualizationTests
 run timeout 600 "${test[@]}" --skip-build --filter VZCoreTests
 
 profile=$(echo "$scratch"/debug/codecov/default.profdata)
