@@ -22,7 +22,7 @@ if ((${#features[@]})); then
 fi
 
 # Ids of every QEMU and every guest of the stand-in's there is; the tests must leave none of theirs.
-guests() { pgrep -f '^[^ ]*qemu-system-|unshare .*--kill-child=KILL .*shoes-vz' | sort; }
+guests() { pgrep -f '^[^ ]*qemu-system-|^unshare .*--kill-child=KILL .*/program inside' | sort; }
 before=$(guests)
 
 # Everything that needs no guest, then the VM process and the whole system on real guests, two at a time: a guest is a
