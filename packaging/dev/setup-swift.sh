@@ -48,8 +48,9 @@ excludes=("${not_needed[@]/#/--exclude=}")
 for deb in "$work"/cache/archives/*.deb; do
     dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$work/root" --keep-directory-symlink "${excludes[@]}"
 done
-# What update-alternatives would have made.
+# What update-alternatives and dash would have made; the stand-in's guests are shell scripts.
 ln -sf gcc "$work/root/usr/bin/cc"
+ln -sf bash "$work/root/usr/bin/sh"
 touch "$work/root/.complete"
 rm -rf "$swift_root"
 mv "$work/root" "$swift_root"
