@@ -21,7 +21,10 @@ import Testing
             let null = try Descriptor(copying: nil)
             process = try Spawn(
                 arguments: [Probe.path] + arguments,
-                environment: ["PATH": "/usr/bin:/bin", "TMPDIR": workshop.path],
+                // swift-backtrace would hold the console after a crash that is meant, for as long as it takes.
+                environment: [
+                    "PATH": "/usr/bin:/bin", "TMPDIR": workshop.path, "SWIFT_BACKTRACE": "enable=no",
+                ],
                 directory: workshop.path,
                 descriptors: [null.number, console.output.fileDescriptor, console.output.fileDescriptor]
             ).run()

@@ -8,7 +8,7 @@ public let VZErrorDomain = "VZErrorDomain"
 /// An error of the framework. The SDK imports `VZErrorCode` as an error structure over NSError; this one has
 /// the same initializers, `code`, `userInfo` and, seen as NSError, the same domain and code.
 // objc: VZErrorCode 11.0
-public struct VZError: CustomNSError, Hashable, @unchecked Sendable {
+public struct VZError: CustomNSError, @unchecked Sendable {
     /// What went wrong. The numbers are the SDK's.
     // objc: VZErrorCode 11.0
     public enum Code: Int, Sendable {
@@ -87,11 +87,4 @@ public struct VZError: CustomNSError, Hashable, @unchecked Sendable {
     /// The same as `userInfo`.
     // objc: VZErrorCode 11.0
     public var errorUserInfo: [String: Any] { userInfo }
-
-    // objc: VZErrorCode 11.0
-    public static func == (left: VZError, right: VZError) -> Bool {
-        left.code == right.code && left.userInfo.keys == right.userInfo.keys
-    }
-    // objc: VZErrorCode 11.0
-    public func hash(into hasher: inout Hasher) { hasher.combine(code) }
 }
