@@ -337,6 +337,29 @@ impl Fleet {
         bundles.into_iter().next().expect("one bundle")
     }
 
+    /// The id of the only runner there is.
+    ///
+    /// # Panics
+    /// As [`Fleet::only_bundle`].
+    pub fn only_runner_id(&self) -> String {
+        self.only_bundle().file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// One of the agent's own subcommands on this fleet's VMs, and what it said.
+    ///
+    /// # Panics
+    /// When the agent's program cannot be run.
+    pub async fn agent_command(&self, subcommand: &str, args: &[&str]) -> std::process::Output {
+        Command::new(self.bins.path("shoes-vz-agent"))
+            .arg(subcommand)
+            .arg("--runners-path")
+            .arg(self.runners_path())
+            .args(args)
+            .output()
+            .await
+            .expect("the agent's program runs")
+    }
+
     /// Waits until no bundle and no process is left of any VM.
     pub async fn until_clean(&self) {
         let runners = self.runners_path();

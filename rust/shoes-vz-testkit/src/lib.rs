@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod fleet;
 pub mod leftover;
 pub mod report;
+pub mod scenario;
 pub mod script;
 pub mod stages;
 pub mod template;

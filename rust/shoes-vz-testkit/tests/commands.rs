@@ -4,7 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     path::PathBuf,
-    process::{Output, Stdio},
+    process::Stdio,
 };
 
 use nix::sys::signal::Signal;
@@ -14,17 +14,6 @@ use shoes_vz_testkit::{
     leftover,
     script::{Job, held},
 };
-
-async fn agent(fleet: &Fleet, command: &str, args: &[&str]) -> Output {
-    tokio::process::Command::new(fleet.bins().path("shoes-vz-agent"))
-        .arg(command)
-        .arg("--runners-path")
-        .arg(fleet.runners_path())
-        .args(args)
-        .output()
-        .await
-        .unwrap()
-}
 
 /// Builds a program of the conformance module: real peers, written in Go.
 async fn go_program(fleet: &Fleet, package: &str) -> PathBuf {
@@ -52,16 +41,16 @@ async fn list_and_exec_reach_a_live_vm_and_exec_hands_on_the_exit_code() {
     let bundle = fleet.only_bundle();
     let id = bundle.file_stem().unwrap().to_str().unwrap();
 
-    let listed = agent(&fleet, "list", &[]).await;
+    let listed = fleet.agent_command("list", &[]).await;
     assert!(listed.status.success());
     assert!(text(&listed.stdout).contains(id) && text(&listed.stdout).contains("inspected"), "{listed:?}");
 
-    let done = agent(&fleet, "exec", &[id, "uname", "-s"]).await;
+    let done = fleet.agent_command("exec", &[id, "uname", "-s"]).await;
     assert_eq!((done.status.code(), text(&done.stdout).as_str()), (Some(0), "Linux\n"), "{done:?}");
-    let failed = agent(&fleet, "exec", &[id, "sh", "-c", "exit 7"]).await;
+    let failed = fleet.agent_command("exec", &[id, "sh", "-c", "exit 7"]).await;
     assert_eq!(failed.status.code(), Some(7), "{failed:?}");
 
-    let unknown = agent(&fleet, "exec", &["00000000-0000-4000-8000-000000000000", "true"]).await;
+    let unknown = fleet.agent_command("exec", &["00000000-0000-4000-8000-000000000000", "true"]).await;
     assert!(!unknown.status.success());
     assert!(text(&unknown.stderr).contains("00000000-0000-4000-8000-000000000000"), "{unknown:?}");
     fleet.delete(&added.cloud_id).await.unwrap();
@@ -73,7 +62,7 @@ async fn the_operators_delete_ends_a_vm_the_agent_runs() {
     let fleet = Fleet::start().await;
     fleet.add("unwanted", &held()).await.unwrap();
     let bundle = fleet.only_bundle();
-    let deleted = agent(&fleet, "delete", &[bundle.file_stem().unwrap().to_str().unwrap()]).await;
+    let deleted = fleet.agent_command("delete", &[bundle.file_stem().unwrap().to_str().unwrap()]).await;
     assert!(deleted.status.success(), "{deleted:?}");
     fleet.until_ended("unwanted").await;
     fleet.until_clean().await;
@@ -88,19 +77,19 @@ async fn without_an_agent_a_vm_is_stopped_started_again_and_deleted_by_hand() {
     let id = bundle.file_stem().unwrap().to_str().unwrap().to_owned();
     fleet.end_agent(Signal::SIGKILL).await;
 
-    let stopped = agent(&fleet, "stop", &[&id]).await;
+    let stopped = fleet.agent_command("stop", &[&id]).await;
     assert!(stopped.status.success(), "{stopped:?}");
     assert_eq!(leftover::processes(&fleet.runners_path()), Vec::<i32>::new());
     assert!(bundle.is_dir(), "stop keeps the bundle");
-    let again = agent(&fleet, "stop", &[&id]).await;
+    let again = fleet.agent_command("stop", &[&id]).await;
     assert!(!again.status.success(), "a VM that is not running cannot be stopped: {again:?}");
 
-    let started = agent(&fleet, "start", &[&id]).await;
+    let started = fleet.agent_command("start", &[&id]).await;
     assert!(started.status.success(), "{started:?}");
-    let done = agent(&fleet, "exec", &[&id, "echo", "back"]).await;
+    let done = fleet.agent_command("exec", &[&id, "echo", "back"]).await;
     assert_eq!(text(&done.stdout), "back\n", "{done:?}");
 
-    let deleted = agent(&fleet, "delete", &[&id]).await;
+    let deleted = fleet.agent_command("delete", &[&id]).await;
     assert!(deleted.status.success(), "{deleted:?}");
     assert!(!bundle.exists());
     fleet.finish().await;

@@ -8,36 +8,13 @@ use nix::{
 use shoes_vz_proto::agent::{EndKind, RunnerEnd};
 use shoes_vz_testkit::{
     fleet::{Fleet, Options, PATIENCE},
-    leftover,
+    leftover, scenario,
     script::{Job, held},
 };
 
 #[tokio::test]
 async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_end() {
-    let mut fleet = Fleet::start().await;
-    let job = Job::new("until [ -e /tmp/go ]; do sleep 0.1; done; echo survived");
-    let added = fleet.add("survivor", &job.setup_script("survivor")).await.unwrap();
-    fleet.until_running("survivor").await;
-    let vm_processes = leftover::processes(&fleet.runners_path());
-    fleet.end_agent(Signal::SIGKILL).await;
-    assert_eq!(
-        leftover::processes(&fleet.runners_path()),
-        vm_processes,
-        "the VM does not die with the agent"
-    );
-
-    fleet.start_agent().await;
-    fleet.until_running("survivor").await;
-    assert_eq!(leftover::processes(&fleet.runners_path()), vm_processes, "nothing was started twice");
-    let bundle = fleet.only_bundle();
-    let id = bundle.file_stem().unwrap().to_str().unwrap().to_owned();
-    let touched = agent_exec(&fleet, &id, &["touch", "/tmp/go"]).await;
-    assert!(touched.status.success(), "{touched:?}");
-    let end = fleet.until_ended("survivor").await;
-    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
-    fleet.until_clean().await;
-    fleet.delete(&added.cloud_id).await.unwrap();
-    fleet.finish().await;
+    scenario::a_job_survives_its_agent(Options::default()).await;
 }
 
 #[tokio::test]
@@ -169,22 +146,9 @@ fn qemu_of(fleet: &Fleet) -> Pid {
     Pid::from_raw(pids[0])
 }
 
-async fn agent_exec(fleet: &Fleet, runner_id: &str, command: &[&str]) -> std::process::Output {
-    tokio::process::Command::new(fleet.bins().path("shoes-vz-agent"))
-        .arg("exec")
-        .arg("--runners-path")
-        .arg(fleet.runners_path())
-        .arg(runner_id)
-        .args(command)
-        .output()
-        .await
-        .unwrap()
-}
-
 /// Asks the guest's first process, over its socket, to end the guest.
 async fn guest_init(fleet: &Fleet, word: &str) {
-    let bundle = fleet.only_bundle();
-    let id = bundle.file_stem().unwrap().to_str().unwrap().to_owned();
+    let (id, command) = (fleet.only_runner_id(), format!("echo {word} > /run/guest-init"));
     // The guest may be gone before the command is over, so its outcome says nothing.
-    let _ = agent_exec(fleet, &id, &["sh", "-c", &format!("echo {word} > /run/guest-init")]).await;
+    let _ = fleet.agent_command("exec", &[&id, "sh", "-c", &command]).await;
 }

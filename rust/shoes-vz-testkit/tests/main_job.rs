@@ -1,12 +1,10 @@
 //! The way of a job, on real guests: from AddInstance to an empty host.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use shoes_vz_proto::{
-    agent::{RunnerStage, RunnerState},
-    fleet::DeleteInstanceRequest,
-};
+use shoes_vz_proto::{agent::RunnerStage, fleet::DeleteInstanceRequest};
 use shoes_vz_testkit::{
     fleet::{Fleet, Options},
+    scenario,
     script::{Job, held, plain},
 };
 
@@ -48,15 +46,7 @@ async fn a_retry_with_the_same_name_gets_the_same_vm_even_while_it_boots() {
 
 #[tokio::test]
 async fn two_guests_that_boot_together_are_never_taken_for_each_other() {
-    let fleet = Fleet::start().await;
-    let script = |name: &str| plain(&format!("echo I-am-{name}; sleep 600"));
-    let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
-    let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
-    for (name, added) in [("alpha", a.unwrap()), ("beta", b.unwrap())] {
-        assert_eq!(fleet.setup_says(name).await.trim(), format!("I-am-{name}"));
-        fleet.delete(&added.cloud_id).await.unwrap();
-    }
-    fleet.finish().await;
+    scenario::two_guests_are_never_taken_for_each_other(Options::default()).await;
 }
 
 #[tokio::test]
@@ -79,21 +69,7 @@ async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
 
 #[tokio::test]
 async fn deleting_while_the_vm_boots_cancels_the_creation() {
-    let fleet = Fleet::start().await;
-    let script = held();
-    let mut add = Box::pin(fleet.add("cut-short", &script));
-    let booting = fleet
-        .until("cut-short", |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32));
-    let view = tokio::select! {
-        view = booting => view,
-        early = &mut add => panic!("the VM was not seen booting: {early:?}"),
-    };
-    let (deleted, added) = tokio::join!(fleet.delete(&view.cloud_id), add);
-    deleted.unwrap();
-    let refused = added.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::Aborted, "{refused:?}");
-    fleet.until_clean().await;
-    fleet.finish().await;
+    scenario::deleting_while_it_boots_cancels_the_creation(Options::default()).await;
 }
 
 #[tokio::test]

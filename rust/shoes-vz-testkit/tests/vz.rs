@@ -11,11 +11,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use shoes_vz_proto::agent::{EndKind, RunnerState};
+use shoes_vz_proto::agent::EndKind;
 use shoes_vz_testkit::{
     bins::vz_template,
     fleet::{Fleet, Options},
-    leftover,
+    leftover, scenario,
     script::{Job, held, plain},
 };
 use shoes_vz_vm::spec::VmSpec;
@@ -76,43 +76,12 @@ async fn a_running_vm_is_deleted_and_its_slots_next_vm_has_the_same_address_and_
 
 #[tokio::test]
 async fn two_guests_that_boot_together_have_a_channel_each() {
-    let fleet = fleet().await;
-    let script = |name: &str| plain(&format!("echo I-am-{name}; sleep 600"));
-    let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
-    let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
-    for (name, added) in [("alpha", a.unwrap()), ("beta", b.unwrap())] {
-        assert_eq!(fleet.setup_says(name).await.trim(), format!("I-am-{name}"));
-        fleet.delete(&added.cloud_id).await.unwrap();
-    }
-    fleet.finish().await;
+    scenario::two_guests_are_never_taken_for_each_other(options()).await;
 }
 
 #[tokio::test]
 async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_adopts_it() {
-    let mut fleet = fleet().await;
-    let job = Job::new("until [ -e /tmp/go ]; do sleep 0.1; done; echo survived");
-    let added = fleet.add("survivor", &job.setup_script("survivor")).await.unwrap();
-    fleet.until_running("survivor").await;
-    let processes = leftover::processes(&fleet.runners_path());
-    fleet.end_agent(Signal::SIGKILL).await;
-    assert_eq!(leftover::processes(&fleet.runners_path()), processes, "the VM does not die with the agent");
-    fleet.start_agent().await;
-    fleet.until_running("survivor").await;
-    assert_eq!(leftover::processes(&fleet.runners_path()), processes, "nothing was started twice");
-    let bundle = fleet.only_bundle();
-    let touched = tokio::process::Command::new(fleet.bins().path("shoes-vz-agent"))
-        .args(["exec", "--runners-path"])
-        .arg(fleet.runners_path())
-        .arg(bundle.file_stem().unwrap())
-        .args(["touch", "/tmp/go"])
-        .output()
-        .await
-        .unwrap();
-    assert!(touched.status.success(), "{touched:?}");
-    assert_eq!(fleet.until_ended("survivor").await.kind(), EndKind::Finished);
-    fleet.until_clean().await;
-    fleet.delete(&added.cloud_id).await.unwrap();
-    fleet.finish().await;
+    scenario::a_job_survives_its_agent(options()).await;
 }
 
 #[tokio::test]
@@ -150,23 +119,9 @@ async fn a_guest_that_powers_itself_off_is_told_apart_from_a_crash() {
 
 #[tokio::test]
 async fn deleting_while_the_vm_starts_cancels_it() {
-    let mut options = options();
-    let fleet_dir = tempfile::tempdir().unwrap();
-    options.template = template_with_faults(fleet_dir.path(), r#"{"standin":{"hang":["start"]}}"#);
-    let fleet = Fleet::start_with(options).await;
-    let script = held();
-    let mut add = Box::pin(fleet.add("cut-short", &script));
-    let booting = fleet
-        .until("cut-short", |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32));
-    let view = tokio::select! {
-        view = booting => view,
-        early = &mut add => panic!("the VM was not seen booting: {early:?}"),
-    };
-    let (deleted, added) = tokio::join!(fleet.delete(&view.cloud_id), add);
-    deleted.unwrap();
-    assert_eq!(added.unwrap_err().code(), tonic::Code::Aborted);
-    fleet.until_clean().await;
-    fleet.finish().await;
+    let dir = tempfile::tempdir().unwrap();
+    let template = template_with_faults(dir.path(), r#"{"standin":{"hang":["start"]}}"#);
+    scenario::deleting_while_it_boots_cancels_the_creation(Options { template, ..options() }).await;
 }
 
 #[tokio::test]
