@@ -32,20 +32,15 @@ from_toolchain() {
 }
 
 from_debian() {
-    local suite package version apt
+    local suite package version
     [[ -n $debian_mirror && -f $debian_keyring ]] || return 1
-    mkdir -p "$work"/{lists,cache/archives}/partial
-    : > "$work/status"
-    apt=(-qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/lists"
-        -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache" -o Acquire::Retries=3)
-    [[ $(id -u) != 0 ]] || apt+=(-o APT::Sandbox::User=root)
     for suite in trixie-backports trixie forky sid; do
-        echo "deb [signed-by=$debian_keyring] $debian_mirror $suite main" > "$work/sources.list"
-        apt-get "${apt[@]}" update 2> /dev/null || continue
+        debian_apt_in "$work" "$suite"
+        apt-get "${debian_apt[@]}" update 2> /dev/null || continue
         for package in rust-src rust-web-src; do
-            version=$(apt-cache "${apt[@]}" madison "$package" | awk -v r="$release" '$3 ~ ("^" r "[+-]") { print $3; exit }')
+            version=$(apt-cache "${debian_apt[@]}" madison "$package" | awk -v r="$release" '$3 ~ ("^" r "[+-]") { print $3; exit }')
             [[ -n $version ]] || continue
-            (cd "$work" && apt-get "${apt[@]}" download "$package=$version") || continue
+            (cd "$work" && apt-get "${debian_apt[@]}" download "$package=$version") || continue
             dpkg-deb --fsys-tarfile "$work"/"$package"_*.deb | tar -C "$library" -x --wildcards "${needless[@]}" \
                 --strip-components=5 './usr/src/rustc-*/library/*' || continue
             echo "Debian's $package $version" > "$dest/source"

@@ -34,15 +34,11 @@ flock 9
 [[ ! -e $swift_root/.complete ]] || exit 0
 work=$(mktemp -d "$swift_root.new.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{lists,cache/archives}/partial "$work/root"
-: > "$work/status"
-echo "deb [signed-by=$debian_keyring] $debian_mirror trixie main" > "$work/sources.list"
-apt=(apt-get -qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/lists"
-    -o "Dir::State::status=$work/status" -o "Dir::Cache=$work/cache" -o Acquire::Retries=3)
-[[ $(id -u) != 0 ]] || apt+=(-o APT::Sandbox::User=root)
+mkdir "$work/root"
+debian_apt_in "$work" trixie
 echo "setup-swift: downloading Swift (about 540 MB)"
-"${apt[@]}" update
-"${apt[@]}" install -y --no-install-recommends --download-only "${packages[@]}"
+apt-get "${debian_apt[@]}" update
+apt-get "${debian_apt[@]}" install -y --no-install-recommends --download-only "${packages[@]}"
 echo "setup-swift: unpacking it into $swift_root (about 1.5 GB)"
 excludes=("${not_needed[@]/#/--exclude=}")
 for deb in "$work"/cache/archives/*.deb; do
