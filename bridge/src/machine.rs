@@ -138,10 +138,6 @@ pub fn restore_image(path: &str, deadline: Duration) -> Result<String, Failure> 
     words(ffi::vz_restore_image(path, ms(deadline)))
 }
 
-/// A running installation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Job(u64);
-
 /// Installs macOS from a restore image into a new template (VZCore's `InstallRequest`, as JSON), telling its progress
 /// to `progress`. `started` gets the number [`cancel_install`] takes. Blocks for the whole installation.
 pub fn install(
@@ -149,9 +145,9 @@ pub fn install(
     started: impl FnOnce(u64),
     mut progress: impl FnMut(f64) + Send + 'static,
 ) -> Result<String, Failure> {
-    let job = Job(NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut events = events::listen(job.0);
-    let _listening = Listening(job.0);
+    let job = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut events = events::listen(job);
+    let listening = Listening(job);
     let teller = std::thread::spawn(move || {
         while let Some(event) = events.blocking_recv() {
             if let Event::Progress(done) = event {
@@ -159,9 +155,10 @@ pub fn install(
             }
         }
     });
-    started(job.0);
-    let outcome = words(ffi::vz_install(job.0, request));
-    events::forget(job.0);
+    started(job);
+    let outcome = words(ffi::vz_install(job, request));
+    // No more events: the teller ends.
+    drop(listening);
     drop(teller.join());
     outcome
 }

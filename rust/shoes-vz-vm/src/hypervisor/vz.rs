@@ -68,7 +68,7 @@ impl Hypervisor for Vz {
             what: format!("finding the bundle {bundle:?}"),
             source,
         })?;
-        let json = machine_spec(spec, &bundle);
+        let json = machine_spec(spec, &bundle)?;
         let title = bundle.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let window = spec.display == Display::Window;
         let (vm, events) = blocking(move || {
@@ -118,7 +118,7 @@ struct LinuxBoot<'a> {
     efi: bool,
 }
 
-fn machine_spec(spec: &VmSpec, bundle: &Path) -> String {
+fn machine_spec(spec: &VmSpec, bundle: &Path) -> Result<String, HypervisorError> {
     let linux = (spec.os == Os::Linux).then(|| LinuxBoot {
         kernel: spec.template.join(template::file::KERNEL),
         initrd: spec.template.join(template::file::INITRD),
@@ -143,7 +143,11 @@ fn machine_spec(spec: &VmSpec, bundle: &Path) -> String {
         vsock_listen: [port::VSOCK],
         savable: false,
     };
-    serde_json::to_string(&spec).unwrap_or_default()
+    // A path that is no UTF-8 is the one thing that cannot be written.
+    serde_json::to_string(&spec).map_err(|error| HypervisorError::Refused {
+        what: "make the VM",
+        why: format!("the settings of the bundle {bundle:?} cannot be put into words for VZCore ({error})"),
+    })
 }
 
 /// Runs one of the bridge's calls where it may block.
@@ -376,6 +380,19 @@ mod tests {
             assert_eq!(stopped(&failure(code), asked).kind, kind, "{code:?} {asked}");
         }
         assert!(stopped(&failure(Code::Internal), false).reason.contains("because"));
+    }
+
+    #[test]
+    fn a_path_that_is_no_utf8_is_refused_by_name() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let spec: VmSpec = serde_json::from_str(
+            r#"{"hypervisor":"vz","cpus":1,"memory_bytes":1,"template":"/t","os":"macos","transport":"channel"}"#,
+        )
+        .unwrap();
+        assert!(machine_spec(&spec, Path::new("/b")).unwrap().contains(r#""bundle":"/b""#));
+        let odd = Path::new(std::ffi::OsStr::from_bytes(b"/odd-\xff"));
+        let error = machine_spec(&spec, odd).unwrap_err().to_string();
+        assert!(error.contains("odd-") && error.contains("UTF-8"), "{error}");
     }
 
     #[test]
