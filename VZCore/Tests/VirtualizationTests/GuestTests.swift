@@ -283,7 +283,11 @@ enum Processes {
         let rig = try Rig(workshop.linux(script))
         try await rig.start()
         #expect(try await rig.console.line() == "Blk 0000000000000000")
-        #expect(try await rig.console.line() == "Ign 0000000000000000")
+        let line = try #require(try await rig.console.line())
+        // 32 and 33 are glibc's own: its posix_spawn has children ignore them, so whatever make starts does.
+        let internals: UInt64 = 3 << 31
+        let ignored = try #require(UInt64(line.dropFirst("Ign ".count), radix: 16), "\(line)")
+        #expect(ignored & ~internals == 0, "\(line)")
     }
 
     @Test func a_guest_inherits_no_descriptors() async throws {
