@@ -14,12 +14,17 @@ run() {
 }
 
 export SHOESVZ_TEST_TEMPLATE=${SHOESVZ_TEST_TEMPLATE:-$PWD/target/template}
-read -r -a features <<< "${FEATURES:-}"
-vm_features=guest-tests testkit_features=()
-if ((${#features[@]})); then
-    vm_features=guest-tests,swift
-    testkit_features=(--features vz-tests)
-fi
+# One selection for every run, so that nothing is built twice; the workspace with what guests need.
+swift=${FEATURES:+yes}
+build=(--workspace --no-fail-fast ${swift:+--features shoes-vz-agent/swift,shoes-vz-testkit/vz-tests})
+
+# The test programs in which guests run; the rest are found, so that a new one is not forgotten.
+with_guests=(guest main_job faults bad_input commands ${swift:+vz})
+without=()
+for path in bridge/tests/*.rs rust/*/tests/*.rs rust/*/tests/*/main.rs; do
+    name=${path#*tests/} name=${name%/main.rs} name=${name%.rs}
+    [[ " guest main_job faults bad_input commands vz " == *" $name "* ]] || without+=(--test "$name")
+done
 
 # Ids of every QEMU and every guest of the stand-in's there is; the tests must leave none of theirs.
 guests() { pgrep -f '^[^ ]*qemu-system-|^unshare .*--kill-child=KILL .*/program inside' | sort; }
@@ -27,13 +32,11 @@ before=$(guests)
 
 # Everything that needs no guest, then the VM process and the whole system on real guests, two at a time: a guest is a
 # core's work. There are no documentation tests, so none are looked for.
-kinds=(--lib --bins --tests)
-run cargo test --workspace --exclude shoes-vz-testkit --no-fail-fast "${features[@]}" "${kinds[@]}"
-run cargo test -p shoes-vz-vm --features "$vm_features" --no-fail-fast --test guest -- --test-threads=2
-run cargo test -p shoes-vz-testkit --no-fail-fast "${testkit_features[@]}" "${kinds[@]}" -- --test-threads=2
+run cargo test "${build[@]}" --lib --bins "${without[@]}"
+run cargo test "${build[@]}" "${with_guests[@]/#/--test=}" -- --test-threads=2
 
 swift_passed=0 swift_failed=0
-if ((${#features[@]})); then
+if [[ -n $swift ]]; then
     # What a build without Swift answers.
     run cargo test -p shoes-vz-bridge --no-fail-fast --lib
     run packaging/dev/swift-test.sh

@@ -1,5 +1,5 @@
 //! With a whole guest: the template in `SHOESVZ_TEST_TEMPLATE` (`make template` builds one).
-#![cfg(all(target_os = "linux", feature = "guest-tests"))]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test's helper may panic as the test may")]
 
 use std::{path::Path, time::Duration};
