@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use shoes_vz_model::Outside;
 use shoes_vz_proto::agent as wire;
 use shoes_vz_vm::{
     client::{Vm, VmError},
@@ -16,7 +17,7 @@ use shoes_vz_vm::{
 };
 use tokio::sync::watch;
 
-use crate::{ends::Ends, notify_ip::Notices, slots::Slots, ssh::Login};
+use crate::{ends::Ends, machines::Machines, notify_ip::Notices, slots::Slots, ssh::Login};
 
 /// Starts VM processes. A seam for tests only: theirs answer in the test's own process.
 #[async_trait]
@@ -99,8 +100,10 @@ pub struct Context {
     pub max_lifetime: Option<Duration>,
     /// From the setup script's end to the Actions runner's first sign.
     pub registration_deadline: Duration,
-    /// Starts VM processes.
-    pub launcher: Arc<dyn Launcher>,
+    /// The host's VMs.
+    pub machines: Arc<dyn Machines>,
+    /// The calendar and chance.
+    pub outside: Outside,
     /// States, for the server.
     pub board: Board,
     /// Ends, on disk.

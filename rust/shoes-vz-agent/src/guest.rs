@@ -4,28 +4,33 @@ mod channel;
 mod follow;
 mod tcp;
 
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
+use async_trait::async_trait;
 use shoes_vz_model::{guest::ExecRequest, guest::ExecResponse, id::RunnerId, template::Transport};
-use shoes_vz_vm::client::Vm;
 
 pub use follow::Following;
 
 use self::{channel::ChannelGuest, tcp::TcpGuest};
 use crate::{
     context::Context,
+    machines::Machine,
     notify_ip::Turn,
     runner::Script,
     ssh::{Ssh, SshError},
 };
 
-/// One VM's guest. Cheap to clone.
-#[derive(Clone)]
-pub enum Guest {
-    /// Over `guest.sock`.
-    Channel(ChannelGuest),
-    /// By its address.
-    Tcp(TcpGuest),
+/// One VM's guest.
+#[async_trait]
+pub trait Guest: Send + Sync + 'static {
+    /// Its address, where that is how it is reached.
+    fn address(&self) -> Option<IpAddr>;
+    /// One try to log in and run `true`.
+    async fn try_ssh(&self) -> Result<(), SshError>;
+    /// Hands the setup script over. The same runner's again changes nothing.
+    async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError>;
+    /// Follows its state from now on, and appends the script's output to `log`.
+    fn follow(&self, runner: RunnerId, log: &Path) -> Following;
 }
 
 /// Why a guest was not found, or did not do as told.
@@ -53,74 +58,39 @@ impl GuestError {
     }
 }
 
-impl Guest {
-    /// Waits until the guest is up. Where it is reached by its address: that is `known`, or the VM was started in its
-    /// `turn` to tell it.
-    pub async fn find(
-        ctx: &Context,
-        vm: &Vm,
-        ssh: Ssh,
-        known: Option<IpAddr>,
-        turn: Option<Turn>,
-    ) -> Result<Self, GuestError> {
-        match (ctx.template.meta.guest_agent, &ctx.notices) {
-            (Transport::Channel, _) => {
-                let mut status = vm.status();
-                if status.wait_for(|s| s.guest_up || s.end.is_some()).await.is_err() {
-                    return Err(GuestError::Refused("the task that follows the VM process died".into()));
+/// Waits until the guest is up ([`crate::machines::Machines::guest`]).
+pub(crate) async fn find(
+    ctx: &Context,
+    machine: &dyn Machine,
+    ssh: Ssh,
+    known: Option<IpAddr>,
+    turn: Option<Turn>,
+) -> Result<Arc<dyn Guest>, GuestError> {
+    match (ctx.template.meta.guest_agent, &ctx.notices) {
+        (Transport::Channel, _) => {
+            let mut status = machine.status();
+            if status.wait_for(|s| s.guest_up || s.end.is_some()).await.is_err() {
+                return Err(GuestError::Refused("the task that follows the VM process died".into()));
+            }
+            Ok(Arc::new(ChannelGuest::new(machine.guest_socket(), ssh)))
+        }
+        (Transport::Tcp, Some(notices)) => {
+            let ip = match (known, turn) {
+                (Some(ip), _) => notices.known(ip),
+                (None, Some(turn)) => turn.address().await,
+                (None, None) => {
+                    return Err(GuestError::Refused(
+                        "the agent was restarted before the guest told its address; which one is its own now, would \
+                         be a guess"
+                            .into(),
+                    ));
                 }
-                Ok(Self::Channel(ChannelGuest::new(vm.guest_socket(), ssh)))
-            }
-            (Transport::Tcp, Some(notices)) => {
-                let ip = match (known, turn) {
-                    (Some(ip), _) => notices.known(ip),
-                    (None, Some(turn)) => turn.address().await,
-                    (None, None) => {
-                        return Err(GuestError::Refused(
-                            "the agent was restarted before the guest told its address; which one is its own now, would \
-                             be a guess"
-                                .into(),
-                        ));
-                    }
-                };
-                Ok(Self::Tcp(TcpGuest::new(ip, ssh)))
-            }
-            (Transport::Tcp, None) => Err(GuestError::Refused(
-                "the template's guests tell their address, and nobody listens (--ip-notify-port)".into(),
-            )),
+            };
+            Ok(Arc::new(TcpGuest::new(ip, ssh)))
         }
-    }
-
-    /// Its address, where that is how it is reached.
-    pub fn address(&self) -> Option<IpAddr> {
-        match self {
-            Self::Channel(_) => None,
-            Self::Tcp(guest) => Some(guest.address()),
-        }
-    }
-
-    /// One try to log in and run `true`.
-    pub async fn try_ssh(&self) -> Result<(), SshError> {
-        match self {
-            Self::Channel(guest) => guest.try_ssh().await,
-            Self::Tcp(guest) => guest.try_ssh().await,
-        }
-    }
-
-    /// Hands the setup script over. The same runner's again changes nothing.
-    pub async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
-        match self {
-            Self::Channel(guest) => guest.hand_over(runner, script).await,
-            Self::Tcp(guest) => guest.hand_over(script).await,
-        }
-    }
-
-    /// Follows its state from now on, and appends the script's output to `log`.
-    pub fn follow(&self, runner: RunnerId, log: &Path) -> Following {
-        match self {
-            Self::Channel(guest) => guest.follow(log),
-            Self::Tcp(guest) => guest.follow(runner, log),
-        }
+        (Transport::Tcp, None) => Err(GuestError::Refused(
+            "the template's guests tell their address, and nobody listens (--ip-notify-port)".into(),
+        )),
     }
 }
 

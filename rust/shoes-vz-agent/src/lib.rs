@@ -19,6 +19,8 @@ pub mod runners;
 
 pub mod runner;
 
+pub mod machines;
+
 pub mod guest;
 
 pub mod ssh;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use shoes_vz_model::id::AgentId;
+use shoes_vz_model::{Outside, id::AgentId};
 use shoes_vz_vm::spec::{Accelerator, HypervisorKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -16,6 +16,7 @@ use crate::{
     context::{Board, Context, OwnProgram},
     ends::Ends,
     files,
+    machines::OnThisHost,
     notify_ip::Notices,
     runners::Runners,
     server::{Host, Server},
@@ -54,7 +55,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         start_deadline: settings.start_deadline,
         max_lifetime: settings.max_lifetime,
         registration_deadline: settings.registration_deadline,
-        launcher: Arc::new(OwnProgram(std::env::current_exe().context("finding this program's own file")?)),
+        machines: Arc::new(OnThisHost::new(Arc::new(OwnProgram(
+            std::env::current_exe().context("finding this program's own file")?,
+        )))),
+        outside: Outside::real(),
         board: Board::default(),
         ends: Ends::open(&settings.state_dir).with_context(|| {
             format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)

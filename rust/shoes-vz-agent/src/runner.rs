@@ -27,19 +27,17 @@ mod teardown;
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     id::RunnerId,
 };
 use shoes_vz_proto::agent as wire;
-use shoes_vz_vm::client::Vm;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use self::{ending::Ending, owner::Owner, record::Record};
-use crate::{bundles::Bundle, context::Context, slots::Ticket};
+use crate::{bundles::Bundle, context::Context, machines::Machine, slots::Ticket};
 
 /// A setup script: never printed.
 #[derive(Clone)]
@@ -109,7 +107,7 @@ impl Handle {
 /// Begins a runner from nothing.
 pub fn begin(ctx: Arc<Context>, order: Order, ticket: Ticket) -> Handle {
     let bundle = Bundle::of(&ctx.runners_path, order.id);
-    let now = Timestamp::now();
+    let now = ctx.outside.now();
     let lifetime = order.max_lifetime.or(ctx.max_lifetime);
     let meta = RuntimeMetadata {
         runner_id: order.id.to_string(),
@@ -133,7 +131,13 @@ pub fn begin(ctx: Arc<Context>, order: Order, ticket: Ticket) -> Handle {
 }
 
 /// Goes on with a runner whose VM a former agent left running.
-pub fn adopt(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, vm: Vm, ticket: Ticket) -> Handle {
+pub fn adopt(
+    ctx: Arc<Context>,
+    bundle: Bundle,
+    meta: RuntimeMetadata,
+    vm: Arc<dyn Machine>,
+    ticket: Ticket,
+) -> Handle {
     let decided = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
     let record = Record::adopt(ctx.clone(), bundle, meta);
     record.publish();

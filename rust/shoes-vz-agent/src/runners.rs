@@ -14,7 +14,6 @@ use shoes_vz_model::{
 use shoes_vz_proto::agent::{
     CreateRunnerCommand, DeleteRunnerCommand, Runner, SyncResponse, sync_response::Command,
 };
-use shoes_vz_vm::client::Vm;
 
 use crate::{
     bundles::{self, Bundle},
@@ -70,15 +69,15 @@ impl Runners {
     async fn adopt(&self, bundle: Bundle) {
         let meta = match bundle.metadata() {
             Ok(Some(meta)) => meta,
-            Ok(None) => nameless(&bundle),
+            Ok(None) => nameless(&bundle, self.ctx.outside.now()),
             Err(error) => {
                 tracing::warn!(bundle = ?bundle.path, %error, "RuntimeMetadata.json cannot be read; the runner is known by its id only");
-                nameless(&bundle)
+                nameless(&bundle, self.ctx.outside.now())
             }
         };
         let (runner, name) = (bundle.runner, meta.runner_name.clone());
         let (ctx, ticket) = (self.ctx.clone(), self.ctx.slots.adopt(meta.slot));
-        let handle = match Vm::adopt(&bundle.path).await {
+        let handle = match self.ctx.machines.find(&bundle.path).await {
             Ok(Some(vm)) => {
                 tracing::info!(runner_id = %runner, runner_name = name, "adopting a live VM");
                 runner::adopt(ctx, bundle, meta, vm, ticket)
@@ -196,8 +195,7 @@ impl Runners {
 }
 
 /// All that is known of a bundle without metadata.
-fn nameless(bundle: &Bundle) -> RuntimeMetadata {
-    let now = Timestamp::now();
+fn nameless(bundle: &Bundle, now: Timestamp) -> RuntimeMetadata {
     RuntimeMetadata {
         runner_id: bundle.runner.to_string(),
         ip_address: String::new(),

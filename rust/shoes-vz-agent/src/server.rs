@@ -108,6 +108,17 @@ impl Server {
         host: &Host,
         runners: Arc<Runners>,
     ) -> Result<Self, ServerError> {
+        Self::over(uri, token, host, runners, |endpoint| endpoint.connect_lazy())
+    }
+
+    /// Over another network than the system's: for simulations.
+    pub fn over(
+        uri: &str,
+        token: Option<&Token>,
+        host: &Host,
+        runners: Arc<Runners>,
+        connect: impl FnOnce(Endpoint) -> Channel,
+    ) -> Result<Self, ServerError> {
         let endpoint = Endpoint::from_shared(uri.to_owned())
             .map_err(|source| ServerError::Uri { uri: uri.to_owned(), source })?
             .connect_timeout(CONNECT_DEADLINE)
@@ -116,7 +127,7 @@ impl Server {
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
         let bearer = Bearer::of(token)?;
-        let client = AgentServiceClient::with_interceptor(endpoint.connect_lazy(), bearer)
+        let client = AgentServiceClient::with_interceptor(connect(endpoint), bearer)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let registration = registration(host, &runners);
@@ -125,7 +136,7 @@ impl Server {
 
     /// Serves this server for ever; `registered` is called each time it has taken this agent and its stream.
     pub async fn serve(self, mut registered: impl FnMut(&RegisterAgentResponse)) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(self.runners.context().outside.clone());
         let mut away: Option<Away> = None;
         loop {
             let why = match self.register().await {

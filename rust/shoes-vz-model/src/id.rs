@@ -28,6 +28,12 @@ macro_rules! uuid_id {
             }
         }
 
+        impl From<Uuid> for $name {
+            fn from(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.fmt(f)
@@ -83,6 +89,12 @@ impl CloudId {
     /// A fresh random id.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
+    }
+}
+
+impl From<Uuid> for CloudId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
     }
 }
 

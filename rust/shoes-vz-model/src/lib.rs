@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod guest;
 pub mod id;
 pub mod listen;
+pub mod outside;
 pub mod resource;
 pub mod state;
 pub mod template;
@@ -13,5 +14,6 @@ pub mod text;
 pub mod time;
 
 pub use id::{AgentId, CloudId, RunnerId, RunnerName};
+pub use outside::Outside;
 pub use resource::ResourceType;
 pub use state::{Stage, State};

@@ -11,11 +11,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinError};
-use tonic::transport::{Server, server::TcpIncoming};
+use futures::Stream;
+use shoes_vz_model::Outside;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinError,
+};
+use tonic::transport::{
+    Server,
+    server::{Connected, TcpIncoming},
+};
 
 use crate::{
-    edge::{self, Gate},
+    edge::{self, Defaults, Gate, Token},
     fleet::owner::{self, Fleet, Owner},
     http,
     metrics::Metrics,
@@ -86,7 +95,8 @@ pub async fn bind(settings: Settings) -> Result<Bound, ServeError> {
     tracing::info!(agents = loaded.agents.len(), runners = loaded.runners.len(), state_dir = %settings.state_dir.display(),
         "state loaded");
     let metrics = Arc::new(Metrics::new()?);
-    let (fleet, owner) = owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics));
+    let (fleet, owner) =
+        owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics), Outside::real());
     Ok(Bound { settings, grpc, http, grpc_addr, metrics_addr, fleet, owner, metrics })
 }
 
@@ -120,16 +130,13 @@ impl Bound {
         let _stops = stopping.clone().drop_guard();
         let mut owner = tokio::spawn(owner.run());
 
-        let routes = edge::routes(fleet.clone(), Arc::clone(&metrics), settings.defaults).await?;
-        let grpc = Server::builder()
-            .http2_keepalive_interval(Some(settings.keepalive))
-            .http2_keepalive_timeout(Some(settings.keepalive))
-            .layer(Gate::new(settings.token.clone()))
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(grpc).with_nodelay(Some(true)),
-                stopping.clone().cancelled_owned(),
-            );
+        let door = Door {
+            token: settings.token.clone(),
+            defaults: settings.defaults,
+            keepalive: settings.keepalive,
+        };
+        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let grpc = serve_grpc(fleet.clone(), Arc::clone(&metrics), door, incoming).await?;
         let http = axum::serve(http, http::router(fleet.clone(), metrics, settings.token))
             .with_graceful_shutdown(stopping.clone().cancelled_owned())
             .into_future();
@@ -154,6 +161,40 @@ impl Bound {
         tracing::info!("stopped");
         ended
     }
+}
+
+/// How callers are let in and kept.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// What they must show.
+    pub token: Option<Token>,
+    /// For calls that leave it open.
+    pub defaults: Defaults,
+    /// How often a silent connection is asked whether it lives; it has as long to answer.
+    pub keepalive: Duration,
+}
+
+/// gRPC on whatever comes in, until the fleet is told to stop. The outer future opens it, the inner one serves.
+pub async fn serve_grpc<I, IO, IE>(
+    fleet: Fleet,
+    metrics: Arc<Metrics>,
+    door: Door,
+    incoming: I,
+) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, tonic_reflection::server::Error>
+where
+    I: Stream<Item = Result<IO, IE>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    IO::ConnectInfo: Clone + Send + Sync + 'static,
+    IE: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stop = fleet.stopping().clone().cancelled_owned();
+    let routes = edge::routes(fleet, metrics, door.defaults).await?;
+    Ok(Server::builder()
+        .http2_keepalive_interval(Some(door.keepalive))
+        .http2_keepalive_timeout(Some(door.keepalive))
+        .layer(Gate::new(door.token))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop))
 }
 
 fn flat<T>(joined: Result<T, JoinError>) -> Result<T, ServeError> {

@@ -1,10 +1,12 @@
 //! A guest over `guest.sock`: no address, no network.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use futures::StreamExt as _;
 use shoes_vz_channel::{
     api::{ApiError, GuestApi},
@@ -18,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Following, GuestError,
+    Following, Guest, GuestError,
     follow::{Log, Pause},
 };
 use crate::{
@@ -28,7 +30,7 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct ChannelGuest {
+pub(super) struct ChannelGuest {
     socket: Arc<PathBuf>,
     ssh: Ssh,
 }
@@ -41,19 +43,26 @@ impl ChannelGuest {
     fn api(&self) -> GuestApi {
         GuestApi::new(&*self.socket)
     }
+}
+
+#[async_trait]
+impl Guest for ChannelGuest {
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
 
     /// The dial waits for the guest's sshd to listen.
-    pub(super) async fn try_ssh(&self) -> Result<(), SshError> {
+    async fn try_ssh(&self) -> Result<(), SshError> {
         let stream =
             socket::dial(&self.socket, port::SSH).await.map_err(|e| SshError::Connect(e.to_string()))?;
         self.ssh.ready(stream).await
     }
 
-    pub(super) async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
+    async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
         self.api().put_setup(runner, script.secret().clone()).await.map(drop).map_err(api_error)
     }
 
-    pub(super) fn follow(&self, log: &Path) -> Following {
+    fn follow(&self, _: RunnerId, log: &Path) -> Following {
         let (sender, status) = watch::channel(None);
         let log = Log::open(log);
         let logged = log.written.subscribe();
@@ -61,7 +70,7 @@ impl ChannelGuest {
             AbortOnDropHandle::new(tokio::spawn(follow_status(self.api(), sender))),
             AbortOnDropHandle::new(tokio::spawn(follow_log(self.api(), status.clone(), log))),
         ];
-        Following { status, logged, _tasks: tasks }
+        Following::new(status, logged, tasks)
     }
 }
 

@@ -18,7 +18,18 @@ pub struct Following {
     pub status: watch::Receiver<Option<Status>>,
     /// Bytes of the script's output in the log.
     pub logged: watch::Receiver<u64>,
-    pub(super) _tasks: Vec<AbortOnDropHandle<()>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Following {
+    /// What `tasks` feed.
+    pub fn new(
+        status: watch::Receiver<Option<Status>>,
+        logged: watch::Receiver<u64>,
+        tasks: Vec<AbortOnDropHandle<()>>,
+    ) -> Self {
+        Self { status, logged, _tasks: tasks }
+    }
 }
 
 /// `setup.log`, which only grows: its length is how much has come over, through any number of restarts.

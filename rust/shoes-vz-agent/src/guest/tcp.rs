@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -25,7 +26,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Following, GuestError,
+    Following, Guest, GuestError,
     follow::{Log, Pause},
 };
 use crate::{
@@ -41,7 +42,7 @@ const MAX_ANSWER: usize = 64 << 20;
 
 /// See the module.
 #[derive(Clone)]
-pub struct TcpGuest {
+pub(super) struct TcpGuest {
     ip: IpAddr,
     ssh: Ssh,
 }
@@ -51,15 +52,30 @@ impl TcpGuest {
         Self { ip, ssh }
     }
 
-    pub(super) fn address(&self) -> IpAddr {
-        self.ip
+    async fn connect(&self) -> Result<TcpStream, SshError> {
+        let address = SocketAddr::new(self.ip, port::SSH);
+        match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+            Ok(stream) => stream.map_err(|e| SshError::Connect(format!("connecting to {address}: {e}"))),
+            Err(_) => Err(SshError::Connect(format!("connecting to {address}: no answer"))),
+        }
     }
 
-    pub(super) async fn try_ssh(&self) -> Result<(), SshError> {
+    async fn session(&self) -> Result<Session, SshError> {
+        self.ssh.session(self.connect().await?).await
+    }
+}
+
+#[async_trait]
+impl Guest for TcpGuest {
+    fn address(&self) -> Option<IpAddr> {
+        Some(self.ip)
+    }
+
+    async fn try_ssh(&self) -> Result<(), SshError> {
         self.ssh.ready(self.connect().await?).await
     }
 
-    pub(super) async fn hand_over(&self, script: &Script) -> Result<(), GuestError> {
+    async fn hand_over(&self, _: RunnerId, script: &Script) -> Result<(), GuestError> {
         let session = self.session().await?;
         let bytes = script.secret().clone();
         let exit = session.run(&start_command(bytes.len()), bytes, |_| {}).await?;
@@ -75,7 +91,7 @@ impl TcpGuest {
         }
     }
 
-    pub(super) fn follow(&self, runner: RunnerId, log: &Path) -> Following {
+    fn follow(&self, runner: RunnerId, log: &Path) -> Following {
         let (sender, status) = watch::channel(None);
         let setup =
             SetupStatus { id: runner.to_string(), phase: SetupPhase::Running, ..SetupStatus::default() };
@@ -86,19 +102,7 @@ impl TcpGuest {
             AbortOnDropHandle::new(tokio::spawn(follow_status(self.ip, setup.subscribe(), sender))),
             AbortOnDropHandle::new(tokio::spawn(follow_script(self.clone(), setup, log))),
         ];
-        Following { status, logged, _tasks: tasks }
-    }
-
-    async fn connect(&self) -> Result<TcpStream, SshError> {
-        let address = SocketAddr::new(self.ip, port::SSH);
-        match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
-            Ok(stream) => stream.map_err(|e| SshError::Connect(format!("connecting to {address}: {e}"))),
-            Err(_) => Err(SshError::Connect(format!("connecting to {address}: no answer"))),
-        }
-    }
-
-    async fn session(&self) -> Result<Session, SshError> {
-        self.ssh.session(self.connect().await?).await
+        Following::new(status, logged, tasks)
     }
 }
 

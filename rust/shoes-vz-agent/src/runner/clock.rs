@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shoes_vz_model::{
+    Outside,
     state::{Stage, stage_from_wire},
     time,
 };
@@ -16,6 +17,7 @@ pub(super) type Over = (String, Timestamp, u64);
 /// The stages of one runner.
 #[derive(Debug)]
 pub(super) struct Clock {
+    outside: Outside,
     over: Vec<Over>,
     stage: Stage,
     began: Timestamp,
@@ -26,24 +28,19 @@ pub(super) struct Clock {
 
 impl Clock {
     /// Begins with `stage`, now.
-    pub(super) fn start(stage: Stage) -> Self {
-        Self {
-            over: Vec::new(),
-            stage,
-            began: Timestamp::now(),
-            since: Instant::now(),
-            before: Duration::ZERO,
-        }
+    pub(super) fn start(outside: Outside, stage: Stage) -> Self {
+        let began = outside.now();
+        Self { outside, over: Vec::new(), stage, began, since: Instant::now(), before: Duration::ZERO }
     }
 
     /// Goes on after a restart: the stage under way began when the last one was over.
-    pub(super) fn resume(over: Vec<Over>, stage: Stage, created_at: Timestamp) -> Self {
-        let now = Timestamp::now();
+    pub(super) fn resume(outside: Outside, over: Vec<Over>, stage: Stage, created_at: Timestamp) -> Self {
+        let now = outside.now();
         let began = over.last().map_or(created_at, |(_, start, us)| {
             start.checked_add(Duration::from_micros(*us)).unwrap_or(now)
         });
         let before = Duration::try_from(now.duration_since(began)).unwrap_or_default();
-        Self { over, stage, began, since: Instant::now(), before }
+        Self { outside, over, stage, began, since: Instant::now(), before }
     }
 
     /// Ends the stage under way and begins `next`. Beginning the present one again changes nothing.
@@ -53,7 +50,7 @@ impl Clock {
         }
         self.close();
         (self.stage, self.began, self.since, self.before) =
-            (next, Timestamp::now(), Instant::now(), Duration::ZERO);
+            (next, self.outside.now(), Instant::now(), Duration::ZERO);
     }
 
     /// Ends the stage under way for good.
@@ -102,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn each_stage_gets_its_own_time_and_no_moment_counts_twice() {
         let whole = Instant::now();
-        let mut clock = Clock::start(Stage::Clone);
+        let mut clock = Clock::start(Outside::real(), Stage::Clone);
         tokio::time::sleep(Duration::from_millis(20)).await;
         clock.enter(Stage::Start);
         clock.enter(Stage::Start);
@@ -120,7 +117,8 @@ mod tests {
     #[tokio::test]
     async fn a_stage_goes_on_through_a_restart() {
         let start: Timestamp = Timestamp::now() - Duration::from_secs(60);
-        let clock = Clock::resume(vec![("clone".into(), start, 10_000_000)], Stage::Job, start);
+        let clock =
+            Clock::resume(Outside::real(), vec![("clone".into(), start, 10_000_000)], Stage::Job, start);
         let secs = clock.in_stage().as_secs();
         assert!((49..=52).contains(&secs), "{secs}");
     }

@@ -1,6 +1,6 @@
 //! The steps of a runner's life, each undone by the teardown.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::{
     bundle::file,
@@ -10,12 +10,7 @@ use shoes_vz_model::{
     text,
 };
 use shoes_vz_proto::{agent as wire, agent::EndKind, vm::VmState};
-use shoes_vz_vm::{
-    End,
-    client::{Vm, VmError},
-    clone::{self, CloneError},
-    spec::VmSpec,
-};
+use shoes_vz_vm::{End, client::VmError, clone::CloneError, spec::VmSpec};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
@@ -29,10 +24,10 @@ use super::{
     record::Record,
 };
 use crate::{
-    bundles::Bundle,
     context::Context,
     files,
     guest::{Following, Guest},
+    machines::{Machine, Plan},
     notify_ip::Turn,
     slots::Ticket,
     ssh::Ssh,
@@ -53,13 +48,13 @@ const AGES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub(super) struct Owner {
     pub(super) ctx: Arc<Context>,
     pub(super) record: Record,
-    pub(super) vm: Option<Vm>,
+    pub(super) vm: Option<Arc<dyn Machine>>,
     pub(super) cloning: Option<JoinHandle<Result<(), CloneError>>>,
-    pub(super) launching: Option<JoinHandle<Result<Vm, VmError>>>,
+    pub(super) launching: Option<JoinHandle<Result<Arc<dyn Machine>, VmError>>>,
     pub(super) ticket: Ticket,
     delete: CancellationToken,
     ssh: Ssh,
-    guest: Option<Guest>,
+    guest: Option<Arc<dyn Guest>>,
     last_error: String,
 }
 
@@ -150,7 +145,7 @@ impl Owner {
         if meta.max_lifetime_seconds == 0 {
             return Instant::now() + AGES;
         }
-        let age = jiff::Timestamp::now().duration_since(meta.created_at);
+        let age = self.ctx.outside.now().duration_since(meta.created_at);
         let age = Duration::try_from(age).unwrap_or_default();
         Instant::now() + Duration::from_secs(meta.max_lifetime_seconds).saturating_sub(age).min(AGES)
     }
@@ -170,16 +165,15 @@ impl Owner {
     }
 
     async fn make_bundle(&mut self, order: &Order) -> Result<(), Ending> {
-        let spec = self.spec(order);
-        let template = self.ctx.template.clone();
-        let bundle = self.record.bundle.clone();
-        let (meta, script) = (self.record.meta.clone(), order.script.clone());
-        let make = move || {
-            // First of all, so that a bundle is known for what it is whenever this agent dies.
-            prepare(&bundle, &meta, &script)?;
-            clone::make_bundle(&template, &bundle.path, &spec)
+        let plan = Plan {
+            bundle: self.record.bundle.clone(),
+            meta: self.record.meta.clone(),
+            script: order.script.clone(),
+            template: self.ctx.template.clone(),
+            spec: self.spec(order),
         };
-        let making = self.cloning.insert(tokio::task::spawn_blocking(make));
+        let machines = self.ctx.machines.clone();
+        let making = self.cloning.insert(tokio::spawn(async move { machines.make(plan).await }));
         let made = making.await;
         self.cloning = None;
         match made {
@@ -208,8 +202,8 @@ impl Owner {
 
     async fn launch(&mut self) -> Result<(), Ending> {
         self.record.enter(State::Booting, Stage::Start);
-        let (launcher, bundle) = (self.ctx.launcher.clone(), self.record.bundle.path.clone());
-        let launching = self.launching.insert(tokio::spawn(async move { launcher.launch(&bundle).await }));
+        let (machines, bundle) = (self.ctx.machines.clone(), self.record.bundle.path.clone());
+        let launching = self.launching.insert(tokio::spawn(async move { machines.launch(&bundle).await }));
         let launched = launching.await;
         self.launching = None;
         match launched {
@@ -256,7 +250,8 @@ impl Owner {
         let guest = self
             .unless_over(async |owner| {
                 let vm = owner.vm()?;
-                let found = Guest::find(&owner.ctx, &vm, owner.ssh.clone(), known, turn).await;
+                let ctx = &owner.ctx;
+                let found = ctx.machines.guest(ctx, &*vm, owner.ssh.clone(), known, turn).await;
                 found.map_err(|e| Ending::failed(e.to_string()))
             })
             .await?;
@@ -444,31 +439,13 @@ impl Owner {
         }
     }
 
-    fn vm(&self) -> Result<Vm, Ending> {
+    fn vm(&self) -> Result<Arc<dyn Machine>, Ending> {
         self.vm.clone().ok_or_else(|| Ending::failed("internal error: no VM at a stage that has one"))
     }
 
-    fn guest(&self) -> Result<Guest, Ending> {
+    fn guest(&self) -> Result<Arc<dyn Guest>, Ending> {
         self.guest.clone().ok_or_else(|| Ending::failed("internal error: no guest at a stage that has one"))
     }
-}
-
-fn prepare(
-    bundle: &Bundle,
-    meta: &shoes_vz_model::bundle::RuntimeMetadata,
-    script: &Script,
-) -> Result<(), CloneError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let fail = |what, path: &Path| {
-        let path = path.to_owned();
-        move |source| CloneError::Io { what, path, source }
-    };
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&bundle.path)
-        .map_err(fail("making the bundle", &bundle.path))?;
-    bundle.set_metadata(meta).map_err(fail("writing RuntimeMetadata.json in", &bundle.path))?;
-    bundle.keep_script(script.secret()).map_err(fail("keeping the setup script in", &bundle.path))
 }
 
 /// An error and what it is because of, in one line.

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     guest::{RunnerActivity, Status},
@@ -29,7 +28,7 @@ pub(super) struct Record {
 impl Record {
     /// Of a runner that begins now.
     pub(super) fn begin(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata) -> Self {
-        let clock = Clock::start(Stage::Clone);
+        let clock = Clock::start(ctx.outside.clone(), Stage::Clone);
         Self::new(ctx, bundle, meta, State::Creating, clock)
     }
 
@@ -40,7 +39,7 @@ impl Record {
             (true, false) => (State::SshReady, Stage::Setup),
             (false, false) => (State::Booting, Stage::Guest),
         };
-        let clock = Clock::resume(meta.stages.clone(), stage, meta.created_at);
+        let clock = Clock::resume(ctx.outside.clone(), meta.stages.clone(), stage, meta.created_at);
         let mut record = Self::new(ctx, bundle, meta, state, clock);
         record.setup.started = record.meta.setup_handed_over;
         record
@@ -121,7 +120,7 @@ impl Record {
             kind: ending.kind.into(),
             reason: ending.reason.clone(),
             stage: wire::RunnerStage::from(self.clock.stage()).into(),
-            at: Some(time::to_wire(Timestamp::now())),
+            at: Some(time::to_wire(self.ctx.outside.now())),
         };
         let failed = ending.is_failure();
         let kind = ending.kind.as_str_name();
@@ -167,7 +166,7 @@ impl Record {
 
     /// A full disk must not end a job, so this is said and survived.
     pub(super) fn save(&mut self) {
-        self.meta.updated_at = Timestamp::now();
+        self.meta.updated_at = self.ctx.outside.now();
         self.meta.state = disk_state(self.state);
         self.meta.stages = self.clock.over().to_vec();
         if let Err(error) = self.bundle.set_metadata(&self.meta) {

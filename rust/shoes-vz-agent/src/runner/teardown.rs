@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use shoes_vz_proto::agent as wire;
-use shoes_vz_vm::{
-    client::{Stop, Vm},
-    clone,
-};
+use shoes_vz_vm::client::Stop;
 use tokio::time::sleep;
 
 use super::{
@@ -53,12 +50,11 @@ impl Owner {
     async fn try_to_remove(&mut self) -> Result<(), String> {
         let path = self.record.bundle.path.clone();
         if self.vm.is_none() {
-            self.vm = Vm::adopt(&path).await.map_err(|e| chain(&e))?;
+            self.vm = self.ctx.machines.find(&path).await.map_err(|e| chain(&e))?;
         }
         if let Some(vm) = &self.vm {
             vm.stop(Stop::Force).await.map_err(|e| chain(&e))?;
         }
-        let removed = tokio::task::spawn_blocking(move || clone::remove_bundle(&path)).await;
-        removed.map_err(|e| e.to_string())?.map_err(|e| chain(&e))
+        self.ctx.machines.remove(&path).await.map_err(|e| chain(&e))
     }
 }

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use shoes_vz_model::Outside;
 use tokio::time::sleep;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
 pub(super) struct Backoff {
+    outside: Outside,
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
-        Self { next: FIRST }
+    pub(super) fn new(outside: Outside) -> Self {
+        Self { outside, next: FIRST }
     }
 
     pub(super) fn reset(&mut self) {
@@ -21,7 +23,8 @@ impl Backoff {
     }
 
     pub(super) async fn wait(&mut self) {
-        sleep(self.pause(random())).await;
+        let random = self.outside.byte();
+        sleep(self.pause(random)).await;
     }
 
     /// Between half of the present pause and all of it; `random` is from 0 to 255.
@@ -32,17 +35,13 @@ impl Backoff {
     }
 }
 
-fn random() -> u8 {
-    uuid::Uuid::new_v4().as_bytes()[0]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn pauses_grow_to_a_limit_vary_and_begin_anew_after_a_success() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(Outside::real());
         assert_eq!(backoff.pause(0), FIRST / 2);
         assert_eq!(backoff.pause(255), FIRST * 2);
         for _ in 0..10 {

@@ -6,11 +6,12 @@ use russh::keys::{PublicKey, ssh_key::LineEnding};
 use shoes_vz_agent::{
     context::{Board, Context, Launcher},
     ends::Ends,
+    machines::OnThisHost,
     runners::Runners,
     slots::Slots,
     ssh::Login,
 };
-use shoes_vz_model::id::RunnerId;
+use shoes_vz_model::{Outside, id::RunnerId};
 use shoes_vz_proto::agent::{
     CreateRunnerCommand, DeleteRunnerCommand, Runner, RunnerEnd, SyncResponse, sync_response::Command,
 };
@@ -92,7 +93,8 @@ impl Host {
             start_deadline: self.start_deadline,
             max_lifetime: None,
             registration_deadline: self.registration_deadline,
-            launcher,
+            machines: Arc::new(OnThisHost::new(launcher)),
+            outside: Outside::real(),
             board: Board::default(),
             ends: Ends::open(self.dir.path()).unwrap(),
             slots: Slots::new(self.max_runners),

@@ -52,7 +52,7 @@ impl AgentService for Agents {
         };
         let registration = Registration {
             agent_id,
-            fresh: AgentId::random(),
+            fresh: self.fleet.outside().uuid().into(),
             hostname: hostname.chars().filter(|c| !c.is_control()).take(255).collect(),
             capacity: capacity.unwrap_or_default(),
             info,

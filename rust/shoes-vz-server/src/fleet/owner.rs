@@ -1,7 +1,7 @@
 //! The task that owns the fleet, and the handle to it.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,8 +9,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
-use shoes_vz_model::{AgentId, CloudId, RunnerId, RunnerName};
+use shoes_vz_model::{AgentId, CloudId, Outside, RunnerId, RunnerName};
 use shoes_vz_proto::{agent as wire, fleet::RunnerView};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
@@ -76,6 +75,7 @@ pub struct Fleet {
     mailbox: mpsc::Sender<Message>,
     changes: broadcast::Sender<Arc<RunnerView>>,
     counter: Arc<AtomicU64>,
+    outside: Outside,
     stopping: CancellationToken,
 }
 
@@ -87,20 +87,32 @@ pub struct Owner<S> {
     mailbox: mpsc::Receiver<Message>,
     handle: mpsc::WeakSender<Message>,
     changes: broadcast::Sender<Arc<RunnerView>>,
+    outside: Outside,
     stopping: CancellationToken,
     began: Instant,
-    adders: HashMap<WaiterId, oneshot::Sender<Result<Delivered, Refusal>>>,
-    deleters: HashMap<WaiterId, oneshot::Sender<Result<(), Refusal>>>,
-    registering: HashMap<WaiterId, oneshot::Sender<AgentId>>,
-    pipes: HashMap<SessionId, mpsc::Sender<Down>>,
+    inspect: Option<Inspector>,
+    // In order, so that a stopping server answers in one that can be repeated.
+    adders: BTreeMap<WaiterId, oneshot::Sender<Result<Delivered, Refusal>>>,
+    deleters: BTreeMap<WaiterId, oneshot::Sender<Result<(), Refusal>>>,
+    registering: BTreeMap<WaiterId, oneshot::Sender<AgentId>>,
+    pipes: BTreeMap<SessionId, mpsc::Sender<Down>>,
 }
 
+/// Looks at the fleet after each turn.
+type Inspector = Box<dyn FnMut(&Core) + Send>;
+
 /// A fleet as loaded, and the handle to it. It does nothing until [`Owner::run`].
-pub fn new<S: Store>(policy: Policy, loaded: Loaded, store: S, metrics: Arc<Metrics>) -> (Fleet, Owner<S>) {
+pub fn new<S: Store>(
+    policy: Policy,
+    loaded: Loaded,
+    store: S,
+    metrics: Arc<Metrics>,
+    outside: Outside,
+) -> (Fleet, Owner<S>) {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     let (changes, _) = broadcast::channel(CHANGES);
     let stopping = CancellationToken::new();
-    let now = Now { mono: Duration::ZERO, wall: Timestamp::now() };
+    let now = Now { mono: Duration::ZERO, wall: outside.now() };
     let owner = Owner {
         core: Core::restore(policy, loaded.agents, loaded.runners, now),
         store,
@@ -108,17 +120,19 @@ pub fn new<S: Store>(policy: Policy, loaded: Loaded, store: S, metrics: Arc<Metr
         mailbox,
         handle: sender.downgrade(),
         changes: changes.clone(),
+        outside: outside.clone(),
         stopping: stopping.clone(),
         began: Instant::now(),
-        adders: HashMap::new(),
-        deleters: HashMap::new(),
-        registering: HashMap::new(),
-        pipes: HashMap::new(),
+        inspect: None,
+        adders: BTreeMap::new(),
+        deleters: BTreeMap::new(),
+        registering: BTreeMap::new(),
+        pipes: BTreeMap::new(),
     };
     // Sessions of this run never share a number with those of an earlier one, so neither do delete commands.
     let first = u64::try_from(now.wall.as_microsecond()).unwrap_or(1);
     let counter = Arc::new(AtomicU64::new(first));
-    (Fleet { mailbox: sender, changes, counter, stopping }, owner)
+    (Fleet { mailbox: sender, changes, counter, outside, stopping }, owner)
 }
 
 impl Fleet {
@@ -131,7 +145,7 @@ impl Fleet {
         let waiter = WaiterId(self.number());
         let gone = OnDrop::new(&self.mailbox, Event::CallerGone { waiter });
         let (reply, answer) = oneshot::channel();
-        let event = Event::Add { waiter, request, patience, fresh: Fresh::random() };
+        let event = Event::Add { waiter, request, patience, fresh: Fresh::draw(&self.outside) };
         self.send(Message::Add(event, waiter, reply)).await?;
         let answer = answer.await;
         gone.disarm();
@@ -201,6 +215,11 @@ impl Fleet {
         self.changes.subscribe()
     }
 
+    /// The calendar and chance, as the fleet has them.
+    pub fn outside(&self) -> &Outside {
+        &self.outside
+    }
+
     /// Cancelled once the server is to end.
     pub fn stopping(&self) -> &CancellationToken {
         &self.stopping
@@ -257,6 +276,12 @@ impl Drop for OnDrop {
 }
 
 impl<S: Store> Owner<S> {
+    /// With somebody who looks at the fleet after each turn, before anything of it is durable or told: for simulations.
+    pub fn inspected(mut self, inspect: impl FnMut(&Core) + Send + 'static) -> Self {
+        self.inspect = Some(Box::new(inspect));
+        self
+    }
+
     /// Runs until told to stop. An error means that decisions can no longer be made durable: the server must end.
     pub async fn run(mut self) -> Result<(), StoreError> {
         loop {
@@ -337,6 +362,9 @@ impl<S: Store> Owner<S> {
             let turn = self.core.handle(event, now);
             take(&self.core, &self.changes, turn);
         }
+        if let Some(inspect) = &mut self.inspect {
+            inspect(&self.core);
+        }
         if !writes.is_empty() {
             self.store.commit(writes).await?;
         }
@@ -357,7 +385,7 @@ impl<S: Store> Owner<S> {
     }
 
     fn now(&self) -> Now {
-        Now { mono: self.began.elapsed(), wall: Timestamp::now() }
+        Now { mono: self.began.elapsed(), wall: self.outside.now() }
     }
 
     fn look(&self, at: &Watched, now: Now) -> Vec<RunnerView> {
@@ -418,10 +446,10 @@ impl<S: Store> Owner<S> {
     }
 
     fn stop(mut self) {
-        for (_, reply) in self.adders.drain() {
+        for reply in std::mem::take(&mut self.adders).into_values() {
             let _ = reply.send(Err(Refusal::Stopping));
         }
-        for (_, reply) in self.deleters.drain() {
+        for reply in std::mem::take(&mut self.deleters).into_values() {
             let _ = reply.send(Err(Refusal::Stopping));
         }
         for session in self.pipes.keys().copied().collect::<Vec<_>>() {

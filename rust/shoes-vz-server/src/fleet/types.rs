@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId, RunnerName, Stage};
+use shoes_vz_model::{AgentId, CloudId, Outside, ResourceType, RunnerId, RunnerName, Stage};
 use shoes_vz_proto::agent as wire;
 
 use super::{agent::Agent, runner::Runner};
@@ -84,8 +84,8 @@ pub struct Fresh {
 
 impl Fresh {
     /// Random ones.
-    pub fn random() -> Self {
-        Self { runner: RunnerId::random(), cloud: CloudId::random() }
+    pub fn draw(outside: &Outside) -> Self {
+        Self { runner: outside.uuid().into(), cloud: outside.uuid().into() }
     }
 }
 

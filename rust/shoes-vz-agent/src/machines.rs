@@ -1,0 +1,175 @@
+//! What an agent has of VMs, behind a seam: a simulation has another host.
+//!
+//! ```text
+//! make ─▶ launch ─▶ start ─▶ guest ─▶ … ─▶ stop ─▶ remove
+//!           ▲ find, after a restart of the agent
+//! ```
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use shoes_vz_model::bundle::RuntimeMetadata;
+use shoes_vz_proto::vm::{VmEnd, VmStatus};
+use shoes_vz_vm::{
+    client::{Stop, Vm, VmError},
+    clone::{self, CloneError},
+    spec::VmSpec,
+    template::TemplateDir,
+};
+use tokio::{
+    sync::watch,
+    task::{JoinError, spawn_blocking},
+};
+
+use crate::{
+    bundles::Bundle,
+    context::{Context, Launcher},
+    guest::{self, Guest, GuestError},
+    notify_ip::Turn,
+    runner::Script,
+    ssh::Ssh,
+};
+
+/// Makes VMs, finds them again, and removes what is left of them.
+#[async_trait]
+pub trait Machines: Send + Sync + 'static {
+    /// Makes a bundle with everything in it. Whoever drops this future finds the bundle unmade, half-made or made.
+    async fn make(&self, plan: Plan) -> Result<(), CloneError>;
+    /// Starts the VM process of a bundle; its VM is not started.
+    async fn launch(&self, bundle: &Path) -> Result<Arc<dyn Machine>, VmError>;
+    /// The VM process a former agent started; `None` when there is none.
+    async fn find(&self, bundle: &Path) -> Result<Option<Arc<dyn Machine>>, VmError>;
+    /// Waits until the guest is up. Where it is reached by its address: that is `known`, or the VM was started in its
+    /// `turn` to tell it.
+    async fn guest(
+        &self,
+        ctx: &Context,
+        machine: &dyn Machine,
+        ssh: Ssh,
+        known: Option<IpAddr>,
+        turn: Option<Turn>,
+    ) -> Result<Arc<dyn Guest>, GuestError>;
+    /// Removes a bundle whose VM is over; one that is not there is fine.
+    async fn remove(&self, bundle: &Path) -> Result<(), CloneError>;
+}
+
+/// One VM process. Dropping it does nothing to the VM.
+#[async_trait]
+pub trait Machine: Send + Sync + 'static {
+    /// The present status and each later one. The last has `end` set.
+    fn status(&self) -> watch::Receiver<VmStatus>;
+    /// Starts the VM; returns when the guest runs and [`Machine::status`] shows it.
+    async fn start(&self) -> Result<(), VmError>;
+    /// Ends the VM; returns when it is gone. One that is over already is fine.
+    async fn stop(&self, how: Stop) -> Result<(), VmError>;
+    /// Waits for the VM's end.
+    async fn ended(&self) -> VmEnd;
+    /// Where streams to the guest begin.
+    fn guest_socket(&self) -> &Path;
+}
+
+#[async_trait]
+impl Machine for Vm {
+    fn status(&self) -> watch::Receiver<VmStatus> {
+        Self::status(self)
+    }
+
+    async fn start(&self) -> Result<(), VmError> {
+        Self::start(self).await
+    }
+
+    async fn stop(&self, how: Stop) -> Result<(), VmError> {
+        Self::stop(self, how).await
+    }
+
+    async fn ended(&self) -> VmEnd {
+        Self::ended(self).await
+    }
+
+    fn guest_socket(&self) -> &Path {
+        Self::guest_socket(self)
+    }
+}
+
+/// What a bundle is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where.
+    pub bundle: Bundle,
+    /// What it says of itself from the beginning.
+    pub meta: RuntimeMetadata,
+    /// Kept in it until the guest has it.
+    pub script: Script,
+    /// From what.
+    pub template: TemplateDir,
+    /// Its VM.
+    pub spec: VmSpec,
+}
+
+impl Plan {
+    /// The directory and what is known of the runner: first of all, so that a bundle is known for what it is whenever
+    /// its agent dies.
+    pub fn prepare(&self) -> Result<(), CloneError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let fail = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| CloneError::Io { what, path, source }
+        };
+        let (bundle, path) = (&self.bundle, &self.bundle.path);
+        std::fs::DirBuilder::new().mode(0o700).create(path).map_err(fail("making the bundle", path))?;
+        bundle.set_metadata(&self.meta).map_err(fail("writing RuntimeMetadata.json in", path))?;
+        bundle.keep_script(self.script.secret()).map_err(fail("keeping the setup script in", path))
+    }
+}
+
+/// The VMs of the host this program runs on.
+pub struct OnThisHost {
+    launcher: Arc<dyn Launcher>,
+}
+
+impl OnThisHost {
+    /// With VM processes started by `launcher`.
+    pub fn new(launcher: Arc<dyn Launcher>) -> Self {
+        Self { launcher }
+    }
+}
+
+#[async_trait]
+impl Machines for OnThisHost {
+    async fn make(&self, plan: Plan) -> Result<(), CloneError> {
+        let make = move || {
+            plan.prepare()?;
+            clone::make_bundle(&plan.template, &plan.bundle.path, &plan.spec)
+        };
+        done(spawn_blocking(make).await)
+    }
+
+    async fn launch(&self, bundle: &Path) -> Result<Arc<dyn Machine>, VmError> {
+        Ok(Arc::new(self.launcher.launch(bundle).await?))
+    }
+
+    async fn find(&self, bundle: &Path) -> Result<Option<Arc<dyn Machine>>, VmError> {
+        Ok(Vm::adopt(bundle).await?.map(|vm| Arc::new(vm) as Arc<dyn Machine>))
+    }
+
+    async fn guest(
+        &self,
+        ctx: &Context,
+        machine: &dyn Machine,
+        ssh: Ssh,
+        known: Option<IpAddr>,
+        turn: Option<Turn>,
+    ) -> Result<Arc<dyn Guest>, GuestError> {
+        guest::find(ctx, machine, ssh, known, turn).await
+    }
+
+    async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {
+        let path = bundle.to_owned();
+        done(spawn_blocking(move || clone::remove_bundle(&path)).await)
+    }
+}
+
+/// A panic goes on in whoever waits.
+fn done<T>(joined: Result<T, JoinError>) -> T {
+    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
