@@ -142,7 +142,8 @@ impl Sqlite {
         Ok((Self { connection: Arc::new(Mutex::new(connection)), path }, loaded))
     }
 
-    fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
+    /// Writes all of `writes` durably, or none, and blocks until that is done.
+    pub fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let all = |transaction: &Transaction<'_>| writes.iter().try_for_each(|w| apply(transaction, w));
         connection

@@ -344,6 +344,16 @@ impl Core {
         }
     }
 
+    /// Runners that still are to come, or there.
+    pub fn living(&self) -> usize {
+        self.runners.values().filter(|r| r.is_alive()).count()
+    }
+
+    /// Calls that wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// The first invariant that does not hold; for tests and simulation.
     pub fn broken_invariant(&self) -> Option<String> {
         for (name, ids) in &self.placed_names {

@@ -1,0 +1,159 @@
+//! myshoes, as far as it concerns us: one connection for each call, a deadline on each, retries under the same name.
+
+use std::{sync::Arc, time::Duration};
+
+use shoes_vz_proto::fleet::{
+    AddInstanceRequest, DeleteInstanceRequest, shoes_service_client::ShoesServiceClient,
+};
+use tokio::time::sleep;
+use tonic::{Code, Request, Status, transport::{Channel, Endpoint}};
+
+use crate::{
+    machines::within,
+    net,
+    plan::{Errand, SERVER, Then},
+    world::World,
+};
+
+/// What a runner of this name is to run.
+pub(crate) fn script(name: &str) -> String {
+    format!("#!/bin/sh\n: the script of {name}\n")
+}
+
+/// One errand, to its end.
+pub(crate) async fn run(world: Arc<World>, host: String, errand: Errand) {
+    sleep(errand.at).await;
+    let caller = Caller { world, host };
+    if let Some(after) = errand.breaks_off {
+        caller.break_off(&errand.name, errand.patience, after).await;
+    }
+    let Some(cloud) = caller.add(&errand.name, errand.patience).await else { return };
+    match errand.then {
+        Then::LeaveIt => return,
+        Then::DeleteAfter(time) => sleep(time).await,
+        Then::DeleteWhenDone => caller.until_over(&cloud).await,
+    }
+    caller.delete(&cloud).await;
+    if errand.then == Then::DeleteWhenDone {
+        caller.delete(&cloud).await;
+    }
+}
+
+/// One client.
+pub(crate) struct Caller {
+    pub(crate) world: Arc<World>,
+    pub(crate) host: String,
+}
+
+/// Longest between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// The deadline of each DeleteInstance.
+const DELETE_PATIENCE: Duration = Duration::from_secs(20);
+/// How often a caller asks again before it gives its job up.
+const TRIES: u32 = 40;
+
+impl Caller {
+    fn service(&self) -> ShoesServiceClient<Channel> {
+        let uri = format!("http://{SERVER}:{}", net::PORT);
+        let endpoint = Endpoint::from_shared(uri).unwrap_or_else(|e| unreachable!("a constant address: {e}"));
+        ShoesServiceClient::new(net::connect(&endpoint))
+    }
+
+    pub(crate) async fn once(&self, name: &str, patience: Duration) -> Result<String, Status> {
+        let mut request = Request::new(AddInstanceRequest {
+            runner_name: name.to_owned(),
+            setup_script: script(name),
+            resource_type: "nano".into(),
+            labels: Vec::new(),
+        });
+        request.set_timeout(patience);
+        let began = self.world.clock();
+        let mut service = self.service();
+        let answer = within(patience + Duration::from_millis(100), service.add_instance(request)).await;
+        let answer = answer.unwrap_or_else(|| Err(Status::cancelled("no answer")));
+        let answered = !matches!(&answer, Err(e) if is_silence(e));
+        self.world.call_over(&self.host, &format!("AddInstance of {name}"), began, patience, answered);
+        match &answer {
+            Ok(added) => self.world.note(format_args!("{} has {name} as {}", self.host, added.get_ref().cloud_id)),
+            Err(e) => self.world.note(format_args!("{} has not {name}: {:?} {}", self.host, e.code(), e.message())),
+        }
+        let cloud = answer?.into_inner().cloud_id;
+        self.world.claimed(name, &cloud);
+        Ok(cloud)
+    }
+
+    /// A plugin that is killed during its call.
+    async fn break_off(&self, name: &str, patience: Duration, after: Duration) {
+        let over = within(after, self.once(name, patience)).await;
+        if over.is_none() {
+            self.world.note(format_args!("{} breaks its call for {name} off", self.host));
+        }
+    }
+
+    /// Until there is one, or there will not be.
+    pub(crate) async fn add(&self, name: &str, patience: Duration) -> Option<String> {
+        let mut pause = Duration::from_millis(200);
+        for _ in 0..TRIES {
+            match self.once(name, patience).await {
+                Ok(cloud) => return Some(cloud),
+                Err(e) if e.code() == Code::InvalidArgument => {
+                    self.world.violated(format!("{name} is said to be invalid: {}", e.message()));
+                    return None;
+                }
+                Err(_) => {}
+            }
+            sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+        self.world.violated(format!("{} never got {name} in {TRIES} tries", self.host));
+        None
+    }
+
+    /// Until it is gone for sure.
+    pub(crate) async fn delete(&self, cloud: &str) {
+        self.world.delete_wanted(cloud);
+        let mut pause = Duration::from_millis(200);
+        for _ in 0..TRIES {
+            match self.delete_once(cloud).await {
+                Ok(()) => {
+                    if self.world.live().iter().any(|vm| vm.named.cloud == cloud) {
+                        self.world.violated(format!("{cloud} is said to be deleted, and its VM lives"));
+                    }
+                    return;
+                }
+                Err(e) if e.code() == Code::NotFound => {
+                    self.world.violated(format!("{cloud} was given, and is said never to have been: {}", e.message()));
+                    return;
+                }
+                Err(e) => self.world.note(format_args!("{} cannot delete {cloud}: {:?} {}", self.host, e.code(), e.message())),
+            }
+            sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+        self.world.violated(format!("{} could not delete {cloud} in {TRIES} tries", self.host));
+    }
+
+    pub(crate) async fn delete_once(&self, cloud: &str) -> Result<(), Status> {
+        let mut request = Request::new(DeleteInstanceRequest { cloud_id: cloud.to_owned(), labels: Vec::new() });
+        request.set_timeout(DELETE_PATIENCE);
+        let began = self.world.clock();
+        let mut service = self.service();
+        let limit = DELETE_PATIENCE + Duration::from_millis(100);
+        let answer = within(limit, service.delete_instance(request)).await;
+        let answer = answer.unwrap_or_else(|| Err(Status::cancelled("no answer")));
+        let answered = !matches!(&answer, Err(e) if is_silence(e));
+        self.world.call_over(&self.host, &format!("DeleteInstance of {cloud}"), began, DELETE_PATIENCE, answered);
+        answer.map(drop)
+    }
+
+    /// Until the runner's VM is over.
+    async fn until_over(&self, cloud: &str) {
+        let Some(vm) = self.world.live().into_iter().find(|vm| vm.named.cloud == cloud) else { return };
+        vm.ended().await;
+    }
+}
+
+/// Our own clock's words, not the server's.
+fn is_silence(status: &Status) -> bool {
+    status.code() == Code::Cancelled
+}

@@ -1,0 +1,451 @@
+//! One simulation from its first step to its verdict.
+//!
+//! ```text
+//! errands, faults ─▶ calm: all is healed ─▶ errands end ─▶ nothing is left ─▶ every slot is filled once more ─▶ nothing is left
+//! ```
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, Once, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures::future::join_all;
+use jiff::SignedDuration;
+use tokio::sync::{mpsc, watch};
+use turmoil::Sim;
+
+use crate::{
+    Options, Report,
+    client::{self, Caller},
+    parts::{self, Serves, Serving},
+    plan::{self, Fault, Oneway, Plan, SERVER},
+    world::World,
+};
+
+/// How far virtual time goes in one step: messages and timers are no finer.
+const TICK: Duration = Duration::from_millis(10);
+/// From the last fault to the last errand's end, at most.
+const TO_SETTLE: Duration = Duration::from_secs(400);
+/// Deadline of each request that fills a slot at the end.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the clients are to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Errands,
+    LastWave,
+}
+
+/// What the clients have done.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    errands_done: usize,
+    last_wave_done: bool,
+}
+
+type Shared<T> = Arc<Mutex<T>>;
+
+fn lock<T>(shared: &Shared<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs one seed.
+pub(crate) fn run(seed: u64, options: Options) -> anyhow::Result<Report> {
+    catch_panics();
+    let dir = scratch()?;
+    let plan = Plan::of(seed);
+    let world =
+        World::new(seed, dir.path().to_owned(), plan.slots.clone(), plan.rates, options.sabotage, options.log);
+    // Made once, before anything can be in the middle of it.
+    parts::template(&world)?;
+    let mut simulation = Simulation::new(seed, plan, Arc::clone(&world));
+    let stopped = simulation.run();
+    if let Err(words) = stopped {
+        world.violated(words);
+    }
+    Ok(Report {
+        seed,
+        violations: world.violations(),
+        counts: world.counts(),
+        trace: world.trace(),
+        log: world.take_log(),
+    })
+}
+
+/// In memory where there is such a place: state is written often, and no simulation survives a power failure.
+fn scratch() -> std::io::Result<tempfile::TempDir> {
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("svz-sim-");
+        builder
+    };
+    builder().tempdir_in("/dev/shm").or_else(|_| builder().tempdir())
+}
+
+fn catch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.with_borrow_mut(|all| all.push(info.to_string()));
+            before(info);
+        }));
+    });
+}
+
+struct Simulation {
+    plan: Plan,
+    world: Arc<World>,
+    sim: Sim<'static>,
+    serving: Serving,
+    serves: Vec<Serves>,
+    progress: Shared<Progress>,
+    phase: watch::Sender<Phase>,
+    errands: usize,
+    /// Hosts that are down, and when they are started again.
+    down: BTreeMap<String, Duration>,
+    /// How long the next crash of an armed host lasts.
+    armed: BTreeMap<String, Duration>,
+    /// Links that are disturbed: how, and until when.
+    links: BTreeMap<(String, String), (Link, Duration)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Link {
+    Cut(Oneway),
+    Held,
+}
+
+impl Simulation {
+    fn new(seed: u64, plan: Plan, world: Arc<World>) -> Self {
+        let mut builder = turmoil::Builder::new();
+        builder
+            .rng_seed(seed)
+            .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600))
+            .simulation_duration(Duration::from_secs(24 * 3600))
+            .tick_duration(TICK)
+            .min_message_latency(Duration::ZERO)
+            .max_message_latency(plan.latency)
+            .tcp_capacity(4096)
+            .enable_random_order();
+        let mut sim = builder.build();
+        let (serving, phase) = (Serving::default(), watch::Sender::new(Phase::Errands));
+        let progress = Shared::<Progress>::default();
+
+        let (sender, receiver) = mpsc::unbounded_channel();
+        world.run_tasks_by(sender);
+        let receiver = Arc::new(Mutex::new(Some(receiver)));
+        sim.host("vms", move || {
+            let receiver = lock(&receiver).take();
+            async move {
+                let Some(mut tasks) = receiver else { return Ok(()) };
+                while let Some(task) = tasks.recv().await {
+                    tokio::spawn(task);
+                }
+                Ok(())
+            }
+        });
+        let (world_, serving_) = (Arc::clone(&world), Arc::clone(&serving));
+        sim.host(SERVER, move || parts::server(Arc::clone(&world_), Arc::clone(&serving_)));
+        let mut serves = Vec::new();
+        for (n, slots) in plan.slots.iter().copied().enumerate() {
+            let seen = Serves::default();
+            serves.push(Arc::clone(&seen));
+            let world = Arc::clone(&world);
+            sim.host(plan::agent(n), move || parts::agent(Arc::clone(&world), n, slots, Arc::clone(&seen)));
+        }
+        let wave: usize = plan.slots.iter().sum();
+        for (n, errands) in plan.clients.iter().cloned().enumerate() {
+            let (world, progress, phase) = (Arc::clone(&world), Arc::clone(&progress), phase.subscribe());
+            sim.client(plan::client(n), client(world, n, errands, wave, progress, phase));
+        }
+        let errands = plan.clients.iter().map(Vec::len).sum();
+        Self {
+            plan,
+            world,
+            sim,
+            serving,
+            serves,
+            progress,
+            phase,
+            errands,
+            down: BTreeMap::new(),
+            armed: BTreeMap::new(),
+            links: BTreeMap::new(),
+        }
+    }
+
+    /// Until the verdict; the error is one that ended it early.
+    fn run(&mut self) -> Result<(), String> {
+        let mut faults = std::mem::take(&mut self.plan.faults).into_iter().peekable();
+        while self.now() < self.plan.calm_at {
+            while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= self.now()) {
+                self.inject(fault);
+            }
+            self.step()?;
+        }
+        self.heal();
+        let settled_by = self.now() + TO_SETTLE;
+        self.until(settled_by, "the errands are not over", |s| lock(&s.progress).errands_done == s.errands)?;
+        let settled_by = self.now() + TO_SETTLE;
+        self.until_nothing_is_left(settled_by)?;
+        self.world.note(format_args!("every slot is filled once more"));
+        self.phase.send_replace(Phase::LastWave);
+        let filled_by = self.now() + TO_SETTLE;
+        self.until(filled_by, "the last wave is not over", |s| lock(&s.progress).last_wave_done)?;
+        let settled_by = self.now() + TO_SETTLE;
+        self.until_nothing_is_left(settled_by)
+    }
+
+    fn now(&self) -> Duration {
+        self.sim.elapsed()
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.sim.step().map_err(|e| format!("a process ended: {e}"))?;
+        self.world.set_clock(self.sim.elapsed());
+        let panics = PANICS.with_borrow_mut(std::mem::take);
+        if let Some(words) = panics.first() {
+            return Err(format!("a panic: {words}"));
+        }
+        for host in self.world.take_crashing() {
+            let down = self.armed.remove(&host).unwrap_or(Duration::from_secs(1));
+            self.crash(&host, down);
+        }
+        self.end_what_is_due();
+        if self.world.is_violated() { Err("see above".into()) } else { Ok(()) }
+    }
+
+    fn until(&mut self, limit: Duration, words: &str, over: impl Fn(&Self) -> bool) -> Result<(), String> {
+        while !over(self) {
+            if self.now() > limit {
+                return Err(format!("all converges after the last fault: {words} within {TO_SETTLE:?}"));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn until_nothing_is_left(&mut self, limit: Duration) -> Result<(), String> {
+        loop {
+            let left = self.left();
+            if left.is_empty() {
+                self.world.tidy();
+                return Ok(());
+            }
+            if self.now() > limit {
+                return Err(format!("nothing is left behind: {}", left.join("; ")));
+            }
+            // A look costs more than a step.
+            for _ in 0..20 {
+                self.step()?;
+            }
+        }
+    }
+
+    /// What should not be there once nobody wants anything.
+    fn left(&self) -> Vec<String> {
+        let mut left: Vec<String> =
+            self.world.live().iter().map(|vm| format!("a VM of {} on agent-{}", vm.named.name, vm.agent)).collect();
+        for (n, serves) in self.serves.iter().enumerate() {
+            for path in bundles(&parts::runners_path(&self.world, n)) {
+                left.push(format!("agent-{n} has {path}"));
+            }
+            let Some(runners) = lock(serves).clone() else { continue };
+            let (ends, board) = (runners.context().ends.all().len(), runners.context().board.watch().borrow().len());
+            if ends + board > 0 {
+                left.push(format!("agent-{n} keeps {ends} ends and shows {board} runners"));
+            }
+        }
+        let (living, waiting) = self.world.servers_view();
+        if living + waiting > 0 {
+            left.push(format!("the server has {living} living runners and {waiting} callers"));
+        }
+        left
+    }
+
+    fn inject(&mut self, fault: Fault) {
+        let world = Arc::clone(&self.world);
+        match fault {
+            Fault::Crash { whom, down } => {
+                world.fault(format_args!("{} crashes", whom.host()));
+                self.crash(&whom.host(), down);
+            }
+            Fault::CrashAtStep { whom, steps, down } => {
+                world.fault(format_args!("{} is to crash after {steps} steps", whom.host()));
+                world.arm(&whom.host(), steps);
+                self.armed.insert(whom.host(), down);
+            }
+            Fault::Restart { down } => {
+                world.fault(format_args!("the server is told to stop"));
+                if let Some(fleet) = lock(&self.serving).take() {
+                    fleet.stopping().cancel();
+                }
+                self.disturb_clients();
+                let until = self.now() + down;
+                self.down.entry(SERVER.into()).or_insert(until);
+            }
+            Fault::PowerFailure { agent, down } => {
+                world.fault(format_args!("agent-{agent}'s host loses its power"));
+                self.crash(&plan::agent(agent), down);
+                for vm in world.live().into_iter().filter(|vm| vm.agent == agent) {
+                    vm.end(shoes_vz_proto::vm::VmEndKind::HypervisorKilled, "the host lost its power");
+                }
+            }
+            Fault::Partition { between, oneway, lasts } => self.disturb(between, Link::Cut(oneway), lasts),
+            Fault::Hold { between, lasts } => self.disturb(between, Link::Held, lasts),
+            Fault::ClockJump { whom, seconds } => {
+                world.fault(format_args!("the calendar of {} jumps by {seconds} s", whom.host()));
+                world.jump(&whom.host(), SignedDuration::from_secs(seconds));
+            }
+            Fault::VmDies { which } => {
+                let live = world.live();
+                if let Some(vm) = live.get(which as usize % live.len().max(1)) {
+                    world.fault(format_args!("the VM of {} dies", vm.named.name));
+                    vm.end(shoes_vz_proto::vm::VmEndKind::HypervisorKilled, "killed");
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, host: &str, down: Duration) {
+        self.sim.crash(host);
+        if host == SERVER {
+            lock(&self.serving).take();
+            self.world.set_servers_view(0, 0);
+            self.disturb_clients();
+        } else {
+            self.serves.iter().enumerate().filter(|(n, _)| plan::agent(*n) == host).for_each(|(_, s)| {
+                lock(s).take();
+            });
+        }
+        let until = self.now() + down;
+        self.down.insert(host.to_owned(), until);
+    }
+
+    fn disturb(&mut self, between: (String, String), how: Link, lasts: Duration) {
+        if self.links.contains_key(&between) {
+            return;
+        }
+        let (a, b) = (between.0.as_str(), between.1.as_str());
+        match how {
+            Link::Cut(Oneway::Both) => self.sim.partition(a, b),
+            Link::Cut(Oneway::There) => self.sim.partition_oneway(a, b),
+            Link::Cut(Oneway::Back) => self.sim.partition_oneway(b, a),
+            Link::Held => self.sim.hold(a, b),
+        }
+        self.world.fault(format_args!("between {a} and {b}: {how:?} for {lasts:?}"));
+        self.world.disturb(a);
+        let until = self.now() + lasts;
+        self.links.insert(between, (how, until));
+    }
+
+    fn undisturb(&mut self, between: &(String, String), how: Link) {
+        let (a, b) = (between.0.as_str(), between.1.as_str());
+        match how {
+            Link::Cut(Oneway::Both) => self.sim.repair(a, b),
+            Link::Cut(Oneway::There) => self.sim.repair_oneway(a, b),
+            Link::Cut(Oneway::Back) => self.sim.repair_oneway(b, a),
+            Link::Held => self.sim.release(a, b),
+        }
+        self.world.note(format_args!("{a} and {b} can speak again"));
+        self.world.disturb(a);
+        self.links.remove(between);
+    }
+
+    fn end_what_is_due(&mut self) {
+        let now = self.now();
+        let due: Vec<String> = self.down.iter().filter(|(_, at)| **at <= now).map(|(h, _)| h.clone()).collect();
+        for host in due {
+            self.start(&host);
+        }
+        let due: Vec<_> =
+            self.links.iter().filter(|(_, (_, at))| *at <= now).map(|(pair, (how, _))| (pair.clone(), *how)).collect();
+        for (pair, how) in due {
+            self.undisturb(&pair, how);
+        }
+    }
+
+    fn start(&mut self, host: &str) {
+        self.down.remove(host);
+        self.world.note(format_args!("{host} is started again"));
+        self.sim.bounce(host);
+        if host == SERVER {
+            self.disturb_clients();
+        }
+    }
+
+    fn disturb_clients(&self) {
+        (0..self.plan.clients.len()).for_each(|n| self.world.disturb(&plan::client(n)));
+    }
+
+    fn heal(&mut self) {
+        self.world.note(format_args!("CALM"));
+        self.world.calm();
+        self.armed.clear();
+        for host in self.down.keys().cloned().collect::<Vec<_>>() {
+            self.start(&host);
+        }
+        for (pair, (how, _)) in self.links.clone() {
+            self.undisturb(&pair, how);
+        }
+        self.disturb_clients();
+    }
+}
+
+/// One client's errands, and the first one's last wave.
+async fn client(
+    world: Arc<World>,
+    n: usize,
+    errands: Vec<plan::Errand>,
+    wave: usize,
+    progress: Shared<Progress>,
+    mut phase: watch::Receiver<Phase>,
+) -> turmoil::Result {
+    let host = plan::client(n);
+    join_all(errands.into_iter().map(|errand| {
+        let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
+        async move {
+            client::run(world, host, errand).await;
+            lock(&progress).errands_done += 1;
+        }
+    }))
+    .await;
+    if n > 0 {
+        return Ok(());
+    }
+    phase.wait_for(|p| *p == Phase::LastWave).await?;
+    let caller = Caller { world: Arc::clone(&world), host };
+    let names: Vec<String> = (0..wave).map(|k| format!("last-{k}")).collect();
+    let clouds = join_all(names.iter().map(|name| caller.once(name, LAST_PATIENCE))).await;
+    for (name, cloud) in names.iter().zip(&clouds) {
+        if let Err(e) = cloud {
+            world.violated(format!("no slot is lost: there are {wave}, all free, and {name} got none: {}", e.message()));
+        }
+    }
+    join_all(clouds.iter().flatten().map(|cloud| caller.delete(cloud))).await;
+    for cloud in world.given() {
+        caller.delete(&cloud).await;
+    }
+    let never = format!("shoes-vz-{}", uuid::Uuid::from_u128(1));
+    match caller.delete_once(&never).await {
+        Err(e) if e.code() == tonic::Code::NotFound => {}
+        other => world.violated(format!("an id that never was is deleted: {other:?}")),
+    }
+    lock(&progress).last_wave_done = true;
+    Ok(())
+}
+
+fn bundles(runners_path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(runners_path).into_iter().flatten().flatten();
+    let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.starts_with('.')).collect()
+}

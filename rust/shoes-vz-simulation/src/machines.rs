@@ -1,0 +1,279 @@
+//! A simulated host, in the place of [`shoes_vz_agent::machines::OnThisHost`]: bundles are real directories, their VMs
+//! are [`SimVm`]s, and everything takes its time, fails at times, and may be where the agent dies.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use shoes_vz_agent::{
+    context::Context,
+    guest::{Following, Guest, GuestError},
+    machines::{Machine, Machines, Plan},
+    notify_ip::Turn,
+    runner::Script,
+    ssh::{Ssh, SshError},
+};
+use shoes_vz_model::{
+    guest::Status,
+    id::RunnerId,
+};
+use shoes_vz_proto::vm::{VmEnd, VmEndKind, VmStatus};
+use shoes_vz_vm::{
+    client::{Stop, VmError},
+    clone::CloneError,
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{plan, sabotage::Sabotage, vm::SimVm, world::{Named, World}};
+
+/// One host, seen by its agent.
+#[derive(Clone)]
+pub(crate) struct SimHost {
+    world: Arc<World>,
+    agent: usize,
+    name: String,
+}
+
+impl SimHost {
+    pub(crate) fn new(world: Arc<World>, agent: usize) -> Self {
+        Self { world, agent, name: plan::agent(agent) }
+    }
+
+    async fn takes(&self, from: u64, to: u64) {
+        let slow = self.world.rates().slowness;
+        sleep(self.world.millis(from, to * slow)).await;
+        self.world.step(&self.name).await;
+    }
+
+    fn handle(&self, vm: Arc<SimVm>) -> Arc<dyn Machine> {
+        Arc::new(SimMachine { host: self.clone(), vm, silent_stops: AtomicU32::new(0) })
+    }
+}
+
+fn broken(path: &Path, what: &'static str) -> CloneError {
+    CloneError::Io { what, path: path.to_owned(), source: io::Error::other("as the simulation has it") }
+}
+
+#[async_trait]
+impl Machines for SimHost {
+    async fn make(&self, plan: Plan) -> Result<(), CloneError> {
+        self.world.step(&self.name).await;
+        let path = plan.bundle.path.clone();
+        if path.exists() {
+            self.world.violated(format!("a bundle is made twice: {path:?}"));
+        }
+        plan.prepare()?;
+        let meta = plan.meta;
+        self.world.bundle_made(&path, Named { runner: meta.runner_id, name: meta.runner_name, cloud: meta.cloud_id });
+        self.takes(0, 20).await;
+        if self.world.one_in(self.world.rates().clone) {
+            return Err(broken(&path, "cloning into"));
+        }
+        self.world.step(&self.name).await;
+        Ok(())
+    }
+
+    async fn launch(&self, bundle: &Path) -> Result<Arc<dyn Machine>, VmError> {
+        self.takes(0, 30).await;
+        let words = |words: &str| VmError::NotReady { bundle: bundle.to_owned(), words: words.into() };
+        if self.world.one_in(self.world.rates().launch) {
+            return Err(words("as the simulation has it"));
+        }
+        let Some(named) = self.world.bundle(bundle).filter(|_| bundle.exists()) else {
+            return Err(words("there is no bundle"));
+        };
+        let vm = SimVm::new(self.agent, bundle.to_owned(), named);
+        self.world.launched(&vm);
+        self.takes(0, 10).await;
+        Ok(self.handle(vm))
+    }
+
+    async fn find(&self, bundle: &Path) -> Result<Option<Arc<dyn Machine>>, VmError> {
+        self.takes(0, 5).await;
+        let vm = self.world.vm(bundle);
+        if vm.is_some() && self.world.one_in(self.world.rates().find) {
+            return Err(VmError::NoAnswer { socket: bundle.join("vm.sock"), words: "as the simulation has it".into() });
+        }
+        if self.world.sabotaged(Sabotage::LiveVmsAreNotFound) {
+            return Ok(None);
+        }
+        Ok(vm.map(|vm| self.handle(vm)))
+    }
+
+    async fn guest(
+        &self,
+        _: &Context,
+        machine: &dyn Machine,
+        _: Ssh,
+        _: Option<IpAddr>,
+        _: Option<Turn>,
+    ) -> Result<Arc<dyn Guest>, GuestError> {
+        let mut status = machine.status();
+        if status.wait_for(|s| s.guest_up || s.end.is_some()).await.is_err() {
+            return Err(GuestError::Refused("the VM's status is gone".into()));
+        }
+        let bundle = machine.guest_socket().parent().unwrap_or(Path::new("/"));
+        match self.world.vm(bundle) {
+            Some(vm) => Ok(Arc::new(SimGuest { host: self.clone(), vm })),
+            None => Err(GuestError::Broken("the VM is over".into())),
+        }
+    }
+
+    async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {
+        self.takes(0, 10).await;
+        if self.world.one_in(self.world.rates().remove) {
+            return Err(broken(bundle, "removing the bundle"));
+        }
+        if self.world.sabotaged(Sabotage::BundlesStay) {
+            return Ok(());
+        }
+        if let Some(vm) = self.world.vm(bundle) {
+            self.world.violated(format!("the bundle of {} is removed under its live VM", vm.named.name));
+        }
+        match std::fs::remove_dir_all(bundle) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(CloneError::Io { what: "removing the bundle", path: bundle.to_owned(), source })
+            }
+            _ => {
+                self.world.step(&self.name).await;
+                Ok(())
+            }
+        }
+    }
+}
+
+struct SimMachine {
+    host: SimHost,
+    vm: Arc<SimVm>,
+    silent_stops: AtomicU32,
+}
+
+#[async_trait]
+impl Machine for SimMachine {
+    fn status(&self) -> watch::Receiver<VmStatus> {
+        self.vm.status()
+    }
+
+    async fn start(&self) -> Result<(), VmError> {
+        self.host.world.step(&self.host.name).await;
+        if !self.vm.start(&self.host.world) {
+            self.host.world.violated(format!("the VM of {} is started twice", self.vm.named.name));
+        }
+        let mut status = self.vm.status();
+        let shown = status.wait_for(|s| s.started_ms > 0 || s.end.is_some()).await;
+        let end = shown.ok().filter(|s| s.started_ms == 0).and_then(|s| s.end.clone());
+        self.host.world.step(&self.host.name).await;
+        match end {
+            Some(end) => Err(VmError::Refused { what: "start the VM", words: end.reason }),
+            None => Ok(()),
+        }
+    }
+
+    async fn stop(&self, _: Stop) -> Result<(), VmError> {
+        let world = &self.host.world;
+        world.step(&self.host.name).await;
+        if !self.vm.is_live() {
+            return Ok(());
+        }
+        // As a process that hangs in the kernel: a few tries see nothing of it.
+        if world.one_in(world.rates().stop) && self.silent_stops.fetch_add(1, Ordering::Relaxed) < 3 {
+            sleep(Duration::from_secs(2)).await;
+            return Err(VmError::NoAnswer { socket: self.vm.bundle.join("vm.sock"), words: "it hangs".into() });
+        }
+        world.stopped(&self.vm);
+        if world.sabotaged(Sabotage::StopsAreIgnored) {
+            return Ok(());
+        }
+        let (vm, takes) = (Arc::clone(&self.vm), world.millis(0, 50));
+        world.spawn(async move {
+            sleep(takes).await;
+            vm.end(VmEndKind::Requested, "ended as asked");
+        });
+        self.vm.ended().await;
+        world.step(&self.host.name).await;
+        Ok(())
+    }
+
+    async fn ended(&self) -> VmEnd {
+        self.vm.ended().await
+    }
+
+    fn guest_socket(&self) -> &Path {
+        // Nobody dials it: it only says whose guest it is.
+        &self.vm.socket
+    }
+}
+
+struct SimGuest {
+    host: SimHost,
+    vm: Arc<SimVm>,
+}
+
+#[async_trait]
+impl Guest for SimGuest {
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
+
+    async fn try_ssh(&self) -> Result<(), SshError> {
+        self.host.takes(1, 20).await;
+        if !self.vm.is_live() || self.host.world.one_in(self.host.world.rates().ssh) {
+            return Err(SshError::Connect("as the simulation has it".into()));
+        }
+        self.host.world.ready(&self.vm);
+        Ok(())
+    }
+
+    async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
+        self.host.takes(0, 10).await;
+        let world = &self.host.world;
+        let named = &self.vm.named;
+        let text = String::from_utf8_lossy(script.secret()).into_owned();
+        if runner.to_string() != named.runner || text != crate::client::script(&named.name) {
+            world.violated(format!("the VM of {} is given the script of another runner", named.name));
+        }
+        if !self.vm.is_live() {
+            return Err(GuestError::Broken("the VM is over".into()));
+        }
+        self.vm.set_up(&named.runner, &text);
+        // Taken, and the answer is lost.
+        if world.one_in(world.rates().hand_over) {
+            return Err(GuestError::Broken("as the simulation has it".into()));
+        }
+        world.step(&self.host.name).await;
+        Ok(())
+    }
+
+    fn follow(&self, _: RunnerId, _: &Path) -> Following {
+        let (sender, status) = watch::channel::<Option<Status>>(None);
+        let mut guest = self.vm.guest();
+        let follow = tokio::spawn(async move {
+            loop {
+                let present = guest.borrow_and_update().clone();
+                sender.send_replace(Some(present));
+                if guest.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (_, logged) = watch::channel(u64::MAX);
+        Following::new(status, logged, vec![AbortOnDropHandle::new(follow)])
+    }
+}
+
+/// A wait that may be long, and is not for ever.
+pub(crate) async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Option<T> {
+    timeout(limit, what).await.ok()
+}

@@ -1,0 +1,194 @@
+//! The product's server and agents, as the software of simulated hosts.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use russh::keys::{PrivateKey, ssh_key::{LineEnding, private::Ed25519Keypair}};
+use shoes_vz_agent::{
+    bundles::Lock,
+    context::{Board, Context},
+    ends::Ends,
+    runners::Runners,
+    server::{Host, Server},
+    slots::Slots,
+    ssh::Login,
+};
+use shoes_vz_model::{AgentId, ResourceType};
+use shoes_vz_server::{
+    edge::Defaults,
+    fleet::{core::{Core, Policy}, owner::{self, Fleet}, runner::Phase, types::Write},
+    metrics::Metrics,
+    serve::{Door, serve_grpc},
+    store::{Loaded, Sqlite, Store, StoreError},
+};
+use shoes_vz_vm::{spec::{Accelerator, Display, HypervisorKind, Network}, template::TemplateDir};
+use tokio::time::sleep;
+
+use crate::{machines::SimHost, net, plan, sabotage::Sabotage, vm::SLOWEST_START, world::World};
+
+/// How long a runner outlives its last caller here.
+pub(crate) const GRACE: Duration = Duration::from_secs(4);
+/// From the script's end to a runner.
+const REGISTRATION: Duration = Duration::from_secs(5);
+/// HTTP/2 pings, and the time to answer one: a dead connection is found within their sum.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// The server's present life, for the driver.
+pub(crate) type Serving = Arc<std::sync::Mutex<Option<Fleet>>>;
+
+/// The server, from its start to its end.
+pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Result {
+    let state = world.dir.join("server");
+    let (store, mut loaded) = Sqlite::open(&state)?;
+    sabotage_loaded(&world, &mut loaded);
+    let policy = Policy {
+        grace: if world.sabotaged(Sabotage::AbandonedRunnersStay) { Duration::from_secs(1 << 30) } else { GRACE },
+        agent_forget: if world.sabotaged(Sabotage::AgentsAreForgottenAtOnce) {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(7 * 24 * 3600)
+        },
+        ..Policy::default()
+    };
+    let metrics = Arc::new(Metrics::new()?);
+    let durable = Durable { sqlite: store, world: Arc::clone(&world) };
+    let (fleet, owner) = owner::new(policy, loaded, durable, Arc::clone(&metrics), world.outside(plan::SERVER));
+    let inspected = Arc::clone(&world);
+    let owner = owner.inspected(move |core: &Core| {
+        if let Some(words) = core.broken_invariant() {
+            inspected.violated(format!("the server's own invariant: {words}"));
+        }
+        inspected.set_servers_view(core.living(), core.waiting());
+    });
+    *serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(fleet.clone());
+    let door = Door {
+        token: None,
+        defaults: Defaults {
+            resource_type: ResourceType::Nano,
+            add_patience: Duration::from_secs(300),
+            delete_patience: Duration::from_secs(120),
+        },
+        keepalive: KEEPALIVE,
+    };
+    world.note(format_args!("the server is up"));
+    let grpc = serve_grpc(fleet, metrics, door, net::incoming().await?).await?;
+    let (owner, grpc) = tokio::join!(owner.run(), grpc);
+    owner?;
+    grpc?;
+    world.note(format_args!("the server has stopped"));
+    Ok(())
+}
+
+fn sabotage_loaded(world: &World, loaded: &mut Loaded) {
+    if world.sabotaged(Sabotage::TombstonesAreLost) {
+        loaded.runners.retain(|r| r.is_alive());
+    }
+    if world.sabotaged(Sabotage::RunnersAreLost) {
+        loaded.runners.retain(|r| matches!(r.phase, Phase::Ended(_)));
+    }
+}
+
+/// The real store, on a disk that takes its time.
+struct Durable {
+    sqlite: Sqlite,
+    world: Arc<World>,
+}
+
+impl Store for Durable {
+    async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        self.world.step(plan::SERVER).await;
+        if self.world.sabotaged(Sabotage::StoreForgetsOnCrash) && self.world.one_in(3) {
+            self.world.stored(&writes);
+            return Ok(());
+        }
+        if self.world.one_in(4) {
+            sleep(self.world.millis(0, 20)).await;
+        }
+        self.sqlite.write(&writes)?;
+        self.world.stored(&writes);
+        self.world.step(plan::SERVER).await;
+        Ok(())
+    }
+}
+
+/// A template nobody boots, and the key nobody is logged in by.
+pub(crate) fn template(world: &World) -> anyhow::Result<TemplateDir> {
+    let dir = world.dir.join("template");
+    if !dir.exists() {
+        fs::create_dir_all(&dir)?;
+        for file in ["Disk.img", "kernel", "initrd"] {
+            fs::write(dir.join(file), vec![0; 512])?;
+        }
+        let key = PrivateKey::from(Ed25519Keypair::from_seed(&[1; 32]));
+        fs::write(dir.join("key"), key.to_openssh(LineEnding::LF)?.as_bytes())?;
+        let meta = serde_json::json!({"name": "simulated", "os": "linux", "guest_agent": "channel", "ssh_key_file": "key"});
+        fs::write(dir.join("Template.json"), meta.to_string())?;
+    }
+    Ok(TemplateDir::open(&dir)?)
+}
+
+/// Where an agent keeps its bundles.
+pub(crate) fn runners_path(world: &World, agent: usize) -> PathBuf {
+    world.dir.join(format!("r{agent}"))
+}
+
+/// Where it keeps everything else.
+pub(crate) fn state_dir(world: &World, agent: usize) -> PathBuf {
+    world.dir.join(format!("s{agent}"))
+}
+
+/// What the driver sees of an agent's present life.
+pub(crate) type Serves = Arc<std::sync::Mutex<Option<Arc<Runners>>>>;
+
+/// An agent, for ever.
+pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Serves) -> turmoil::Result {
+    let (runners_path, state_dir) = (runners_path(&world, n), state_dir(&world, n));
+    fs::create_dir_all(&runners_path)?;
+    fs::create_dir_all(&state_dir)?;
+    let _lock = Lock::take(&runners_path)?;
+    if world.sabotaged(Sabotage::VmsAreForgottenOnRestart) {
+        let _ = fs::remove_file(state_dir.join(".ends"));
+        for entry in fs::read_dir(&runners_path)?.flatten().filter(|e| e.path().is_dir()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let name = plan::agent(n);
+    let outside = world.outside(&name);
+    let agent_id: AgentId = if world.sabotaged(Sabotage::IdentityIsLost) {
+        outside.uuid().into()
+    } else {
+        uuid::Uuid::from_u128(0xa9e_0000_0000_4000_8000_0000_0000_0000 + n as u128).into()
+    };
+    let template = template(&world)?;
+    let key = template.ssh_key().ok_or("the template has no key")?;
+    let login = Login::new("runner", &key, "")?;
+    let max_runners = u32::try_from(slots)?;
+    let context = Context {
+        agent_id: agent_id.to_string(),
+        template,
+        runners_path,
+        login,
+        hypervisor: HypervisorKind::Qemu,
+        accelerator: Accelerator::Tcg,
+        display: Display::Headless,
+        network: Network::Nat,
+        start_deadline: SLOWEST_START,
+        max_lifetime: None,
+        registration_deadline: REGISTRATION,
+        machines: Arc::new(SimHost::new(Arc::clone(&world), n)),
+        outside,
+        board: Board::default(),
+        ends: Ends::open(&state_dir)?,
+        slots: Slots::new(max_runners + u32::from(world.sabotaged(Sabotage::OneSlotTooMany))),
+        notices: None,
+    };
+    let runners = Arc::new(Runners::new(Arc::new(context)));
+    runners.adopt_all().await?;
+    *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
+    let told = max_runners + u32::from(world.sabotaged(Sabotage::OneSlotTooMany));
+    let host = Host { agent_id, hostname: name.clone(), max_runners: told };
+    let uri = format!("http://{}:{}", plan::SERVER, net::PORT);
+    let server = Server::over(&uri, None, &host, runners, |endpoint| net::connect(&endpoint))?;
+    world.note(format_args!("{name} is up"));
+    server.serve(|_| {}).await;
+    Ok(())
+}

@@ -1,0 +1,404 @@
+//! What is true whatever server and agents believe: the VMs there are, what callers were told, and what must never be.
+//!
+//! Everything that happens is also written into a trace; two runs of one seed have the same one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use shoes_vz_model::Outside;
+use shoes_vz_server::fleet::types::Write;
+use tokio::sync::mpsc;
+
+use crate::{plan::Rates, sabotage::Sabotage, vm::SimVm};
+
+/// 2026-01-01: when every simulation begins.
+const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// See the module.
+pub(crate) struct World {
+    /// For state directories and bundles.
+    pub(crate) dir: PathBuf,
+    /// What is broken on purpose.
+    pub(crate) sabotage: Option<Sabotage>,
+    state: Mutex<State>,
+}
+
+struct State {
+    clock: Duration,
+    skews: BTreeMap<String, SignedDuration>,
+    rng: SmallRng,
+    rates: Rates,
+    /// Where the VMs' own tasks run: outside of every agent.
+    tasks: Option<mpsc::UnboundedSender<Task>>,
+    /// Hosts that are to crash after so many more steps of theirs.
+    armed: BTreeMap<String, u32>,
+    /// Hosts that crash at the end of this step; nothing of theirs goes on.
+    crashing: BTreeSet<String>,
+    slots: Vec<usize>,
+    bundles: BTreeMap<PathBuf, Named>,
+    vms: Vec<Arc<SimVm>>,
+    /// Runner ids the server has stored, tombstones too.
+    durable: BTreeSet<String>,
+    cloud: BTreeMap<String, Told>,
+    /// When the way between a client and a working server was last disturbed.
+    disturbed: BTreeMap<String, Duration>,
+    /// Living runners and waiting callers, as the server has them.
+    servers_view: (usize, usize),
+    violations: Vec<String>,
+    trace: DefaultHasher,
+    log: Option<Vec<String>>,
+    counts: Counts,
+}
+
+/// Who a bundle is for.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) runner: String,
+    pub(crate) name: String,
+    pub(crate) cloud: String,
+}
+
+/// What callers know of a runner.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    /// Its guest has answered SSH.
+    ready: bool,
+    /// Some caller was told that it has it.
+    claimed: bool,
+    /// Some caller asked for its end.
+    deleted: bool,
+}
+
+/// What a run did, for its report.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Faults injected.
+    pub faults: u64,
+    /// VMs started.
+    pub vms: u64,
+    /// Jobs that ran to their end.
+    pub jobs: u64,
+    /// Calls answered.
+    pub calls: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, dir: PathBuf, slots: Vec<usize>, rates: Rates, sabotage: Option<Sabotage>, log: bool) -> Arc<Self> {
+        let state = State {
+            clock: Duration::ZERO,
+            skews: BTreeMap::new(),
+            rng: SmallRng::seed_from_u64(seed ^ 0x5eed),
+            rates,
+            tasks: None,
+            armed: BTreeMap::new(),
+            crashing: BTreeSet::new(),
+            slots,
+            bundles: BTreeMap::new(),
+            vms: Vec::new(),
+            durable: BTreeSet::new(),
+            cloud: BTreeMap::new(),
+            disturbed: BTreeMap::new(),
+            servers_view: (0, 0),
+            violations: Vec::new(),
+            trace: DefaultHasher::new(),
+            log: log.then(Vec::new),
+            counts: Counts::default(),
+        };
+        Arc::new(Self { dir, sabotage, state: Mutex::new(state) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is what is broken on purpose.
+    pub(crate) fn sabotaged(&self, by: Sabotage) -> bool {
+        self.sabotage == Some(by)
+    }
+
+    // Time and chance.
+
+    pub(crate) fn clock(&self) -> Duration {
+        self.lock().clock
+    }
+
+    pub(crate) fn set_clock(&self, clock: Duration) {
+        self.lock().clock = clock;
+    }
+
+    /// The calendar of `host` jumps.
+    pub(crate) fn jump(&self, host: &str, by: SignedDuration) {
+        let mut state = self.lock();
+        let skew = state.skews.entry(host.to_owned()).or_default();
+        *skew = skew.saturating_add(by);
+    }
+
+    /// Of one simulated host.
+    pub(crate) fn outside(self: &Arc<Self>, host: &str) -> Outside {
+        let (world, host) = (Arc::clone(self), host.to_owned());
+        let now = move || {
+            let state = world.lock();
+            let skew = state.skews.get(&host).copied().unwrap_or_default();
+            let since = SignedDuration::try_from(state.clock).unwrap_or_default().saturating_add(skew);
+            EPOCH.checked_add(since).unwrap_or(EPOCH)
+        };
+        let world = Arc::clone(self);
+        let uuid = move || uuid::Builder::from_random_bytes(world.lock().rng.random()).into_uuid();
+        Outside::new(now, uuid)
+    }
+
+    /// Something that takes between `from` and `to` milliseconds.
+    pub(crate) fn millis(&self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.lock().rng.random_range(from..=to))
+    }
+
+    /// Whether something happens that does so in one of `n` cases; 0 = never.
+    pub(crate) fn one_in(&self, n: u32) -> bool {
+        n > 0 && self.lock().rng.random_range(0..n) == 0
+    }
+
+    pub(crate) fn rates(&self) -> Rates {
+        self.lock().rates
+    }
+
+    /// From here on nothing fails by itself.
+    pub(crate) fn calm(&self) {
+        let mut state = self.lock();
+        state.rates = Rates::CALM;
+        state.armed.clear();
+    }
+
+    // Where VMs live, and crashes at any step.
+
+    pub(crate) fn run_tasks_by(&self, tasks: mpsc::UnboundedSender<Task>) {
+        self.lock().tasks = Some(tasks);
+    }
+
+    /// Runs something that outlives every agent.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let tasks = self.lock().tasks.clone();
+        let sent = tasks.is_some_and(|t| t.send(Box::pin(task)).is_ok());
+        assert!(sent, "the VMs' host is gone");
+    }
+
+    /// `host` crashes after `steps` more steps of its own.
+    pub(crate) fn arm(&self, host: &str, steps: u32) {
+        self.lock().armed.insert(host.to_owned(), steps);
+    }
+
+    /// Hosts that are to crash now.
+    pub(crate) fn take_crashing(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.lock().crashing)
+    }
+
+    /// A point at which `host` may be gone for good: then this never returns.
+    pub(crate) async fn step(&self, host: &str) {
+        let gone = {
+            let mut state = self.lock();
+            match state.armed.get(host).copied() {
+                Some(0) => {
+                    state.armed.remove(host);
+                    state.crashing.insert(host.to_owned());
+                }
+                Some(n) => {
+                    state.armed.insert(host.to_owned(), n - 1);
+                }
+                None => {}
+            }
+            state.crashing.contains(host)
+        };
+        if gone {
+            self.note(format_args!("{host} crashes at a step"));
+            std::future::pending::<()>().await;
+        }
+    }
+
+    // VMs.
+
+    pub(crate) fn bundle_made(&self, path: &Path, named: Named) {
+        self.lock().bundles.insert(path.to_owned(), named);
+    }
+
+    pub(crate) fn bundle(&self, path: &Path) -> Option<Named> {
+        self.lock().bundles.get(path).cloned()
+    }
+
+    /// The live VM of a bundle.
+    pub(crate) fn vm(&self, bundle: &Path) -> Option<Arc<SimVm>> {
+        self.lock().vms.iter().find(|vm| vm.bundle == bundle && vm.is_live()).cloned()
+    }
+
+    pub(crate) fn live(&self) -> Vec<Arc<SimVm>> {
+        self.lock().vms.iter().filter(|vm| vm.is_live()).cloned().collect()
+    }
+
+    pub(crate) fn launched(&self, vm: &Arc<SimVm>) {
+        let live = self.live();
+        self.note(format_args!("agent-{} starts a VM for {} ({})", vm.agent, vm.named.name, vm.named.runner));
+        if let Some(twin) = live.iter().find(|other| other.named.name == vm.named.name) {
+            self.violated(format!(
+                "one VM for each name: {} has a VM on agent-{}, and another is started on agent-{}",
+                vm.named.name, twin.agent, vm.agent
+            ));
+        }
+        let there = live.iter().filter(|other| other.agent == vm.agent).count();
+        let slots = self.lock().slots[vm.agent];
+        if there >= slots {
+            self.violated(format!("no slot used twice: agent-{} has {slots}, and starts VM {}", vm.agent, there + 1));
+        }
+        if !self.lock().durable.contains(&vm.named.runner) {
+            self.violated(format!("no VM without a row: {} is started, and the server never stored it", vm.named.name));
+        }
+        let mut state = self.lock();
+        state.vms.push(Arc::clone(vm));
+        state.counts.vms += 1;
+    }
+
+    /// An agent ends a VM.
+    pub(crate) fn stopped(&self, vm: &SimVm) {
+        let told = self.lock().cloud.get(&vm.named.cloud).copied().unwrap_or_default();
+        self.note(format_args!("agent-{} stops the VM of {}", vm.agent, vm.named.name));
+        if vm.works_on_a_job() && told.claimed && !told.deleted {
+            self.violated(format!(
+                "no running job is ended: the VM of {} is stopped during its job, and nobody asked for it",
+                vm.named.name
+            ));
+        }
+    }
+
+    pub(crate) fn ready(&self, vm: &SimVm) {
+        self.lock().cloud.entry(vm.named.cloud.clone()).or_default().ready = true;
+    }
+
+    pub(crate) fn job_done(&self, vm: &SimVm) {
+        self.lock().counts.jobs += 1;
+        self.note(format_args!("{} has done its job", vm.named.name));
+    }
+
+    // What the server stored.
+
+    pub(crate) fn stored(&self, writes: &[Write]) {
+        let mut state = self.lock();
+        for write in writes {
+            match write {
+                Write::Runner(runner) => {
+                    state.durable.insert(runner.id.to_string());
+                }
+                Write::RemoveRunner(id) => {
+                    state.durable.remove(&id.to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn servers_view(&self) -> (usize, usize) {
+        self.lock().servers_view
+    }
+
+    pub(crate) fn set_servers_view(&self, living: usize, waiting: usize) {
+        self.lock().servers_view = (living, waiting);
+    }
+
+    // Callers.
+
+    pub(crate) fn claimed(&self, name: &str, cloud: &str) {
+        let told = {
+            let mut state = self.lock();
+            let told = state.cloud.entry(cloud.to_owned()).or_default();
+            told.claimed = true;
+            *told
+        };
+        if !told.ready {
+            self.violated(format!("a caller was given {name}, and its guest never answered SSH"));
+        }
+    }
+
+    pub(crate) fn delete_wanted(&self, cloud: &str) {
+        self.lock().cloud.entry(cloud.to_owned()).or_default().deleted = true;
+    }
+
+    /// Every cloud id a caller was ever given.
+    pub(crate) fn given(&self) -> Vec<String> {
+        self.lock().cloud.iter().filter(|(_, told)| told.claimed).map(|(id, _)| id.clone()).collect()
+    }
+
+    pub(crate) fn disturb(&self, client: &str) {
+        let mut state = self.lock();
+        let now = state.clock;
+        state.disturbed.insert(client.to_owned(), now);
+    }
+
+    /// A call of `client`'s is over; it began at `began` and had `deadline`.
+    pub(crate) fn call_over(&self, client: &str, what: &str, began: Duration, deadline: Duration, answered: bool) {
+        let (now, disturbed) = {
+            let mut state = self.lock();
+            state.counts.calls += u64::from(answered);
+            (state.clock, state.disturbed.get(client).copied())
+        };
+        let undisturbed = disturbed.is_none_or(|at| at < began);
+        if undisturbed && !answered && now.saturating_sub(began) >= deadline {
+            self.violated(format!("every call is answered in time: {client} had no answer to {what} within {deadline:?}"));
+        }
+    }
+
+    // The record.
+
+    pub(crate) fn fault(&self, words: std::fmt::Arguments<'_>) {
+        self.lock().counts.faults += 1;
+        self.note(format_args!("FAULT: {words}"));
+    }
+
+    pub(crate) fn note(&self, words: std::fmt::Arguments<'_>) {
+        let mut state = self.lock();
+        let line = format!("{:>9.3} {words}", state.clock.as_secs_f64());
+        line.hash(&mut state.trace);
+        if let Some(log) = &mut state.log {
+            log.push(line);
+        }
+    }
+
+    pub(crate) fn violated(&self, words: String) {
+        self.note(format_args!("VIOLATION: {words}"));
+        let mut state = self.lock();
+        if !state.violations.contains(&words) {
+            state.violations.push(words);
+        }
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    pub(crate) fn is_violated(&self) -> bool {
+        !self.lock().violations.is_empty()
+    }
+
+    pub(crate) fn trace(&self) -> u64 {
+        self.lock().trace.finish()
+    }
+
+    pub(crate) fn take_log(&self) -> Vec<String> {
+        self.lock().log.take().unwrap_or_default()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    /// Forgets VMs that are over, so that a long run stays fast.
+    pub(crate) fn tidy(&self) {
+        self.lock().vms.retain(|vm| vm.is_live());
+    }
+}
