@@ -15,7 +15,7 @@ VZ_TEMPLATE := target/vz-template
 HAS_SWIFT := $(shell packaging/dev/with-swift true 2> /dev/null && echo yes)
 FEATURES := $(if $(HAS_SWIFT),$(if $(filter Linux,$(shell uname -s)),--features shoes-vz-agent/swift))
 
-.PHONY: help setup setup-swift build guest template vz-template demo test swift-test check api-check macos-check bundle bench clean
+.PHONY: help setup setup-swift build guest template vz-template demo test simulate chaos swift-test check api-check macos-check bundle bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,16 @@ demo: template ## One job from AddInstance to an empty host, on a real VM; repor
 
 test: vz-template ## Every test; the same set CI runs. Swift's and the seam's too where there is a Swift toolchain
 	FEATURES="$(FEATURES)" SHOESVZ_TEST_VZ_TEMPLATE="$(if $(FEATURES),$(CURDIR)/$(VZ_TEMPLATE))" packaging/dev/test.sh
+
+SEEDS ?= 0..2000
+simulate: setup ## Server and agents under faults drawn from seeds, in virtual time (SEEDS=A..B, or one; LOG=1 shows all of it)
+	RUSTFLAGS="--cfg tokio_unstable" cargo build --workspace --bins $(FEATURES)
+	$(TARGET_DIR)/debug/shoes-vz-simulate $(if $(LOG),--log) $(SEEDS)
+
+ROUNDS ?= 50
+chaos: template ## kill -9 of server, agent, VM processes and QEMUs at random instants, under load (ROUNDS=50)
+	SHOESVZ_CHAOS_ROUNDS=$(ROUNDS) SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) \
+	    cargo test --workspace $(FEATURES) --test chaos -- --nocapture
 
 swift-test: ## Swift's tests alone: format, coverage, races
 	packaging/dev/swift-test.sh

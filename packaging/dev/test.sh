@@ -19,11 +19,11 @@ swift=${FEATURES:+yes}
 build=(--workspace --no-fail-fast ${swift:+--features shoes-vz-agent/swift,shoes-vz-testkit/vz-tests})
 
 # The test programs in which guests run; the rest are found, so that a new one is not forgotten.
-with_guests=(guest main_job faults bad_input commands ${swift:+vz})
+with_guests=(guest main_job faults bad_input commands chaos ${swift:+vz})
 without=()
 for path in bridge/tests/*.rs rust/*/tests/*.rs rust/*/tests/*/main.rs; do
     name=${path#*tests/} name=${name%/main.rs} name=${name%.rs}
-    [[ " guest main_job faults bad_input commands vz " == *" $name "* ]] || without+=(--test "$name")
+    [[ " guest main_job faults bad_input commands chaos vz " == *" $name "* ]] || without+=(--test "$name")
 done
 
 # Ids of every QEMU and every guest of the stand-in's there is; the tests must leave none of theirs.
@@ -34,6 +34,10 @@ before=$(guests)
 # core's work. There are no documentation tests, so none are looked for.
 run cargo test "${build[@]}" --lib --bins "${without[@]}"
 run cargo test "${build[@]}" "${with_guests[@]/#/--test=}" -- --test-threads=2
+
+# Two thousand simulated fleets (`make simulate SEEDS=A..B` runs others), counted as one test.
+run "${CARGO_TARGET_DIR:-target}/debug/shoes-vz-simulate" "${SEEDS:-0..2000}"
+simulated=$(grep -cE '^[0-9]+ seeds, [0-9]+ faults injected, 0 violations$' "$log")
 
 swift_passed=0 swift_failed=0
 if [[ -n $swift ]]; then
@@ -47,7 +51,7 @@ fi
 
 read -r passed failed < <(awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) p += $i; if ($(i + 1) ~ /^failed/) f += $i } }
     END { print p + 0, f + 0 }' "$log")
-passed=$((passed + swift_passed)) failed=$((failed + swift_failed))
+passed=$((passed + swift_passed + simulated)) failed=$((failed + swift_failed))
 left=$(comm -13 <(echo "$before") <(guests))
 if [[ -n $left ]]; then
     echo "error: the tests left guests behind: $(echo $left)" | tee -a "$log"
@@ -55,6 +59,6 @@ if [[ -n $left ]]; then
 fi
 # A crate whose tests did not compile has no result line; it must not go unnoticed.
 if [[ $status != 0 && $failed == 0 ]]; then failed=1; fi
-grep -E '^test .* FAILED$|^error|^✘ Test ' "$log" | sort -u | head -50
+grep -E '^test .* FAILED$|^error|^✘ Test |^seed [0-9]+ failed|^  - ' "$log" | sort -u | head -50
 echo "$passed passed, $failed failed"
 [[ $status == 0 && $failed == 0 && $passed -gt 0 ]]

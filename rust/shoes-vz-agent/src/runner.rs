@@ -12,6 +12,7 @@
 //! | maximum lifetime | at any stage | torn down: EXPIRED |
 //! | the script fails, the runner finishes | after hand-over | torn down: FAILED, FINISHED |
 //! | this agent dies | at any stage | the next one adopts the VM, or removes a bundle without one |
+//! | the VM found does not answer | after that | asked again for a while, then torn down: VM_DIED |
 //!
 //! Everything that must be undone stands in a field of [`Owner`] before anything is awaited after it, so the teardown
 //! finds it however the life was cut short. Making the bundle and starting the VM process are never cut short: the
@@ -138,11 +139,21 @@ pub fn adopt(
     vm: Arc<dyn Machine>,
     ticket: Ticket,
 ) -> Handle {
+    take_over(ctx, bundle, meta, Some(vm), ticket)
+}
+
+fn take_over(
+    ctx: Arc<Context>,
+    bundle: Bundle,
+    meta: RuntimeMetadata,
+    vm: Option<Arc<dyn Machine>>,
+    ticket: Ticket,
+) -> Handle {
     let decided = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
     let record = Record::adopt(ctx.clone(), bundle, meta);
     record.publish();
     let mut owner = Owner::new(ctx, record, ticket);
-    owner.vm = Some(vm);
+    owner.vm = vm;
     match decided {
         Some(end) => {
             let ending = Ending::new(end.kind(), end.reason);
@@ -150,6 +161,11 @@ pub fn adopt(
         }
         None => spawn(owner, |owner| Box::pin(owner.live_on())),
     }
+}
+
+/// As [`adopt`], once the VM answers.
+pub fn seek(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, ticket: Ticket) -> Handle {
+    take_over(ctx, bundle, meta, None, ticket)
 }
 
 /// Removes a bundle whose VM is over, and reports that runner's end.

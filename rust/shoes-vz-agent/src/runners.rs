@@ -86,10 +86,10 @@ impl Runners {
                 tracing::info!(runner_id = %runner, runner_name = name, "removing the bundle of a VM that is over");
                 runner::bury(ctx, bundle, meta, ticket)
             }
-            // Its teardown looks again, and holds the slot until the VM is surely gone.
+            // It may be doing its job: only how to reach it is not known yet.
             Err(error) => {
-                tracing::warn!(runner_id = %runner, %error, "a VM that does not answer is removed");
-                runner::bury(ctx, bundle, meta, ticket)
+                tracing::warn!(runner_id = %runner, runner_name = name, %error, "a VM does not answer; it is asked again");
+                runner::seek(ctx, bundle, meta, ticket)
             }
         };
         self.lock().live.insert(runner, handle);

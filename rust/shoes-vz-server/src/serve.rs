@@ -188,11 +188,12 @@ where
     IE: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let stop = fleet.stopping().clone().cancelled_owned();
+    let gate = Gate::new(door.token, fleet.outside().clone());
     let routes = edge::routes(fleet, metrics, door.defaults).await?;
     Ok(Server::builder()
         .http2_keepalive_interval(Some(door.keepalive))
         .http2_keepalive_timeout(Some(door.keepalive))
-        .layer(Gate::new(door.token))
+        .layer(gate)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop))
 }

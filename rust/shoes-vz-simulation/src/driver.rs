@@ -289,7 +289,7 @@ impl Simulation {
                 if let Some(fleet) = lock(&self.serving).take() {
                     fleet.stopping().cancel();
                 }
-                self.disturb_clients();
+                world.disturb(SERVER);
                 let until = self.now() + down;
                 self.down.entry(SERVER.into()).or_insert(until);
             }
@@ -321,7 +321,7 @@ impl Simulation {
         if host == SERVER {
             lock(&self.serving).take();
             self.world.set_servers_view(0, 0);
-            self.disturb_clients();
+            self.world.disturb(SERVER);
         } else {
             self.serves.iter().enumerate().filter(|(n, _)| plan::agent(*n) == host).for_each(|(_, s)| {
                 lock(s).take();
@@ -357,7 +357,7 @@ impl Simulation {
             Link::Held => self.sim.release(a, b),
         }
         self.world.note(format_args!("{a} and {b} can speak again"));
-        self.world.disturb(a);
+        self.world.undisturb(a);
         self.links.remove(between);
     }
 
@@ -378,13 +378,7 @@ impl Simulation {
         self.down.remove(host);
         self.world.note(format_args!("{host} is started again"));
         self.sim.bounce(host);
-        if host == SERVER {
-            self.disturb_clients();
-        }
-    }
-
-    fn disturb_clients(&self) {
-        (0..self.plan.clients.len()).for_each(|n| self.world.disturb(&plan::client(n)));
+        self.world.undisturb(host);
     }
 
     fn heal(&mut self) {
@@ -397,7 +391,6 @@ impl Simulation {
         for (pair, (how, _)) in self.links.clone() {
             self.undisturb(&pair, how);
         }
-        self.disturb_clients();
     }
 }
 

@@ -19,6 +19,7 @@ use shoes_vz_agent::{
     machines::{Machine, Machines, Plan},
     notify_ip::Turn,
     runner::Script,
+    slots::Slots,
     ssh::{Ssh, SshError},
 };
 use shoes_vz_model::{
@@ -44,11 +45,22 @@ pub(crate) struct SimHost {
     world: Arc<World>,
     agent: usize,
     name: String,
+    slots: Slots,
 }
 
 impl SimHost {
-    pub(crate) fn new(world: Arc<World>, agent: usize) -> Self {
-        Self { world, agent, name: plan::agent(agent) }
+    pub(crate) fn new(world: Arc<World>, agent: usize, slots: Slots) -> Self {
+        Self { world, agent, name: plan::agent(agent), slots }
+    }
+
+    /// Takes the slot of a VM that is gone, for good.
+    async fn keep_a_slot(self) {
+        loop {
+            if let Ok(ticket) = self.slots.take() {
+                return std::mem::forget(ticket);
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn takes(&self, from: u64, to: u64) {
@@ -147,6 +159,9 @@ impl Machines for SimHost {
                 Err(CloneError::Io { what: "removing the bundle", path: bundle.to_owned(), source })
             }
             _ => {
+                if self.world.sabotaged(Sabotage::SlotsAreNotGivenBack) {
+                    tokio::spawn(self.clone().keep_a_slot());
+                }
                 self.world.step(&self.name).await;
                 Ok(())
             }
@@ -168,9 +183,7 @@ impl Machine for SimMachine {
 
     async fn start(&self) -> Result<(), VmError> {
         self.host.world.step(&self.host.name).await;
-        if !self.vm.start(&self.host.world) {
-            self.host.world.violated(format!("the VM of {} is started twice", self.vm.named.name));
-        }
+        self.vm.start(&self.host.world);
         let mut status = self.vm.status();
         let shown = status.wait_for(|s| s.started_ms > 0 || s.end.is_some()).await;
         let end = shown.ok().filter(|s| s.started_ms == 0).and_then(|s| s.end.clone());

@@ -46,7 +46,9 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if std::env::var_os("RUST_LOG").is_some() {
-        tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+        // Without the time: it is not this world's.
+        let log = tracing_subscriber::fmt().without_time().with_ansi(false);
+        log.with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     }
     let (from, to) = args.seeds;
     let next = AtomicU64::new(from);

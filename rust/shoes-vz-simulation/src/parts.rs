@@ -161,7 +161,8 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
     let template = template(&world)?;
     let key = template.ssh_key().ok_or("the template has no key")?;
     let login = Login::new("runner", &key, "")?;
-    let max_runners = u32::try_from(slots)?;
+    let max_runners = u32::try_from(slots)? + u32::from(world.sabotaged(Sabotage::OneSlotTooMany));
+    let slots = Slots::new(max_runners);
     let context = Context {
         agent_id: agent_id.to_string(),
         template,
@@ -174,18 +175,17 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
         start_deadline: SLOWEST_START,
         max_lifetime: None,
         registration_deadline: REGISTRATION,
-        machines: Arc::new(SimHost::new(Arc::clone(&world), n)),
+        machines: Arc::new(SimHost::new(Arc::clone(&world), n, slots.clone())),
         outside,
         board: Board::default(),
         ends: Ends::open(&state_dir)?,
-        slots: Slots::new(max_runners + u32::from(world.sabotaged(Sabotage::OneSlotTooMany))),
+        slots,
         notices: None,
     };
     let runners = Arc::new(Runners::new(Arc::new(context)));
     runners.adopt_all().await?;
     *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
-    let told = max_runners + u32::from(world.sabotaged(Sabotage::OneSlotTooMany));
-    let host = Host { agent_id, hostname: name.clone(), max_runners: told };
+    let host = Host { agent_id, hostname: name.clone(), max_runners };
     let uri = format!("http://{}:{}", plan::SERVER, net::PORT);
     let server = Server::over(&uri, None, &host, runners, |endpoint| net::connect(&endpoint))?;
     world.note(format_args!("{name} is up"));

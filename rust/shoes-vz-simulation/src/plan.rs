@@ -171,7 +171,7 @@ impl Plan {
             faults,
             calm_at,
             rates: rates(&mut rng),
-            latency: Duration::from_millis(*pick(&mut rng, &[1, 10, 40, 150])),
+            latency: Duration::from_millis(*pick(&mut rng, &[1, 10, 40, 80])),
         }
     }
 }
@@ -219,7 +219,7 @@ fn errands(rng: &mut SmallRng, client: usize, calm_at: Duration) -> Vec<Errand> 
             Errand {
                 at: at(rng, calm_at),
                 name,
-                patience: Duration::from_secs(rng.random_range(5..=40)),
+                patience: Duration::from_secs(rng.random_range(8..=40)),
                 breaks_off: (rng.random_range(0..4) == 0).then(|| ms(rng, 6000)),
                 then,
             }

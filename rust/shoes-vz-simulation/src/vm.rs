@@ -76,11 +76,12 @@ impl SimVm {
         last.ok().and_then(|s| s.end.clone()).unwrap_or_default()
     }
 
-    /// The guest begins; false when it had begun already.
-    pub(crate) fn start(self: &Arc<Self>, world: &Arc<World>) -> bool {
+    /// The guest begins. One that has begun already is fine, as with the real VM process.
+    pub(crate) fn start(self: &Arc<Self>, world: &Arc<World>) {
         if self.start_asked.swap(true, Ordering::Relaxed) {
-            return false;
+            return;
         }
+        self.status.send_modify(|s| s.state = VmState::Starting.into());
         let (vm, world_) = (Arc::clone(self), Arc::clone(world));
         world.spawn(async move {
             tokio::select! {
@@ -89,7 +90,6 @@ impl SimVm {
                 () = vm.live(&world_) => {}
             }
         });
-        true
     }
 
     /// Takes the script; the first one counts. Gives the one that counts.

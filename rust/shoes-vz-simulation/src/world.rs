@@ -18,7 +18,7 @@ use shoes_vz_model::Outside;
 use shoes_vz_server::fleet::types::Write;
 use tokio::sync::mpsc;
 
-use crate::{plan::Rates, sabotage::Sabotage, vm::SimVm};
+use crate::{plan::{self, Rates}, sabotage::Sabotage, vm::SimVm};
 
 /// 2026-01-01: when every simulation begins.
 const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -51,8 +51,10 @@ struct State {
     /// Runner ids the server has stored, tombstones too.
     durable: BTreeSet<String>,
     cloud: BTreeMap<String, Told>,
-    /// When the way between a client and a working server was last disturbed.
-    disturbed: BTreeMap<String, Duration>,
+    /// Ways that are disturbed now: a client's to the server, or the server itself.
+    disturbed: BTreeSet<String>,
+    /// When a way was last disturbed.
+    last_disturbed: BTreeMap<String, Duration>,
     /// Living runners and waiting callers, as the server has them.
     servers_view: (usize, usize),
     violations: Vec<String>,
@@ -108,7 +110,8 @@ impl World {
             vms: Vec::new(),
             durable: BTreeSet::new(),
             cloud: BTreeMap::new(),
-            disturbed: BTreeMap::new(),
+            disturbed: BTreeSet::new(),
+            last_disturbed: BTreeMap::new(),
             servers_view: (0, 0),
             violations: Vec::new(),
             trace: DefaultHasher::new(),
@@ -334,10 +337,18 @@ impl World {
         self.lock().cloud.iter().filter(|(_, told)| told.claimed).map(|(id, _)| id.clone()).collect()
     }
 
-    pub(crate) fn disturb(&self, client: &str) {
+    /// The way from this host, or to the server itself, is disturbed from now on.
+    pub(crate) fn disturb(&self, host: &str) {
+        self.lock().disturbed.insert(host.to_owned());
+    }
+
+    /// No longer.
+    pub(crate) fn undisturb(&self, host: &str) {
         let mut state = self.lock();
         let now = state.clock;
-        state.disturbed.insert(client.to_owned(), now);
+        if state.disturbed.remove(host) {
+            state.last_disturbed.insert(host.to_owned(), now);
+        }
     }
 
     /// A call of `client`'s is over; it began at `began` and had `deadline`.
@@ -345,10 +356,12 @@ impl World {
         let (now, disturbed) = {
             let mut state = self.lock();
             state.counts.calls += u64::from(answered);
-            (state.clock, state.disturbed.get(client).copied())
+            let disturbed = [client, plan::SERVER].into_iter().any(|host| {
+                state.disturbed.contains(host) || state.last_disturbed.get(host).is_some_and(|at| *at >= began)
+            });
+            (state.clock, disturbed)
         };
-        let undisturbed = disturbed.is_none_or(|at| at < began);
-        if undisturbed && !answered && now.saturating_sub(began) >= deadline {
+        if !disturbed && !answered && now.saturating_sub(began) >= deadline {
             self.violated(format!("every call is answered in time: {client} had no answer to {what} within {deadline:?}"));
         }
     }
@@ -362,7 +375,8 @@ impl World {
 
     pub(crate) fn note(&self, words: std::fmt::Arguments<'_>) {
         let mut state = self.lock();
-        let line = format!("{:>9.3} {words}", state.clock.as_secs_f64());
+        // The directory's name is the one thing of this machine's in it.
+        let line = format!("{:>9.3} {words}", state.clock.as_secs_f64()).replace(&*self.dir.to_string_lossy(), "…");
         line.hash(&mut state.trace);
         if let Some(log) = &mut state.log {
             log.push(line);

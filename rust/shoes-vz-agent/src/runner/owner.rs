@@ -36,6 +36,8 @@ use crate::{
 /// First pause between two tries to reach sshd, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a former agent's VM is asked for an answer before it is given up with whatever it does.
+const SEEK_DEADLINE: Duration = Duration::from_secs(180);
 /// Until the last of a failed script's output has come over.
 const LOG_DEADLINE: Duration = Duration::from_secs(5);
 /// Of a failed script's output.
@@ -110,6 +112,7 @@ impl Owner {
     pub(super) async fn live_on(mut self) -> wire::Runner {
         let deadline = self.ctx.start_deadline;
         let ending = self.bounded(async |owner| {
+            owner.seek().await?;
             if owner.record.meta.ssh_ready {
                 owner.find_guest(None).await?;
             } else {
@@ -242,6 +245,45 @@ impl Owner {
         self.unless_over(async |owner| owner.reach_ssh().await).await?;
         self.record.ssh_ready();
         Ok(())
+    }
+
+    /// Finds the VM a former agent started, unless it is found already.
+    async fn seek(&mut self) -> Result<(), Ending> {
+        let machines = self.ctx.machines.clone();
+        let path = self.record.bundle.path.clone();
+        let tries = async {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                match machines.find(&path).await {
+                    Ok(found) => return found,
+                    Err(error) => {
+                        tracing::debug!(%error, "the VM does not answer yet");
+                        self.last_error = chain(&error);
+                    }
+                }
+                sleep(pause).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
+            }
+        };
+        if self.vm.is_some() {
+            return Ok(());
+        }
+        match timeout(SEEK_DEADLINE, tries).await {
+            Ok(Some(vm)) => {
+                tracing::info!("the VM answers; adopting it");
+                self.vm = Some(vm);
+                Ok(())
+            }
+            Ok(None) => Err(self.found_dead()),
+            Err(_) => Err(Ending::new(
+                EndKind::VmDied,
+                format!(
+                    "the VM process did not answer this agent within {}: {}",
+                    crate::duration::words(SEEK_DEADLINE),
+                    self.last_error
+                ),
+            )),
+        }
     }
 
     /// Waits until the guest is up, and knows then how to reach it.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, header};
+use shoes_vz_model::Outside;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, field::Empty};
@@ -61,19 +62,20 @@ pub(super) struct RequestId(pub(super) String);
 #[derive(Debug, Clone)]
 pub struct Gate {
     token: Option<Token>,
+    outside: Outside,
 }
 
 impl Gate {
     /// Without a token anyone may pass (the listener is on loopback then).
-    pub fn new(token: Option<Token>) -> Self {
-        Self { token }
+    pub fn new(token: Option<Token>, outside: Outside) -> Self {
+        Self { token, outside }
     }
 }
 
 impl<S> Layer<S> for Gate {
     type Service = Gated<S>;
     fn layer(&self, inner: S) -> Gated<S> {
-        Gated { inner, token: self.token.clone() }
+        Gated { inner, token: self.token.clone(), outside: self.outside.clone() }
     }
 }
 
@@ -82,6 +84,7 @@ impl<S> Layer<S> for Gate {
 pub struct Gated<S> {
     inner: S,
     token: Option<Token>,
+    outside: Outside,
 }
 
 impl<S> Service<Request<Body>> for Gated<S>
@@ -104,7 +107,7 @@ where
             .get(REQUEST_ID)
             .and_then(|v| v.to_str().ok())
             .filter(|id| !id.is_empty() && id.len() <= 128)
-            .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+            .map_or_else(|| self.outside.uuid().to_string(), str::to_owned);
         let span =
             tracing::info_span!("rpc", method = %path, request_id = %id, runner_id = Empty, cloud_id = Empty);
         let admitted = match &self.token {

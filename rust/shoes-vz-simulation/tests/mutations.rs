@@ -1,0 +1,43 @@
+//! What is broken on purpose is noticed: each of these replaces a part of the product by one that does not keep its
+//! promise, and some seed must say so, in the words of the invariant that is hurt.
+
+use shoes_vz_simulation::{Options, Sabotage, run};
+
+/// Seeds each is given; most are noticed by one of the first ten.
+const SEEDS: u64 = 150;
+
+fn noticed(sabotage: Sabotage, words: &[&str]) {
+    for seed in 0..SEEDS {
+        let report = run(seed, Options { sabotage: Some(sabotage), log: false }).unwrap();
+        let Some(first) = report.violations.first() else { continue };
+        assert!(
+            words.iter().any(|w| first.contains(w)),
+            "{sabotage:?}, seed {seed}: noticed, but as {:?}",
+            report.violations
+        );
+        println!("{sabotage:?}: seed {seed}: {first}");
+        return;
+    }
+    panic!("{sabotage:?}: {SEEDS} seeds noticed nothing");
+}
+
+macro_rules! table {
+    ($($name:ident: $sabotage:ident => [$($words:literal),+];)+) => {
+        $(#[test] fn $name() { noticed(Sabotage::$sabotage, &[$($words),+]); })+
+    };
+}
+
+table! {
+    a_store_that_forgets: StoreForgetsOnCrash => ["?"];
+    tombstones_lost: TombstonesAreLost => ["said never to have been"];
+    runners_lost: RunnersAreLost => ["?"];
+    abandoned_runners_that_stay: AbandonedRunnersStay => ["nothing is left behind"];
+    one_slot_too_many: OneSlotTooMany => ["no slot used twice"];
+    live_vms_not_found: LiveVmsAreNotFound => ["under its live VM"];
+    stops_ignored: StopsAreIgnored => ["?"];
+    bundles_that_stay: BundlesStay => ["nothing is left behind"];
+    an_identity_lost: IdentityIsLost => ["?"];
+    slots_not_given_back: SlotsAreNotGivenBack => ["no slot is lost"];
+    vms_forgotten_on_restart: VmsAreForgottenOnRestart => ["?"];
+    agents_forgotten_at_once: AgentsAreForgottenAtOnce => ["?"];
+}
