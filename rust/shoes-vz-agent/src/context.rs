@@ -16,7 +16,7 @@ use shoes_vz_vm::{
 };
 use tokio::sync::watch;
 
-use crate::{ends::Ends, notify_ip::Notices, slots::Slots, ssh::Login};
+use crate::{disk::Disk, ends::Ends, notify_ip::Notices, slots::Slots, ssh::Login};
 
 /// Starts VM processes. A seam for tests only: theirs answer in the test's own process.
 #[async_trait]
@@ -107,6 +107,8 @@ pub struct Context {
     pub ends: Ends,
     /// Slots.
     pub slots: Slots,
+    /// Room for more clones.
+    pub disk: Disk,
     /// Addresses of guests that are reached by TCP; `None` when no template needs them.
     pub notices: Option<Notices>,
 }

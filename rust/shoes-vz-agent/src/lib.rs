@@ -26,6 +26,7 @@ pub mod ssh;
 pub mod notify_ip;
 
 pub mod context;
+pub mod disk;
 pub mod slots;
 
 pub mod bundles;
@@ -38,3 +39,4 @@ pub mod template_install;
 
 mod duration;
 mod files;
+mod size;

@@ -35,7 +35,23 @@ pub struct Runners {
 struct State {
     live: BTreeMap<RunnerId, Handle>,
     /// Command id and the answer given.
-    applied: VecDeque<(String, String)>,
+    applied: VecDeque<(String, Answer)>,
+}
+
+/// What a command came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Why it is refused; "" when it is not.
+    pub words: String,
+    /// Refused for this host's sake only: another one may take it.
+    pub try_elsewhere: bool,
+}
+
+/// For what the command itself says; no host would take it.
+impl From<String> for Answer {
+    fn from(words: String) -> Self {
+        Self { words, try_elsewhere: false }
+    }
 }
 
 impl Runners {
@@ -98,6 +114,11 @@ impl Runners {
 
     /// Applies a command once, and says why it is refused; "" when it is not.
     pub fn apply(&self, response: SyncResponse) -> String {
+        self.answer(response).words
+    }
+
+    /// Applies a command once.
+    pub fn answer(&self, response: SyncResponse) -> Answer {
         let id = response.command_id;
         let mut state = self.lock();
         if let Some((_, answer)) = state.applied.iter().find(|(known, _)| !id.is_empty() && *known == id) {
@@ -106,14 +127,15 @@ impl Runners {
         state.live.retain(|_, handle| !handle.is_over());
         let answer = match response.command {
             Some(Command::CreateRunner(create)) => self.create(&mut state, create),
-            Some(Command::DeleteRunner(delete)) => self.delete(&mut state, &delete),
+            Some(Command::DeleteRunner(delete)) => self.delete(&mut state, &delete).map_err(Answer::from),
             Some(Command::Noop(_)) | None => Ok(()),
         };
         let answer = answer.err().unwrap_or_default();
-        if !answer.is_empty() {
-            tracing::warn!(command_id = id, answer, "a command of the server's is refused");
+        if !answer.words.is_empty() {
+            tracing::warn!(command_id = id, answer = answer.words, "a command of the server's is refused");
         }
-        if !id.is_empty() {
+        // A command that went elsewhere may come back once this host is better off.
+        if !id.is_empty() && !answer.try_elsewhere {
             state.applied.push_back((id, answer.clone()));
             if state.applied.len() > REMEMBERED {
                 state.applied.pop_front();
@@ -122,7 +144,7 @@ impl Runners {
         answer
     }
 
-    fn create(&self, state: &mut State, create: CreateRunnerCommand) -> Result<(), String> {
+    fn create(&self, state: &mut State, create: CreateRunnerCommand) -> Result<(), Answer> {
         let request_id = create.request_id.clone();
         let order = self.order(create)?;
         // One runner, one VM, however often and by whichever stream it is asked for.
@@ -130,6 +152,7 @@ impl Runners {
             tracing::info!(runner_id = %order.id, "this runner is here already");
             return Ok(());
         }
+        self.ctx.disk.look().map_err(|words| Answer { words, try_elsewhere: true })?;
         let ticket = self.ctx.slots.take().map_err(|e| e.to_string())?;
         tracing::info!(runner_id = %order.id, runner_name = order.name, request_id, "creating a runner");
         let id = order.id;

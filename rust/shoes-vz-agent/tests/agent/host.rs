@@ -1,10 +1,18 @@
 //! One host: a template, a runners path, its fake VMs, and an agent that can be killed and started again.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use russh::keys::{PublicKey, ssh_key::LineEnding};
 use shoes_vz_agent::{
     context::{Board, Context, Launcher},
+    disk::Disk,
     ends::Ends,
     runners::Runners,
     slots::Slots,
@@ -25,6 +33,7 @@ use crate::fake_vm::{FakeVms, HOST_KEY, LOGIN_KEY, key};
 
 /// Longest a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const MIN_FREE_DISK: u64 = 1 << 30;
 
 pub(crate) struct Host {
     pub(crate) dir: TempDir,
@@ -32,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) start_deadline: Duration,
     pub(crate) registration_deadline: Duration,
     pub(crate) max_runners: u32,
+    /// What the file system of the runners path has free, in the test's word.
+    pub(crate) free_disk: Arc<AtomicU64>,
 }
 
 impl Host {
@@ -55,6 +66,7 @@ impl Host {
             start_deadline: PATIENCE,
             registration_deadline: PATIENCE,
             max_runners: 2,
+            free_disk: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
 
@@ -79,6 +91,12 @@ impl Host {
     pub(crate) async fn agent(&self) -> Arc<Runners> {
         let template = TemplateDir::open(&self.dir.path().join("t")).unwrap();
         let login = Login::new("runner", &template.ssh_key().unwrap(), &template.meta.ssh_host_key).unwrap();
+        let free = self.free_disk.clone();
+        let disk = Disk::new(
+            self.runners_path(),
+            MIN_FREE_DISK,
+            Arc::new(move |_| Ok(free.load(Ordering::Relaxed))),
+        );
         let launcher: Arc<dyn Launcher> = Arc::new(self.vms.clone());
         let runners = Arc::new(Runners::new(Arc::new(Context {
             agent_id: "agent".into(),
@@ -96,6 +114,7 @@ impl Host {
             board: Board::default(),
             ends: Ends::open(self.dir.path()).unwrap(),
             slots: Slots::new(self.max_runners),
+            disk,
             notices: None,
         })));
         runners.adopt_all().await.unwrap();

@@ -1,6 +1,6 @@
 //! One runner's life, and every way it ends.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use shoes_vz_agent::runners::Runners;
 use shoes_vz_model::{bundle::file, guest::RunnerActivity, id::RunnerId, state::stage_from_wire};
@@ -11,7 +11,7 @@ use shoes_vz_proto::{
 
 use crate::{
     fake_vm::FakeVm,
-    host::{Host, command, create, until, until_gone},
+    host::{Host, MIN_FREE_DISK, command, create, until, until_gone},
 };
 
 const SCRIPT: &str = "#!/bin/bash\necho a secret token\n";
@@ -247,4 +247,27 @@ async fn a_command_that_makes_no_sense_is_refused_in_words() {
     assert!(bad(|c| c.runner_name.clear()).contains("runner name"));
     assert!(bad(|c| c.template = "other".into()).contains("\"other\""));
     assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_host_short_of_disk_refuses_a_runner_in_words_until_there_is_room_again() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    host.free_disk.store(MIN_FREE_DISK - 1, Ordering::Relaxed);
+    let id = RunnerId::random();
+    let refused = runners.answer(command("1", create(id, SCRIPT)));
+    assert!(refused.try_elsewhere && refused.words.contains("--min-free-disk"), "{refused:?}");
+    assert!(refused.words.contains(host.runners_path().to_str().unwrap()), "{refused:?}");
+    assert_eq!(host.entries(), Vec::<String>::new());
+    assert_eq!(runners.context().board.get(&id.to_string()), None);
+
+    host.free_disk.store(MIN_FREE_DISK * 2, Ordering::Relaxed);
+    assert_eq!(runners.apply(command("1", create(id, SCRIPT))), "", "the same command may come back");
+    until_state(&runners, id, RunnerState::SshReady).await;
+    host.free_disk.store(0, Ordering::Relaxed);
+    assert_eq!(
+        runners.apply(command("1", create(id, SCRIPT))),
+        "",
+        "a runner that is here already needs no room"
+    );
 }
