@@ -99,6 +99,8 @@ pub struct Context {
     pub max_lifetime: Option<Duration>,
     /// From the setup script's end to the Actions runner's first sign.
     pub registration_deadline: Duration,
+    /// How long a guest may answer nothing once it has the setup script; `None`: for ever.
+    pub silent_guest_limit: Option<Duration>,
     /// Starts VM processes.
     pub launcher: Arc<dyn Launcher>,
     /// States, for the server.

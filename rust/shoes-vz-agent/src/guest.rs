@@ -6,10 +6,14 @@ mod tcp;
 
 use std::{net::IpAddr, path::Path};
 
-use shoes_vz_model::{guest::ExecRequest, guest::ExecResponse, id::RunnerId, template::Transport};
+use shoes_vz_model::{
+    guest::{ExecRequest, ExecResponse, Status},
+    id::RunnerId,
+    template::Transport,
+};
 use shoes_vz_vm::client::Vm;
 
-pub use follow::Following;
+pub use follow::{Following, Watched};
 
 use self::{channel::ChannelGuest, tcp::TcpGuest};
 use crate::{
@@ -91,6 +95,12 @@ impl Guest {
         }
     }
 
+    /// A guest that was up before this agent was, where nothing has to be waited for to reach it.
+    pub fn again(ctx: &Context, vm: &Vm, ssh: Ssh) -> Option<Self> {
+        let by_channel = ctx.template.meta.guest_agent == Transport::Channel;
+        by_channel.then(|| Self::Channel(ChannelGuest::new(vm.guest_socket(), ssh)))
+    }
+
     /// Its address, where that is how it is reached.
     pub fn address(&self) -> Option<IpAddr> {
         match self {
@@ -112,6 +122,15 @@ impl Guest {
         match self {
             Self::Channel(guest) => guest.hand_over(runner, script).await,
             Self::Tcp(guest) => guest.hand_over(script).await,
+        }
+    }
+
+    /// Its state now; `None` when it answers with something else, as one whose disk is full may. The caller sets the
+    /// deadline.
+    pub async fn ask(&self) -> Result<Option<Status>, GuestError> {
+        match self {
+            Self::Channel(guest) => guest.ask().await,
+            Self::Tcp(guest) => guest.ask().await,
         }
     }
 

@@ -56,6 +56,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         start_deadline: settings.start_deadline,
         max_lifetime: settings.max_lifetime,
         registration_deadline: settings.registration_deadline,
+        silent_guest_limit: settings.silent_guest_limit,
         launcher: Arc::new(OwnProgram(std::env::current_exe().context("finding this program's own file")?)),
         board: Board::default(),
         ends: Ends::open(&settings.state_dir).with_context(|| {

@@ -65,6 +65,8 @@ pub struct Settings {
     pub max_lifetime: Option<Duration>,
     /// From the setup script's end to the Actions runner's first sign.
     pub registration_deadline: Duration,
+    /// How long a guest may answer nothing once it has the setup script; `None`: for ever.
+    pub silent_guest_limit: Option<Duration>,
     /// Bytes the runners path's file system must have free for a VM to be taken; 0: not looked at.
     pub min_free_disk: u64,
     /// Written after registration.
@@ -172,6 +174,7 @@ impl Settings {
             wrong.take(values::duration(raw, "max-lifetime", 24 * 3600, values::Zero::MeansNone));
         let registration =
             wrong.take(values::duration(raw, "registration-deadline", 600, values::Zero::Refused));
+        let silence = wrong.take(values::duration(raw, "silent-guest-limit", 600, values::Zero::MeansNone));
         let min_free_disk = wrong.take(values::size(raw, "min-free-disk", disk::DEFAULT_MIN_FREE));
         wrong.take(values::log_format(raw));
 
@@ -193,6 +196,7 @@ impl Settings {
                 start_deadline: start_deadline?,
                 max_lifetime: max_lifetime.filter(|d| !d.is_zero()),
                 registration_deadline: registration?,
+                silent_guest_limit: silence.filter(|d| !d.is_zero()),
                 min_free_disk: min_free_disk?,
                 ready_file: raw.path("ready-file"),
             })

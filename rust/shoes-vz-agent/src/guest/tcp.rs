@@ -75,6 +75,14 @@ impl TcpGuest {
         }
     }
 
+    pub(super) async fn ask(&self) -> Result<Option<Status>, GuestError> {
+        match get_status(self.ip).await {
+            Ok(status) => Ok(Some(status)),
+            Err(GuestError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn follow(&self, runner: RunnerId, log: &Path) -> Following {
         let (sender, status) = watch::channel(None);
         let setup =
@@ -86,7 +94,7 @@ impl TcpGuest {
             AbortOnDropHandle::new(tokio::spawn(follow_status(self.ip, setup.subscribe(), sender))),
             AbortOnDropHandle::new(tokio::spawn(follow_script(self.clone(), setup, log))),
         ];
-        Following { status, logged, _tasks: tasks }
+        Following { status, logged, reopen: None, _tasks: tasks }
     }
 
     async fn connect(&self) -> Result<TcpStream, SshError> {

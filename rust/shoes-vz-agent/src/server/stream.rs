@@ -155,7 +155,9 @@ impl Link<'_> {
         let mut told = Vec::new();
         for runner in &mut request.runners {
             match runner.end.take().map(|end| end.kind()) {
-                Some(EndKind::Failed | EndKind::VmDied) => runner.state = RunnerState::Error.into(),
+                Some(EndKind::Failed | EndKind::VmDied | EndKind::Silent) => {
+                    runner.state = RunnerState::Error.into()
+                }
                 Some(_) => {
                     runner.state = RunnerState::TearingDown.into();
                     told.push(runner.runner_id.clone());

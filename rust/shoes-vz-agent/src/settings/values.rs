@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Every setting there is, named as its flag.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "server",
     "hostname",
     "max-runners",
@@ -28,6 +28,7 @@ const NAMES: [&str; 19] = [
     "start-deadline",
     "max-lifetime",
     "registration-deadline",
+    "silent-guest-limit",
     "min-free-disk",
     "log-format",
     "ready-file",
@@ -69,6 +70,7 @@ impl Raw {
             &args.start_deadline,
             &args.max_lifetime,
             &args.registration_deadline,
+            &args.silent_guest_limit,
             &args.min_free_disk,
             &args.log_format,
             &args.ready_file,

@@ -40,6 +40,7 @@ pub(crate) struct Host {
     pub(crate) vms: FakeVms,
     pub(crate) start_deadline: Duration,
     pub(crate) registration_deadline: Duration,
+    pub(crate) silent_guest_limit: Duration,
     pub(crate) max_runners: u32,
     /// What the file system of the runners path has free, in the test's word.
     pub(crate) free_disk: Arc<AtomicU64>,
@@ -65,6 +66,7 @@ impl Host {
             vms: FakeVms::new(),
             start_deadline: PATIENCE,
             registration_deadline: PATIENCE,
+            silent_guest_limit: PATIENCE,
             max_runners: 2,
             free_disk: Arc::new(AtomicU64::new(u64::MAX)),
         }
@@ -110,6 +112,7 @@ impl Host {
             start_deadline: self.start_deadline,
             max_lifetime: None,
             registration_deadline: self.registration_deadline,
+            silent_guest_limit: Some(self.silent_guest_limit),
             launcher,
             board: Board::default(),
             ends: Ends::open(self.dir.path()).unwrap(),

@@ -9,4 +9,5 @@ mod host;
 
 mod adoption;
 mod life;
+mod silence;
 mod talk;
