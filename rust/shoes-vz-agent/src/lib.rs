@@ -17,6 +17,8 @@ pub mod server;
 
 pub mod runners;
 
+pub mod accounting;
+
 pub mod runner;
 
 pub mod guest;

@@ -11,12 +11,14 @@ use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     id::{RunnerId, RunnerName},
 };
-use shoes_vz_proto::agent::{
-    CreateRunnerCommand, DeleteRunnerCommand, Runner, SyncResponse, sync_response::Command,
+use shoes_vz_proto::{
+    agent::{CreateRunnerCommand, DeleteRunnerCommand, Runner, SyncResponse, sync_response::Command},
+    vm::VmStatus,
 };
 use shoes_vz_vm::client::Vm;
 
 use crate::{
+    accounting::{Account, Adopted, Ended, Leftovers},
     bundles::{self, Bundle},
     context::Context,
     runner::{self, Handle, Order},
@@ -66,8 +68,15 @@ impl Runners {
     }
 
     /// Takes over every VM a former agent left, and removes what is left of those that are over.
-    pub async fn adopt_all(&self) -> std::io::Result<()> {
-        let found = bundles::scan(&self.ctx.runners_path)?;
+    pub async fn adopt_all(&self) -> std::io::Result<Account> {
+        let runners_path = self.ctx.runners_path.clone();
+        let leftovers = Leftovers::remove(&runners_path)?;
+        let found = bundles::scan(&runners_path)?;
+        let mut account = Account {
+            leftovers: leftovers.removed,
+            foreign: leftovers.foreign.len() + found.foreign.len(),
+            ..Account::default()
+        };
         for path in found.foreign {
             tracing::warn!(?path, "this directory is no bundle of an agent's; it is left alone");
         }
@@ -77,13 +86,25 @@ impl Runners {
                 self.ctx.board.publish(runner);
             }
         }
+        let mut adopted = Adopted::new();
         for bundle in found.bundles {
-            self.adopt(bundle).await;
+            let path = bundle.path.clone();
+            match self.adopt(bundle).await {
+                Some(vm) => drop(adopted.insert(path, (vm.pid, vm.hypervisor_pid))),
+                None => account.removed += 1,
+            }
         }
-        Ok(())
+        account.adopted = adopted.len();
+        let of_path = runners_path.clone();
+        let ended = tokio::task::spawn_blocking(move || Ended::stray(&of_path, &adopted)).await?;
+        account.ended = ended.ended;
+        account.foreign += ended.left;
+        account.say(&runners_path);
+        Ok(account)
     }
 
-    async fn adopt(&self, bundle: Bundle) {
+    /// `None`: its VM is over, and it is being removed.
+    async fn adopt(&self, bundle: Bundle) -> Option<VmStatus> {
         let meta = match bundle.metadata() {
             Ok(Some(meta)) => meta,
             Ok(None) => nameless(&bundle),
@@ -94,8 +115,10 @@ impl Runners {
         };
         let (runner, name) = (bundle.runner, meta.runner_name.clone());
         let (ctx, ticket) = (self.ctx.clone(), self.ctx.slots.adopt(meta.slot));
+        let mut status = None;
         let handle = match Vm::adopt(&bundle.path).await {
             Ok(Some(vm)) => {
+                status = Some(vm.status().borrow().clone());
                 tracing::info!(runner_id = %runner, runner_name = name, "adopting a live VM");
                 runner::adopt(ctx, bundle, meta, vm, ticket)
             }
@@ -110,6 +133,7 @@ impl Runners {
             }
         };
         self.lock().live.insert(runner, handle);
+        status
     }
 
     /// Applies a command once, and says why it is refused; "" when it is not.

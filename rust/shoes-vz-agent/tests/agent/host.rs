@@ -11,6 +11,7 @@ use std::{
 
 use russh::keys::{PublicKey, ssh_key::LineEnding};
 use shoes_vz_agent::{
+    accounting::Account,
     context::{Board, Context, Launcher},
     disk::Disk,
     ends::Ends,
@@ -91,6 +92,11 @@ impl Host {
 
     /// An agent, in the runtime this is called in.
     pub(crate) async fn agent(&self) -> Arc<Runners> {
+        self.agent_and_account().await.0
+    }
+
+    /// Also, what it found.
+    pub(crate) async fn agent_and_account(&self) -> (Arc<Runners>, Account) {
         let template = TemplateDir::open(&self.dir.path().join("t")).unwrap();
         let login = Login::new("runner", &template.ssh_key().unwrap(), &template.meta.ssh_host_key).unwrap();
         let free = self.free_disk.clone();
@@ -120,8 +126,8 @@ impl Host {
             disk,
             notices: None,
         })));
-        runners.adopt_all().await.unwrap();
-        runners
+        let account = runners.adopt_all().await.unwrap();
+        (runners, account)
     }
 
     /// An agent to be killed.

@@ -7,6 +7,7 @@ mod fake_server;
 mod fake_vm;
 mod host;
 
+mod accounting;
 mod adoption;
 mod life;
 mod silence;
