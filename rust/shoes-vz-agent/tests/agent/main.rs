@@ -12,3 +12,4 @@ mod adoption;
 mod life;
 mod silence;
 mod talk;
+mod two_agents;
