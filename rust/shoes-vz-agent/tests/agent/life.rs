@@ -149,17 +149,22 @@ async fn a_script_that_fails_ends_with_its_code_and_its_last_fifty_lines() {
 async fn a_script_that_starts_no_runner_expires_after_the_registration_deadline() {
     let mut host = Host::new();
     host.registration_deadline = Duration::from_millis(100);
+    host.max_runners = 1;
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
     vm.script_exits(0);
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
     assert!(end.reason.contains("--registration-deadline"), "{end:?}");
+    assert!(vm.is_over());
+    assert_eq!(host.entries(), Vec::<String>::new());
+    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))), "", "the slot is free");
 }
 
 #[tokio::test]
 async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
-    let host = Host::new();
+    let mut host = Host::new();
+    host.max_runners = 1;
     let runners = host.agent().await;
     let id = RunnerId::random();
     runners.apply(command(
@@ -167,9 +172,14 @@ async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
         shoes_vz_proto::agent::CreateRunnerCommand { max_lifetime_seconds: 1, ..create(id, SCRIPT) },
     ));
     until_state(&runners, id, RunnerState::SshReady).await;
-    host.vms.only().runner(RunnerActivity::Running);
+    let vm = host.vms.only();
+    vm.runner(RunnerActivity::Running);
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
+    assert!(end.reason.contains("maximum lifetime of 1.0 s"), "{end:?}");
+    assert!(vm.is_over());
+    assert_eq!(host.entries(), Vec::<String>::new());
+    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))), "", "the slot is free");
 }
 
 #[tokio::test]
