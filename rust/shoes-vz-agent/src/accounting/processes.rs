@@ -161,7 +161,7 @@ fn named(cwd: &Path) -> PathBuf {
 }
 
 fn bundle_below(runners_path: &Path, path: &Path) -> Option<PathBuf> {
-    let is_bundle = matches!(path.file_name()?.to_str().and_then(runner_of)?, Ok(_));
+    let is_bundle = path.file_name()?.to_str().and_then(runner_of)?.is_ok();
     (is_bundle && path.parent() == Some(runners_path)).then(|| path.to_owned())
 }
 
