@@ -15,7 +15,7 @@ use shoes_vz_model::{
 use crate::files;
 
 /// The setup script while it has not been handed over, 0600: a restarted agent must be able to. Gone afterwards.
-const SCRIPT: &str = "setup-script";
+pub(crate) const SCRIPT: &str = "setup-script";
 
 /// One bundle directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

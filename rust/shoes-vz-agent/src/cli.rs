@@ -126,6 +126,12 @@ pub struct RunArgs {
     /// How long after its setup script a VM waits for an Actions runner to show [default: 10m]
     #[arg(long, env = "SHOESVZ_AGENT_REGISTRATION_DEADLINE", allow_hyphen_values = true)]
     pub registration_deadline: Option<String>,
+    /// How long a guest may answer nothing, from its setup script on, until its VM is removed; 0: for ever [default: 10m]
+    #[arg(long, env = "SHOESVZ_AGENT_SILENT_GUEST_LIMIT", allow_hyphen_values = true)]
+    pub silent_guest_limit: Option<String>,
+    /// Below how much free space at the runners path no VM is taken, for example 20GiB; 0: not looked at [default: 10GiB]
+    #[arg(long, env = "SHOESVZ_AGENT_MIN_FREE_DISK", allow_hyphen_values = true)]
+    pub min_free_disk: Option<String>,
     /// text or json [default: text]
     #[arg(long, env = "SHOESVZ_AGENT_LOG_FORMAT")]
     pub log_format: Option<String>,

@@ -17,7 +17,7 @@ use shoes_vz_vm::{
 };
 use tokio::sync::watch;
 
-use crate::{ends::Ends, machines::Machines, notify_ip::Notices, slots::Slots, ssh::Login};
+use crate::{disk::Disk, ends::Ends, machines::Machines, notify_ip::Notices, slots::Slots, ssh::Login};
 
 /// Starts VM processes. A seam for tests only: theirs answer in the test's own process.
 #[async_trait]
@@ -100,6 +100,8 @@ pub struct Context {
     pub max_lifetime: Option<Duration>,
     /// From the setup script's end to the Actions runner's first sign.
     pub registration_deadline: Duration,
+    /// How long a guest may answer nothing once it has the setup script; `None`: for ever.
+    pub silent_guest_limit: Option<Duration>,
     /// The host's VMs.
     pub machines: Arc<dyn Machines>,
     /// The calendar and chance.
@@ -110,6 +112,8 @@ pub struct Context {
     pub ends: Ends,
     /// Slots.
     pub slots: Slots,
+    /// Room for more clones.
+    pub disk: Disk,
     /// Addresses of guests that are reached by TCP; `None` when no template needs them.
     pub notices: Option<Notices>,
 }

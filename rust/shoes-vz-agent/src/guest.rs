@@ -7,9 +7,13 @@ mod tcp;
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use shoes_vz_model::{guest::ExecRequest, guest::ExecResponse, id::RunnerId, template::Transport};
+use shoes_vz_model::{
+    guest::{ExecRequest, ExecResponse, Status},
+    id::RunnerId,
+    template::Transport,
+};
 
-pub use follow::Following;
+pub use follow::{Following, Watched};
 
 use self::{channel::ChannelGuest, tcp::TcpGuest};
 use crate::{
@@ -29,6 +33,9 @@ pub trait Guest: Send + Sync + 'static {
     async fn try_ssh(&self) -> Result<(), SshError>;
     /// Hands the setup script over. The same runner's again changes nothing.
     async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError>;
+    /// Its state now; `None` when it answers with something else, as one whose disk is full may. The caller sets the
+    /// deadline.
+    async fn ask(&self) -> Result<Option<Status>, GuestError>;
     /// Follows its state from now on, and appends the script's output to `log`.
     fn follow(&self, runner: RunnerId, log: &Path) -> Following;
 }
@@ -92,6 +99,12 @@ pub(crate) async fn find(
             "the template's guests tell their address, and nobody listens (--ip-notify-port)".into(),
         )),
     }
+}
+
+/// A guest that was up before this agent was ([`crate::machines::Machines::guest_again`]).
+pub(crate) fn again(ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>> {
+    let by_channel = ctx.template.meta.guest_agent == Transport::Channel;
+    by_channel.then(|| Arc::new(ChannelGuest::new(machine.guest_socket(), ssh)) as Arc<dyn Guest>)
 }
 
 /// Runs a program in the guest behind `guest_socket`, or at `ip`: what `exec` does.

@@ -17,6 +17,8 @@ pub mod server;
 
 pub mod runners;
 
+pub mod accounting;
+
 pub mod runner;
 
 pub mod machines;
@@ -28,6 +30,7 @@ pub mod ssh;
 pub mod notify_ip;
 
 pub mod context;
+pub mod disk;
 pub mod slots;
 
 pub mod bundles;
@@ -40,3 +43,4 @@ pub mod template_install;
 
 mod duration;
 mod files;
+mod size;

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    accounting::{Adopted, Ended},
     bundles::Bundle,
     context::{Context, Launcher},
     guest::{self, Guest, GuestError},
@@ -49,8 +50,12 @@ pub trait Machines: Send + Sync + 'static {
         known: Option<IpAddr>,
         turn: Option<Turn>,
     ) -> Result<Arc<dyn Guest>, GuestError>;
+    /// A guest that was up before this agent was, where nothing has to be waited for to reach it.
+    fn guest_again(&self, ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>>;
     /// Removes a bundle whose VM is over; one that is not there is fine.
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError>;
+    /// Ends every process that runs a VM of a bundle below `runners_path` and is not of one adopted.
+    async fn end_strays(&self, runners_path: &Path, adopted: Adopted) -> Ended;
 }
 
 /// One VM process. Dropping it does nothing to the VM.
@@ -163,9 +168,18 @@ impl Machines for OnThisHost {
         guest::find(ctx, machine, ssh, known, turn).await
     }
 
+    fn guest_again(&self, ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>> {
+        guest::again(ctx, machine, ssh)
+    }
+
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {
         let path = bundle.to_owned();
         done(spawn_blocking(move || clone::remove_bundle(&path)).await)
+    }
+
+    async fn end_strays(&self, runners_path: &Path, adopted: Adopted) -> Ended {
+        let path = runners_path.to_owned();
+        done(spawn_blocking(move || Ended::stray(&path, &adopted)).await)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     bundles::Lock,
     context::{Board, Context, OwnProgram},
+    disk::{self, Disk},
     ends::Ends,
     files,
     machines::OnThisHost,
@@ -43,6 +44,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         () = stop.told() => return Ok(()),
     };
     let address = notices.as_ref().map(Notices::address);
+    let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
     let runners = Arc::new(Runners::new(Arc::new(Context {
         agent_id: agent_id.to_string(),
         template: settings.template,
@@ -55,6 +57,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         start_deadline: settings.start_deadline,
         max_lifetime: settings.max_lifetime,
         registration_deadline: settings.registration_deadline,
+        silent_guest_limit: settings.silent_guest_limit,
         machines: Arc::new(OnThisHost::new(Arc::new(OwnProgram(
             std::env::current_exe().context("finding this program's own file")?,
         )))),
@@ -64,6 +67,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)
         })?,
         slots: Slots::new(settings.max_runners),
+        disk: disk.clone(),
         notices,
     })));
     runners.adopt_all().await.context("looking through the runners path")?;
@@ -72,6 +76,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ready.remove()?;
     tokio::select! {
         () = server.serve(|_| ready.write()) => {}
+        () = disk.look_on(disk::LOOK_EVERY) => {}
         () = stop.told() => {}
     }
     tracing::info!("the agent stops; its VMs go on, and the next agent adopts them");

@@ -10,6 +10,7 @@
 //! | the VM ends | once there is one | torn down: VM_DIED, or DELETED when the operator did it |
 //! | start deadline | until SSH | torn down: FAILED, with stage, time and the console's tail |
 //! | maximum lifetime | at any stage | torn down: EXPIRED |
+//! | the guest answers nothing for too long | after hand-over | torn down: SILENT |
 //! | the script fails, the runner finishes | after hand-over | torn down: FAILED, FINISHED |
 //! | this agent dies | at any stage | the next one adopts the VM, or removes a bundle without one |
 //! | the VM found does not answer | after that | asked again for a while, then torn down: VM_DIED |
@@ -23,6 +24,7 @@ mod ending;
 mod job;
 mod owner;
 mod record;
+mod silence;
 mod teardown;
 
 use std::{fmt, sync::Arc, time::Duration};

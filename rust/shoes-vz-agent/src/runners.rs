@@ -11,11 +11,13 @@ use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     id::{RunnerId, RunnerName},
 };
-use shoes_vz_proto::agent::{
-    CreateRunnerCommand, DeleteRunnerCommand, Runner, SyncResponse, sync_response::Command,
+use shoes_vz_proto::{
+    agent::{CreateRunnerCommand, DeleteRunnerCommand, Runner, SyncResponse, sync_response::Command},
+    vm::VmStatus,
 };
 
 use crate::{
+    accounting::{Account, Adopted, Leftovers},
     bundles::{self, Bundle},
     context::Context,
     runner::{self, Handle, Order},
@@ -34,7 +36,23 @@ pub struct Runners {
 struct State {
     live: BTreeMap<RunnerId, Handle>,
     /// Command id and the answer given.
-    applied: VecDeque<(String, String)>,
+    applied: VecDeque<(String, Answer)>,
+}
+
+/// What a command came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Why it is refused; "" when it is not.
+    pub words: String,
+    /// Refused for this host's sake only: another one may take it.
+    pub try_elsewhere: bool,
+}
+
+/// For what the command itself says; no host would take it.
+impl From<String> for Answer {
+    fn from(words: String) -> Self {
+        Self { words, try_elsewhere: false }
+    }
 }
 
 impl Runners {
@@ -49,8 +67,15 @@ impl Runners {
     }
 
     /// Takes over every VM a former agent left, and removes what is left of those that are over.
-    pub async fn adopt_all(&self) -> std::io::Result<()> {
-        let found = bundles::scan(&self.ctx.runners_path)?;
+    pub async fn adopt_all(&self) -> std::io::Result<Account> {
+        let runners_path = self.ctx.runners_path.clone();
+        let leftovers = Leftovers::remove(&runners_path)?;
+        let found = bundles::scan(&runners_path)?;
+        let mut account = Account {
+            leftovers: leftovers.removed,
+            foreign: leftovers.foreign.len() + found.foreign.len(),
+            ..Account::default()
+        };
         for path in found.foreign {
             tracing::warn!(?path, "this directory is no bundle of an agent's; it is left alone");
         }
@@ -60,13 +85,24 @@ impl Runners {
                 self.ctx.board.publish(runner);
             }
         }
+        let mut adopted = Adopted::new();
         for bundle in found.bundles {
-            self.adopt(bundle).await;
+            let path = bundle.path.clone();
+            match self.adopt(bundle).await {
+                Past::Lives(vm) => drop(adopted.insert(path, (vm.pid, vm.hypervisor_pid))),
+                Past::Unknown => drop(adopted.insert(path, (0, 0))),
+                Past::Over => account.removed += 1,
+            }
         }
-        Ok(())
+        account.adopted = adopted.len();
+        let ended = self.ctx.machines.end_strays(&runners_path, adopted).await;
+        account.ended = ended.ended;
+        account.foreign += ended.left;
+        account.say(&runners_path);
+        Ok(account)
     }
 
-    async fn adopt(&self, bundle: Bundle) {
+    async fn adopt(&self, bundle: Bundle) -> Past {
         let meta = match bundle.metadata() {
             Ok(Some(meta)) => meta,
             Ok(None) => nameless(&bundle, self.ctx.outside.now()),
@@ -77,26 +113,33 @@ impl Runners {
         };
         let (runner, name) = (bundle.runner, meta.runner_name.clone());
         let (ctx, ticket) = (self.ctx.clone(), self.ctx.slots.adopt(meta.slot));
-        let handle = match self.ctx.machines.find(&bundle.path).await {
+        let (past, handle) = match self.ctx.machines.find(&bundle.path).await {
             Ok(Some(vm)) => {
+                let status = vm.status().borrow().clone();
                 tracing::info!(runner_id = %runner, runner_name = name, "adopting a live VM");
-                runner::adopt(ctx, bundle, meta, vm, ticket)
+                (Past::Lives(status), runner::adopt(ctx, bundle, meta, vm, ticket))
             }
             Ok(None) => {
                 tracing::info!(runner_id = %runner, runner_name = name, "removing the bundle of a VM that is over");
-                runner::bury(ctx, bundle, meta, ticket)
+                (Past::Over, runner::bury(ctx, bundle, meta, ticket))
             }
             // It may be doing its job: only how to reach it is not known yet.
             Err(error) => {
                 tracing::warn!(runner_id = %runner, runner_name = name, %error, "a VM does not answer; it is asked again");
-                runner::seek(ctx, bundle, meta, ticket)
+                (Past::Unknown, runner::seek(ctx, bundle, meta, ticket))
             }
         };
         self.lock().live.insert(runner, handle);
+        past
     }
 
     /// Applies a command once, and says why it is refused; "" when it is not.
     pub fn apply(&self, response: SyncResponse) -> String {
+        self.answer(response).words
+    }
+
+    /// Applies a command once.
+    pub fn answer(&self, response: SyncResponse) -> Answer {
         let id = response.command_id;
         let mut state = self.lock();
         if let Some((_, answer)) = state.applied.iter().find(|(known, _)| !id.is_empty() && *known == id) {
@@ -105,14 +148,15 @@ impl Runners {
         state.live.retain(|_, handle| !handle.is_over());
         let answer = match response.command {
             Some(Command::CreateRunner(create)) => self.create(&mut state, create),
-            Some(Command::DeleteRunner(delete)) => self.delete(&mut state, &delete),
+            Some(Command::DeleteRunner(delete)) => self.delete(&mut state, &delete).map_err(Answer::from),
             Some(Command::Noop(_)) | None => Ok(()),
         };
         let answer = answer.err().unwrap_or_default();
-        if !answer.is_empty() {
-            tracing::warn!(command_id = id, answer, "a command of the server's is refused");
+        if !answer.words.is_empty() {
+            tracing::warn!(command_id = id, answer = answer.words, "a command of the server's is refused");
         }
-        if !id.is_empty() {
+        // A command that went elsewhere may come back once this host is better off.
+        if !id.is_empty() && !answer.try_elsewhere {
             state.applied.push_back((id, answer.clone()));
             if state.applied.len() > REMEMBERED {
                 state.applied.pop_front();
@@ -121,7 +165,7 @@ impl Runners {
         answer
     }
 
-    fn create(&self, state: &mut State, create: CreateRunnerCommand) -> Result<(), String> {
+    fn create(&self, state: &mut State, create: CreateRunnerCommand) -> Result<(), Answer> {
         let request_id = create.request_id.clone();
         let order = self.order(create)?;
         // One runner, one VM, however often and by whichever stream it is asked for.
@@ -129,6 +173,7 @@ impl Runners {
             tracing::info!(runner_id = %order.id, "this runner is here already");
             return Ok(());
         }
+        self.ctx.disk.look().map_err(|words| Answer { words, try_elsewhere: true })?;
         let ticket = self.ctx.slots.take().map_err(|e| e.to_string())?;
         tracing::info!(runner_id = %order.id, runner_name = order.name, request_id, "creating a runner");
         let id = order.id;
@@ -192,6 +237,14 @@ impl Runners {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What became of a VM a former agent started.
+enum Past {
+    Lives(VmStatus),
+    /// It is there, and does not answer.
+    Unknown,
+    Over,
 }
 
 /// All that is known of a bundle without metadata.

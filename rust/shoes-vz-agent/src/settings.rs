@@ -25,7 +25,7 @@ use shoes_vz_vm::{
 
 pub use values::{LogFormat, Raw, log_format};
 
-use crate::{cli::PlaceArgs, ssh::Login};
+use crate::{cli::PlaceArgs, disk, ssh::Login};
 
 /// Where VMs are when nothing else is said; the Go implementation's.
 pub const DEFAULT_RUNNERS_PATH: &str = "/opt/myshoes/vz/runners";
@@ -65,6 +65,10 @@ pub struct Settings {
     pub max_lifetime: Option<Duration>,
     /// From the setup script's end to the Actions runner's first sign.
     pub registration_deadline: Duration,
+    /// How long a guest may answer nothing once it has the setup script; `None`: for ever.
+    pub silent_guest_limit: Option<Duration>,
+    /// Bytes the runners path's file system must have free for a VM to be taken; 0: not looked at.
+    pub min_free_disk: u64,
     /// Written after registration.
     pub ready_file: Option<PathBuf>,
 }
@@ -170,6 +174,8 @@ impl Settings {
             wrong.take(values::duration(raw, "max-lifetime", 24 * 3600, values::Zero::MeansNone));
         let registration =
             wrong.take(values::duration(raw, "registration-deadline", 600, values::Zero::Refused));
+        let silence = wrong.take(values::duration(raw, "silent-guest-limit", 600, values::Zero::MeansNone));
+        let min_free_disk = wrong.take(values::size(raw, "min-free-disk", disk::DEFAULT_MIN_FREE));
         wrong.take(values::log_format(raw));
 
         let whole = || {
@@ -190,6 +196,8 @@ impl Settings {
                 start_deadline: start_deadline?,
                 max_lifetime: max_lifetime.filter(|d| !d.is_zero()),
                 registration_deadline: registration?,
+                silent_guest_limit: silence.filter(|d| !d.is_zero()),
+                min_free_disk: min_free_disk?,
                 ready_file: raw.path("ready-file"),
             })
         };
@@ -286,6 +294,7 @@ mod tests {
             ("ssh-key", "/no/key"),
             ("ip-notify-port", "70000"),
             ("start-deadline", "soon"),
+            ("min-free-disk", "plenty"),
             ("accelerator", "warp"),
             ("hypervisor", "xen"),
             ("log-format", "xml"),
@@ -302,6 +311,7 @@ mod tests {
             "/no/key",
             "70000",
             "soon",
+            "plenty",
             "warp",
             "xen",
             "xml",
@@ -312,7 +322,7 @@ mod tests {
         ] {
             assert_eq!(wrong.0.iter().filter(|m| m.contains(word)).count(), 1, "{word}: {wrong}");
         }
-        assert_eq!(wrong.0.len(), 14, "{wrong}");
+        assert_eq!(wrong.0.len(), 15, "{wrong}");
     }
 
     #[test]

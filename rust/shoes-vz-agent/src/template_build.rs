@@ -292,20 +292,11 @@ fn is_package_name(name: &str) -> bool {
         && name.as_bytes()[0].is_ascii_alphanumeric()
 }
 
-/// "8G", "512M" or plain bytes; powers of 1024.
+/// A guest's disk.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 1,
-        "M" | "MIB" => 1 << 20,
-        "G" | "GIB" => 1 << 30,
-        unit => return Err(format!("{unit:?} is no unit; M and G are")),
-    };
-    let size = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    match size {
-        Some(size) if (1 << 30..=1 << 43).contains(&size) && size % 4096 == 0 => Ok(size),
-        Some(_) => Err("a guest's disk has between 1 GiB and 8 TiB, in whole blocks of 4 KiB".into()),
-        None => Err(format!("{text:?} is no size; 8G is one")),
+    match crate::size::parse(text)? {
+        size if (1 << 30..=1 << 43).contains(&size) && size % 4096 == 0 => Ok(size),
+        _ => Err("a guest's disk has between 1 GiB and 8 TiB, in whole blocks of 4 KiB".into()),
     }
 }
 

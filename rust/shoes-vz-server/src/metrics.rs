@@ -317,12 +317,13 @@ impl Gauges {
     }
 }
 
-const ENDS: [wire::EndKind; 5] = [
+const ENDS: [wire::EndKind; 6] = [
     wire::EndKind::Finished,
     wire::EndKind::Deleted,
     wire::EndKind::Failed,
     wire::EndKind::VmDied,
     wire::EndKind::Expired,
+    wire::EndKind::Silent,
 ];
 
 fn end_label(kind: wire::EndKind) -> &'static str {
@@ -333,6 +334,7 @@ fn end_label(kind: wire::EndKind) -> &'static str {
         wire::EndKind::Failed => "failed",
         wire::EndKind::VmDied => "vm_died",
         wire::EndKind::Expired => "expired",
+        wire::EndKind::Silent => "silent",
     }
 }
 

@@ -6,7 +6,10 @@ use shoes_vz_proto::fleet::{
     AddInstanceRequest, DeleteInstanceRequest, shoes_service_client::ShoesServiceClient,
 };
 use tokio::time::sleep;
-use tonic::{Code, Request, Status, transport::{Channel, Endpoint}};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     machines::within,
@@ -74,8 +77,12 @@ impl Caller {
         let answered = !matches!(&answer, Err(e) if is_silence(e));
         self.world.call_over(&self.host, &format!("AddInstance of {name}"), began, patience, answered);
         match &answer {
-            Ok(added) => self.world.note(format_args!("{} has {name} as {}", self.host, added.get_ref().cloud_id)),
-            Err(e) => self.world.note(format_args!("{} has not {name}: {:?} {}", self.host, e.code(), e.message())),
+            Ok(added) => {
+                self.world.note(format_args!("{} has {name} as {}", self.host, added.get_ref().cloud_id))
+            }
+            Err(e) => {
+                self.world.note(format_args!("{} has not {name}: {:?} {}", self.host, e.code(), e.message()))
+            }
         }
         let cloud = answer?.into_inner().cloud_id;
         self.world.claimed(name, &cloud);
@@ -122,10 +129,18 @@ impl Caller {
                     return;
                 }
                 Err(e) if e.code() == Code::NotFound => {
-                    self.world.violated(format!("{cloud} was given, and is said never to have been: {}", e.message()));
+                    self.world.violated(format!(
+                        "{cloud} was given, and is said never to have been: {}",
+                        e.message()
+                    ));
                     return;
                 }
-                Err(e) => self.world.note(format_args!("{} cannot delete {cloud}: {:?} {}", self.host, e.code(), e.message())),
+                Err(e) => self.world.note(format_args!(
+                    "{} cannot delete {cloud}: {:?} {}",
+                    self.host,
+                    e.code(),
+                    e.message()
+                )),
             }
             sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
@@ -134,7 +149,8 @@ impl Caller {
     }
 
     pub(crate) async fn delete_once(&self, cloud: &str) -> Result<(), Status> {
-        let mut request = Request::new(DeleteInstanceRequest { cloud_id: cloud.to_owned(), labels: Vec::new() });
+        let mut request =
+            Request::new(DeleteInstanceRequest { cloud_id: cloud.to_owned(), labels: Vec::new() });
         request.set_timeout(DELETE_PATIENCE);
         let began = self.world.clock();
         let mut service = self.service();
@@ -142,7 +158,13 @@ impl Caller {
         let answer = within(limit, service.delete_instance(request)).await;
         let answer = answer.unwrap_or_else(|| Err(Status::cancelled("no answer")));
         let answered = !matches!(&answer, Err(e) if is_silence(e));
-        self.world.call_over(&self.host, &format!("DeleteInstance of {cloud}"), began, DELETE_PATIENCE, answered);
+        self.world.call_over(
+            &self.host,
+            &format!("DeleteInstance of {cloud}"),
+            began,
+            DELETE_PATIENCE,
+            answered,
+        );
         answer.map(drop)
     }
 

@@ -62,8 +62,14 @@ pub(crate) fn run(seed: u64, options: Options) -> anyhow::Result<Report> {
     catch_panics();
     let dir = scratch()?;
     let plan = Plan::of(seed);
-    let world =
-        World::new(seed, dir.path().to_owned(), plan.slots.clone(), plan.rates, options.sabotage, options.log);
+    let world = World::new(
+        seed,
+        dir.path().to_owned(),
+        plan.slots.clone(),
+        plan.rates,
+        options.sabotage,
+        options.log,
+    );
     // Made once, before anything can be in the middle of it.
     parts::template(&world)?;
     let mut simulation = Simulation::new(seed, plan, Arc::clone(&world));
@@ -114,6 +120,8 @@ struct Simulation {
     down: BTreeMap<String, Duration>,
     /// How long the next crash of an armed host lasts.
     armed: BTreeMap<String, Duration>,
+    /// Agents whose disks are full, and until when.
+    full: BTreeMap<usize, Duration>,
     /// Links that are disturbed: how, and until when.
     links: BTreeMap<(String, String), (Link, Duration)>,
 }
@@ -179,6 +187,7 @@ impl Simulation {
             errands,
             down: BTreeMap::new(),
             armed: BTreeMap::new(),
+            full: BTreeMap::new(),
             links: BTreeMap::new(),
         }
     }
@@ -253,14 +262,19 @@ impl Simulation {
 
     /// What should not be there once nobody wants anything.
     fn left(&self) -> Vec<String> {
-        let mut left: Vec<String> =
-            self.world.live().iter().map(|vm| format!("a VM of {} on agent-{}", vm.named.name, vm.agent)).collect();
+        let mut left: Vec<String> = self
+            .world
+            .live()
+            .iter()
+            .map(|vm| format!("a VM of {} on agent-{}", vm.named.name, vm.agent))
+            .collect();
         for (n, serves) in self.serves.iter().enumerate() {
             for path in bundles(&parts::runners_path(&self.world, n)) {
                 left.push(format!("agent-{n} has {path}"));
             }
             let Some(runners) = lock(serves).clone() else { continue };
-            let (ends, board) = (runners.context().ends.all().len(), runners.context().board.watch().borrow().len());
+            let (ends, board) =
+                (runners.context().ends.all().len(), runners.context().board.watch().borrow().len());
             if ends + board > 0 {
                 left.push(format!("agent-{n} keeps {ends} ends and shows {board} runners"));
             }
@@ -305,6 +319,12 @@ impl Simulation {
             Fault::ClockJump { whom, seconds } => {
                 world.fault(format_args!("the calendar of {} jumps by {seconds} s", whom.host()));
                 world.jump(&whom.host(), SignedDuration::from_secs(seconds));
+            }
+            Fault::DiskFills { agent, lasts } => {
+                world.fault(format_args!("the disk of agent-{agent}'s host is nearly full for {lasts:?}"));
+                world.fill(agent);
+                let until = self.now() + lasts;
+                self.full.insert(agent, until);
             }
             Fault::VmDies { which } => {
                 let live = world.live();
@@ -363,12 +383,24 @@ impl Simulation {
 
     fn end_what_is_due(&mut self) {
         let now = self.now();
-        let due: Vec<String> = self.down.iter().filter(|(_, at)| **at <= now).map(|(h, _)| h.clone()).collect();
+        let due: Vec<String> =
+            self.down.iter().filter(|(_, at)| **at <= now).map(|(h, _)| h.clone()).collect();
         for host in due {
             self.start(&host);
         }
-        let due: Vec<_> =
-            self.links.iter().filter(|(_, (_, at))| *at <= now).map(|(pair, (how, _))| (pair.clone(), *how)).collect();
+        self.full.retain(|agent, until| {
+            let full = *until > now;
+            if !full {
+                self.world.empty(*agent);
+            }
+            full
+        });
+        let due: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, (_, at))| *at <= now)
+            .map(|(pair, (how, _))| (pair.clone(), *how))
+            .collect();
         for (pair, how) in due {
             self.undisturb(&pair, how);
         }
@@ -385,6 +417,7 @@ impl Simulation {
         self.world.note(format_args!("CALM"));
         self.world.calm();
         self.armed.clear();
+        self.full.clear();
         for host in self.down.keys().cloned().collect::<Vec<_>>() {
             self.start(&host);
         }
@@ -421,7 +454,10 @@ async fn client(
     let clouds = join_all(names.iter().map(|name| caller.once(name, LAST_PATIENCE))).await;
     for (name, cloud) in names.iter().zip(&clouds) {
         if let Err(e) = cloud {
-            world.violated(format!("no slot is lost: there are {wave}, all free, and {name} got none: {}", e.message()));
+            world.violated(format!(
+                "no slot is lost: there are {wave}, all free, and {name} got none: {}",
+                e.message()
+            ));
         }
     }
     join_all(clouds.iter().flatten().map(|cloud| caller.delete(cloud))).await;

@@ -14,6 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use shoes_vz_agent::{
+    accounting::{Adopted, Ended},
     context::Context,
     guest::{Following, Guest, GuestError},
     machines::{Machine, Machines, Plan},
@@ -22,10 +23,7 @@ use shoes_vz_agent::{
     slots::Slots,
     ssh::{Ssh, SshError},
 };
-use shoes_vz_model::{
-    guest::Status,
-    id::RunnerId,
-};
+use shoes_vz_model::{guest::Status, id::RunnerId};
 use shoes_vz_proto::vm::{VmEnd, VmEndKind, VmStatus};
 use shoes_vz_vm::{
     client::{Stop, VmError},
@@ -37,7 +35,12 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{plan, sabotage::Sabotage, vm::SimVm, world::{Named, World}};
+use crate::{
+    plan,
+    sabotage::Sabotage,
+    vm::SimVm,
+    world::{Named, World},
+};
 
 /// One host, seen by its agent.
 #[derive(Clone)]
@@ -88,7 +91,10 @@ impl Machines for SimHost {
         }
         plan.prepare()?;
         let meta = plan.meta;
-        self.world.bundle_made(&path, Named { runner: meta.runner_id, name: meta.runner_name, cloud: meta.cloud_id });
+        self.world.bundle_made(
+            &path,
+            Named { runner: meta.runner_id, name: meta.runner_name, cloud: meta.cloud_id },
+        );
         self.takes(0, 20).await;
         if self.world.one_in(self.world.rates().clone) {
             return Err(broken(&path, "cloning into"));
@@ -116,7 +122,10 @@ impl Machines for SimHost {
         self.takes(0, 5).await;
         let vm = self.world.vm(bundle);
         if vm.is_some() && self.world.one_in(self.world.rates().find) {
-            return Err(VmError::NoAnswer { socket: bundle.join("vm.sock"), words: "as the simulation has it".into() });
+            return Err(VmError::NoAnswer {
+                socket: bundle.join("vm.sock"),
+                words: "as the simulation has it".into(),
+            });
         }
         if self.world.sabotaged(Sabotage::LiveVmsAreNotFound) {
             return Ok(None);
@@ -141,6 +150,23 @@ impl Machines for SimHost {
             Some(vm) => Ok(Arc::new(SimGuest { host: self.clone(), vm })),
             None => Err(GuestError::Broken("the VM is over".into())),
         }
+    }
+
+    fn guest_again(&self, _: &Context, machine: &dyn Machine, _: Ssh) -> Option<Arc<dyn Guest>> {
+        let vm = self.world.vm(machine.guest_socket().parent()?)?;
+        Some(Arc::new(SimGuest { host: self.clone(), vm }))
+    }
+
+    async fn end_strays(&self, _: &Path, adopted: Adopted) -> Ended {
+        self.world.step(&self.name).await;
+        let strays = self.world.live().into_iter().filter(|vm| vm.agent == self.agent);
+        let mut ended = Ended::default();
+        for vm in strays.filter(|vm| !adopted.contains_key(&vm.bundle)) {
+            self.world.stopped(&vm);
+            vm.end(VmEndKind::HypervisorKilled, "a stray is ended");
+            ended.ended += 1;
+        }
+        ended
     }
 
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {
@@ -203,7 +229,10 @@ impl Machine for SimMachine {
         // As a process that hangs in the kernel: a few tries see nothing of it.
         if world.one_in(world.rates().stop) && self.silent_stops.fetch_add(1, Ordering::Relaxed) < 3 {
             sleep(Duration::from_secs(2)).await;
-            return Err(VmError::NoAnswer { socket: self.vm.bundle.join("vm.sock"), words: "it hangs".into() });
+            return Err(VmError::NoAnswer {
+                socket: self.vm.bundle.join("vm.sock"),
+                words: "it hangs".into(),
+            });
         }
         world.stopped(&self.vm);
         if world.sabotaged(Sabotage::StopsAreIgnored) {
@@ -269,6 +298,14 @@ impl Guest for SimGuest {
         Ok(())
     }
 
+    async fn ask(&self) -> Result<Option<Status>, GuestError> {
+        self.host.takes(0, 5).await;
+        if !self.vm.is_live() {
+            return Err(GuestError::Broken("the VM is over".into()));
+        }
+        Ok(Some(self.vm.guest().borrow().clone()))
+    }
+
     fn follow(&self, _: RunnerId, _: &Path) -> Following {
         let (sender, status) = watch::channel::<Option<Status>>(None);
         let mut guest = self.vm.guest();
@@ -282,7 +319,7 @@ impl Guest for SimGuest {
             }
         });
         let (_, logged) = watch::channel(u64::MAX);
-        Following::new(status, logged, vec![AbortOnDropHandle::new(follow)])
+        Following::new(status, logged, None, vec![AbortOnDropHandle::new(follow)])
     }
 }
 

@@ -37,7 +37,9 @@ fn range(text: &str) -> Result<(u64, u64), String> {
         Some((from, to)) => Ok((number(from)?, number(to)?)),
         None => number(text).map(|seed| (seed, seed + 1)),
     }
-    .and_then(|(from, to)| if from < to { Ok((from, to)) } else { Err(format!("{text:?} is no seed at all")) })
+    .and_then(
+        |(from, to)| if from < to { Ok((from, to)) } else { Err(format!("{text:?} is no seed at all")) },
+    )
 }
 
 /// Between two lines that say how far it is.
@@ -64,16 +66,18 @@ fn main() -> anyhow::Result<ExitCode> {
                     if seed >= to || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let report = match shoes_vz_simulation::run(seed, Options { sabotage: None, log: args.log }) {
-                        Ok(report) => report,
-                        Err(error) => {
-                            *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                            stop.store(true, Ordering::Relaxed);
-                            return;
-                        }
-                    };
+                    let report =
+                        match shoes_vz_simulation::run(seed, Options { sabotage: None, log: args.log }) {
+                            Ok(report) => report,
+                            Err(error) => {
+                                *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                                stop.store(true, Ordering::Relaxed);
+                                return;
+                            }
+                        };
                     let seeds = done.fetch_add(1, Ordering::Relaxed) + 1;
-                    let total = faults.fetch_add(report.counts.faults, Ordering::Relaxed) + report.counts.faults;
+                    let total =
+                        faults.fetch_add(report.counts.faults, Ordering::Relaxed) + report.counts.faults;
                     if args.log {
                         report.log.iter().for_each(|line| println!("{line}"));
                     }

@@ -1,11 +1,20 @@
 //! The product's server and agents, as the software of simulated hosts.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use russh::keys::{PrivateKey, ssh_key::{LineEnding, private::Ed25519Keypair}};
+use russh::keys::{
+    PrivateKey,
+    ssh_key::{LineEnding, private::Ed25519Keypair},
+};
 use shoes_vz_agent::{
     bundles::Lock,
     context::{Board, Context},
+    disk::Disk,
     ends::Ends,
     runners::Runners,
     server::{Host, Server},
@@ -15,12 +24,20 @@ use shoes_vz_agent::{
 use shoes_vz_model::{AgentId, ResourceType};
 use shoes_vz_server::{
     edge::Defaults,
-    fleet::{core::{Core, Policy}, owner::{self, Fleet}, runner::Phase, types::Write},
+    fleet::{
+        core::{Core, Policy},
+        owner::{self, Fleet},
+        runner::Phase,
+        types::Write,
+    },
     metrics::Metrics,
     serve::{Door, serve_grpc},
     store::{Loaded, Sqlite, Store, StoreError},
 };
-use shoes_vz_vm::{spec::{Accelerator, Display, HypervisorKind, Network}, template::TemplateDir};
+use shoes_vz_vm::{
+    spec::{Accelerator, Display, HypervisorKind, Network},
+    template::TemplateDir,
+};
 use tokio::time::sleep;
 
 use crate::{machines::SimHost, net, plan, sabotage::Sabotage, vm::SLOWEST_START, world::World};
@@ -29,6 +46,10 @@ use crate::{machines::SimHost, net, plan, sabotage::Sabotage, vm::SLOWEST_START,
 pub(crate) const GRACE: Duration = Duration::from_secs(4);
 /// From the script's end to a runner.
 const REGISTRATION: Duration = Duration::from_secs(5);
+/// How long a guest may answer nothing.
+const SILENT_GUEST: Duration = Duration::from_secs(30);
+/// Bytes a host must have free.
+const WANTED_FREE: u64 = 1 << 30;
 /// HTTP/2 pings, and the time to answer one: a dead connection is found within their sum.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
@@ -41,7 +62,11 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
     let (store, mut loaded) = Sqlite::open(&state)?;
     sabotage_loaded(&world, &mut loaded);
     let policy = Policy {
-        grace: if world.sabotaged(Sabotage::AbandonedRunnersStay) { Duration::from_secs(1 << 30) } else { GRACE },
+        grace: if world.sabotaged(Sabotage::AbandonedRunnersStay) {
+            Duration::from_secs(1 << 30)
+        } else {
+            GRACE
+        },
         agent_forget: if world.sabotaged(Sabotage::AgentsAreForgottenAtOnce) {
             Duration::ZERO
         } else {
@@ -51,7 +76,8 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
     };
     let metrics = Arc::new(Metrics::new()?);
     let durable = Durable { sqlite: store, world: Arc::clone(&world) };
-    let (fleet, owner) = owner::new(policy, loaded, durable, Arc::clone(&metrics), world.outside(plan::SERVER));
+    let (fleet, owner) =
+        owner::new(policy, loaded, durable, Arc::clone(&metrics), world.outside(plan::SERVER));
     let inspected = Arc::clone(&world);
     let owner = owner.inspected(move |core: &Core| {
         if let Some(words) = core.broken_invariant() {
@@ -163,6 +189,9 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
     let login = Login::new("runner", &key, "")?;
     let max_runners = u32::try_from(slots)? + u32::from(world.sabotaged(Sabotage::OneSlotTooMany));
     let slots = Slots::new(max_runners);
+    let space = Arc::clone(&world);
+    let free_bytes = move |_: &Path| Ok(if space.is_full(n) { 1 } else { 10 * WANTED_FREE });
+    let disk = Disk::new(runners_path.clone(), WANTED_FREE, Arc::new(free_bytes));
     let context = Context {
         agent_id: agent_id.to_string(),
         template,
@@ -180,9 +209,12 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
         board: Board::default(),
         ends: Ends::open(&state_dir)?,
         slots,
+        silent_guest_limit: Some(SILENT_GUEST),
+        disk: disk.clone(),
         notices: None,
     };
     let runners = Arc::new(Runners::new(Arc::new(context)));
+    tokio::spawn(disk.look_on(Duration::from_secs(1)));
     runners.adopt_all().await?;
     *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
     let host = Host { agent_id, hostname: name.clone(), max_runners };

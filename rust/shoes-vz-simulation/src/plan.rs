@@ -100,6 +100,8 @@ pub(crate) enum Fault {
     Hold { between: (String, String), lasts: Duration },
     /// A process' calendar jumps.
     ClockJump { whom: Whom, seconds: i64 },
+    /// A host's disk is nearly full for a while.
+    DiskFills { agent: usize, lasts: Duration },
     /// A VM ends by itself.
     VmDies { which: u32 },
 }
@@ -209,7 +211,8 @@ fn errands(rng: &mut SmallRng, client: usize, calm_at: Duration) -> Vec<Errand> 
     (0..count)
         .map(|n| {
             // One name in five is asked for by both.
-            let name = if rng.random_range(0..5) == 0 { format!("shared-{n}") } else { format!("job-{client}-{n}") };
+            let name =
+                if rng.random_range(0..5) == 0 { format!("shared-{n}") } else { format!("job-{client}-{n}") };
             let ms = |rng: &mut SmallRng, to: u64| Duration::from_millis(rng.random_range(1..to));
             let then = match rng.random_range(0..4) {
                 0 => Then::DeleteAfter(ms(rng, 12_000)),
@@ -237,14 +240,19 @@ fn fault(rng: &mut SmallRng, agents: usize) -> Fault {
     } else {
         (agent(nth), SERVER.to_owned())
     };
-    match rng.random_range(0..10) {
+    match rng.random_range(0..11) {
         0 | 1 => Fault::Crash { whom, down },
         2 | 3 => Fault::CrashAtStep { whom, steps: rng.random_range(0..12), down },
         4 => Fault::Restart { down },
         5 => Fault::PowerFailure { agent: nth, down },
-        6 => Fault::Partition { between, oneway: *pick(rng, &[Oneway::Both, Oneway::There, Oneway::Back]), lasts },
+        6 => Fault::Partition {
+            between,
+            oneway: *pick(rng, &[Oneway::Both, Oneway::There, Oneway::Back]),
+            lasts,
+        },
         7 => Fault::Hold { between, lasts },
         8 => Fault::ClockJump { whom, seconds: *pick(rng, &[-90_000, -3600, -60, -1, 1, 60, 3600, 90_000]) },
+        9 => Fault::DiskFills { agent: nth, lasts },
         _ => Fault::VmDies { which: rng.random() },
     }
 }

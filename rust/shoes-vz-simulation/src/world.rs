@@ -18,7 +18,11 @@ use shoes_vz_model::Outside;
 use shoes_vz_server::fleet::types::Write;
 use tokio::sync::mpsc;
 
-use crate::{plan::{self, Rates}, sabotage::Sabotage, vm::SimVm};
+use crate::{
+    plan::{self, Rates},
+    sabotage::Sabotage,
+    vm::SimVm,
+};
 
 /// 2026-01-01: when every simulation begins.
 const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -46,6 +50,8 @@ struct State {
     /// Hosts that crash at the end of this step; nothing of theirs goes on.
     crashing: BTreeSet<String>,
     slots: Vec<usize>,
+    /// Agents whose disks are nearly full.
+    full: BTreeSet<usize>,
     bundles: BTreeMap<PathBuf, Named>,
     vms: Vec<Arc<SimVm>>,
     /// Runner ids the server has stored, tombstones too.
@@ -96,7 +102,14 @@ pub struct Counts {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, dir: PathBuf, slots: Vec<usize>, rates: Rates, sabotage: Option<Sabotage>, log: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        seed: u64,
+        dir: PathBuf,
+        slots: Vec<usize>,
+        rates: Rates,
+        sabotage: Option<Sabotage>,
+        log: bool,
+    ) -> Arc<Self> {
         let state = State {
             clock: Duration::ZERO,
             skews: BTreeMap::new(),
@@ -106,6 +119,7 @@ impl World {
             armed: BTreeMap::new(),
             crashing: BTreeSet::new(),
             slots,
+            full: BTreeSet::new(),
             bundles: BTreeMap::new(),
             vms: Vec::new(),
             durable: BTreeSet::new(),
@@ -180,6 +194,7 @@ impl World {
         let mut state = self.lock();
         state.rates = Rates::CALM;
         state.armed.clear();
+        state.full.clear();
     }
 
     // Where VMs live, and crashes at any step.
@@ -227,6 +242,20 @@ impl World {
         }
     }
 
+    // Disks.
+
+    pub(crate) fn is_full(&self, agent: usize) -> bool {
+        self.lock().full.contains(&agent)
+    }
+
+    pub(crate) fn fill(&self, agent: usize) {
+        self.lock().full.insert(agent);
+    }
+
+    pub(crate) fn empty(&self, agent: usize) {
+        self.lock().full.remove(&agent);
+    }
+
     // VMs.
 
     pub(crate) fn bundle_made(&self, path: &Path, named: Named) {
@@ -258,10 +287,17 @@ impl World {
         let there = live.iter().filter(|other| other.agent == vm.agent).count();
         let slots = self.lock().slots[vm.agent];
         if there >= slots {
-            self.violated(format!("no slot used twice: agent-{} has {slots}, and starts VM {}", vm.agent, there + 1));
+            self.violated(format!(
+                "no slot used twice: agent-{} has {slots}, and starts VM {}",
+                vm.agent,
+                there + 1
+            ));
         }
         if !self.lock().durable.contains(&vm.named.runner) {
-            self.violated(format!("no VM without a row: {} is started, and the server never stored it", vm.named.name));
+            self.violated(format!(
+                "no VM without a row: {} is started, and the server never stored it",
+                vm.named.name
+            ));
         }
         let mut state = self.lock();
         state.vms.push(Arc::clone(vm));
@@ -352,17 +388,27 @@ impl World {
     }
 
     /// A call of `client`'s is over; it began at `began` and had `deadline`.
-    pub(crate) fn call_over(&self, client: &str, what: &str, began: Duration, deadline: Duration, answered: bool) {
+    pub(crate) fn call_over(
+        &self,
+        client: &str,
+        what: &str,
+        began: Duration,
+        deadline: Duration,
+        answered: bool,
+    ) {
         let (now, disturbed) = {
             let mut state = self.lock();
             state.counts.calls += u64::from(answered);
             let disturbed = [client, plan::SERVER].into_iter().any(|host| {
-                state.disturbed.contains(host) || state.last_disturbed.get(host).is_some_and(|at| *at >= began)
+                state.disturbed.contains(host)
+                    || state.last_disturbed.get(host).is_some_and(|at| *at >= began)
             });
             (state.clock, disturbed)
         };
         if !disturbed && !answered && now.saturating_sub(began) >= deadline {
-            self.violated(format!("every call is answered in time: {client} had no answer to {what} within {deadline:?}"));
+            self.violated(format!(
+                "every call is answered in time: {client} had no answer to {what} within {deadline:?}"
+            ));
         }
     }
 
@@ -376,7 +422,8 @@ impl World {
     pub(crate) fn note(&self, words: std::fmt::Arguments<'_>) {
         let mut state = self.lock();
         // The directory's name is the one thing of this machine's in it.
-        let line = format!("{:>9.3} {words}", state.clock.as_secs_f64()).replace(&*self.dir.to_string_lossy(), "…");
+        let line =
+            format!("{:>9.3} {words}", state.clock.as_secs_f64()).replace(&*self.dir.to_string_lossy(), "…");
         line.hash(&mut state.trace);
         if let Some(log) = &mut state.log {
             log.push(line);

@@ -130,6 +130,8 @@ impl Fleet {
             .arg("--ready-file")
             .arg(self.agent_ready_file())
             .args(&self.options.agent_args)
+            // However full the machine is these tests run on.
+            .env("SHOESVZ_AGENT_MIN_FREE_DISK", "0")
             .env("RUST_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
         let agent = Daemon::start("shoes-vz-agent", &mut command, &self.dir.path().join("agent.log"))
             .expect("the agent starts");

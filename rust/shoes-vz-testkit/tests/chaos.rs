@@ -70,10 +70,13 @@ struct Shared {
 
 #[tokio::test]
 async fn nothing_is_lost_or_left_when_processes_are_killed_at_random_instants() {
-    let rounds: u32 = std::env::var("SHOESVZ_CHAOS_ROUNDS").map_or(8, |n| n.parse().expect("a number of rounds"));
+    let rounds: u32 =
+        std::env::var("SHOESVZ_CHAOS_ROUNDS").map_or(8, |n| n.parse().expect("a number of rounds"));
     let seed = std::env::var("SHOESVZ_CHAOS_SEED")
         .map_or_else(|_| u64::from(std::process::id()), |n| n.parse().expect("a seed"));
-    println!("{rounds} rounds, SHOESVZ_CHAOS_SEED={seed} (chooses victims and moments; the machine's own timing is its own)");
+    println!(
+        "{rounds} rounds, SHOESVZ_CHAOS_SEED={seed} (chooses victims and moments; the machine's own timing is its own)"
+    );
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut fleet = Fleet::start_with(Options::default()).await;
     let shared = Arc::new(Shared::default());
@@ -128,17 +131,31 @@ async fn nothing_is_lost_or_left_when_processes_are_killed_at_random_instants() 
         if killed.contains(&runner.runner_id) {
             shot += 1;
         } else {
-            assert_eq!(end.kind(), EndKind::Finished, "{}: nobody killed its VM: {end:?}\n{}", kept.name, fleet.logs());
+            assert_eq!(
+                end.kind(),
+                EndKind::Finished,
+                "{}: nobody killed its VM: {end:?}\n{}",
+                kept.name,
+                fleet.logs()
+            );
             finished += 1;
         }
     }
     let calls = shared.calls.lock().unwrap();
-    let slowest = |what: &str| calls.iter().filter(|(w, _)| *w == what).map(|(_, t)| *t).max().unwrap_or_default();
+    let slowest =
+        |what: &str| calls.iter().filter(|(w, _)| *w == what).map(|(_, t)| *t).max().unwrap_or_default();
     println!(
         "{rounds} rounds (server {}, agent {}, VM process {}, QEMU {}): {} calls, slowest AddInstance {:.1?} of {ADD_DEADLINE:?}, \
          slowest DeleteInstance {:.1?} of {DELETE_DEADLINE:?}; {finished} jobs finished, {shot} lost their VM to a kill, \
          {} runners in all, 0 left",
-        done[0], done[1], done[2], done[3], calls.len(), slowest("AddInstance"), slowest("DeleteInstance"), runners.len(),
+        done[0],
+        done[1],
+        done[2],
+        done[3],
+        calls.len(),
+        slowest("AddInstance"),
+        slowest("DeleteInstance"),
+        runners.len(),
     );
     drop(calls);
     fleet.finish().await;
@@ -192,7 +209,8 @@ impl Caller {
                 return;
             }
             let name = format!("caller-{n}-job-{k}");
-            let script = Job::new(&format!("sleep {}; echo done", self.rng.random_range(0..3))).setup_script(&name);
+            let script =
+                Job::new(&format!("sleep {}; echo done", self.rng.random_range(0..3))).setup_script(&name);
             let cloud_id = self.add(&name, &script).await;
             if self.rng.random_range(0..3) == 0 {
                 sleep(Duration::from_millis(self.rng.random_range(0..3000))).await;
@@ -241,7 +259,8 @@ impl Caller {
 
     async fn delete(&self, cloud_id: &str) {
         loop {
-            let mut request = Request::new(DeleteInstanceRequest { cloud_id: cloud_id.into(), labels: Vec::new() });
+            let mut request =
+                Request::new(DeleteInstanceRequest { cloud_id: cloud_id.into(), labels: Vec::new() });
             request.metadata_mut().insert("grpc-timeout", timeout_header(DELETE_DEADLINE));
             let mut service = ShoesServiceClient::new(self.channel());
             match self.in_time("DeleteInstance", DELETE_DEADLINE, service.delete_instance(request)).await {

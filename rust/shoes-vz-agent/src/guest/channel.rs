@@ -4,6 +4,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -16,7 +17,10 @@ use shoes_vz_model::{
     guest::{ExecRequest, ExecResponse, SetupPhase, Status, port},
     id::RunnerId,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -27,6 +31,9 @@ use crate::{
     runner::Script,
     ssh::{Ssh, SshError},
 };
+
+/// So long events may take until they begin to tell.
+const FIRST_EVENT: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Clone)]
@@ -62,32 +69,55 @@ impl Guest for ChannelGuest {
         self.api().put_setup(runner, script.secret().clone()).await.map(drop).map_err(api_error)
     }
 
+    async fn ask(&self) -> Result<Option<Status>, GuestError> {
+        match self.api().status().await {
+            Ok(status) => Ok(Some(status)),
+            Err(ApiError::Answer { .. } | ApiError::Nonsense { .. }) => Ok(None),
+            Err(error) => Err(api_error(error)),
+        }
+    }
+
     fn follow(&self, _: RunnerId, log: &Path) -> Following {
         let (sender, status) = watch::channel(None);
+        let reopen = Arc::new(Notify::new());
         let log = Log::open(log);
         let logged = log.written.subscribe();
         let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(follow_status(self.api(), sender))),
+            AbortOnDropHandle::new(tokio::spawn(follow_status(self.api(), sender, reopen.clone()))),
             AbortOnDropHandle::new(tokio::spawn(follow_log(self.api(), status.clone(), log))),
         ];
-        Following::new(status, logged, tasks)
+        Following::new(status, logged, Some(reopen), tasks)
     }
 }
 
-async fn follow_status(api: GuestApi, sender: watch::Sender<Option<Status>>) {
+async fn follow_status(api: GuestApi, sender: watch::Sender<Option<Status>>, reopen: Arc<Notify>) {
     let mut pause = Pause::new();
     loop {
         let mut events = api.events();
-        while let Some(event) = events.next().await {
+        let (opened, mut told) = (Instant::now(), false);
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                // One that was opened just now may well be behind, and is not given up for that.
+                () = reopen.notified() => match told || opened.elapsed() >= FIRST_EVENT {
+                    false => continue,
+                    true => {
+                        tracing::info!("the guest agent's events have stopped telling; asking for them anew");
+                        None
+                    }
+                },
+            };
+            told = true;
             match event {
-                Ok(status) => {
+                Some(Ok(status)) => {
                     pause.reset();
                     sender.send_replace(Some(status));
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     tracing::debug!(%error, "the guest agent's events broke off; asking again");
                     break;
                 }
+                None => break,
             }
         }
         pause.wait().await;

@@ -5,11 +5,15 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use shoes_vz_model::guest::Status;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Dropping it ends the following, and nothing else.
@@ -18,17 +22,59 @@ pub struct Following {
     pub status: watch::Receiver<Option<Status>>,
     /// Bytes of the script's output in the log.
     pub logged: watch::Receiver<u64>,
+    /// Has the events asked for anew; `None` where there are none.
+    reopen: Option<Arc<Notify>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Following {
-    /// What `tasks` feed.
+    /// What `tasks` feed; `reopen` has the events asked for anew, where there are any.
     pub fn new(
         status: watch::Receiver<Option<Status>>,
         logged: watch::Receiver<u64>,
+        reopen: Option<Arc<Notify>>,
         tasks: Vec<AbortOnDropHandle<()>>,
     ) -> Self {
-        Self { status, logged, _tasks: tasks }
+        Self { status, logged, reopen, _tasks: tasks }
+    }
+
+    /// What it tells, for another who wants to know.
+    pub fn watched(&self) -> Watched {
+        Watched { status: self.status.clone(), logged: self.logged.clone(), reopen: self.reopen.clone() }
+    }
+}
+
+/// What a [`Following`] tells, without the right to end it.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    status: watch::Receiver<Option<Status>>,
+    logged: watch::Receiver<u64>,
+    reopen: Option<Arc<Notify>>,
+}
+
+impl Watched {
+    /// What is known so far: whenever it differs, the guest was heard of.
+    pub fn told(&self) -> (Option<Status>, u64) {
+        (self.status.borrow().clone(), *self.logged.borrow())
+    }
+
+    /// Whether the events should have told something else, now that the guest says `now`.
+    pub fn is_behind(&self, now: &Status) -> bool {
+        // The output's length is told only once it is whole.
+        let lasting = |s: &Status| {
+            let mut s = s.clone();
+            s.setup.log_bytes = 0;
+            s
+        };
+        self.reopen.is_some() && self.status.borrow().as_ref().map(lasting) != Some(lasting(now))
+    }
+
+    /// Has the events asked for anew, which begin with the present state.
+    pub fn reopen(&self) {
+        if let Some(reopen) = &self.reopen {
+            // Not for those opened later: they tell the present state anyway.
+            reopen.notify_waiters();
+        }
     }
 }
 

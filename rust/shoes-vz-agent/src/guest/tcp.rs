@@ -91,6 +91,14 @@ impl Guest for TcpGuest {
         }
     }
 
+    async fn ask(&self) -> Result<Option<Status>, GuestError> {
+        match get_status(self.ip).await {
+            Ok(status) => Ok(Some(status)),
+            Err(GuestError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn follow(&self, runner: RunnerId, log: &Path) -> Following {
         let (sender, status) = watch::channel(None);
         let setup =
@@ -102,7 +110,7 @@ impl Guest for TcpGuest {
             AbortOnDropHandle::new(tokio::spawn(follow_status(self.ip, setup.subscribe(), sender))),
             AbortOnDropHandle::new(tokio::spawn(follow_script(self.clone(), setup, log))),
         ];
-        Following::new(status, logged, tasks)
+        Following::new(status, logged, None, tasks)
     }
 }
 

@@ -8,6 +8,7 @@ use shoes_vz_proto::{
     vm::{VmEnd, VmEndKind},
 };
 
+use super::silence::Silence;
 use crate::{duration, files};
 
 /// Longest reason (`error_message` in agent.proto).
@@ -93,8 +94,28 @@ impl Ending {
         )
     }
 
+    /// The guest agent answers nothing any more.
+    pub(super) fn silent(silence: &Silence, stage: Stage, bundle: &Path) -> Self {
+        let last = match &silence.last {
+            Some((what, ago)) => format!("it last said, {} ago: {what}", duration::words(*ago)),
+            None => "it said nothing since this agent follows it".into(),
+        };
+        Self::new(
+            EndKind::Silent,
+            format!(
+                "the guest was not heard of for {} at stage {} (--silent-guest-limit): it left {} questions unanswered, \
+                 the last one with: {}; {last}{}",
+                duration::words(silence.lasted),
+                stage.as_str(),
+                silence.unanswered,
+                silence.error,
+                console_tail(bundle)
+            ),
+        )
+    }
+
     pub(super) fn is_failure(&self) -> bool {
-        matches!(self.kind, EndKind::Failed | EndKind::VmDied)
+        matches!(self.kind, EndKind::Failed | EndKind::VmDied | EndKind::Silent)
     }
 }
 

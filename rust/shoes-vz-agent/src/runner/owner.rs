@@ -22,6 +22,7 @@ use super::{
     ending::Ending,
     job::{Verdict, judge, listens},
     record::Record,
+    silence::silence,
 };
 use crate::{
     context::Context,
@@ -114,7 +115,7 @@ impl Owner {
         let ending = self.bounded(async |owner| {
             owner.seek().await?;
             if owner.record.meta.ssh_ready {
-                owner.find_guest(None).await?;
+                owner.find_guest_again().await?;
             } else {
                 owner.in_time(deadline, async |owner| owner.boot().await).await?;
             }
@@ -304,6 +305,15 @@ impl Owner {
         Ok(())
     }
 
+    /// Of a guest that was up before: one that is not any more is found out by following it.
+    async fn find_guest_again(&mut self) -> Result<(), Ending> {
+        match self.ctx.machines.guest_again(&self.ctx, &*self.vm()?, self.ssh.clone()) {
+            Some(guest) => self.guest = Some(guest),
+            None => self.find_guest(None).await?,
+        }
+        Ok(())
+    }
+
     async fn reach_ssh(&mut self) -> Result<(), Ending> {
         let guest = self.guest()?;
         let mut pause = FIRST_PAUSE;
@@ -369,6 +379,8 @@ impl Owner {
         let mut following = self.guest()?.follow(self.runner(), &log);
         let mut seen = self.record.meta.runner_seen;
         let mut patience: Option<Instant> = None;
+        let silence = silence(self.guest()?, vm.status(), following.watched(), self.ctx.silent_guest_limit);
+        tokio::pin!(silence);
         loop {
             let status = following.status.borrow_and_update().clone();
             if let Some(status) = &status {
@@ -397,6 +409,9 @@ impl Owner {
                     return Err(Ending::failed("the task that follows the guest died"));
                 },
                 end = vm.ended() => return Ok(self.vm_over(&end, seen, status.as_ref())),
+                silence = &mut silence => {
+                    return Ok(Ending::silent(&silence, self.record.stage(), &self.record.bundle.path));
+                }
                 () = patience_ends, if patience.is_some() => return Ok(self.never_registered()),
             }
         }

@@ -50,14 +50,17 @@ impl Link<'_> {
         opened: impl FnOnce(),
     ) -> Result<(), Status> {
         let mut board = self.runners.context().board.watch();
+        let mut refusal = self.runners.context().disk.refusal();
         // The server answers the opening only once it has heard who calls.
+        refusal.mark_unchanged();
         let first = self.request(&board.borrow_and_update(), Vec::new());
         self.send(first).await?;
         let mut responses = open(client, receiver).await?;
         opened();
         let mut acks = Vec::new();
         loop {
-            let dirty = !acks.is_empty() || board.has_changed().map_err(|_| hung_up())?;
+            let changed = board.has_changed().and_then(|b| Ok(b || refusal.has_changed()?));
+            let dirty = !acks.is_empty() || changed.map_err(|_| hung_up())?;
             tokio::select! {
                 biased;
                 // Commands first: what they change goes out with the next message.
@@ -67,12 +70,17 @@ impl Link<'_> {
                 },
                 permit = self.sender.reserve(), if dirty => {
                     let permit = permit.map_err(|_| hung_up())?;
+                    refusal.mark_unchanged();
                     let request = self.request(&board.borrow_and_update(), std::mem::take(&mut acks));
                     permit.send(request);
                 }
                 changed = board.changed(), if !dirty => {
                     changed.map_err(|_| hung_up())?;
                     board.mark_changed();
+                }
+                changed = refusal.changed(), if !dirty => {
+                    changed.map_err(|_| hung_up())?;
+                    refusal.mark_changed();
                 }
             }
         }
@@ -119,8 +127,12 @@ impl Link<'_> {
         self.runners.end_acks(&response.end_acks);
         let command_id = response.command_id.clone();
         let is_command = !matches!(response.command, None | Some(Command::Noop(_)));
-        let error = self.runners.apply(response);
-        (is_command && !command_id.is_empty()).then_some(CommandAck { command_id, error })
+        let answer = self.runners.answer(response);
+        (is_command && !command_id.is_empty()).then_some(CommandAck {
+            command_id,
+            error: answer.words,
+            try_elsewhere: answer.try_elsewhere,
+        })
     }
 
     fn request(&self, runners: &BTreeMap<String, Runner>, acks: Vec<CommandAck>) -> SyncRequest {
@@ -130,6 +142,7 @@ impl Link<'_> {
             active_runners: u32::try_from(active).unwrap_or(u32::MAX),
             runners: runners.values().cloned().collect(),
             acks,
+            takes_none_because: self.runners.context().disk.refusal().borrow().clone().unwrap_or_default(),
         }
     }
 
@@ -142,7 +155,9 @@ impl Link<'_> {
         let mut told = Vec::new();
         for runner in &mut request.runners {
             match runner.end.take().map(|end| end.kind()) {
-                Some(EndKind::Failed | EndKind::VmDied) => runner.state = RunnerState::Error.into(),
+                Some(EndKind::Failed | EndKind::VmDied | EndKind::Silent) => {
+                    runner.state = RunnerState::Error.into()
+                }
                 Some(_) => {
                     runner.state = RunnerState::TearingDown.into();
                     told.push(runner.runner_id.clone());

@@ -7,11 +7,11 @@ use shoes_vz_vm::spec::{Accelerator, Display, HypervisorKind, Network};
 use super::is_host_port;
 use crate::{
     cli::{PlaceArgs, RunArgs},
-    duration,
+    duration, size,
 };
 
 /// Every setting there is, named as its flag.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 20] = [
     "server",
     "hostname",
     "max-runners",
@@ -28,6 +28,8 @@ const NAMES: [&str; 18] = [
     "start-deadline",
     "max-lifetime",
     "registration-deadline",
+    "silent-guest-limit",
+    "min-free-disk",
     "log-format",
     "ready-file",
 ];
@@ -68,6 +70,8 @@ impl Raw {
             &args.start_deadline,
             &args.max_lifetime,
             &args.registration_deadline,
+            &args.silent_guest_limit,
+            &args.min_free_disk,
             &args.log_format,
             &args.ready_file,
         ];
@@ -227,6 +231,10 @@ pub(super) fn duration(raw: &Raw, name: &str, default: u64, zero: Zero) -> Resul
     }
 }
 
+pub(super) fn size(raw: &Raw, name: &str, default: &str) -> Result<u64, String> {
+    size::parse(raw.text(name).unwrap_or(default)).map_err(|e| format!("--{name}: {e}"))
+}
+
 /// How to log, needed before anything else is.
 pub fn log_format(raw: &Raw) -> Result<LogFormat, String> {
     match raw.text("log-format").unwrap_or("text") {
@@ -284,5 +292,17 @@ mod tests {
         raw.set("max-lifetime", "0");
         assert_eq!(duration(&raw, "max-lifetime", 1, Zero::MeansNone), Ok(Duration::ZERO));
         assert!(duration(&raw, "max-lifetime", 1, Zero::Refused).is_err());
+    }
+
+    #[test]
+    fn a_size_has_its_default_its_unit_and_a_zero() {
+        let mut raw = Raw::default();
+        assert_eq!(size(&raw, "min-free-disk", "10GiB"), Ok(10 << 30));
+        raw.file("min_free_disk = 0\n", Path::new("f"));
+        assert_eq!(size(&raw, "min-free-disk", "10GiB"), Ok(0));
+        raw.set("min-free-disk", "2GiB");
+        assert_eq!(size(&raw, "min-free-disk", "10GiB"), Ok(2 << 30));
+        raw.set("min-free-disk", "-1");
+        assert!(size(&raw, "min-free-disk", "10GiB").unwrap_err().contains("--min-free-disk"));
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Told {
     pub(crate) authorization: Option<String>,
     pub(crate) last: SyncRequest,
     pub(crate) acks: Vec<(String, String)>,
+    /// Of those, the commands another agent may take.
+    pub(crate) try_elsewhere: Vec<String>,
     pub(crate) syncs: usize,
 }
 
@@ -108,6 +110,8 @@ impl AgentService for Service {
         let listen = async move {
             while let Ok(Some(request)) = inbound.message().await {
                 told.send_modify(|t| {
+                    let elsewhere = request.acks.iter().filter(|a| a.try_elsewhere);
+                    t.try_elsewhere.extend(elsewhere.map(|a| a.command_id.clone()));
                     t.acks.extend(request.acks.iter().map(|a| (a.command_id.clone(), a.error.clone())));
                     t.last = request;
                     t.syncs += 1;

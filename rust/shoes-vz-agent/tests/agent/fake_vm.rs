@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Path as UrlPath, Query, State},
+    extract::{Path as UrlPath, Query, Request, State},
+    middleware::{self, Next},
+    response::Response,
     routing::{get, put},
 };
 use futures::{Stream, StreamExt as _};
@@ -105,6 +107,12 @@ struct Inner {
     guest: watch::Sender<Status>,
     log: watch::Sender<Vec<u8>>,
     scripts: Mutex<Vec<(String, Bytes)>>,
+    /// While silent, the guest takes every question and answers none.
+    silent: watch::Sender<bool>,
+    /// How often the guest was asked for its status.
+    asked: watch::Sender<usize>,
+    /// New with each time the events open then are to tell nothing any more.
+    events: watch::Sender<usize>,
     /// Its own, as it is a process of its own: all of it dies at once.
     process: Mutex<Option<tokio::runtime::Runtime>>,
 }
@@ -128,6 +136,9 @@ impl FakeVm {
             guest: watch::Sender::new(Status::default()),
             log: watch::Sender::default(),
             scripts: Mutex::default(),
+            silent: watch::Sender::new(false),
+            asked: watch::Sender::new(0),
+            events: watch::Sender::new(0),
             process: Mutex::default(),
         });
         let vm = Self { inner };
@@ -172,10 +183,35 @@ impl FakeVm {
 
     fn api(&self) -> Router {
         Router::new()
+            .route("/status", get(status))
             .route("/events", get(events))
             .route("/setup/{id}", put(put_setup))
             .route("/setup/log", get(setup_log))
+            .layer(middleware::from_fn_with_state(self.clone(), unless_silent))
             .with_state(self.clone())
+    }
+
+    /// Its guest agent hangs from now on, or no longer.
+    pub(crate) fn silent(&self, silent: bool) {
+        self.inner.silent.send_replace(silent);
+    }
+
+    /// Those who follow the events now hear of nothing more, and not of their end.
+    pub(crate) fn events_get_stuck(&self) {
+        self.inner.events.send_modify(|n| *n += 1);
+    }
+
+    /// Waits until the guest was asked for its status another `times` times.
+    pub(crate) async fn until_asked(&self, times: usize) {
+        let mut asked = self.inner.asked.subscribe();
+        let all = *asked.borrow() + times;
+        tokio::time::timeout(PATIENCE, asked.wait_for(|n| *n >= all)).await.expect("asked in time").unwrap();
+    }
+
+    /// Paused from outside, or no longer.
+    pub(crate) fn paused(&self, paused: bool) {
+        let state = if paused { VmState::Paused } else { VmState::Running };
+        self.inner.status.send_modify(|s| s.state = state.into());
     }
 
     /// The Actions runner does this now.
@@ -214,6 +250,11 @@ impl FakeVm {
     /// A guest that did not come up by itself does now.
     pub(crate) fn boots(&self) {
         self.inner.status.send_modify(|s| s.guest_up = true);
+    }
+
+    /// The guest agent lets go of the guest channel.
+    pub(crate) fn hangs_up(&self) {
+        self.inner.status.send_modify(|s| s.guest_up = false);
     }
 
     /// The VM ends, and the process with it.
@@ -308,9 +349,27 @@ impl VmService for FakeVm {
 }
 
 async fn events(State(vm): State<FakeVm>) -> Body {
+    let mut stuck = vm.inner.events.subscribe();
+    stuck.borrow_and_update();
+    let stuck = async move { drop(stuck.changed().await) };
     let lines = WatchStream::new(vm.inner.guest.subscribe())
+        .take_until(stuck)
+        .chain(futures::stream::pending())
         .map(|s| Ok::<_, std::io::Error>(format!("{}\n", serde_json::to_string(&s).unwrap())));
     Body::from_stream(lines)
+}
+
+async fn status(State(vm): State<FakeVm>) -> axum::Json<Status> {
+    axum::Json(vm.inner.guest.borrow().clone())
+}
+
+async fn unless_silent(State(vm): State<FakeVm>, request: Request, next: Next) -> Response {
+    if request.uri().path() == "/status" {
+        vm.inner.asked.send_modify(|n| *n += 1);
+    }
+    // The fake outlives its guest's connections.
+    vm.inner.silent.subscribe().wait_for(|silent| !silent).await.expect("not dropped");
+    next.run(request).await
 }
 
 async fn put_setup(State(vm): State<FakeVm>, UrlPath(id): UrlPath<String>, script: Bytes) -> String {

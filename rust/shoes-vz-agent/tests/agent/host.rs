@@ -1,10 +1,19 @@
 //! One host: a template, a runners path, its fake VMs, and an agent that can be killed and started again.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use russh::keys::{PublicKey, ssh_key::LineEnding};
 use shoes_vz_agent::{
+    accounting::Account,
     context::{Board, Context, Launcher},
+    disk::Disk,
     ends::Ends,
     machines::OnThisHost,
     runners::Runners,
@@ -26,13 +35,17 @@ use crate::fake_vm::{FakeVms, HOST_KEY, LOGIN_KEY, key};
 
 /// Longest a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const MIN_FREE_DISK: u64 = 1 << 30;
 
 pub(crate) struct Host {
     pub(crate) dir: TempDir,
     pub(crate) vms: FakeVms,
     pub(crate) start_deadline: Duration,
     pub(crate) registration_deadline: Duration,
+    pub(crate) silent_guest_limit: Duration,
     pub(crate) max_runners: u32,
+    /// What the file system of the runners path has free, in the test's word.
+    pub(crate) free_disk: Arc<AtomicU64>,
 }
 
 impl Host {
@@ -55,7 +68,9 @@ impl Host {
             vms: FakeVms::new(),
             start_deadline: PATIENCE,
             registration_deadline: PATIENCE,
+            silent_guest_limit: PATIENCE,
             max_runners: 2,
+            free_disk: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
 
@@ -78,8 +93,19 @@ impl Host {
 
     /// An agent, in the runtime this is called in.
     pub(crate) async fn agent(&self) -> Arc<Runners> {
+        self.agent_and_account().await.0
+    }
+
+    /// Also, what it found.
+    pub(crate) async fn agent_and_account(&self) -> (Arc<Runners>, Account) {
         let template = TemplateDir::open(&self.dir.path().join("t")).unwrap();
         let login = Login::new("runner", &template.ssh_key().unwrap(), &template.meta.ssh_host_key).unwrap();
+        let free = self.free_disk.clone();
+        let disk = Disk::new(
+            self.runners_path(),
+            MIN_FREE_DISK,
+            Arc::new(move |_| Ok(free.load(Ordering::Relaxed))),
+        );
         let launcher: Arc<dyn Launcher> = Arc::new(self.vms.clone());
         let runners = Arc::new(Runners::new(Arc::new(Context {
             agent_id: "agent".into(),
@@ -93,15 +119,17 @@ impl Host {
             start_deadline: self.start_deadline,
             max_lifetime: None,
             registration_deadline: self.registration_deadline,
+            silent_guest_limit: Some(self.silent_guest_limit),
             machines: Arc::new(OnThisHost::new(launcher)),
             outside: Outside::real(),
             board: Board::default(),
             ends: Ends::open(self.dir.path()).unwrap(),
             slots: Slots::new(self.max_runners),
+            disk,
             notices: None,
         })));
-        runners.adopt_all().await.unwrap();
-        runners
+        let account = runners.adopt_all().await.unwrap();
+        (runners, account)
     }
 
     /// An agent to be killed.

@@ -1,6 +1,6 @@
 //! One runner's life, and every way it ends.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use shoes_vz_agent::runners::Runners;
 use shoes_vz_model::{bundle::file, guest::RunnerActivity, id::RunnerId, state::stage_from_wire};
@@ -11,7 +11,7 @@ use shoes_vz_proto::{
 
 use crate::{
     fake_vm::FakeVm,
-    host::{Host, command, create, until, until_gone},
+    host::{Host, MIN_FREE_DISK, command, create, until, until_gone},
 };
 
 const SCRIPT: &str = "#!/bin/bash\necho a secret token\n";
@@ -149,17 +149,22 @@ async fn a_script_that_fails_ends_with_its_code_and_its_last_fifty_lines() {
 async fn a_script_that_starts_no_runner_expires_after_the_registration_deadline() {
     let mut host = Host::new();
     host.registration_deadline = Duration::from_millis(100);
+    host.max_runners = 1;
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
     vm.script_exits(0);
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
     assert!(end.reason.contains("--registration-deadline"), "{end:?}");
+    assert!(vm.is_over());
+    assert_eq!(host.entries(), Vec::<String>::new());
+    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))), "", "the slot is free");
 }
 
 #[tokio::test]
 async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
-    let host = Host::new();
+    let mut host = Host::new();
+    host.max_runners = 1;
     let runners = host.agent().await;
     let id = RunnerId::random();
     runners.apply(command(
@@ -167,9 +172,14 @@ async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
         shoes_vz_proto::agent::CreateRunnerCommand { max_lifetime_seconds: 1, ..create(id, SCRIPT) },
     ));
     until_state(&runners, id, RunnerState::SshReady).await;
-    host.vms.only().runner(RunnerActivity::Running);
+    let vm = host.vms.only();
+    vm.runner(RunnerActivity::Running);
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
+    assert!(end.reason.contains("maximum lifetime of 1.0 s"), "{end:?}");
+    assert!(vm.is_over());
+    assert_eq!(host.entries(), Vec::<String>::new());
+    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))), "", "the slot is free");
 }
 
 #[tokio::test]
@@ -247,4 +257,27 @@ async fn a_command_that_makes_no_sense_is_refused_in_words() {
     assert!(bad(|c| c.runner_name.clear()).contains("runner name"));
     assert!(bad(|c| c.template = "other".into()).contains("\"other\""));
     assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_host_short_of_disk_refuses_a_runner_in_words_until_there_is_room_again() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    host.free_disk.store(MIN_FREE_DISK - 1, Ordering::Relaxed);
+    let id = RunnerId::random();
+    let refused = runners.answer(command("1", create(id, SCRIPT)));
+    assert!(refused.try_elsewhere && refused.words.contains("--min-free-disk"), "{refused:?}");
+    assert!(refused.words.contains(host.runners_path().to_str().unwrap()), "{refused:?}");
+    assert_eq!(host.entries(), Vec::<String>::new());
+    assert_eq!(runners.context().board.get(&id.to_string()), None);
+
+    host.free_disk.store(MIN_FREE_DISK * 2, Ordering::Relaxed);
+    assert_eq!(runners.apply(command("1", create(id, SCRIPT))), "", "the same command may come back");
+    until_state(&runners, id, RunnerState::SshReady).await;
+    host.free_disk.store(0, Ordering::Relaxed);
+    assert_eq!(
+        runners.apply(command("1", create(id, SCRIPT))),
+        "",
+        "a runner that is here already needs no room"
+    );
 }

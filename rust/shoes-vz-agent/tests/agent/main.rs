@@ -7,6 +7,9 @@ mod fake_server;
 mod fake_vm;
 mod host;
 
+mod accounting;
 mod adoption;
 mod life;
+mod silence;
 mod talk;
+mod two_agents;

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use shoes_vz_agent::{
@@ -62,6 +62,29 @@ async fn a_pushed_command_is_done_acknowledged_and_its_end_told_until_acknowledg
     server.commands.send(command("c-5", RunnerId::random())).unwrap();
     let told = server.until(|t| t.acks.len() == 6).await;
     assert!(told.last.runners.iter().all(|r| r.runner_id != id.to_string()), "{:?}", told.last);
+}
+
+#[tokio::test]
+async fn a_server_hears_at_once_why_a_host_takes_no_runners_and_when_it_does_again() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let mut server = FakeServer::start("127.0.0.1:0", 1).await;
+    let _link = serve(format!("http://{}", server.addr), &runners);
+    let told = server.until(|t| t.syncs > 0).await;
+    assert_eq!(told.last.takes_none_because, "");
+
+    host.free_disk.store(0, Ordering::Relaxed);
+    runners.context().disk.look().unwrap_err();
+    let told = server.until(|t| !t.last.takes_none_because.is_empty()).await;
+    assert!(told.last.takes_none_because.contains("0 bytes free"), "{told:?}");
+    server.commands.send(command("c-1", create(RunnerId::random(), "script"))).unwrap();
+    let told = server.until(|t| t.acks.len() == 1).await;
+    assert_eq!(told.try_elsewhere, ["c-1"]);
+    assert!(told.acks[0].1.contains("0 bytes free"), "{told:?}");
+
+    host.free_disk.store(u64::MAX, Ordering::Relaxed);
+    runners.context().disk.look().unwrap();
+    server.until(|t| t.last.takes_none_because.is_empty()).await;
 }
 
 #[tokio::test]

@@ -188,6 +188,7 @@ impl Host {
             active_runners: 0,
             runners: self.runners.clone(),
             acks,
+            ..Default::default()
         };
         world.on(Event::Synced { session: self.session, agent: self.id, request: Box::new(request) });
     }
@@ -321,7 +322,7 @@ fn a_script_is_kept_until_its_agent_has_it_and_no_longer() {
     world.add("acknowledged");
     let command_id = world.sent.last().unwrap().1.command_id.clone();
     assert_eq!(kept(&world), 1);
-    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new() }]);
+    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new(), ..Default::default() }]);
     assert_eq!(kept(&world), 0);
 }
 
@@ -373,7 +374,7 @@ fn a_runner_in_no_list_is_ended_only_after_the_agent_had_it() {
     host.sync(&mut world);
     assert!(world.view("a").runner.unwrap().end.is_none(), "the command is still on its way");
     let command_id = world.sent.last().unwrap().1.command_id.clone();
-    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new() }]);
+    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new(), ..Default::default() }]);
     host.sync(&mut world);
     assert_eq!(world.end_of("a").kind(), wire::EndKind::VmDied);
     assert!(world.end_of("a").reason.contains("no longer has it"));
@@ -386,7 +387,10 @@ fn a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
     let host = world.agent(1);
     let waiter = world.add("a");
     let command_id = world.sent.last().unwrap().1.command_id.clone();
-    host.ack(&mut world, vec![wire::CommandAck { command_id, error: "template is damaged".into() }]);
+    host.ack(
+        &mut world,
+        vec![wire::CommandAck { command_id, error: "template is damaged".into(), ..Default::default() }],
+    );
     assert!(world.added[&waiter].clone().unwrap_err().to_string().contains("template is damaged"));
     world.add("b");
     assert_eq!(world.creates(host.session).len(), 2, "the slot is free again");
@@ -401,7 +405,10 @@ fn a_delete_that_was_refused_is_sent_again_later_each_time() {
     for (round, wait) in [(1, 1), (2, 2), (3, 4)] {
         assert_eq!(world.deletes(host.session), round);
         let command_id = world.sent.last().unwrap().1.command_id.clone();
-        host.ack(&mut world, vec![wire::CommandAck { command_id, error: "busy".into() }]);
+        host.ack(
+            &mut world,
+            vec![wire::CommandAck { command_id, error: "busy".into(), ..Default::default() }],
+        );
         assert_eq!(world.deletes(host.session), round, "not at once");
         world.pass(Duration::from_secs(wait));
     }
@@ -595,7 +602,11 @@ fn obey(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck
             Some(Command::DeleteRunner(delete)) => host.runners.retain(|r| r.runner_id != delete.runner_id),
             _ => continue,
         }
-        acks.push(wire::CommandAck { command_id: response.command_id, error: String::new() });
+        acks.push(wire::CommandAck {
+            command_id: response.command_id,
+            error: String::new(),
+            ..Default::default()
+        });
     }
     acks
 }
@@ -667,7 +678,7 @@ proptest! {
                         if let Some(Command::CreateRunner(create)) = &response.command {
                             hosts[at].refused.push(create.runner_id.clone());
                         }
-                        let ack = wire::CommandAck { command_id: response.command_id, error: "no".into() };
+                        let ack = wire::CommandAck { command_id: response.command_id, error: "no".into(), ..Default::default() };
                         hosts[at].ack(&mut world, vec![ack]);
                     }
                 }

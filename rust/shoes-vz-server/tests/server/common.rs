@@ -206,6 +206,7 @@ impl Agent {
             active_runners: self.runners.len() as u32,
             runners: self.runners.clone(),
             acks: std::mem::take(&mut self.acks),
+            ..Default::default()
         };
         self.up.send(request).await.unwrap();
     }
@@ -223,7 +224,11 @@ impl Agent {
     pub(crate) async fn take_create(&mut self) -> CreateRunnerCommand {
         let response = self.next().await.unwrap().unwrap();
         let Some(Command::CreateRunner(create)) = response.command else { panic!("no create: {response:?}") };
-        self.acks.push(CommandAck { command_id: response.command_id, error: String::new() });
+        self.acks.push(CommandAck {
+            command_id: response.command_id,
+            error: String::new(),
+            ..Default::default()
+        });
         self.runners.push(Runner {
             runner_id: create.runner_id.clone(),
             runner_name: create.runner_name.clone(),
@@ -238,7 +243,11 @@ impl Agent {
     pub(crate) async fn take_delete(&mut self) -> String {
         let response = self.next().await.unwrap().unwrap();
         let Some(Command::DeleteRunner(delete)) = response.command else { panic!("no delete: {response:?}") };
-        self.acks.push(CommandAck { command_id: response.command_id, error: String::new() });
+        self.acks.push(CommandAck {
+            command_id: response.command_id,
+            error: String::new(),
+            ..Default::default()
+        });
         self.runners.retain(|r| r.runner_id != delete.runner_id);
         self.sync().await;
         delete.runner_id

@@ -1,0 +1,71 @@
+//! The real program, twice on one runners path.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use shoes_vz_model::id::RunnerId;
+use tokio::process::Command;
+
+use crate::{
+    fake_server::FakeServer,
+    host::{Host, PATIENCE},
+};
+
+fn agent(host: &Host, server: &FakeServer, state_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shoes-vz-agent"));
+    command
+        .args(["run", "--server", &server.addr.to_string(), "--hostname", "h", "--accelerator", "tcg"])
+        .args(["--hypervisor", "qemu", "--min-free-disk", "0", "--template-path"])
+        .arg(host.dir.path().join("t"))
+        .arg("--runners-path")
+        .arg(host.runners_path())
+        .arg("--state-dir")
+        .arg(state_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Every file below `dir`, with what is in it.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => all.extend(files(&path)),
+            false => drop(all.insert(path.clone(), std::fs::read(&path).unwrap())),
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_agent_on_one_runners_path_leaves_at_once_with_words_and_disturbs_nothing() {
+    let host = Host::new();
+    let mut server = FakeServer::start("127.0.0.1:0", 1).await;
+    let mut first = agent(&host, &server, &host.dir.path().join("s1")).spawn().unwrap();
+    server.until(|t| t.syncs > 0).await;
+    // What the second one would remove if it had the say.
+    std::fs::create_dir(host.bundle(RunnerId::random())).unwrap();
+    std::fs::write(host.runners_path().join(".ends.new"), "half").unwrap();
+    let before = files(&host.runners_path());
+
+    let second = agent(&host, &server, &host.dir.path().join("s2")).output();
+    let second = tokio::time::timeout(PATIENCE, second).await.expect("it leaves").unwrap();
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let words = String::from_utf8(second.stderr).unwrap();
+    let pid = first.id().unwrap();
+    for part in ["served by another agent", &format!("pid {pid}"), host.runners_path().to_str().unwrap()] {
+        assert!(words.contains(part), "{part:?} is not in {words}");
+    }
+    assert_eq!(files(&host.runners_path()), before);
+    assert_eq!(host.entries().len(), 1, "the bundle is still there");
+    assert_eq!(server.told.borrow().registrations.len(), 1, "the server never heard of it");
+    assert_eq!(first.try_wait().unwrap(), None, "the first one goes on");
+    first.kill().await.unwrap();
+}
