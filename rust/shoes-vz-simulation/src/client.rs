@@ -28,11 +28,17 @@ pub(crate) async fn run(world: Arc<World>, host: String, errand: Errand) {
     sleep(errand.at).await;
     let caller = Caller { world, host };
     if let Some(after) = errand.breaks_off {
-        caller.break_off(&errand.name, errand.patience, after).await;
+        let added = caller.break_off(&errand.name, errand.patience, after).await;
+        if errand.then == Then::GiveUp {
+            if let Some(Ok(cloud)) = added {
+                caller.delete(&cloud).await;
+            }
+            return;
+        }
     }
     let Some(cloud) = caller.add(&errand.name, errand.patience).await else { return };
     match errand.then {
-        Then::LeaveIt => return,
+        Then::LeaveIt | Then::GiveUp => return,
         Then::DeleteAfter(time) => sleep(time).await,
         Then::DeleteWhenDone => caller.until_over(&cloud).await,
     }
@@ -89,12 +95,18 @@ impl Caller {
         Ok(cloud)
     }
 
-    /// A plugin that is killed during its call.
-    async fn break_off(&self, name: &str, patience: Duration, after: Duration) {
+    /// A plugin that is killed during its call, unless it is answered before.
+    async fn break_off(
+        &self,
+        name: &str,
+        patience: Duration,
+        after: Duration,
+    ) -> Option<Result<String, Status>> {
         let over = within(after, self.once(name, patience)).await;
         if over.is_none() {
             self.world.note(format_args!("{} breaks its call for {name} off", self.host));
         }
+        over
     }
 
     /// Until there is one, or there will not be.

@@ -138,6 +138,8 @@ pub(crate) enum Then {
     DeleteWhenDone,
     /// Nobody deletes it.
     LeaveIt,
+    /// Its first call is broken off, and nobody asks again: no job ever comes.
+    GiveUp,
 }
 
 /// See the module.
@@ -214,21 +216,31 @@ fn errands(rng: &mut SmallRng, client: usize, calm_at: Duration) -> Vec<Errand> 
             let name =
                 if rng.random_range(0..5) == 0 { format!("shared-{n}") } else { format!("job-{client}-{n}") };
             let ms = |rng: &mut SmallRng, to: u64| Duration::from_millis(rng.random_range(1..to));
-            let then = match rng.random_range(0..4) {
-                0 => Then::DeleteAfter(ms(rng, 12_000)),
-                1 => Then::LeaveIt,
+            let then = match rng.random_range(0..8) {
+                0 | 1 => Then::DeleteAfter(ms(rng, 12_000)),
+                2 => Then::LeaveIt,
+                3 => Then::GiveUp,
                 _ => Then::DeleteWhenDone,
             };
+            let name = if then == Then::GiveUp { given_up(client, n) } else { name };
             Errand {
                 at: at(rng, calm_at),
                 name,
                 patience: Duration::from_secs(rng.random_range(8..=40)),
-                breaks_off: (rng.random_range(0..4) == 0).then(|| ms(rng, 6000)),
+                breaks_off: (rng.random_range(0..4) == 0 || then == Then::GiveUp).then(|| ms(rng, 6000)),
                 then,
             }
         })
         .collect()
 }
+
+/// The name of a runner no job will come to.
+fn given_up(client: usize, n: usize) -> String {
+    format!("{GIVEN_UP}{client}-{n}")
+}
+
+/// How such names begin.
+pub(crate) const GIVEN_UP: &str = "given-up-";
 
 fn fault(rng: &mut SmallRng, agents: usize) -> Fault {
     let down = Duration::from_millis(rng.random_range(10..8000));

@@ -13,7 +13,10 @@ use shoes_vz_model::guest::{RunnerActivity, SetupPhase, Status};
 use shoes_vz_proto::vm::{VmEnd, VmEndKind, VmState, VmStatus};
 use tokio::{sync::watch, time::sleep};
 
-use crate::world::{Named, World};
+use crate::{
+    plan::GIVEN_UP,
+    world::{Named, World},
+};
 
 pub(crate) struct SimVm {
     pub(crate) agent: usize,
@@ -138,6 +141,9 @@ impl SimVm {
         self.runner(RunnerActivity::Preparing);
         sleep(world.millis(5, 500)).await;
         self.runner(RunnerActivity::Idle);
+        if self.named.name.starts_with(GIVEN_UP) {
+            return std::future::pending().await;
+        }
         sleep(world.millis(5, 2000)).await;
         self.runner(RunnerActivity::Running);
         sleep(world.millis(50, 9000)).await;

@@ -28,16 +28,16 @@ macro_rules! table {
 }
 
 table! {
-    a_store_that_forgets: StoreForgetsOnCrash => ["?"];
+    a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "said never to have been", "converges", "left behind", "running job"];
     tombstones_lost: TombstonesAreLost => ["said never to have been"];
-    runners_lost: RunnersAreLost => ["?"];
+    runners_lost: RunnersAreLost => ["said never to have been"];
     abandoned_runners_that_stay: AbandonedRunnersStay => ["nothing is left behind"];
     one_slot_too_many: OneSlotTooMany => ["no slot used twice"];
-    live_vms_not_found: LiveVmsAreNotFound => ["under its live VM"];
-    stops_ignored: StopsAreIgnored => ["?"];
+    live_vms_not_found: LiveVmsAreNotFound => ["no running job is ended", "under its live VM"];
+    stops_ignored: StopsAreIgnored => ["under its live VM"];
     bundles_that_stay: BundlesStay => ["nothing is left behind"];
-    an_identity_lost: IdentityIsLost => ["?"];
+    an_identity_lost: IdentityIsLost => ["converges"];
     slots_not_given_back: SlotsAreNotGivenBack => ["no slot is lost"];
-    vms_forgotten_on_restart: VmsAreForgottenOnRestart => ["?"];
-    agents_forgotten_at_once: AgentsAreForgottenAtOnce => ["?"];
+    vms_forgotten_on_restart: VmsAreForgottenOnRestart => ["no running job is ended"];
+    agents_forgotten_at_once: AgentsAreForgottenAtOnce => ["no running job is ended"];
 }
