@@ -65,7 +65,7 @@ impl Caller {
     fn service(&self) -> ShoesServiceClient<Channel> {
         let uri = format!("http://{SERVER}:{}", net::PORT);
         let endpoint = Endpoint::from_shared(uri).unwrap_or_else(|e| unreachable!("a constant address: {e}"));
-        ShoesServiceClient::new(net::connect(&endpoint))
+        ShoesServiceClient::new(net::connect(&endpoint, &self.world, &self.host))
     }
 
     pub(crate) async fn once(&self, name: &str, patience: Duration) -> Result<String, Status> {

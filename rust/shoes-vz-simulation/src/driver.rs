@@ -6,7 +6,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
     sync::{Arc, Mutex, Once, PoisonError},
@@ -116,6 +116,8 @@ struct Simulation {
     progress: Shared<Progress>,
     phase: watch::Sender<Phase>,
     errands: usize,
+    /// Hosts that are gone after the next step.
+    dying: BTreeSet<String>,
     /// Hosts that are down, and when they are started again.
     down: BTreeMap<String, Duration>,
     /// How long the next crash of an armed host lasts.
@@ -162,13 +164,19 @@ impl Simulation {
             }
         });
         let (world_, serving_) = (Arc::clone(&world), Arc::clone(&serving));
-        sim.host(SERVER, move || parts::server(Arc::clone(&world_), Arc::clone(&serving_)));
+        sim.host(SERVER, move || {
+            let life = parts::server(Arc::clone(&world_), Arc::clone(&serving_));
+            parts::process(Arc::clone(&world_), SERVER.into(), life)
+        });
         let mut serves = Vec::new();
         for (n, slots) in plan.slots.iter().copied().enumerate() {
             let seen = Serves::default();
             serves.push(Arc::clone(&seen));
             let world = Arc::clone(&world);
-            sim.host(plan::agent(n), move || parts::agent(Arc::clone(&world), n, slots, Arc::clone(&seen)));
+            sim.host(plan::agent(n), move || {
+                let life = parts::agent(Arc::clone(&world), n, slots, Arc::clone(&seen));
+                parts::process(Arc::clone(&world), plan::agent(n), life)
+            });
         }
         let wave: usize = plan.slots.iter().sum();
         for (n, errands) in plan.clients.iter().cloned().enumerate() {
@@ -185,6 +193,7 @@ impl Simulation {
             progress,
             phase,
             errands,
+            dying: BTreeSet::new(),
             down: BTreeMap::new(),
             armed: BTreeMap::new(),
             full: BTreeMap::new(),
@@ -202,6 +211,8 @@ impl Simulation {
             self.step()?;
         }
         self.heal();
+        let up_by = self.now() + TO_SETTLE;
+        self.until(up_by, "not every process is up", |s| s.down.is_empty() && s.dying.is_empty())?;
         let settled_by = self.now() + TO_SETTLE;
         self.until(settled_by, "the errands are not over", |s| lock(&s.progress).errands_done == s.errands)?;
         let settled_by = self.now() + TO_SETTLE;
@@ -224,6 +235,10 @@ impl Simulation {
         let panics = PANICS.with_borrow_mut(std::mem::take);
         if let Some(words) = panics.first() {
             return Err(format!("a panic: {words}"));
+        }
+        for host in std::mem::take(&mut self.dying) {
+            self.sim.crash(host.as_str());
+            self.world.died(&host);
         }
         for host in self.world.take_crashing() {
             let down = self.armed.remove(&host).unwrap_or(Duration::from_secs(1));
@@ -337,7 +352,9 @@ impl Simulation {
     }
 
     fn crash(&mut self, host: &str, down: Duration) {
-        self.sim.crash(host);
+        // One step later it is gone.
+        self.world.die(host);
+        self.dying.insert(host.to_owned());
         if host == SERVER {
             lock(&self.serving).take();
             self.world.set_servers_view(0, 0);
@@ -407,6 +424,15 @@ impl Simulation {
     }
 
     fn start(&mut self, host: &str) {
+        if self.dying.contains(host) {
+            return;
+        }
+        if self.sim.is_host_running(host) {
+            // It was told to stop, and has not yet.
+            self.world.die(host);
+            self.dying.insert(host.to_owned());
+            return;
+        }
         self.down.remove(host);
         self.world.note(format_args!("{host} is started again"));
         self.sim.bounce(host);
@@ -418,9 +444,8 @@ impl Simulation {
         self.world.calm();
         self.armed.clear();
         self.full.clear();
-        for host in self.down.keys().cloned().collect::<Vec<_>>() {
-            self.start(&host);
-        }
+        let now = self.now();
+        self.down.values_mut().for_each(|until| *until = now);
         for (pair, (how, _)) in self.links.clone() {
             self.undisturb(&pair, how);
         }

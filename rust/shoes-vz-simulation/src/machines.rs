@@ -36,7 +36,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    plan,
+    parts, plan,
     sabotage::Sabotage,
     vm::SimVm,
     world::{Named, World},
@@ -114,6 +114,13 @@ impl Machines for SimHost {
         };
         let vm = SimVm::new(self.agent, bundle.to_owned(), named);
         self.world.launched(&vm);
+        let aging = Arc::clone(&vm);
+        self.world.spawn(async move {
+            let ended = within(parts::MAX_LIFETIME, aging.ended()).await;
+            if ended.is_none() {
+                aging.end(VmEndKind::MaxLifetime, "its time is up");
+            }
+        });
         self.takes(0, 10).await;
         Ok(self.handle(vm))
     }

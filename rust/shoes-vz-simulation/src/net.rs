@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -12,11 +13,43 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint, server::Connected};
 use turmoil::net::{TcpListener, TcpStream};
 
+use crate::world::World;
+
 /// The server's port, on its simulated host.
 pub(crate) const PORT: u16 = 50051;
 
-/// A simulated connection, as tonic wants it.
-pub(crate) struct Io(TcpStream);
+/// A simulated connection, until its process dies.
+pub(crate) struct Wire(Mutex<Option<TcpStream>>);
+
+impl Wire {
+    fn of(stream: TcpStream, world: &World, host: &str) -> Io {
+        let wire = Arc::new(Self(Mutex::new(Some(stream))));
+        world.wired(host, &wire);
+        Io(wire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As the kernel does for a process that is gone.
+    pub(crate) fn hang_up(&self) {
+        drop(self.lock().take());
+    }
+}
+
+/// The same, as tonic wants it.
+pub(crate) struct Io(Arc<Wire>);
+
+impl Io {
+    fn poll<T>(&self, poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &mut *self.0.lock() {
+            Some(stream) => poll(Pin::new(stream)),
+            // The process is dying: nothing of it goes on.
+            None => Poll::Pending,
+        }
+    }
+}
 
 impl Connected for Io {
     type ConnectInfo = ();
@@ -24,43 +57,46 @@ impl Connected for Io {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll(|stream| stream.poll_write(cx, buf))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_shutdown(cx))
     }
 }
 
-/// Whatever connects to this simulated host.
-pub(crate) async fn incoming() -> io::Result<impl Stream<Item = io::Result<Io>>> {
+/// Whatever connects to `host`, the simulated one this runs on.
+pub(crate) async fn incoming(
+    world: Arc<World>,
+    host: &'static str,
+) -> io::Result<impl Stream<Item = io::Result<Io>>> {
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
-    Ok(stream::unfold(listener, |listener| async {
-        let accepted = listener.accept().await.map(|(stream, _)| Io(stream));
-        Some((accepted, listener))
+    Ok(stream::unfold((listener, world), move |(listener, world)| async move {
+        let accepted = listener.accept().await.map(|(stream, _)| Wire::of(stream, &world, host));
+        Some((accepted, (listener, world)))
     }))
 }
 
-/// The way from this simulated host to the endpoint's.
-pub(crate) fn connect(endpoint: &Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(tower::service_fn(|uri: http::Uri| async move {
-        let host = uri.host().unwrap_or_default().to_owned();
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(PORT))).await?;
-        Ok::<_, io::Error>(TokioIo::new(Io(stream)))
+/// The way from `host`, the simulated one this runs on, to the endpoint's.
+pub(crate) fn connect(endpoint: &Endpoint, world: &Arc<World>, host: &str) -> Channel {
+    let (world, host) = (Arc::clone(world), host.to_owned());
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: http::Uri| {
+        let (world, host) = (Arc::clone(&world), host.clone());
+        async move {
+            let to = uri.host().unwrap_or_default().to_owned();
+            let stream = TcpStream::connect((to, uri.port_u16().unwrap_or(PORT))).await?;
+            Ok::<_, io::Error>(TokioIo::new(Wire::of(stream, &world, &host)))
+        }
     }))
 }

@@ -48,6 +48,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(4);
 const REGISTRATION: Duration = Duration::from_secs(5);
 /// How long a guest may answer nothing.
 const SILENT_GUEST: Duration = Duration::from_secs(30);
+/// Of a VM: longer than any job takes, shorter than the simulation waits for the end of what nobody wants.
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(120);
 /// Bytes a host must have free.
 const WANTED_FREE: u64 = 1 << 30;
 /// HTTP/2 pings, and the time to answer one: a dead connection is found within their sum.
@@ -55,6 +57,19 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// The server's present life, for the driver.
 pub(crate) type Serving = Arc<std::sync::Mutex<Option<Fleet>>>;
+
+/// A process, until it has ended or is to die.
+pub(crate) async fn process(
+    world: Arc<World>,
+    host: String,
+    life: impl Future<Output = turmoil::Result>,
+) -> turmoil::Result {
+    tokio::select! {
+        biased;
+        () = world.until_dying(&host) => Ok(()),
+        ended = life => ended,
+    }
+}
 
 /// The server, from its start to its end.
 pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Result {
@@ -96,7 +111,8 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
         keepalive: KEEPALIVE,
     };
     world.note(format_args!("the server is up"));
-    let grpc = serve_grpc(fleet, metrics, door, net::incoming().await?).await?;
+    let grpc =
+        serve_grpc(fleet, metrics, door, net::incoming(Arc::clone(&world), plan::SERVER).await?).await?;
     let (owner, grpc) = tokio::join!(owner.run(), grpc);
     owner?;
     grpc?;
@@ -202,7 +218,7 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
         display: Display::Headless,
         network: Network::Nat,
         start_deadline: SLOWEST_START,
-        max_lifetime: None,
+        max_lifetime: Some(MAX_LIFETIME),
         registration_deadline: REGISTRATION,
         machines: Arc::new(SimHost::new(Arc::clone(&world), n, slots.clone())),
         outside,
@@ -219,7 +235,7 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
     *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
     let host = Host { agent_id, hostname: name.clone(), max_runners };
     let uri = format!("http://{}:{}", plan::SERVER, net::PORT);
-    let server = Server::over(&uri, None, &host, runners, |endpoint| net::connect(&endpoint))?;
+    let server = Server::over(&uri, None, &host, runners, |endpoint| net::connect(&endpoint, &world, &name))?;
     world.note(format_args!("{name} is up"));
     server.serve(|_| {}).await;
     Ok(())

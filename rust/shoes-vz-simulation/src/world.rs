@@ -8,7 +8,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -16,9 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use shoes_vz_model::Outside;
 use shoes_vz_server::fleet::types::Write;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
+    net::Wire,
     plan::{self, Rates},
     sabotage::Sabotage,
     vm::SimVm,
@@ -47,8 +48,12 @@ struct State {
     tasks: Option<mpsc::UnboundedSender<Task>>,
     /// Hosts that are to crash after so many more steps of theirs.
     armed: BTreeMap<String, u32>,
-    /// Hosts that crash at the end of this step; nothing of theirs goes on.
+    /// Hosts that are to crash as soon as can be.
     crashing: BTreeSet<String>,
+    /// Hosts of which nothing goes on any more.
+    dying: watch::Sender<BTreeSet<String>>,
+    /// Every host's connections, in the order they were made.
+    wires: BTreeMap<String, Vec<Weak<Wire>>>,
     slots: Vec<usize>,
     /// Agents whose disks are nearly full.
     full: BTreeSet<usize>,
@@ -118,6 +123,8 @@ impl World {
             tasks: None,
             armed: BTreeMap::new(),
             crashing: BTreeSet::new(),
+            dying: watch::Sender::default(),
+            wires: BTreeMap::new(),
             slots,
             full: BTreeSet::new(),
             bundles: BTreeMap::new(),
@@ -234,12 +241,39 @@ impl World {
                 }
                 None => {}
             }
-            state.crashing.contains(host)
+            state.crashing.contains(host) || state.dying.borrow().contains(host)
         };
         if gone {
             self.note(format_args!("{host} crashes at a step"));
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Nothing of `host` goes on from here; its process hangs up what it is connected to ([`World::until_dying`]).
+    pub(crate) fn die(&self, host: &str) {
+        self.lock().dying.send_if_modified(|all| all.insert(host.to_owned()));
+    }
+
+    /// Its process is gone.
+    pub(crate) fn died(&self, host: &str) {
+        let mut state = self.lock();
+        state.dying.send_if_modified(|all| all.remove(host));
+        state.wires.remove(host);
+    }
+
+    /// Waits until `host` is to die, and hangs up. A runtime that is dropped drops its tasks in no order that could be
+    /// repeated, and whoever was connected would hear of it in that.
+    pub(crate) async fn until_dying(&self, host: &str) {
+        let mut dying = self.lock().dying.subscribe();
+        // The sender is this world's.
+        let _ = dying.wait_for(|all| all.contains(host)).await.map(drop);
+        let wires = self.lock().wires.remove(host).unwrap_or_default();
+        wires.iter().filter_map(Weak::upgrade).for_each(|wire| wire.hang_up());
+        std::future::pending().await
+    }
+
+    pub(crate) fn wired(&self, host: &str, wire: &Arc<Wire>) {
+        self.lock().wires.entry(host.to_owned()).or_default().push(Arc::downgrade(wire));
     }
 
     // Disks.

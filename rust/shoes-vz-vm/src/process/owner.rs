@@ -31,8 +31,6 @@ use crate::{
 
 /// Until the guest agent has taken the request to power off; then the power button is tried too.
 const GUEST_ANSWER: Duration = Duration::from_secs(5);
-/// A wall clock deadline is looked at again this often: the clock may be set, the host may sleep.
-const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
 /// What the service may ask.
 #[derive(Debug)]
@@ -90,6 +88,8 @@ pub(super) struct Owner {
     started: Option<Instant>,
     /// When a VM nobody has started ends itself.
     start_by: Instant,
+    /// When its time is up.
+    lifetime_end: Option<Instant>,
 }
 
 type Creating = BoxFuture<'static, Result<Arc<dyn Machine>, HypervisorError>>;
@@ -106,6 +106,11 @@ impl Owner {
             VmStatus { state: VmState::Created.into(), pid: std::process::id(), ..VmStatus::default() };
         let (status, status_receiver) = watch::channel(first);
         let (guest, guest_receiver) = watch::channel(None);
+        // Fixed here: a clock that is set later, as a Mac's is when it finds its time server, ends no job.
+        let lifetime_end = spec.max_lifetime.map(|moment| {
+            let left = Duration::try_from(moment.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+            Instant::now() + left
+        });
         let owner = Self {
             spec,
             bundle,
@@ -119,6 +124,7 @@ impl Owner {
             stop_replies: Vec::new(),
             started: None,
             start_by: Instant::now() + start_deadline,
+            lifetime_end,
         };
         (owner, Handle { requests: sender, status: status_receiver, guest: guest_receiver })
     }
@@ -163,14 +169,14 @@ impl Owner {
                 let why = if matches!(why, Intent::StopWithin(_)) { Intent::StopNow } else { why };
                 return intent::end(Some(why), End::new(EndKind::Requested, "the VM was ended as asked"));
             }
-            let lifetime = self.spec.max_lifetime.filter(|_| self.may_stop(Intent::MaxLifetime));
+            let lifetime = self.lifetime_end.filter(|_| self.may_stop(Intent::MaxLifetime));
             tokio::select! {
                 // The machine's end first: it answers everything else. Then what ends it, the more urgent before the
                 // less; a start or the guest's hello can wait for that.
                 biased;
                 end = ended(&mut machine_state, &self.status) => return intent::end(self.intent, end),
                 () = &mut terminated, if !signalled => { signalled = true; self.stop(Intent::Terminated, machine.as_ref()); }
-                () = at(lifetime) => self.stop(Intent::MaxLifetime, machine.as_ref()),
+                () = until(lifetime) => self.stop(Intent::MaxLifetime, machine.as_ref()),
                 () = until(self.grace) => { self.grace = None; if let Some(m) = &machine { m.kill() } }
                 Some(request) = self.requests.recv() => {
                     if let Some(future) = self.answer(request, machine.as_ref(), creating.is_some()) {
@@ -383,17 +389,5 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => pending().await,
-    }
-}
-
-/// Until a moment of the wall clock.
-async fn at(moment: Option<jiff::Timestamp>) {
-    let Some(moment) = moment else { return pending().await };
-    loop {
-        let Ok(left) = Duration::try_from(moment.duration_since(jiff::Timestamp::now())) else { return };
-        if left.is_zero() {
-            return;
-        }
-        sleep_until(Instant::now() + left.min(CLOCK_CHECK)).await;
     }
 }
