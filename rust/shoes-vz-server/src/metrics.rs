@@ -69,6 +69,7 @@ impl Outcome {
             Refusal::Deadline(_) => Self::Timeout,
             Refusal::Unavailable(_) => Self::AgentAway,
             Refusal::NotFound(_) => Self::NotFound,
+            Refusal::Ambiguous(_) => Self::Invalid,
             Refusal::Stopping => Self::Stopping,
         }
     }
@@ -115,6 +116,7 @@ struct Gauges {
     errors: Gauge,
     agents: GaugeVec,
     online: Gauge,
+    cordoned: Gauge,
     agent_capacity: GaugeVec,
     agent_runners: GaugeVec,
     total: Gauge,
@@ -247,6 +249,7 @@ impl Gauges {
             errors: gauge(r, "shoesvz_runner_errors", "Runners in state ERROR.")?,
             agents: gauges(r, "shoesvz_agents_total", "Agents by status.", &["status"])?,
             online: gauge(r, "shoesvz_agents_online", "Agents whose stream stands.")?,
+            cordoned: gauge(r, "shoesvz_agents_cordoned", "Agents an operator lets have no new runners.")?,
             agent_capacity: gauges(
                 r,
                 "shoesvz_agents_capacity_runners",
@@ -260,7 +263,11 @@ impl Gauges {
                 &["agent_id", "hostname"],
             )?,
             total: gauge(r, "shoesvz_capacity_total_runners", "Slots of all online agents.")?,
-            available: gauge(r, "shoesvz_capacity_available_runners", "Free slots of all online agents.")?,
+            available: gauge(
+                r,
+                "shoesvz_capacity_available_runners",
+                "Free slots of all online agents that may have new runners.",
+            )?,
             utilization: gauge(
                 r,
                 "shoesvz_capacity_utilization_ratio",
@@ -296,6 +303,8 @@ impl Gauges {
         self.busy.set(f64::from(busy));
         self.errors.set(self.runners.with_label_values(&[wire::RunnerState::Error.as_str_name()]).get());
         let (mut total, mut taken, mut free) = (0.0, 0.0, 0.0);
+        let cordoned = fleet.agents.iter().filter(|view| view.cordon.is_some()).count();
+        self.cordoned.set(u32::try_from(cordoned).map_or(f64::MAX, f64::from));
         for view in &fleet.agents {
             let Some(agent) = &view.agent else { continue };
             let slots = agent.capacity.map_or(0, |c| c.max_runners);
@@ -306,7 +315,9 @@ impl Gauges {
             if agent.status() == wire::AgentStatus::Online {
                 total += f64::from(slots);
                 taken += f64::from(view.runners);
-                free += f64::from(slots.saturating_sub(view.runners));
+                if view.cordon.is_none() {
+                    free += f64::from(slots.saturating_sub(view.runners));
+                }
             }
         }
         self.online.set(self.agents.with_label_values(&[online]).get());

@@ -26,7 +26,8 @@ pub const FILE: &str = "fleet.sqlite3";
 const APPLICATION_ID: i32 = 0x7376_7a46;
 
 /// The schema, one step for each version; a step is never changed once released.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE agents (
         agent_id TEXT PRIMARY KEY,
         hostname TEXT NOT NULL,
@@ -47,7 +48,9 @@ const MIGRATIONS: [&str; 1] = ["
         runner_id TEXT PRIMARY KEY,
         script TEXT NOT NULL
     ) STRICT;
-"];
+    ",
+    "ALTER TABLE agents ADD COLUMN cordon TEXT",
+];
 
 /// Why a store cannot be opened or written.
 #[derive(Debug, thiserror::Error)]

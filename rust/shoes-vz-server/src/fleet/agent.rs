@@ -6,14 +6,26 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, RunnerId};
-use shoes_vz_proto::agent as wire;
+use shoes_vz_model::{AgentId, RunnerId, time};
+use shoes_vz_proto::{
+    agent as wire,
+    fleet::{self, AgentView},
+};
 
 use super::{
     labels::Offers,
     schedule::{Candidate, Link},
     types::SessionId,
 };
+
+/// An operator's decision that an agent gets no new runners. Those it has go on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Cordon {
+    /// For people; may be empty.
+    pub reason: String,
+    /// When it was made.
+    pub since: Timestamp,
+}
 
 /// One agent; everything but `session` is durable.
 #[derive(Debug, Clone)]
@@ -30,6 +42,8 @@ pub struct Agent {
     pub last_seen: Timestamp,
     /// What jobs can ask it for; from `info`.
     pub offers: Offers,
+    /// Set while it gets no new runners.
+    pub cordon: Option<Cordon>,
     /// The Sync stream it is on.
     pub session: Option<Session>,
 }
@@ -139,6 +153,7 @@ impl Agent {
             id: self.id,
             hostname: &self.hostname,
             link: self.link(),
+            cordon: self.cordon.as_ref().map(|c| c.reason.as_str()),
             slots: self.capacity.max_runners,
             taken: u32::try_from(taken).unwrap_or(u32::MAX),
             cpus: self.capacity.cpu_cores,
@@ -148,21 +163,37 @@ impl Agent {
     }
 
     /// For operators.
-    pub fn view(&self, taken: usize) -> shoes_vz_proto::fleet::AgentView {
-        let status = match self.link() {
+    pub fn status(&self) -> wire::AgentStatus {
+        match self.link() {
             Link::Online => wire::AgentStatus::Online,
             Link::Offline => wire::AgentStatus::Offline,
-        };
-        shoes_vz_proto::fleet::AgentView {
+        }
+    }
+
+    /// For messages.
+    pub fn status_word(&self) -> &'static str {
+        match self.link() {
+            Link::Online => "online",
+            Link::Offline => "offline",
+        }
+    }
+
+    /// For operators.
+    pub fn view(&self, taken: usize) -> AgentView {
+        AgentView {
             agent: Some(wire::Agent {
                 agent_id: self.id.to_string(),
                 hostname: self.hostname.clone(),
                 capacity: Some(self.capacity),
-                status: status.into(),
+                status: self.status().into(),
             }),
             info: self.info.clone(),
             runners: u32::try_from(taken).unwrap_or(u32::MAX),
-            last_seen: Some(shoes_vz_model::time::to_wire(self.last_seen)),
+            last_seen: Some(time::to_wire(self.last_seen)),
+            cordon: self
+                .cordon
+                .as_ref()
+                .map(|c| fleet::Cordon { reason: c.reason.clone(), since: Some(time::to_wire(c.since)) }),
         }
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! What always holds (checked by [`Core::broken_invariant`] after every event in the tests):
 //! - of all runners with one name at most one is wanted, and at most one has a slot;
-//! - a slot is promised only when the agent is connected and has one free;
+//! - a slot is promised only when the agent is connected, not cordoned, and has one free;
 //! - the queue is served in the order of arrival, among those that fit and whose callers still wait;
 //! - a runner that nobody waits for and nobody was given has a moment at which it goes.
 
 mod calls;
+mod cordon;
 mod end;
 mod stream;
 mod views;
@@ -27,7 +28,7 @@ use super::{
     labels::{Accepted, UnknownLabels},
     runner::{Delivery, Phase, Placed, Runner},
     schedule::{self, Choice, Want, WhyNot},
-    types::{Effect, Event, Now, Observation, SessionId, Shape, Turn, WaiterId, Write},
+    types::{Effect, Event, Now, Observation, SessionId, Shape, Turn, WaiterId, Waits, Write},
 };
 
 /// What the operator decided.
@@ -167,6 +168,7 @@ impl Core {
             Event::CallerGone { waiter } => self.on_caller_gone(waiter, now),
             Event::Undelivered { runner } => self.on_undelivered(runner, now),
             Event::Register { waiter, registration } => self.on_register(waiter, *registration, now),
+            Event::Order { waiter, agent, order } => self.on_order(waiter, &agent, order, now),
             Event::Synced { session, agent, request } => self.on_synced(session, agent, *request, now),
             Event::SessionLost { session, why } => self.on_session_lost(session, &why, now),
         }
@@ -207,6 +209,8 @@ impl Core {
             }
         }
         turn.changed.dedup();
+        turn.agents.sort_unstable();
+        turn.agents.dedup();
         turn
     }
 
@@ -224,12 +228,21 @@ impl Core {
         self.turn.changed.push(id);
     }
 
+    /// An agent takes runners otherwise than before: whoever waits may be served, or waits for another reason.
+    fn agent_changed(&mut self, id: AgentId) {
+        self.turn.agents.push(id);
+        self.turn.waits = Waits::Otherwise;
+        self.reschedule = true;
+    }
+
     fn hold_slot(&mut self, agent: AgentId, name: &RunnerName, id: RunnerId) {
+        self.turn.agents.push(agent);
         self.by_agent.entry(agent).or_default().insert(id);
         self.placed_names.entry(name.clone()).or_default().push(id);
     }
 
     fn free_slot(&mut self, agent: AgentId, name: &RunnerName, id: RunnerId) {
+        self.turn.agents.push(agent);
         if let Some(held) = self.by_agent.get_mut(&agent) {
             held.remove(&id);
             if held.is_empty() {
@@ -325,10 +338,12 @@ impl Core {
             .agents
             .values()
             .filter(|a| a.session.is_none() && over(a.last_seen, self.policy.agent_forget))
+            // That it is cordoned must not be forgotten: only its runners are given up.
+            .filter(|a| a.cordon.is_none() || self.taken(a.id) > 0)
             .map(|a| a.id)
             .collect();
         for id in lost {
-            self.forget_agent(id, "it was away for too long", now);
+            self.give_up_agent(id, "it was away for too long", now);
         }
         let past: Vec<RunnerId> = self
             .runners

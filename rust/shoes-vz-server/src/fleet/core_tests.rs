@@ -1,17 +1,22 @@
-//! The core alone: its rules one by one, then random histories against its invariants.
+//! The core alone: its rules one by one here and in [`cordon`]; in [`histories`] random ones against its invariants.
+
+mod cordon;
+mod histories;
 
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
-use proptest::prelude::*;
 use shoes_vz_model::{AgentId, CloudId, ResourceType};
-use shoes_vz_proto::agent::{self as wire, sync_response::Command};
+use shoes_vz_proto::{
+    agent::{self as wire, sync_response::Command},
+    fleet::AgentView,
+};
 
 use super::{
     core::{Core, Policy},
     types::{
-        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Refusal, Registration, Script, SessionId, Turn,
-        WaiterId, Write,
+        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Order, Refusal, Registration, Script,
+        SessionId, Turn, WaiterId, Write,
     },
 };
 
@@ -24,6 +29,7 @@ struct World {
     next: u64,
     added: HashMap<WaiterId, Result<Added, Refusal>>,
     deleted: HashMap<WaiterId, Result<(), Refusal>>,
+    ordered: HashMap<WaiterId, Result<AgentView, Refusal>>,
     sent: Vec<(SessionId, wire::SyncResponse)>,
     closed: Vec<(SessionId, Closed)>,
     writes: Vec<Write>,
@@ -38,6 +44,7 @@ impl World {
             next: 0,
             added: HashMap::new(),
             deleted: HashMap::new(),
+            ordered: HashMap::new(),
             sent: vec![],
             closed: vec![],
             writes: vec![],
@@ -65,6 +72,9 @@ impl World {
             match effect {
                 Effect::Added(w, a) => assert!(self.added.insert(w, a).is_none(), "answered twice"),
                 Effect::Deleted(w, a) => assert!(self.deleted.insert(w, a).is_none(), "answered twice"),
+                Effect::Ordered(w, a) => {
+                    assert!(self.ordered.insert(w, a.map(|v| *v)).is_none(), "answered twice");
+                }
                 Effect::Send(s, c) => self.sent.push((s, *c)),
                 Effect::Close(s, why) => self.closed.push((s, why)),
                 Effect::Registered(..) | Effect::Observe(_) => {}
@@ -109,6 +119,20 @@ impl World {
         let waiter = WaiterId(self.number());
         self.on(Event::Delete { waiter, cloud_id, patience: 2 * MINUTE });
         waiter
+    }
+
+    fn order(&mut self, agent: &str, order: Order) -> Result<AgentView, Refusal> {
+        let waiter = WaiterId(self.number());
+        self.on(Event::Order { waiter, agent: agent.into(), order });
+        self.ordered.remove(&waiter).expect("an order is obeyed or refused at once")
+    }
+
+    fn cordon(&mut self, agent: AgentId, reason: &str) {
+        self.order(&agent.to_string(), Order::Cordon(reason.into())).unwrap();
+    }
+
+    fn uncordon(&mut self, agent: AgentId) {
+        self.order(&agent.to_string(), Order::Uncordon).unwrap();
     }
 
     fn agent(&mut self, slots: u32) -> Host {
@@ -537,194 +561,4 @@ fn a_go_agent_gets_one_command_for_each_message_and_its_successor_ends_its_runne
     assert!(world.view("a").runner.unwrap().end.is_none());
     world.register(None, 2, None);
     assert_eq!(world.end_of("a").kind(), wire::EndKind::VmDied);
-}
-
-/// One step of a random history.
-#[derive(Debug, Clone)]
-enum Step {
-    Add(u8),
-    Leave(u8),
-    Undelivered(u8),
-    Delete(u8),
-    Pass(u16),
-    Connect(u8),
-    Lose(u8),
-    /// The agent obeys up to here and reports; the runner it picks advances.
-    Work(u8, u8, u8),
-    Forget(u8),
-    RefuseCreate(u8),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (0u8..6).prop_map(Step::Add),
-        2 => any::<u8>().prop_map(Step::Leave),
-        1 => any::<u8>().prop_map(Step::Undelivered),
-        2 => any::<u8>().prop_map(Step::Delete),
-        2 => (0u16..400).prop_map(Step::Pass),
-        1 => (0u8..3).prop_map(Step::Connect),
-        1 => (0u8..3).prop_map(Step::Lose),
-        6 => (0u8..3, any::<u8>(), 1u8..7).prop_map(|(a, r, s)| Step::Work(a, r, s)),
-        1 => (0u8..3).prop_map(Step::Forget),
-        1 => (0u8..3).prop_map(Step::RefuseCreate),
-    ];
-    proptest::collection::vec(step, 1..120)
-}
-
-/// What a host does with everything sent on its present stream.
-fn obey(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck> {
-    let mut acks = vec![];
-    for (session, response) in world.sent[from..].iter().cloned() {
-        if session != host.session {
-            continue;
-        }
-        match response.command {
-            Some(Command::CreateRunner(create)) => {
-                let known = host.refused.contains(&create.runner_id)
-                    || host.runners.iter().any(|r| r.runner_id == create.runner_id);
-                if !known {
-                    host.runners.push(wire::Runner {
-                        runner_id: create.runner_id,
-                        runner_name: create.runner_name,
-                        cloud_id: create.cloud_id,
-                        state: 1,
-                        ..Default::default()
-                    });
-                }
-            }
-            Some(Command::DeleteRunner(delete)) => host.runners.retain(|r| r.runner_id != delete.runner_id),
-            _ => continue,
-        }
-        acks.push(wire::CommandAck { command_id: response.command_id, error: String::new() });
-    }
-    acks
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
-
-    /// Whatever happens: the invariants hold after each event (`World::take`), no agent ever has more than its slots or
-    /// two VMs of one name, and once all is quiet every call is answered and every host is empty.
-    #[test]
-    fn random_histories_keep_every_promise(steps in steps()) {
-        let mut world = World::new(Policy::default());
-        let mut hosts: Vec<Host> = (0..3).map(|_| world.agent(2)).collect();
-        let mut done = [0usize; 3];
-        let mut waiters: Vec<WaiterId> = vec![];
-        let mut deleters: Vec<WaiterId> = vec![];
-        let mut left: Vec<WaiterId> = vec![];
-        for step in steps {
-            match step {
-                Step::Add(n) => waiters.push(world.add(&format!("r{n}"))),
-                Step::Leave(n) if !waiters.is_empty() => {
-                    let waiter = waiters[usize::from(n) % waiters.len()];
-                    if !world.added.contains_key(&waiter) {
-                        left.push(waiter);
-                    }
-                    world.on(Event::CallerGone { waiter });
-                }
-                Step::Undelivered(n) => {
-                    let told: Vec<_> = world.added.values().flatten().map(|a| a.runner_id).collect();
-                    if !told.is_empty() {
-                        world.on(Event::Undelivered { runner: told[usize::from(n) % told.len()] });
-                    }
-                }
-                Step::Delete(n) => {
-                    let views = world.core.snapshot(true, world.now()).runners;
-                    if !views.is_empty() {
-                        let cloud_id = views[usize::from(n) % views.len()].cloud_id.parse().unwrap();
-                        deleters.push(world.delete(cloud_id));
-                    }
-                }
-                Step::Pass(seconds) => world.pass(Duration::from_secs(seconds.into())),
-                Step::Connect(a) => {
-                    let host = &mut hosts[usize::from(a)];
-                    host.connect(&mut world);
-                    done[usize::from(a)] = 0;
-                }
-                Step::Lose(a) => hosts[usize::from(a)].lose(&mut world),
-                Step::Work(a, pick, state) => {
-                    let at = usize::from(a);
-                    let from = std::mem::replace(&mut done[at], world.sent.len());
-                    let acks = obey(&mut world, &mut hosts[at], from);
-                    let count = hosts[at].runners.len();
-                    if count > 0 {
-                        let runner = &mut hosts[at].runners[usize::from(pick) % count];
-                        runner.state = runner.state.max(state.into());
-                    }
-                    if world.closed.iter().all(|(s, _)| *s != hosts[at].session) {
-                        hosts[at].ack(&mut world, acks);
-                    }
-                }
-                Step::Forget(a) => {
-                    hosts[usize::from(a)].runners.clear();
-                    hosts[usize::from(a)].sync(&mut world);
-                }
-                Step::RefuseCreate(a) => {
-                    let at = usize::from(a);
-                    let last = world.sent[done[at]..].iter().rev().find(|(s, _)| *s == hosts[at].session).cloned();
-                    if let Some((_, response)) = last.filter(|_| hosts[at].online) {
-                        if let Some(Command::CreateRunner(create)) = &response.command {
-                            hosts[at].refused.push(create.runner_id.clone());
-                        }
-                        let ack = wire::CommandAck { command_id: response.command_id, error: "no".into() };
-                        hosts[at].ack(&mut world, vec![ack]);
-                    }
-                }
-                Step::Leave(_) => {}
-            }
-            let mut names: Vec<&str> = hosts.iter().flat_map(|h| &h.runners).map(|r| r.runner_name.as_str()).collect();
-            let all = names.len();
-            names.sort_unstable();
-            names.dedup();
-            prop_assert_eq!(names.len(), all, "two VMs have one name");
-            prop_assert!(hosts.iter().all(|h| h.runners.len() <= 2), "an agent has more than its slots");
-        }
-        // Quiet: everybody deletes what they have, every host works on, time passes.
-        let mut last = vec![];
-        for view in world.core.snapshot(false, world.now()).runners {
-            last.push(world.delete(view.cloud_id.parse().unwrap()));
-        }
-        for host in &mut hosts {
-            host.connect(&mut world);
-        }
-        for round in 0..4 {
-            for (at, host) in hosts.iter_mut().enumerate() {
-                let from = if round == 0 { 0 } else { done[at] };
-                done[at] = world.sent.len();
-                let acks = obey(&mut world, host, from);
-                host.ack(&mut world, acks);
-            }
-        }
-        world.pass(10 * MINUTE);
-        for waiter in waiters.iter().filter(|w| !left.contains(w)) {
-            prop_assert!(world.added.contains_key(waiter), "an AddInstance was never answered");
-        }
-        for waiter in deleters {
-            prop_assert!(world.deleted.contains_key(&waiter), "a DeleteInstance was never answered");
-        }
-        for waiter in last {
-            prop_assert_eq!(world.deleted.get(&waiter), Some(&Ok(())));
-        }
-        prop_assert!(hosts.iter().all(|h| h.runners.is_empty()), "a VM was left behind");
-        prop_assert_eq!(world.core.snapshot(false, world.now()).runners.len(), 0);
-    }
-
-    /// With one agent and one slot, those who wait are served in the order they came.
-    #[test]
-    fn the_queue_is_first_come_first_served(count in 2usize..12) {
-        let mut world = World::new(Policy::default());
-        let mut host = world.agent(1);
-        for n in 0..count {
-            world.add(&format!("r{n}"));
-        }
-        for _ in 0..count {
-            host.all(&mut world, wire::RunnerState::SshReady);
-            let cloud_id = world.cloud_id(&world.creates(host.session).last().unwrap().runner_name);
-            world.delete(cloud_id);
-            host.none(&mut world);
-        }
-        let order: Vec<String> = world.creates(host.session).into_iter().map(|c| c.runner_name).collect();
-        prop_assert_eq!(order, (0..count).map(|n| format!("r{n}")).collect::<Vec<_>>());
-    }
 }

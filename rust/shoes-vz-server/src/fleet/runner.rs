@@ -248,6 +248,8 @@ impl Runner {
             pending_reason,
             requested_at: Some(shoes_vz_model::time::to_wire(self.requested_at)),
             queue_ms: u64::try_from(queued_for.as_millis()).unwrap_or(u64::MAX),
+            // The core's to tell.
+            agent_status: wire::AgentStatus::Unspecified.into(),
         }
     }
 }

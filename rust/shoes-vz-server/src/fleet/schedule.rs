@@ -1,5 +1,5 @@
 //! The scheduler: a function of a snapshot. Most free slots first; reservations are counted by whoever takes the
-//! snapshot; an agent that is not connected is never chosen.
+//! snapshot; an agent that is not connected, or cordoned, is never chosen.
 
 use std::fmt;
 
@@ -28,6 +28,8 @@ pub struct Candidate<'a> {
     pub hostname: &'a str,
     /// Whether it is there.
     pub link: Link,
+    /// Set while an operator lets it have no new runners: why.
+    pub cordon: Option<&'a str>,
     /// Its slots.
     pub slots: u32,
     /// Slots in use or promised.
@@ -43,9 +45,9 @@ pub struct Candidate<'a> {
 impl Candidate<'_> {
     /// Slots that can be had now.
     pub fn free(&self) -> u32 {
-        match self.link {
-            Link::Online => self.slots.saturating_sub(self.taken),
-            Link::Offline => 0,
+        match (self.link, self.cordon) {
+            (Link::Online, None) => self.slots.saturating_sub(self.taken),
+            (Link::Offline, _) | (_, Some(_)) => 0,
         }
     }
 }
@@ -77,6 +79,8 @@ pub struct Choice {
 pub enum WhyNot {
     /// No Sync stream.
     Offline,
+    /// An operator's decision: why, or "".
+    Cordoned(String),
     /// It takes no runners at all.
     NoSlots,
     /// All slots are in use.
@@ -91,6 +95,8 @@ impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Offline => write!(f, "is offline"),
+            Self::Cordoned(reason) if reason.is_empty() => write!(f, "is cordoned"),
+            Self::Cordoned(reason) => write!(f, "is cordoned ({reason})"),
             Self::NoSlots => write!(f, "takes no runners (its --max-runners is 0)"),
             Self::Full(slots) => write!(f, "is full (all {slots} slots in use)"),
             Self::Labels(labels) => write!(f, "has no template for label {}", labels.join(", ")),
@@ -124,6 +130,9 @@ fn fits(candidate: &Candidate<'_>, want: Want<'_>) -> Result<String, WhyNot> {
     if too_many_cpus || too_much_memory {
         return Err(WhyNot::TooSmall);
     }
+    if let Some(reason) = candidate.cordon {
+        return Err(WhyNot::Cordoned(reason.to_owned()));
+    }
     match (candidate.link, candidate.slots, candidate.free()) {
         (Link::Offline, ..) => Err(WhyNot::Offline),
         (_, 0, _) => Err(WhyNot::NoSlots),
@@ -143,6 +152,7 @@ mod tests {
             id: AgentId::random(),
             hostname,
             link: Link::Online,
+            cordon: None,
             slots,
             taken,
             cpus: 8,
@@ -164,15 +174,24 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_offline_full_or_too_small_is_never_chosen_and_each_is_told_apart() {
-        let mut all =
-            [candidate("a", 2, 0), candidate("b", 2, 3), candidate("c", 2, 0), candidate("d", 0, 0)];
+    fn an_agent_that_is_offline_full_too_small_or_cordoned_is_never_chosen_and_each_is_told_apart() {
+        let mut all = [("a", 2, 0), ("b", 2, 3), ("c", 2, 0), ("d", 0, 0), ("e", 2, 0)]
+            .map(|(name, slots, taken)| candidate(name, slots, taken));
         all[0].link = Link::Offline;
         all[2].cpus = 2;
+        all[4].cordon = Some("new disk");
         let why = pick(&all, Shape { cpus: 4, ..Shape::default() }).unwrap_err();
         assert_eq!(
             why,
-            [("a", WhyNot::Offline), ("b", WhyNot::Full(2)), ("c", WhyNot::TooSmall), ("d", WhyNot::NoSlots)]
+            [
+                ("a", WhyNot::Offline),
+                ("b", WhyNot::Full(2)),
+                ("c", WhyNot::TooSmall),
+                ("d", WhyNot::NoSlots),
+                ("e", WhyNot::Cordoned("new disk".into())),
+            ]
         );
+        assert_eq!(why[4].1.to_string(), "is cordoned (new disk)");
+        assert_eq!(WhyNot::Cordoned(String::new()).to_string(), "is cordoned");
     }
 }

@@ -113,8 +113,9 @@ pub(super) fn put_agent(transaction: &Transaction<'_>, agent: &Agent) -> rusqlit
         last_seen: agent.last_seen,
     };
     let info = agent.info.as_ref().map(wire::AgentInfo::encode_to_vec);
-    let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3, ?4)")?;
-    put.execute(params![agent.id.to_string(), agent.hostname, json(&details)?, info])
+    let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let cordon = agent.cordon.as_ref().map(json).transpose()?;
+    put.execute(params![agent.id.to_string(), agent.hostname, json(&details)?, info, cordon])
 }
 
 fn json(value: &impl Serialize) -> rusqlite::Result<String> {
@@ -129,7 +130,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, LoadError> {
         scripts.insert(row.get::<_, String>(0)?, Script::new(row.get::<_, String>(1)?));
     }
     let mut loaded = Loaded::default();
-    let mut query = connection.prepare("SELECT agent_id, hostname, details, info FROM agents")?;
+    let mut query = connection.prepare("SELECT agent_id, hostname, details, info, cordon FROM agents")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
@@ -159,6 +160,7 @@ fn agent(row: &rusqlite::Row<'_>, id: &str) -> Result<Agent, String> {
         Some(bytes) => Some(wire::AgentInfo::decode(bytes.as_slice()).map_err(text)?),
         None => None,
     };
+    let cordon = row.get::<_, Option<String>>(4).map_err(text)?;
     Ok(Agent {
         id: id.parse().map_err(text)?,
         hostname: row.get(1).map_err(text)?,
@@ -170,6 +172,7 @@ fn agent(row: &rusqlite::Row<'_>, id: &str) -> Result<Agent, String> {
         offers: Offers::of(info.as_ref()),
         info,
         last_seen: details.last_seen,
+        cordon: cordon.map(|c| serde_json::from_str(&c).map_err(text)).transpose()?,
         session: None,
     })
 }

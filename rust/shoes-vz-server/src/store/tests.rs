@@ -6,6 +6,7 @@ use shoes_vz_proto::agent as wire;
 
 use super::*;
 use crate::fleet::{
+    agent::Cordon,
     labels::Offers,
     runner::{Delivery, Doom, DoomKind, Ended, Live, Phase, Placed},
     types::{Script, Shape},
@@ -68,6 +69,7 @@ fn what_was_written_is_read_back_in_every_phase() {
         offers: Offers::of(Some(&info)),
         info: Some(info),
         last_seen: Timestamp::UNIX_EPOCH,
+        cordon: Some(Cordon { reason: "new disk".into(), since: Timestamp::UNIX_EPOCH }),
         session: None,
     };
     let ended = Phase::Ended(Ended {
@@ -145,6 +147,7 @@ fn a_transaction_is_whole_or_not_at_all() {
         info: None,
         last_seen: Timestamp::UNIX_EPOCH,
         offers: Offers::Anything,
+        cordon: None,
         session: None,
     };
     let twin = Runner { cloud_id: CloudId::random(), ..twin };
@@ -196,4 +199,81 @@ fn a_damaged_a_foreign_and_a_newer_database_are_refused_in_words_and_left_as_the
     bytes[middle..middle + 4096].fill(0x5a);
     fs::write(&path, bytes).unwrap();
     unchanged("is damaged");
+}
+
+/// What the first version wrote, word for word.
+const VERSION_1: &str = r#"
+    CREATE TABLE agents (
+        agent_id TEXT PRIMARY KEY,
+        hostname TEXT NOT NULL,
+        details TEXT NOT NULL,
+        info BLOB
+    ) STRICT;
+    CREATE TABLE runners (
+        runner_id TEXT PRIMARY KEY,
+        cloud_id TEXT NOT NULL UNIQUE,
+        runner_name TEXT NOT NULL,
+        phase TEXT NOT NULL CHECK (phase IN ('queued', 'placed', 'ended')),
+        agent_id TEXT,
+        details TEXT NOT NULL,
+        report BLOB
+    ) STRICT;
+    CREATE INDEX runners_by_name ON runners (runner_name);
+    CREATE TABLE scripts (
+        runner_id TEXT PRIMARY KEY,
+        script TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO agents VALUES ('00000000-0000-4000-8000-0000000000a1', 'mac-1',
+        '{"max_runners":2,"cpu_cores":8,"memory_bytes":17179869184,"last_seen":"2026-11-25T00:00:00Z"}',
+        x'12056d61636f73');
+    INSERT INTO agents VALUES ('00000000-0000-4000-8000-0000000000a2', 'go-1',
+        '{"max_runners":1,"cpu_cores":8,"memory_bytes":0,"last_seen":"2026-11-25T00:00:00Z"}', NULL);
+    INSERT INTO runners VALUES ('00000000-0000-4000-8000-000000000001', 'shoes-vz-00000000-0000-4000-8000-000000000011',
+        'queued', 'queued', NULL,
+        '{"resource_type":"large","shape":{"cpus":3,"memory_bytes":7,"disk_bytes":0},"labels":["self-hosted"],"request_id":"r-1","requested_at":"2026-11-25T00:00:00Z","claims":0,"template":"","queued_us":0,"delivered":false,"doom":null,"hostname":"","ended_at":null}',
+        NULL);
+    INSERT INTO runners VALUES ('00000000-0000-4000-8000-000000000002', 'shoes-vz-00000000-0000-4000-8000-000000000012',
+        'placed', 'placed', '00000000-0000-4000-8000-0000000000a1',
+        '{"resource_type":"nano","labels":[],"request_id":"","requested_at":"2026-11-25T00:00:01Z","claims":1,"template":"xcode","queued_us":1234,"delivered":true,"doom":{"kind":"deleted","reason":"why not"},"hostname":"","ended_at":null}',
+        x'2004');
+    INSERT INTO runners VALUES ('00000000-0000-4000-8000-000000000003', 'shoes-vz-00000000-0000-4000-8000-000000000013',
+        'ended', 'ended', '00000000-0000-4000-8000-0000000000a1',
+        '{"resource_type":"nano","labels":[],"request_id":"","requested_at":"2026-11-25T00:00:02Z","claims":1,"queued_us":9,"hostname":"mac-1","ended_at":"2026-11-25T00:01:00Z"}',
+        x'6a020801');
+    INSERT INTO scripts VALUES ('00000000-0000-4000-8000-000000000001', 'echo token');
+    PRAGMA application_id = 0x73767a46;
+    PRAGMA user_version = 1;
+"#;
+
+#[test]
+fn a_database_of_the_first_version_is_taken_over_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
+    let (store, mut loaded) = Sqlite::open(dir.path()).unwrap();
+    loaded.agents.sort_by_key(|a| a.id);
+    let agents: Vec<_> = loaded.agents.iter().map(|a| (a.hostname.as_str(), a.cordon.is_some())).collect();
+    assert_eq!(agents, [("mac-1", false), ("go-1", false)]);
+    assert_eq!((loaded.agents[0].capacity.max_runners, loaded.agents[1].info.is_none()), (2, true));
+    assert_eq!(loaded.agents[0].info.as_ref().unwrap().os, "macos");
+    loaded.runners.sort_by_key(|r| r.id);
+    let [queued, placed, ended] = loaded.runners.as_slice() else { panic!("{:?}", loaded.runners) };
+    assert!(matches!(&queued.phase, Phase::Queued(s) if s.reveal() == "echo token"), "{queued:?}");
+    assert_eq!((queued.shape.cpus, queued.labels.as_slice()), (3, ["self-hosted".to_owned()].as_slice()));
+    let was = placed.placed().unwrap();
+    assert_eq!((was.agent, was.template.as_str()), (loaded.agents[0].id, "xcode"));
+    assert!(was.doom.is_some() && matches!(was.delivery, Delivery::Done));
+    assert_eq!(placed.state(), shoes_vz_model::State::Running);
+    assert!(matches!(&ended.phase, Phase::Ended(e) if e.hostname == "mac-1" && e.report.end.is_some()));
+
+    // And what is new can be written.
+    let cordon = Some(Cordon { reason: "new disk".into(), since: Timestamp::UNIX_EPOCH });
+    let agent = Agent { cordon: cordon.clone(), ..loaded.agents[0].clone() };
+    store.write(&[Write::Agent(Box::new(agent))]).unwrap();
+    drop(store);
+    let (_, loaded) = Sqlite::open(dir.path()).unwrap();
+    assert!(loaded.agents.iter().any(|a| a.cordon == cordon));
+    let version: i32 =
+        Connection::open(&path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
 }

@@ -24,12 +24,15 @@ impl Core {
     pub(super) fn on_register(&mut self, waiter: WaiterId, registration: Registration, now: Now) {
         let Registration { agent_id, fresh, hostname, capacity, info } = registration;
         let id = agent_id.unwrap_or(fresh);
+        let mut cordon = self.agents.get(&id).and_then(|a| a.cordon.clone());
         if agent_id.is_none() {
             let old = self
                 .agents
                 .values()
                 .filter(|a| a.info.is_none() && a.session.is_none() && a.hostname == hostname);
             for old in old.map(|a| a.id).collect::<Vec<_>>() {
+                // It has no identity of its own: its host is what was cordoned.
+                cordon = cordon.or_else(|| self.agents.get(&old).and_then(|a| a.cordon.clone()));
                 self.forget_agent(old, "its agent (Go) started anew, and VMs end with that process", now);
             }
         }
@@ -37,17 +40,32 @@ impl Core {
             version = info.as_ref().map_or("Go agent", |i| i.version.as_str()), "agent registered");
         let offers = Offers::of(info.as_ref());
         let session = self.agents.get_mut(&id).and_then(|a| a.session.take());
-        let agent = Agent { id, hostname, capacity, info, last_seen: now.wall, offers, session };
+        let agent = Agent { id, hostname, capacity, info, last_seen: now.wall, offers, cordon, session };
         self.turn.writes.push(Write::Agent(Box::new(agent.clone())));
         self.agents.insert(id, agent);
         self.effect(Effect::Registered(waiter, id));
-        self.reschedule = true;
+        self.agent_changed(id);
+    }
+
+    /// It was away for too long: forgotten with its runners, or, when it is cordoned, its runners alone.
+    pub(super) fn give_up_agent(&mut self, id: AgentId, why: &str, now: Now) {
+        match self.agents.get(&id).map(|a| &a.cordon) {
+            Some(Some(_)) => self.give_up_runners(id, why, now),
+            Some(None) | None => self.forget_agent(id, why, now),
+        }
     }
 
     /// Nothing of it can be there any more.
-    pub(super) fn forget_agent(&mut self, id: AgentId, why: &str, now: Now) {
+    fn forget_agent(&mut self, id: AgentId, why: &str, now: Now) {
+        self.give_up_runners(id, why, now);
+        self.agents.remove(&id);
+        self.turn.writes.push(Write::RemoveAgent(id));
+        self.agent_changed(id);
+    }
+
+    fn give_up_runners(&mut self, id: AgentId, why: &str, now: Now) {
         let Some(agent) = self.agents.get(&id) else { return };
-        tracing::warn!(agent_id = %id, hostname = %agent.hostname, why, "agent forgotten");
+        tracing::warn!(agent_id = %id, hostname = %agent.hostname, why, "agent given up");
         let reason = format!("{} was given up: {why}", agent.hostname);
         for runner in self.by_agent.get(&id).cloned().unwrap_or_default() {
             let stage = self.runners.get(&runner).map_or(0, |r| r.report().stage);
@@ -59,8 +77,6 @@ impl Core {
             };
             self.bury(runner, end, now);
         }
-        self.agents.remove(&id);
-        self.turn.writes.push(Write::RemoveAgent(id));
     }
 
     pub(super) fn on_session_lost(&mut self, session: SessionId, why: &str, now: Now) {
@@ -75,6 +91,7 @@ impl Core {
             self.turn.writes.push(Write::Agent(Box::new(row)));
             let held = self.by_agent.get(&id).into_iter().flatten();
             self.turn.changed.extend(held);
+            self.agent_changed(id);
         }
     }
 
@@ -146,7 +163,7 @@ impl Core {
         self.sessions.insert(session, id);
         let held = self.by_agent.get(&id).into_iter().flatten();
         self.turn.changed.extend(held);
-        self.reschedule = true;
+        self.agent_changed(id);
         true
     }
 
