@@ -120,7 +120,7 @@ impl Link<'_> {
         let command_id = response.command_id.clone();
         let is_command = !matches!(response.command, None | Some(Command::Noop(_)));
         let error = self.runners.apply(response);
-        (is_command && !command_id.is_empty()).then_some(CommandAck { command_id, error })
+        (is_command && !command_id.is_empty()).then_some(CommandAck { command_id, error, ..Default::default() })
     }
 
     fn request(&self, runners: &BTreeMap<String, Runner>, acks: Vec<CommandAck>) -> SyncRequest {
@@ -130,6 +130,7 @@ impl Link<'_> {
             active_runners: u32::try_from(active).unwrap_or(u32::MAX),
             runners: runners.values().cloned().collect(),
             acks,
+            ..Default::default()
         }
     }
 

@@ -122,6 +122,7 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         "hypervisor": info.hypervisor,
         "templates": templates,
         "last_seen": at(view.last_seen.as_ref()),
+        "takes_none_because": view.takes_none_because,
         "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": at(c.since.as_ref()) })),
     })
 }
@@ -136,11 +137,14 @@ fn whereabouts(view: &RunnerView) -> String {
 
 /// Whether an agent gets runners, and why not; "" when it does.
 fn agent_note(view: &AgentView) -> String {
-    view.cordon.as_ref().map_or(String::new(), |cordon| {
+    let cordoned = view.cordon.as_ref().map(|cordon| {
         let since = at(cordon.since.as_ref()).as_str().map_or(String::new(), |t| format!(" since {t}"));
         let reason = if cordon.reason.is_empty() { "" } else { ": " };
         format!("cordoned{since}{reason}{}", cordon.reason)
-    })
+    });
+    let own = Some(&view.takes_none_because).filter(|w| !w.is_empty());
+    let own = own.map(|words| format!("takes no runners for now: {words}"));
+    cordoned.into_iter().chain(own).collect::<Vec<_>>().join("; ")
 }
 
 fn agent_status(status: AgentStatus) -> String {
@@ -295,7 +299,11 @@ mod tests {
     #[test]
     fn a_cordoned_agent_is_shown_with_its_reason_and_since_when() {
         let cordon = Cordon { reason: "new disk".into(), since: Some(Wire { seconds: 0, nanos: 0 }) };
-        let view = AgentView { cordon: Some(cordon), ..AgentView::default() };
+        let full = "its disk is full".to_owned();
+        let view = AgentView { cordon: Some(cordon), takes_none_because: full, ..AgentView::default() };
+        assert!(
+            agent_table(std::slice::from_ref(&view)).contains("; takes no runners for now: its disk is full")
+        );
         assert!(
             agent_table(std::slice::from_ref(&view))
                 .contains("cordoned since 1970-01-01T00:00:00Z: new disk")

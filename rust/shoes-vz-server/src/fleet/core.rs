@@ -3,12 +3,13 @@
 //!
 //! What always holds (checked by [`Core::broken_invariant`] after every event in the tests):
 //! - of all runners with one name at most one is wanted, and at most one has a slot;
-//! - a slot is promised only when the agent is connected, not cordoned, and has one free;
+//! - a slot is promised only when the agent is connected, not cordoned, takes runners, and has one free;
 //! - the queue is served in the order of arrival, among those that fit and whose callers still wait;
 //! - a runner that nobody waits for and nobody was given has a moment at which it goes.
 
 mod calls;
 mod cordon;
+mod elsewhere;
 mod end;
 mod stream;
 mod views;
@@ -87,6 +88,8 @@ pub struct Core {
     sessions: HashMap<SessionId, AgentId>,
     /// In the order of arrival.
     queue: Vec<RunnerId>,
+    /// Arrivals so far.
+    arrivals: u64,
     waiters: HashMap<WaiterId, Waiter>,
     timers: BTreeSet<(Duration, Timer)>,
     turn: Turn,
@@ -131,6 +134,7 @@ impl Core {
             by_agent: HashMap::new(),
             sessions: HashMap::new(),
             queue: Vec::new(),
+            arrivals: 0,
             waiters: HashMap::new(),
             timers: BTreeSet::from([(now.mono, Timer::Sweep)]),
             turn: Turn::default(),
@@ -141,6 +145,8 @@ impl Core {
         for mut runner in runners {
             let id = runner.id;
             runner.live.began = now.mono;
+            runner.live.queued_since = now.mono;
+            runner.live.arrival = core.next_arrival();
             // It may have been: that it was placed is stored before the command is sent.
             runner.live.sent_before = true;
             core.by_cloud.insert(runner.cloud_id, id);
@@ -214,6 +220,11 @@ impl Core {
         turn
     }
 
+    fn next_arrival(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
+    }
+
     fn effect(&mut self, effect: Effect) {
         self.turn.effects.push(effect);
     }
@@ -272,6 +283,7 @@ impl Core {
             shape: runner.shape,
             accepted: &self.policy.accepted_labels,
             unknown: self.policy.unknown_labels,
+            refused_by: &runner.live.refused_by,
         }
     }
 
@@ -311,6 +323,7 @@ impl Core {
         let Some(runner) = self.runners.get_mut(&id) else { return };
         let Phase::Queued(script) = &runner.phase else { return };
         let queued_for = now.mono.saturating_sub(runner.live.began);
+        let waited = now.mono.saturating_sub(runner.live.queued_since);
         runner.phase = Phase::Placed(Placed {
             agent: choice.agent,
             template: choice.template,
@@ -324,7 +337,7 @@ impl Core {
             agent_id = %choice.agent, queue_ms = queued_for.as_millis() as u64, "runner placed");
         self.queue.retain(|other| *other != id);
         self.hold_slot(choice.agent, &name, id);
-        self.observe(Observation::Stage(Stage::Queue, queued_for));
+        self.observe(Observation::Stage(Stage::Queue, waited));
         self.touch(id);
     }
 
@@ -404,6 +417,10 @@ impl Core {
             {
                 return Some(format!("{} is dying and somebody waits for it", runner.id));
             }
+        }
+        let arrivals = self.queue.iter().filter_map(|id| self.runners.get(id)).map(|r| r.live.arrival);
+        if !arrivals.is_sorted() {
+            return Some("the queue is not in the order of arrival".into());
         }
         let slots: usize = self.by_agent.values().map(BTreeSet::len).sum();
         let placed = self.runners.values().filter(|r| r.placed().is_some()).count();

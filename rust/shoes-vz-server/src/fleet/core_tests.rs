@@ -1,6 +1,7 @@
-//! The core alone: its rules one by one here and in [`cordon`]; in [`histories`] random ones against its invariants.
+//! The core alone: its rules one by one here, in [`cordon`] and in [`elsewhere`]; in [`histories`] random ones against its invariants.
 
 mod cordon;
+mod elsewhere;
 mod histories;
 
 use std::{collections::HashMap, time::Duration};
@@ -138,7 +139,7 @@ impl World {
     fn agent(&mut self, slots: u32) -> Host {
         let id = self.uuid().parse().unwrap();
         self.register(Some(id), slots, Some(wire::AgentInfo { protocol: 1, ..Default::default() }));
-        let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+        let mut host = Host::new(id);
         host.connect(self);
         host
     }
@@ -188,11 +189,33 @@ struct Host {
     id: AgentId,
     session: SessionId,
     runners: Vec<wire::Runner>,
+    /// Command ids of the creates it refused.
     refused: Vec<String>,
+    takes_none: String,
     online: bool,
 }
 
 impl Host {
+    /// Registered, and not there yet.
+    fn new(id: AgentId) -> Self {
+        Self {
+            id,
+            session: SessionId(0),
+            runners: vec![],
+            refused: vec![],
+            takes_none: String::new(),
+            online: false,
+        }
+    }
+
+    /// Refuses the create sent to it last, for its own sake.
+    fn refuse(&self, world: &mut World, error: &str) {
+        let mut sent = world.sent.iter().rev().filter(|(s, _)| *s == self.session);
+        let create = sent.find(|(_, c)| matches!(c.command, Some(Command::CreateRunner(_))));
+        let command_id = create.expect("a create was sent").1.command_id.clone();
+        self.ack(world, vec![wire::CommandAck { command_id, error: error.into(), try_elsewhere: true }]);
+    }
+
     fn connect(&mut self, world: &mut World) {
         self.online = true;
         self.session = SessionId(world.number());
@@ -212,6 +235,7 @@ impl Host {
             active_runners: 0,
             runners: self.runners.clone(),
             acks,
+            takes_none_because: self.takes_none.clone(),
         };
         world.on(Event::Synced { session: self.session, agent: self.id, request: Box::new(request) });
     }
@@ -295,12 +319,12 @@ fn a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it()
     let here = world.register(Some(AgentId::random()), 1, Some(info("usual")));
     world.add_labelled("first", &["rare"]);
     world.add_labelled("second", &["usual"]);
-    let mut host = Host { id: here, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut host = Host::new(here);
     host.connect(&mut world);
     let made = world.creates(host.session);
     assert_eq!(made.iter().map(|c| c.runner_name.as_str()).collect::<Vec<_>>(), ["second"]);
     assert!(world.view("first").pending_reason.contains("is offline"));
-    let mut late = Host { id: away, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut late = Host::new(away);
     late.connect(&mut world);
     assert_eq!(world.creates(late.session).len(), 1);
 }
@@ -313,7 +337,7 @@ fn slots_promised_in_one_go_are_counted_one_by_one() {
         let info = wire::AgentInfo { protocol: 1, templates: vec![template], ..Default::default() };
         let id = world.uuid().parse().unwrap();
         world.register(Some(id), slots, Some(info));
-        let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+        let mut host = Host::new(id);
         host.connect(&mut world);
         host
     };
@@ -345,7 +369,7 @@ fn a_script_is_kept_until_its_agent_has_it_and_no_longer() {
     world.add("acknowledged");
     let command_id = world.sent.last().unwrap().1.command_id.clone();
     assert_eq!(kept(&world), 1);
-    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new() }]);
+    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new(), ..Default::default() }]);
     assert_eq!(kept(&world), 0);
 }
 
@@ -397,7 +421,7 @@ fn a_runner_in_no_list_is_ended_only_after_the_agent_had_it() {
     host.sync(&mut world);
     assert!(world.view("a").runner.unwrap().end.is_none(), "the command is still on its way");
     let command_id = world.sent.last().unwrap().1.command_id.clone();
-    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new() }]);
+    host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new(), ..Default::default() }]);
     host.sync(&mut world);
     assert_eq!(world.end_of("a").kind(), wire::EndKind::VmDied);
     assert!(world.end_of("a").reason.contains("no longer has it"));
@@ -410,7 +434,10 @@ fn a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
     let host = world.agent(1);
     let waiter = world.add("a");
     let command_id = world.sent.last().unwrap().1.command_id.clone();
-    host.ack(&mut world, vec![wire::CommandAck { command_id, error: "template is damaged".into() }]);
+    host.ack(
+        &mut world,
+        vec![wire::CommandAck { command_id, error: "template is damaged".into(), ..Default::default() }],
+    );
     assert!(world.added[&waiter].clone().unwrap_err().to_string().contains("template is damaged"));
     world.add("b");
     assert_eq!(world.creates(host.session).len(), 2, "the slot is free again");
@@ -425,7 +452,10 @@ fn a_delete_that_was_refused_is_sent_again_later_each_time() {
     for (round, wait) in [(1, 1), (2, 2), (3, 4)] {
         assert_eq!(world.deletes(host.session), round);
         let command_id = world.sent.last().unwrap().1.command_id.clone();
-        host.ack(&mut world, vec![wire::CommandAck { command_id, error: "busy".into() }]);
+        host.ack(
+            &mut world,
+            vec![wire::CommandAck { command_id, error: "busy".into(), ..Default::default() }],
+        );
         assert_eq!(world.deletes(host.session), round, "not at once");
         world.pass(Duration::from_secs(wait));
     }
@@ -481,7 +511,7 @@ fn an_unknown_runner_is_adopted_and_takes_the_callers_that_wait_for_its_name() {
         state: wire::RunnerState::Running.into(),
         ..Default::default()
     };
-    let mut host = Host { id, session: SessionId(0), runners: vec![told], refused: vec![], online: true };
+    let mut host = Host { runners: vec![told], ..Host::new(id) };
     host.connect(&mut world);
     assert_eq!(world.added[&waiter].clone().unwrap().cloud_id, cloud_id);
     assert_eq!(world.creates(host.session).len(), 0);
@@ -520,8 +550,7 @@ fn the_newer_stream_of_an_agent_counts_and_the_older_is_closed() {
 #[test]
 fn an_agent_that_did_not_register_is_told_to() {
     let mut world = World::new(Policy::default());
-    let mut host =
-        Host { id: AgentId::random(), session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut host = Host::new(AgentId::random());
     host.connect(&mut world);
     assert_eq!(world.closed, [(host.session, Closed::Unregistered)]);
 }
@@ -544,7 +573,7 @@ fn a_caller_whose_answer_was_lost_leaves_no_runner_behind() {
 fn a_go_agent_gets_one_command_for_each_message_and_its_successor_ends_its_runners() {
     let mut world = World::new(Policy::default());
     let id = world.register(None, 2, None);
-    let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut host = Host::new(id);
     host.connect(&mut world);
     for name in ["a", "b"] {
         world.add(name);

@@ -1,11 +1,13 @@
 //! The scheduler: a function of a snapshot. Most free slots first; reservations are counted by whoever takes the
-//! snapshot; an agent that is not connected, or cordoned, is never chosen.
+//! snapshot; an agent that is not connected, or cordoned, or says that it takes none, is never chosen, nor one that
+//! refused this very runner and has said nothing new since.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use shoes_vz_model::AgentId;
 
 use super::{
+    agent::{Heard, Refused},
     labels::{self, Accepted, Offers, UnknownLabels},
     types::Shape,
 };
@@ -30,6 +32,10 @@ pub struct Candidate<'a> {
     pub link: Link,
     /// Set while an operator lets it have no new runners: why.
     pub cordon: Option<&'a str>,
+    /// Why it takes no runners for now, in its own words; "" = it does.
+    pub takes_none: &'a str,
+    /// How far it was heard; `None` = it is not connected.
+    pub heard: Option<Heard>,
     /// Its slots.
     pub slots: u32,
     /// Slots in use or promised.
@@ -45,9 +51,9 @@ pub struct Candidate<'a> {
 impl Candidate<'_> {
     /// Slots that can be had now.
     pub fn free(&self) -> u32 {
-        match (self.link, self.cordon) {
-            (Link::Online, None) => self.slots.saturating_sub(self.taken),
-            (Link::Offline, _) | (_, Some(_)) => 0,
+        match (self.link, self.cordon, self.takes_none) {
+            (Link::Online, None, "") => self.slots.saturating_sub(self.taken),
+            (Link::Offline, ..) | (_, Some(_), _) | (.., _) => 0,
         }
     }
 }
@@ -63,6 +69,8 @@ pub struct Want<'a> {
     pub accepted: &'a Accepted,
     /// What is done about others.
     pub unknown: UnknownLabels,
+    /// Agents that refused it for their own sake.
+    pub refused_by: &'a BTreeMap<AgentId, Refused>,
 }
 
 /// Where a runner goes.
@@ -81,6 +89,10 @@ pub enum WhyNot {
     Offline,
     /// An operator's decision: why, or "".
     Cordoned(String),
+    /// It takes none for now: why, in its words.
+    TakesNone(String),
+    /// It refused this one, and has said nothing new since: why, in its words.
+    Refused(String),
     /// It takes no runners at all.
     NoSlots,
     /// All slots are in use.
@@ -97,6 +109,8 @@ impl fmt::Display for WhyNot {
             Self::Offline => write!(f, "is offline"),
             Self::Cordoned(reason) if reason.is_empty() => write!(f, "is cordoned"),
             Self::Cordoned(reason) => write!(f, "is cordoned ({reason})"),
+            Self::TakesNone(words) => write!(f, "takes no runners for now: {words}"),
+            Self::Refused(words) => write!(f, "refused it: {words}"),
             Self::NoSlots => write!(f, "takes no runners (its --max-runners is 0)"),
             Self::Full(slots) => write!(f, "is full (all {slots} slots in use)"),
             Self::Labels(labels) => write!(f, "has no template for label {}", labels.join(", ")),
@@ -133,10 +147,18 @@ fn fits(candidate: &Candidate<'_>, want: Want<'_>) -> Result<String, WhyNot> {
     if let Some(reason) = candidate.cordon {
         return Err(WhyNot::Cordoned(reason.to_owned()));
     }
-    match (candidate.link, candidate.slots, candidate.free()) {
-        (Link::Offline, ..) => Err(WhyNot::Offline),
-        (_, 0, _) => Err(WhyNot::NoSlots),
-        (_, slots, 0) => Err(WhyNot::Full(slots)),
+    if candidate.link == Link::Offline {
+        return Err(WhyNot::Offline);
+    }
+    if !candidate.takes_none.is_empty() {
+        return Err(WhyNot::TakesNone(candidate.takes_none.to_owned()));
+    }
+    if let Some(refused) = want.refused_by.get(&candidate.id).filter(|r| r.heard == candidate.heard) {
+        return Err(WhyNot::Refused(refused.words.clone()));
+    }
+    match (candidate.slots, candidate.free()) {
+        (0, _) => Err(WhyNot::NoSlots),
+        (slots, 0) => Err(WhyNot::Full(slots)),
         _ => Ok(template),
     }
 }
@@ -153,6 +175,8 @@ mod tests {
             hostname,
             link: Link::Online,
             cordon: None,
+            takes_none: "",
+            heard: None,
             slots,
             taken,
             cpus: 8,
@@ -163,7 +187,9 @@ mod tests {
 
     fn pick<'a>(candidates: &[Candidate<'a>], shape: Shape) -> Result<AgentId, Vec<(&'a str, WhyNot)>> {
         let accepted = Accepted::default();
-        let want = Want { labels: &[], shape, accepted: &accepted, unknown: UnknownLabels::Refuse };
+        let refused_by = BTreeMap::new();
+        let unknown = UnknownLabels::Refuse;
+        let want = Want { labels: &[], shape, accepted: &accepted, unknown, refused_by: &refused_by };
         choose(candidates, want).map(|c| c.agent)
     }
 
@@ -175,11 +201,12 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_offline_full_too_small_or_cordoned_is_never_chosen_and_each_is_told_apart() {
-        let mut all = [("a", 2, 0), ("b", 2, 3), ("c", 2, 0), ("d", 0, 0), ("e", 2, 0)]
+        let mut all = [("a", 2, 0), ("b", 2, 3), ("c", 2, 0), ("d", 0, 0), ("e", 2, 0), ("f", 2, 0)]
             .map(|(name, slots, taken)| candidate(name, slots, taken));
         all[0].link = Link::Offline;
         all[2].cpus = 2;
         all[4].cordon = Some("new disk");
+        all[5].takes_none = "its disk is full";
         let why = pick(&all, Shape { cpus: 4, ..Shape::default() }).unwrap_err();
         assert_eq!(
             why,
@@ -189,6 +216,7 @@ mod tests {
                 ("c", WhyNot::TooSmall),
                 ("d", WhyNot::NoSlots),
                 ("e", WhyNot::Cordoned("new disk".into())),
+                ("f", WhyNot::TakesNone("its disk is full".into())),
             ]
         );
         assert_eq!(why[4].1.to_string(), "is cordoned (new disk)");

@@ -314,4 +314,6 @@ pub enum Observation {
     Resent,
     /// An agent refused a create command.
     CreateRefused,
+    /// An agent refused a create command for its own sake: the runner is queued again.
+    TriedElsewhere,
 }

@@ -37,6 +37,8 @@ struct RunnerDetails {
     labels: Vec<String>,
     request_id: String,
     requested_at: Timestamp,
+    #[serde(default)]
+    refusals: u32,
     claims: u32,
     #[serde(default)]
     template: String,
@@ -67,6 +69,7 @@ pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusq
         labels: runner.labels.clone(),
         request_id: runner.request_id.clone(),
         requested_at: runner.requested_at,
+        refusals: runner.refusals,
         claims: runner.claims,
         template: String::new(),
         queued_us: 0,
@@ -218,6 +221,7 @@ fn runner(row: &rusqlite::Row<'_>, id: &str, script: Option<Script>) -> Result<R
         labels: details.labels,
         request_id: details.request_id,
         requested_at: details.requested_at,
+        refusals: details.refusals,
         claims: details.claims,
         phase,
         live: Live::default(),

@@ -22,6 +22,7 @@ fn runner(name: &str, phase: Phase) -> Runner {
         labels: vec!["self-hosted".into()],
         request_id: "r-1".into(),
         requested_at: Timestamp::UNIX_EPOCH,
+        refusals: 2,
         claims: 1,
         phase,
         live: Live::default(),

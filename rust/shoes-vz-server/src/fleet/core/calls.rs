@@ -69,6 +69,8 @@ impl Core {
         self.by_cloud.insert(fresh.cloud, id);
         self.current.insert(request.name.clone(), id);
         self.queue.push(id);
+        let live =
+            Live { began: now.mono, queued_since: now.mono, arrival: self.next_arrival(), ..Live::default() };
         self.runners.insert(
             id,
             Runner {
@@ -80,9 +82,10 @@ impl Core {
                 labels: request.labels,
                 request_id: request.request_id,
                 requested_at: now.wall,
+                refusals: 0,
                 claims: 0,
                 phase: Phase::Queued(request.script),
-                live: Live { began: now.mono, ..Live::default() },
+                live,
             },
         );
         self.touch(id);

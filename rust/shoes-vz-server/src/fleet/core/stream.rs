@@ -7,7 +7,7 @@ use shoes_vz_model::{AgentId, RunnerId, State, time};
 use shoes_vz_proto::agent as wire;
 
 use crate::fleet::{
-    agent::{Agent, Session, Style},
+    agent::{Agent, News, Session, Style},
     commands,
     labels::Offers,
     report,
@@ -105,7 +105,7 @@ impl Core {
         if !self.open_session(session, id, now) {
             return;
         }
-        let mut listed = BTreeSet::new();
+        let (mut listed, mut present) = (BTreeSet::new(), BTreeSet::new());
         let mut strays = BTreeSet::new();
         let mut end_acks = Vec::new();
         for told in request.runners {
@@ -116,6 +116,8 @@ impl Core {
             let told = report::bounded(told);
             if told.end.is_some() {
                 end_acks.push(told.runner_id.clone());
+            } else {
+                present.insert(runner);
             }
             listed.insert(runner);
             if self.on_report(id, runner, told, now) == Standing::Stray {
@@ -129,6 +131,14 @@ impl Core {
         }
         if let Some(session) = self.agents.get_mut(&id).and_then(|a| a.session.as_mut()) {
             session.set_strays(strays);
+            match session.hear(report::one_line(&request.takes_none_because), present) {
+                News::None => {}
+                News::Runners => self.reschedule = true,
+                News::TakesNone => {
+                    tracing::info!(agent_id = %id, why = %session.takes_none, "whether the agent takes runners has changed");
+                    self.agent_changed(id);
+                }
+            }
         }
         for ack in request.acks {
             self.on_ack(id, &ack, &listed, now);
@@ -186,7 +196,7 @@ impl Core {
                 self.rehome(id, old, agent);
             }
             Phase::Queued(script) => {
-                // Only after the database was set back. What runs counts.
+                // After the database was set back, or an agent refused it and has it after all. What runs counts.
                 runner.phase = Phase::Placed(Placed {
                     agent,
                     template: String::new(),
@@ -344,7 +354,7 @@ impl Core {
 
     fn on_ack(&mut self, agent: AgentId, ack: &wire::CommandAck, listed: &BTreeSet<RunnerId>, now: Now) {
         if let Some(id) = commands::created_by(&ack.command_id) {
-            return self.on_create_ack(agent, id, &ack.error, listed.contains(&id), now);
+            return self.on_create_ack(agent, id, ack, listed.contains(&id), now);
         }
         let Some(session) = self.agents.get_mut(&agent).and_then(|a| a.session.as_mut()) else { return };
         let Some(id) = session.deletes.iter().find(|(_, c)| **c == ack.command_id).map(|(id, _)| *id) else {
@@ -361,24 +371,35 @@ impl Core {
         }
     }
 
-    fn on_create_ack(&mut self, agent: AgentId, id: RunnerId, error: &str, listed: bool, now: Now) {
+    fn on_create_ack(
+        &mut self,
+        agent: AgentId,
+        id: RunnerId,
+        ack: &wire::CommandAck,
+        listed: bool,
+        now: Now,
+    ) {
         let Some(runner) = self.runners.get_mut(&id) else { return };
+        let of_an_earlier_one = commands::create_id(runner) != ack.command_id;
         let Phase::Placed(placed) = &mut runner.phase else { return };
-        if placed.agent != agent || !matches!(placed.delivery, Delivery::Pending(_)) {
+        if of_an_earlier_one || placed.agent != agent || !matches!(placed.delivery, Delivery::Pending(_)) {
             return;
         }
-        if error.is_empty() || listed {
+        if ack.error.is_empty() || listed {
             placed.delivery = Delivery::Done;
             self.turn.writes.push(Write::ForgetScript(id));
             self.touch(id);
             return;
+        }
+        if ack.try_elsewhere && placed.doom.is_none() {
+            return self.try_elsewhere(id, agent, &ack.error, now);
         }
         let kind = match &placed.doom {
             Some(_) => wire::EndKind::Deleted,
             None => wire::EndKind::Failed,
         };
         self.observe(Observation::CreateRefused);
-        let reason = format!("the agent refused it: {}", report::bounded_text(error));
+        let reason = format!("the agent refused it: {}", report::bounded_text(&ack.error));
         let end = wire::RunnerEnd {
             kind: kind.into(),
             reason,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoes_vz_proto::agent as wire;
 
-use super::{Event, Host, MINUTE, Order, Policy, Refusal, Registration, SessionId, WaiterId, World, ready};
+use super::{Event, Host, MINUTE, Order, Policy, Refusal, Registration, WaiterId, World, ready};
 
 #[test]
 fn a_cordoned_agent_gets_no_new_runner_keeps_those_it_has_and_gets_them_again_when_uncordoned() {
@@ -132,7 +132,7 @@ fn a_drained_agent_that_is_away_still_counts_the_runners_it_had() {
     host.lose(&mut world);
     world.cordon(host.id, "");
     assert_eq!(world.core.agent_view(host.id).unwrap().runners, 1);
-    let mut back = Host { session: SessionId(0), runners: vec![], refused: vec![], ..host };
+    let mut back = Host::new(host.id);
     back.connect(&mut world);
     assert_eq!(world.core.agent_view(back.id).unwrap().runners, 0);
 }

@@ -22,8 +22,12 @@ enum Step {
     Work(u8, u8, u8),
     Forget(u8),
     RefuseCreate(u8),
+    /// As [`Step::RefuseCreate`], but another agent may take the runner.
+    RefuseElsewhere(u8),
     Cordon(u8),
     Uncordon(u8),
+    TakesNone(u8),
+    TakesAgain(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -38,6 +42,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0u8..3, any::<u8>(), 1u8..7).prop_map(|(a, r, s)| Step::Work(a, r, s)),
         1 => (0u8..3).prop_map(Step::Forget),
         1 => (0u8..3).prop_map(Step::RefuseCreate),
+        2 => (0u8..3).prop_map(Step::RefuseElsewhere),
+        1 => (0u8..3).prop_map(Step::TakesNone),
+        1 => (0u8..3).prop_map(Step::TakesAgain),
         1 => (0u8..3).prop_map(Step::Cordon),
         1 => (0u8..3).prop_map(Step::Uncordon),
     ];
@@ -53,7 +60,7 @@ fn obey(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck
         }
         match response.command {
             Some(Command::CreateRunner(create)) => {
-                let known = host.refused.contains(&create.runner_id)
+                let known = host.refused.contains(&response.command_id)
                     || host.runners.iter().any(|r| r.runner_id == create.runner_id);
                 if !known {
                     host.runners.push(wire::Runner {
@@ -68,9 +75,25 @@ fn obey(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck
             Some(Command::DeleteRunner(delete)) => host.runners.retain(|r| r.runner_id != delete.runner_id),
             _ => continue,
         }
-        acks.push(wire::CommandAck { command_id: response.command_id, error: String::new() });
+        acks.push(wire::CommandAck { command_id: response.command_id, ..Default::default() });
     }
     acks
+}
+
+/// Refuses the last command that came since `from`.
+fn refuse_last(world: &mut World, host: &mut Host, from: usize, try_elsewhere: bool) {
+    let last = world.sent[from..].iter().rev().find(|(s, _)| *s == host.session).cloned();
+    let Some((_, response)) = last.filter(|_| host.online) else { return };
+    if matches!(response.command, Some(Command::CreateRunner(_))) {
+        host.refused.push(response.command_id.clone());
+    }
+    let ack = wire::CommandAck { command_id: response.command_id, error: "no".into(), try_elsewhere };
+    host.ack(world, vec![ack]);
+}
+
+/// Whether the server still listens to the host's stream.
+fn is_open(world: &World, host: &Host) -> bool {
+    world.closed.iter().all(|(session, _)| *session != host.session)
 }
 
 /// Ids of the runners placed on an agent.
@@ -93,7 +116,8 @@ proptest! {
         let mut deleters: Vec<WaiterId> = vec![];
         let mut left: Vec<WaiterId> = vec![];
         // Of each host that takes none: the runners it had by then.
-        let mut closed: [Option<BTreeSet<String>>; 3] = [None, None, None];
+        let mut cordoned: [Option<BTreeSet<String>>; 3] = [None, None, None];
+        let mut takes_none: [Option<BTreeSet<String>>; 3] = [None, None, None];
         for step in steps {
             match step {
                 Step::Add(n) => waiters.push(world.add(&format!("r{n}"))),
@@ -133,7 +157,7 @@ proptest! {
                         let runner = &mut hosts[at].runners[usize::from(pick) % count];
                         runner.state = runner.state.max(state.into());
                     }
-                    if world.closed.iter().all(|(s, _)| *s != hosts[at].session) {
+                    if is_open(&world, &hosts[at]) {
                         hosts[at].ack(&mut world, acks);
                     }
                 }
@@ -141,30 +165,39 @@ proptest! {
                     hosts[usize::from(a)].runners.clear();
                     hosts[usize::from(a)].sync(&mut world);
                 }
-                Step::RefuseCreate(a) => {
-                    let at = usize::from(a);
-                    let last = world.sent[done[at]..].iter().rev().find(|(s, _)| *s == hosts[at].session).cloned();
-                    if let Some((_, response)) = last.filter(|_| hosts[at].online) {
-                        if let Some(Command::CreateRunner(create)) = &response.command {
-                            hosts[at].refused.push(create.runner_id.clone());
-                        }
-                        let ack = wire::CommandAck { command_id: response.command_id, error: "no".into() };
-                        hosts[at].ack(&mut world, vec![ack]);
-                    }
-                }
+                Step::RefuseCreate(a) => refuse_last(&mut world, &mut hosts[usize::from(a)], done[usize::from(a)], false),
+                Step::RefuseElsewhere(a) => refuse_last(&mut world, &mut hosts[usize::from(a)], done[usize::from(a)], true),
                 Step::Cordon(a) => {
-                    world.cordon(hosts[usize::from(a)].id, "");
-                    closed[usize::from(a)].get_or_insert(runners_on(&world, hosts[usize::from(a)].id));
+                    let at = usize::from(a);
+                    world.cordon(hosts[at].id, "");
+                    cordoned[at].get_or_insert(runners_on(&world, hosts[at].id));
                 }
                 Step::Uncordon(a) => {
-                    closed[usize::from(a)] = None;
+                    cordoned[usize::from(a)] = None;
                     world.uncordon(hosts[usize::from(a)].id);
+                }
+                Step::TakesNone(a) => {
+                    let at = usize::from(a);
+                    hosts[at].takes_none = "its disk is full".into();
+                    if hosts[at].online && is_open(&world, &hosts[at]) {
+                        hosts[at].sync(&mut world);
+                        takes_none[at].get_or_insert(runners_on(&world, hosts[at].id));
+                    }
+                }
+                Step::TakesAgain(a) => {
+                    let at = usize::from(a);
+                    takes_none[at] = None;
+                    hosts[at].takes_none.clear();
+                    if is_open(&world, &hosts[at]) {
+                        hosts[at].sync(&mut world);
+                    }
                 }
                 Step::Leave(_) => {}
             }
-            for (host, had) in hosts.iter().zip(&closed) {
-                if let Some(had) = had {
-                    prop_assert!(runners_on(&world, host.id).is_subset(had), "an agent that takes none got one");
+            for at in 0..hosts.len() {
+                for had in cordoned[at].iter().chain(&takes_none[at]) {
+                    let has = runners_on(&world, hosts[at].id);
+                    prop_assert!(has.is_subset(had), "an agent that takes none got one");
                 }
             }
             let mut names: Vec<&str> = hosts.iter().flat_map(|h| &h.runners).map(|r| r.runner_name.as_str()).collect();
@@ -180,6 +213,7 @@ proptest! {
             last.push(world.delete(view.cloud_id.parse().unwrap()));
         }
         for host in &mut hosts {
+            host.takes_none.clear();
             host.connect(&mut world);
             world.uncordon(host.id);
         }
