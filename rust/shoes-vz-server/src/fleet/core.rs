@@ -20,23 +20,24 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId, RunnerName, Stage};
+use shoes_vz_model::{AgentId, CloudId, RunnerId, RunnerName, Stage};
 
 pub use views::Snapshot;
 
 use super::{
     agent::Agent,
+    demand::Demands,
     labels::{Accepted, UnknownLabels},
     runner::{Delivery, Phase, Placed, Runner},
     schedule::{self, Choice, Want, WhyNot},
-    types::{Effect, Event, Now, Observation, SessionId, Shape, Turn, WaiterId, Waits, Write},
+    types::{Effect, Event, Now, Observation, SessionId, Turn, WaiterId, Waits, Write},
 };
 
 /// What the operator decided.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Sizes by name; absent = the agent's default.
-    pub shapes: BTreeMap<ResourceType, Shape>,
+    /// Templates and sizes by resource type and label; absent = the agent's default.
+    pub demands: Demands,
     /// Labels no template has to offer.
     pub accepted_labels: Accepted,
     /// What is done about others that nobody offers.
@@ -57,7 +58,7 @@ impl Default for Policy {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self {
-            shapes: BTreeMap::new(),
+            demands: Demands::default(),
             accepted_labels: Accepted::default(),
             unknown_labels: UnknownLabels::Refuse,
             grace: Duration::from_secs(30),
@@ -281,6 +282,7 @@ impl Core {
         Want {
             labels: &runner.labels,
             shape: runner.shape,
+            template: &runner.template,
             accepted: &self.policy.accepted_labels,
             unknown: self.policy.unknown_labels,
             refused_by: &runner.live.refused_by,

@@ -1,6 +1,7 @@
-//! The core alone: its rules one by one here, in [`cordon`] and in [`elsewhere`]; in [`histories`] random ones against its invariants.
+//! The core alone: its rules one by one here, in [`cordon`], [`demand`] and [`elsewhere`]; in [`histories`] random ones against its invariants.
 
 mod cordon;
+mod demand;
 mod elsewhere;
 mod histories;
 

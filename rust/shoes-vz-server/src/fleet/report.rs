@@ -94,6 +94,7 @@ pub fn adopted(agent: AgentId, id: RunnerId, told: &wire::Runner, now: Now) -> O
         // Agents do not tell; it only shows in lists.
         resource_type: ResourceType::Nano,
         shape: Shape::default(),
+        template: String::new(),
         labels: Vec::new(),
         request_id: String::new(),
         requested_at: created.unwrap_or(now.wall),

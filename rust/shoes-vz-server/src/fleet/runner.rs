@@ -31,6 +31,8 @@ pub struct Runner {
     pub resource_type: ResourceType,
     /// Its size.
     pub shape: Shape,
+    /// The only template it may be made from; "" = any that fits its labels.
+    pub template: String,
     /// As asked for.
     pub labels: Vec<String>,
     /// Of the AddInstance that began it.

@@ -8,7 +8,7 @@ use shoes_vz_model::AgentId;
 
 use super::{
     agent::{Heard, Refused},
-    labels::{self, Accepted, Offers, UnknownLabels},
+    labels::{self, Accepted, Misfit, Offers, UnknownLabels},
     types::Shape,
 };
 
@@ -65,6 +65,8 @@ pub struct Want<'a> {
     pub labels: &'a [String],
     /// Its size.
     pub shape: Shape,
+    /// The only template it may have; "" = any that fits its labels.
+    pub template: &'a str,
     /// Labels without meaning.
     pub accepted: &'a Accepted,
     /// What is done about others.
@@ -97,6 +99,8 @@ pub enum WhyNot {
     NoSlots,
     /// All slots are in use.
     Full(u32),
+    /// It offers no template of this name.
+    NoTemplate(String),
     /// These labels do not fit.
     Labels(Vec<String>),
     /// The host is smaller than the runner.
@@ -113,6 +117,7 @@ impl fmt::Display for WhyNot {
             Self::Refused(words) => write!(f, "refused it: {words}"),
             Self::NoSlots => write!(f, "takes no runners (its --max-runners is 0)"),
             Self::Full(slots) => write!(f, "is full (all {slots} slots in use)"),
+            Self::NoTemplate(name) => write!(f, "has no template named {name}"),
             Self::Labels(labels) => write!(f, "has no template for label {}", labels.join(", ")),
             Self::TooSmall => write!(f, "has fewer CPUs or less memory than asked for"),
         }
@@ -137,8 +142,10 @@ pub fn choose<'a>(candidates: &[Candidate<'a>], want: Want<'_>) -> Result<Choice
 
 /// What can never change is told before what may.
 fn fits(candidate: &Candidate<'_>, want: Want<'_>) -> Result<String, WhyNot> {
-    let template =
-        labels::fit(want.labels, want.accepted, want.unknown, candidate.offers).map_err(WhyNot::Labels)?;
+    let template = labels::fit(want, candidate.offers).map_err(|misfit| match misfit {
+        Misfit::Template => WhyNot::NoTemplate(want.template.to_owned()),
+        Misfit::Labels(labels) => WhyNot::Labels(labels),
+    })?;
     let too_many_cpus = candidate.cpus > 0 && want.shape.cpus > candidate.cpus;
     let too_much_memory = candidate.memory_bytes > 0 && want.shape.memory_bytes > candidate.memory_bytes;
     if too_many_cpus || too_much_memory {
@@ -165,7 +172,8 @@ fn fits(candidate: &Candidate<'_>, want: Want<'_>) -> Result<String, WhyNot> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::labels::Host, *};
+    use shoes_vz_proto::agent as wire;
 
     const ANY: Offers = Offers::Anything;
 
@@ -189,7 +197,8 @@ mod tests {
         let accepted = Accepted::default();
         let refused_by = BTreeMap::new();
         let unknown = UnknownLabels::Refuse;
-        let want = Want { labels: &[], shape, accepted: &accepted, unknown, refused_by: &refused_by };
+        let want =
+            Want { labels: &[], shape, template: "", accepted: &accepted, unknown, refused_by: &refused_by };
         choose(candidates, want).map(|c| c.agent)
     }
 
@@ -197,6 +206,31 @@ mod tests {
     fn the_agent_with_most_free_slots_is_chosen() {
         let all = [candidate("a", 2, 1), candidate("b", 4, 1), candidate("c", 9, 9)];
         assert_eq!(pick(&all, Shape::default()), Ok(all[1].id));
+    }
+
+    #[test]
+    fn an_agent_without_the_template_asked_for_is_never_chosen_however_free() {
+        let offers = |name: &str| {
+            let template = wire::TemplateInfo { name: name.into(), ..Default::default() };
+            Offers::Templates(vec![template], Host::default())
+        };
+        let (tahoe, sequoia) = (offers("tahoe"), offers("sequoia"));
+        let mut all = [candidate("a", 9, 0), candidate("b", 2, 1), candidate("go", 9, 0)];
+        (all[0].offers, all[1].offers) = (&tahoe, &sequoia);
+        let (accepted, refused_by) = (Accepted::default(), BTreeMap::new());
+        let want = |template| Want {
+            labels: &[],
+            shape: Shape::default(),
+            template,
+            accepted: &accepted,
+            unknown: UnknownLabels::Refuse,
+            refused_by: &refused_by,
+        };
+        let chosen = choose(&all, want("sequoia")).unwrap();
+        assert_eq!((chosen.agent, chosen.template.as_str()), (all[1].id, "sequoia"));
+        let why = choose(&all, want("sonoma")).unwrap_err();
+        assert_eq!(why.len(), 3, "a Go agent tells of no template");
+        assert!(why.iter().all(|(_, why)| why.to_string() == "has no template named sonoma"), "{why:?}");
     }
 
     #[test]

@@ -58,6 +58,17 @@ pub struct Shape {
     pub disk_bytes: u64,
 }
 
+impl Shape {
+    /// Of each size the larger one.
+    pub fn at_least(self, other: Self) -> Self {
+        Self {
+            cpus: self.cpus.max(other.cpus),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            disk_bytes: self.disk_bytes.max(other.disk_bytes),
+        }
+    }
+}
+
 /// AddInstance, parsed.
 #[derive(Debug, Clone)]
 pub struct AddRequest {

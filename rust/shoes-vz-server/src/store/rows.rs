@@ -34,6 +34,8 @@ struct RunnerDetails {
     resource_type: String,
     #[serde(default)]
     shape: Shape,
+    #[serde(default)]
+    wanted_template: String,
     labels: Vec<String>,
     request_id: String,
     requested_at: Timestamp,
@@ -66,6 +68,7 @@ pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusq
     let mut details = RunnerDetails {
         resource_type: runner.resource_type.to_string(),
         shape: runner.shape,
+        wanted_template: runner.template.clone(),
         labels: runner.labels.clone(),
         request_id: runner.request_id.clone(),
         requested_at: runner.requested_at,
@@ -218,6 +221,7 @@ fn runner(row: &rusqlite::Row<'_>, id: &str, script: Option<Script>) -> Result<R
         name: column(2)?.parse().map_err(text)?,
         resource_type: details.resource_type.parse().map_err(text)?,
         shape: details.shape,
+        template: details.wanted_template,
         labels: details.labels,
         request_id: details.request_id,
         requested_at: details.requested_at,

@@ -19,6 +19,7 @@ fn runner(name: &str, phase: Phase) -> Runner {
         name: name.parse().unwrap(),
         resource_type: ResourceType::Large,
         shape: Shape { cpus: 3, memory_bytes: 7, disk_bytes: 0 },
+        template: "sequoia".into(),
         labels: vec!["self-hosted".into()],
         request_id: "r-1".into(),
         requested_at: Timestamp::UNIX_EPOCH,
