@@ -23,6 +23,7 @@ use shoes_vz_model::{
 use crate::{
     edge::{Defaults, Token},
     fleet::{core::Policy, demand::Demands, labels::Accepted},
+    store::OnDamage,
 };
 
 /// One setting, under the same name everywhere (`_` for `-` in TOML).
@@ -37,7 +38,7 @@ const fn key(name: &'static str, value: &'static str, default: &'static str, hel
     Key { name, value, default, help }
 }
 
-const KEYS: [Key; 20] = [
+const KEYS: [Key; 21] = [
     key(
         "grpc-addr",
         "ADDR",
@@ -46,6 +47,12 @@ const KEYS: [Key; 20] = [
     ),
     key("metrics-addr", "ADDR", ":9090", "Where Prometheus scrapes, and /healthz"),
     key("state-dir", "DIR", "", "Where the fleet's state is kept [default: the user's state directory]"),
+    key(
+        "replace-damaged-state",
+        "true|false",
+        "false",
+        "Move a damaged database aside and begin empty, rather than refuse to start",
+    ),
     key("token-file", "FILE", "", "A file with the token every caller must show"),
     key(
         "insecure-listen",
@@ -100,6 +107,8 @@ pub struct Settings {
     pub metrics_addr: SocketAddr,
     /// SQLite's directory.
     pub state_dir: PathBuf,
+    /// Should SQLite's file be damaged.
+    pub damaged_state: OnDamage,
     /// What callers must show.
     pub token: Option<Token>,
     /// How to log.
@@ -240,6 +249,7 @@ fn build(
     if state_dir.is_none() {
         r.mistakes.push("state-dir: there is no default without HOME; give --state-dir".into());
     }
+    let replace_damaged = r.get("replace-damaged-state", parse::boolean);
     let log_format = r.get("log-format", parse::log_format);
     let resource_type = r.get("default-resource-type", str::parse);
     let accepted = r.get("accepted-labels", parse::labels);
@@ -259,6 +269,7 @@ fn build(
             grpc_addr: grpc_addr?,
             metrics_addr: metrics_addr?,
             state_dir: state_dir?,
+            damaged_state: if replace_damaged? { OnDamage::MoveAside } else { OnDamage::Refuse },
             token,
             log_format: log_format?,
             ready_file,

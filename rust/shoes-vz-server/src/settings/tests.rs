@@ -25,6 +25,9 @@ fn without_anything_it_listens_on_loopback_and_keeps_its_state_with_the_user() {
     assert_eq!(settings.metrics_addr, "127.0.0.1:9090".parse().unwrap());
     assert!(settings.state_dir.starts_with("/home/op"), "{:?}", settings.state_dir);
     assert_eq!(settings.policy.grace, Duration::from_secs(30));
+    assert_eq!(settings.damaged_state, OnDamage::Refuse);
+    let replacing = read(&["--replace-damaged-state"], &[], &[]).unwrap();
+    assert_eq!(replacing.damaged_state, OnDamage::MoveAside);
     assert!(settings.keepalive * 2 <= Duration::from_secs(15), "half-open connections are found in 15 s");
 }
 

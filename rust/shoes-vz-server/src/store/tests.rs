@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId};
@@ -201,6 +201,96 @@ fn a_damaged_a_foreign_and_a_newer_database_are_refused_in_words_and_left_as_the
     bytes[middle..middle + 4096].fill(0x5a);
     fs::write(&path, bytes).unwrap();
     unchanged("is damaged");
+}
+
+#[test]
+fn the_refusal_of_a_damaged_database_names_the_file_and_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(FILE), "no database ".repeat(100)).unwrap();
+    let told = refusal(dir.path());
+    for part in [dir.path().join(FILE).to_str().unwrap(), "--replace-damaged-state", "left as it is"] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+/// Every file in the directory, by its name.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let all = fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    all.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
+}
+
+/// A database as a server that was killed leaves it, with a log beside it, and a hole in its middle.
+fn damaged_with_a_log(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let alive = tempfile::tempdir().unwrap();
+    let (store, _) = Sqlite::open(alive.path()).unwrap();
+    for n in 0..200 {
+        put(&store, &runner(&format!("r{n}"), placed(AgentId::random(), Delivery::Done)), None);
+    }
+    drop(store);
+    let (store, _) = Sqlite::open(alive.path()).unwrap();
+    put(&store, &runner("late", placed(AgentId::random(), Delivery::Done)), None);
+    let mut left = files(alive.path());
+    drop(store);
+    assert!(!left[&format!("{FILE}-wal")].is_empty(), "{:?}", left.keys());
+    let bytes = left.get_mut(FILE).unwrap();
+    // More pages than the log has copies of.
+    let quarter = bytes.len() / 4;
+    bytes[quarter..3 * quarter].fill(0x5a);
+    left.iter().for_each(|(name, bytes)| fs::write(dir.join(name), bytes).unwrap());
+    left
+}
+
+#[test]
+fn a_damaged_database_is_refused_with_its_log_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = damaged_with_a_log(dir.path());
+    assert!(refusal(dir.path()).contains("is damaged"));
+    assert!(files(dir.path()) == before, "{:?}", files(dir.path()).keys());
+}
+
+#[test]
+fn a_damaged_database_is_moved_aside_whole_when_that_is_wanted_and_nothing_is_ever_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let replace = || Sqlite::open_or(dir.path(), OnDamage::MoveAside, Timestamp::UNIX_EPOCH);
+    let first = damaged_with_a_log(dir.path());
+    let (store, loaded) = replace().unwrap();
+    assert!(loaded.runners.is_empty() && loaded.agents.is_empty());
+    put(&store, &runner("new", placed(AgentId::random(), Delivery::Done)), None);
+    drop(store);
+    assert_eq!(replace().unwrap().1.runners.len(), 1, "what is sound stays where it is");
+
+    // A second time in the same second.
+    fs::write(dir.path().join(FILE), "no database").unwrap();
+    drop(replace().unwrap());
+    let kept = files(dir.path());
+    let aside = format!("{FILE}.damaged-19700101T000000Z");
+    assert!(kept[&aside] == first[FILE] && kept[&format!("{aside}-wal")] == first[&format!("{FILE}-wal")]);
+    assert_eq!(kept[&format!("{aside}-2")], b"no database");
+    let mode = fs::metadata(dir.path().join(&aside)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "scripts are in it");
+}
+
+#[test]
+fn a_newer_or_foreign_database_is_never_moved_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE recipes (soup TEXT)").unwrap();
+    let before = files(dir.path());
+    let told = Sqlite::open_or(dir.path(), OnDamage::MoveAside, Timestamp::UNIX_EPOCH).unwrap_err();
+    assert!(matches!(told, StoreError::Foreign(_)), "{told}");
+    assert!(files(dir.path()) == before);
+}
+
+#[test]
+fn a_database_of_the_first_version_with_a_row_nobody_can_read_stays_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = Connection::open(dir.path().join(FILE)).unwrap();
+    connection.execute_batch(VERSION_1).unwrap();
+    connection.execute("UPDATE agents SET details = '{}'", []).unwrap();
+    drop(connection);
+    let before = files(dir.path());
+    assert!(refusal(dir.path()).contains("is damaged (agent "));
+    assert!(files(dir.path()) == before, "{:?}", files(dir.path()).keys());
 }
 
 /// What the first version wrote, word for word.
