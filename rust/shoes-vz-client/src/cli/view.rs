@@ -297,6 +297,15 @@ mod tests {
     }
 
     #[test]
+    fn why_a_runner_waits_is_shown_in_every_form() {
+        let mut waits = view();
+        waits.pending_reason = "mac-1 is cordoned (new disk)".into();
+        assert!(runner_table(std::slice::from_ref(&waits)).contains("mac-1 is cordoned (new disk)"));
+        assert!(runner_line(&waits).ends_with("mac-1 is cordoned (new disk)"));
+        assert_eq!(runner_json(&waits)["pending_reason"], "mac-1 is cordoned (new disk)");
+    }
+
+    #[test]
     fn a_cordoned_agent_is_shown_with_its_reason_and_since_when() {
         let cordon = Cordon { reason: "new disk".into(), since: Some(Wire { seconds: 0, nanos: 0 }) };
         let full = "its disk is full".to_owned();

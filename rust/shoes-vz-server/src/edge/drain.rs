@@ -63,7 +63,7 @@ impl Drain {
                 change = self.changes.recv() => change,
             };
             let view = match change.as_deref() {
-                Ok(Change::Agent(view)) if id_of(view) == id => Some(view.clone()),
+                Ok(Change::Agent(view)) if id_of(view) == id => Some(AgentView::clone(view)),
                 Ok(Change::AgentGone(other)) if Some(*other) == id => None,
                 Ok(_) => continue,
                 // Too many changes for a slow reader: it is shown how the agent is now.

@@ -138,7 +138,7 @@ impl Watch {
             }
             match self.changes.recv().await {
                 Ok(change) => match &*change {
-                    Change::Runner(view) if self.concerns(view) => self.ready.push(view.clone()),
+                    Change::Runner(view) if self.concerns(view) => self.ready.push(RunnerView::clone(view)),
                     Change::Runner(_) | Change::Agent(_) | Change::AgentGone(_) => {}
                 },
                 // Too many changes for a slow reader: it is shown where everything stands now.

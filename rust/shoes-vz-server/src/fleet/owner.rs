@@ -66,9 +66,9 @@ pub enum Watched {
 #[derive(Debug)]
 pub enum Change {
     /// A runner.
-    Runner(RunnerView),
+    Runner(Box<RunnerView>),
     /// An agent.
-    Agent(AgentView),
+    Agent(Box<AgentView>),
     /// An agent that is known no more.
     AgentGone(AgentId),
 }
@@ -351,11 +351,11 @@ impl<S: Store> Owner<S> {
                     Waits::Otherwise => core.queued(),
                 };
                 let runners = turn.changed.iter().chain(queued).filter_map(|id| core.view(*id, now));
-                let agents = turn
-                    .agents
-                    .iter()
-                    .map(|id| core.agent_view(*id).map_or(Change::AgentGone(*id), Change::Agent));
-                changed.extend(runners.map(Change::Runner).chain(agents).map(Arc::new));
+                let agents = turn.agents.iter().map(|id| {
+                    core.agent_view(*id).map(Box::new).map_or(Change::AgentGone(*id), Change::Agent)
+                });
+                changed
+                    .extend(runners.map(|view| Change::Runner(Box::new(view))).chain(agents).map(Arc::new));
             }
         };
         let turn = self.core.on_time(now);

@@ -53,7 +53,7 @@ impl Candidate<'_> {
     pub fn free(&self) -> u32 {
         match (self.link, self.cordon, self.takes_none) {
             (Link::Online, None, "") => self.slots.saturating_sub(self.taken),
-            (Link::Offline, ..) | (_, Some(_), _) | (.., _) => 0,
+            (Link::Online | Link::Offline, ..) => 0,
         }
     }
 }
