@@ -5,6 +5,7 @@
 
 mod add;
 mod args;
+mod cordon;
 mod fleet;
 mod progress;
 mod settings;
@@ -99,6 +100,18 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         Command::Watch { runner_name, cloud_id } => {
             let settings = settings.ok_or(Failure::Usage(mistakes))?;
             fleet::watch(&settings, runner_name.unwrap_or_default(), cloud_id.unwrap_or_default()).await
+        }
+        Command::Cordon { agent, reason, timeout } => {
+            let settings = settings.ok_or(Failure::Usage(mistakes))?;
+            cordon::cordon(&settings, agent, reason, timeout.0).await
+        }
+        Command::Uncordon { agent, timeout } => {
+            let settings = settings.ok_or(Failure::Usage(mistakes))?;
+            cordon::uncordon(&settings, agent, timeout.0).await
+        }
+        Command::Drain(drain) => {
+            let settings = settings.ok_or(Failure::Usage(mistakes))?;
+            cordon::drain(&settings, drain).await
         }
         Command::Agents { timeout } => {
             let settings = settings.ok_or(Failure::Usage(mistakes))?;

@@ -8,7 +8,8 @@
 //!  back-off, then again, until the caller's deadline less a margin ──▶ UNAVAILABLE, worded
 //!             connected, but no answer by then                     ──▶ DEADLINE_EXCEEDED, worded
 //! ```
-//! Every call here may be repeated: AddInstance is idempotent by runner name, DeleteInstance by cloud id, the rest read.
+//! Every call here may be repeated: AddInstance is idempotent by runner name, DeleteInstance by cloud id, cordoning by
+//! what it leads to, the rest read.
 
 mod addr;
 mod call;

@@ -17,7 +17,7 @@ use shoes_vz_proto::{
     },
     fleet::{AgentView, RunnerView},
 };
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tonic::Code;
 
 async fn client(fake: &Fake, args: &[&str]) -> Output {
@@ -239,6 +239,75 @@ async fn agents_are_shown_with_their_load() {
     let shown = client(&fake, &["agents"]).await;
     assert!(stdout(&shown).contains("online") && stdout(&shown).contains("1/2"), "{shown:?}");
     assert_eq!(json(&client(&fake, &["agents", "--json"]).await)["agents"][0]["memory_bytes"], 1_u64 << 34);
+}
+
+/// An agent with this many runners left.
+fn agent_with(runners: u32) -> AgentView {
+    let agent = Agent { agent_id: "id-1".into(), hostname: "mac-1".into(), ..Agent::default() };
+    AgentView { agent: Some(agent), runners, ..AgentView::default() }
+}
+
+#[tokio::test]
+async fn an_agent_is_cordoned_with_a_reason_and_uncordoned() {
+    let fake = Fake::start(Does::Answers("")).await;
+    fake.has_agents(vec![agent_with(2)]);
+    let output = client(&fake, &["cordon", "mac-1", "--reason", "new disk"]).await;
+    assert_eq!(stdout(&output), "cordoned mac-1: 2 runners left\n", "{output:?}");
+    let seen = fake.until_seen(1).await;
+    assert_eq!((seen.method, seen.name.as_str(), seen.script.as_str()), ("CordonAgent", "mac-1", "new disk"));
+    let shown = json(&client(&fake, &["--json", "cordon", "mac-1", "--reason", "r"]).await);
+    assert_eq!((&shown["done"], &shown["agent"]["cordon"]["reason"]), (&"cordoned".into(), &"r".into()));
+    assert_eq!(stdout(&client(&fake, &["uncordon", "mac-1"]).await), "uncordoned mac-1\n");
+    assert_eq!(fake.until_seen(3).await.method, "UncordonAgent");
+
+    fake.now_does(Does::Refuses(Code::FailedPrecondition, "2 agents have the hostname mac-1".into()));
+    let output = client(&fake, &["cordon", "mac-1"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("2 agents have the hostname mac-1"), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_drain_tells_each_change_on_stderr_and_ends_when_the_agent_is_empty() {
+    let fake = Fake::start(Does::Answers("")).await;
+    fake.has_agents([2, 2, 1, 0].map(agent_with).to_vec());
+    let output = client(&fake, &["drain", "mac-1", "--reason", "new disk"]).await;
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), "drained mac-1\n"), "{output:?}");
+    assert_eq!(stderr(&output), "mac-1: 2 runners left\nmac-1: 1 runner left\nmac-1: no runners left\n");
+    assert_eq!(fake.until_seen(1).await.script, "new disk");
+
+    let output = client(&fake, &["--json", "drain", "mac-1", "--no-wait"]).await;
+    assert_eq!(json(&output)["done"], "cordoned");
+    assert_eq!(fake.until_seen(2).await.method, "CordonAgent");
+}
+
+#[tokio::test]
+async fn a_drain_with_a_timeout_says_what_is_left_and_that_the_cordon_stays() {
+    let fake = Fake::start(Does::Answers("")).await;
+    fake.has_agents(vec![agent_with(1)]);
+    let output = client(&fake, &["drain", "mac-1", "--timeout", "500ms"]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("mac-1: 1 runner left; it stays cordoned"), "{output:?}");
+    let both = client(&fake, &["drain", "mac-1", "--wait", "--no-wait"]).await;
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_drain_sits_a_restart_of_the_server_out_by_the_agents_id() {
+    let mut fake = Fake::start(Does::Answers("")).await;
+    fake.has_agents(vec![agent_with(1)]);
+    let addr = fake.addr.to_string();
+    let mut draining = command(&[("SHOESVZ_SERVER_ADDR", &addr)]);
+    let mut child = draining.args(["drain", "mac-1", "--reason", "r"]).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = tokio::time::timeout(PATIENCE, told.next_line()).await.unwrap().unwrap();
+    assert_eq!(first.as_deref(), Some("mac-1: 1 runner left"));
+    fake.crash();
+    fake.has_agents(vec![agent_with(0)]);
+    fake.restart().await;
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), "drained mac-1\n"), "{output:?}");
+    let seen = fake.until_seen(2).await;
+    assert_eq!((seen.name.as_str(), seen.script.as_str()), ("id-1", ""), "its reason is kept");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! gRPC: the gate every call passes, and the services behind it. Only here do refusals become codes.
 
 mod agents;
+mod drain;
 mod gate;
 mod operators;
 mod shoes;
@@ -78,6 +79,7 @@ fn status(refusal: &Refusal) -> Status {
         Refusal::Deadline(_) => tonic::Code::DeadlineExceeded,
         Refusal::Unavailable(_) | Refusal::Stopping => tonic::Code::Unavailable,
         Refusal::NotFound(_) => tonic::Code::NotFound,
+        Refusal::Ambiguous(_) => tonic::Code::FailedPrecondition,
     };
     // gRPC carries the words in a header, and intermediaries limit those.
     Status::new(code, shoes_vz_model::text::tail(refusal.to_string().as_bytes(), usize::MAX, 4 << 10))

@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod commands;
 pub mod core;
+pub mod demand;
 pub mod labels;
 pub mod owner;
 pub mod report;

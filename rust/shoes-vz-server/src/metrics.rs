@@ -8,7 +8,7 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 use shoes_vz_model::Stage;
-use shoes_vz_proto::agent as wire;
+use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
 use crate::fleet::{
     core::Snapshot,
@@ -69,6 +69,7 @@ impl Outcome {
             Refusal::Deadline(_) => Self::Timeout,
             Refusal::Unavailable(_) => Self::AgentAway,
             Refusal::NotFound(_) => Self::NotFound,
+            Refusal::Ambiguous(_) => Self::Invalid,
             Refusal::Stopping => Self::Stopping,
         }
     }
@@ -103,6 +104,7 @@ pub struct Metrics {
     deletes: IntCounterVec,
     ended: IntCounterVec,
     resent: IntCounter,
+    elsewhere: IntCounter,
     /// Locked for a whole scrape, so that two at once do not mix.
     gauges: Mutex<Gauges>,
 }
@@ -115,6 +117,8 @@ struct Gauges {
     errors: Gauge,
     agents: GaugeVec,
     online: Gauge,
+    cordoned: Gauge,
+    takes_none: Gauge,
     agent_capacity: GaugeVec,
     agent_runners: GaugeVec,
     total: Gauge,
@@ -175,6 +179,13 @@ impl Metrics {
                     "Create commands sent anew on a later stream.",
                 )?,
             )?,
+            elsewhere: keep(
+                r,
+                IntCounter::new(
+                    "shoesvz_creates_tried_elsewhere_total",
+                    "Create commands an agent refused so that another may take the runner.",
+                )?,
+            )?,
             gauges: Mutex::new(gauges),
             registry,
         };
@@ -210,6 +221,7 @@ impl Metrics {
             Observation::Job(took) => self.job.observe(took.as_secs_f64()),
             Observation::Ended(kind) => self.ended.with_label_values(&[end_label(*kind)]).inc(),
             Observation::Resent => self.resent.inc(),
+            Observation::TriedElsewhere => self.elsewhere.inc(),
             Observation::CreateRefused => self.failures.with_label_values(&["send_command_failed"]).inc(),
         }
     }
@@ -247,6 +259,12 @@ impl Gauges {
             errors: gauge(r, "shoesvz_runner_errors", "Runners in state ERROR.")?,
             agents: gauges(r, "shoesvz_agents_total", "Agents by status.", &["status"])?,
             online: gauge(r, "shoesvz_agents_online", "Agents whose stream stands.")?,
+            cordoned: gauge(r, "shoesvz_agents_cordoned", "Agents an operator lets have no new runners.")?,
+            takes_none: gauge(
+                r,
+                "shoesvz_agents_taking_none",
+                "Online agents that take no new runners for a reason of their own.",
+            )?,
             agent_capacity: gauges(
                 r,
                 "shoesvz_agents_capacity_runners",
@@ -260,7 +278,11 @@ impl Gauges {
                 &["agent_id", "hostname"],
             )?,
             total: gauge(r, "shoesvz_capacity_total_runners", "Slots of all online agents.")?,
-            available: gauge(r, "shoesvz_capacity_available_runners", "Free slots of all online agents.")?,
+            available: gauge(
+                r,
+                "shoesvz_capacity_available_runners",
+                "Free slots of all online agents that may have new runners.",
+            )?,
             utilization: gauge(
                 r,
                 "shoesvz_capacity_utilization_ratio",
@@ -296,6 +318,8 @@ impl Gauges {
         self.busy.set(f64::from(busy));
         self.errors.set(self.runners.with_label_values(&[wire::RunnerState::Error.as_str_name()]).get());
         let (mut total, mut taken, mut free) = (0.0, 0.0, 0.0);
+        self.cordoned.set(count(fleet, |view| view.cordon.is_some()));
+        self.takes_none.set(count(fleet, |view| !view.takes_none_because.is_empty()));
         for view in &fleet.agents {
             let Some(agent) = &view.agent else { continue };
             let slots = agent.capacity.map_or(0, |c| c.max_runners);
@@ -306,7 +330,9 @@ impl Gauges {
             if agent.status() == wire::AgentStatus::Online {
                 total += f64::from(slots);
                 taken += f64::from(view.runners);
-                free += f64::from(slots.saturating_sub(view.runners));
+                if view.cordon.is_none() && view.takes_none_because.is_empty() {
+                    free += f64::from(slots.saturating_sub(view.runners));
+                }
             }
         }
         self.online.set(self.agents.with_label_values(&[online]).get());
@@ -315,6 +341,11 @@ impl Gauges {
         self.utilization.set(if total > 0.0 { taken / total } else { 0.0 });
         self.queue.set(u32::try_from(fleet.queued).map_or(f64::MAX, f64::from));
     }
+}
+
+/// How many agents are so.
+fn count(fleet: &Snapshot, so: impl Fn(&AgentView) -> bool) -> f64 {
+    u32::try_from(fleet.agents.iter().filter(|view| so(view)).count()).map_or(f64::MAX, f64::from)
 }
 
 const ENDS: [wire::EndKind; 6] = [

@@ -91,12 +91,12 @@ pub struct Bound {
 pub async fn bind(settings: Settings) -> Result<Bound, ServeError> {
     let (grpc, grpc_addr) = listen(settings.grpc_addr, "gRPC", "grpc-addr").await?;
     let (http, metrics_addr) = listen(settings.metrics_addr, "metrics", "metrics-addr").await?;
-    let (store, loaded) = Sqlite::open(&settings.state_dir)?;
+    let outside = Outside::real();
+    let (store, loaded) = Sqlite::open_or(&settings.state_dir, settings.damaged_state, outside.now())?;
     tracing::info!(agents = loaded.agents.len(), runners = loaded.runners.len(), state_dir = %settings.state_dir.display(),
         "state loaded");
     let metrics = Arc::new(Metrics::new()?);
-    let (fleet, owner) =
-        owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics), Outside::real());
+    let (fleet, owner) = owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics), outside);
     Ok(Bound { settings, grpc, http, grpc_addr, metrics_addr, fleet, owner, metrics })
 }
 

@@ -22,7 +22,8 @@ use shoes_vz_model::{
 
 use crate::{
     edge::{Defaults, Token},
-    fleet::{core::Policy, labels::Accepted, types::Shape},
+    fleet::{core::Policy, demand::Demands, labels::Accepted},
+    store::OnDamage,
 };
 
 /// One setting, under the same name everywhere (`_` for `-` in TOML).
@@ -37,7 +38,7 @@ const fn key(name: &'static str, value: &'static str, default: &'static str, hel
     Key { name, value, default, help }
 }
 
-const KEYS: [Key; 20] = [
+const KEYS: [Key; 21] = [
     key(
         "grpc-addr",
         "ADDR",
@@ -46,6 +47,12 @@ const KEYS: [Key; 20] = [
     ),
     key("metrics-addr", "ADDR", ":9090", "Where Prometheus scrapes, and /healthz"),
     key("state-dir", "DIR", "", "Where the fleet's state is kept [default: the user's state directory]"),
+    key(
+        "replace-damaged-state",
+        "true|false",
+        "false",
+        "Move a damaged database aside and begin empty, rather than refuse to start",
+    ),
     key("token-file", "FILE", "", "A file with the token every caller must show"),
     key(
         "insecure-listen",
@@ -75,8 +82,9 @@ const KEYS: [Key; 20] = [
     key("shutdown-timeout", "TIME", "10s", "How long calls may take to end when the server is told to"),
 ];
 
-/// The table of sizes in the TOML file.
-const SHAPES: &str = "resource_types";
+/// The tables of templates and sizes in the TOML file.
+const RESOURCE_TYPES: &str = "resource_types";
+const LABELS: &str = "labels";
 const ENV: &str = "SHOESVZ_SERVER_";
 /// The plugin's variable, not ours, though it begins like ours.
 const PLUGINS_ENV: &str = "SHOESVZ_SERVER_ADDR";
@@ -99,6 +107,8 @@ pub struct Settings {
     pub metrics_addr: SocketAddr,
     /// SQLite's directory.
     pub state_dir: PathBuf,
+    /// Should SQLite's file be damaged.
+    pub damaged_state: OnDamage,
     /// What callers must show.
     pub token: Option<Token>,
     /// How to log.
@@ -193,20 +203,20 @@ impl Settings {
                 reader.mistakes.push(format!("environment variable {name} is not known; see --help"));
             }
         }
-        let mut shapes = BTreeMap::new();
+        let mut demands = Demands::default();
         if let Some(path) = reader.path("config") {
             match read_file(&path) {
-                Ok(text) => shapes = file(&mut reader, &path, &text),
+                Ok(text) => demands = file(&mut reader, &path, &text),
                 Err(e) => reader.mistakes.push(format!("config: cannot read {}: {e}", path.display())),
             }
         }
-        build(reader, shapes, &vars, read_file)
+        build(reader, demands, &vars, read_file)
     }
 }
 
 fn build(
     mut reader: Reader,
-    shapes: BTreeMap<ResourceType, Shape>,
+    demands: Demands,
     vars: &BTreeMap<String, String>,
     read_file: impl Fn(&Path) -> io::Result<String>,
 ) -> Result<Settings, Unusable> {
@@ -239,6 +249,7 @@ fn build(
     if state_dir.is_none() {
         r.mistakes.push("state-dir: there is no default without HOME; give --state-dir".into());
     }
+    let replace_damaged = r.get("replace-damaged-state", parse::boolean);
     let log_format = r.get("log-format", parse::log_format);
     let resource_type = r.get("default-resource-type", str::parse);
     let accepted = r.get("accepted-labels", parse::labels);
@@ -258,6 +269,7 @@ fn build(
             grpc_addr: grpc_addr?,
             metrics_addr: metrics_addr?,
             state_dir: state_dir?,
+            damaged_state: if replace_damaged? { OnDamage::MoveAside } else { OnDamage::Refuse },
             token,
             log_format: log_format?,
             ready_file,
@@ -267,8 +279,9 @@ fn build(
                 delete_patience: delete_patience?,
             },
             policy: Policy {
-                shapes,
-                accepted_labels: Accepted::new(accepted?),
+                // What a label of the table means is said there: no template has to offer it too.
+                accepted_labels: Accepted::new(accepted?.iter().chain(demands.labels.keys())),
+                demands,
                 unknown_labels: unknown_labels?,
                 grace: grace?,
                 tombstones: tombstones?,
@@ -286,20 +299,26 @@ fn build(
     }
 }
 
-/// Takes the file's settings where nothing with precedence was given; gives the table of sizes.
-fn file(reader: &mut Reader, path: &Path, text: &str) -> BTreeMap<ResourceType, Shape> {
+/// Takes the file's settings where nothing with precedence was given; gives the tables of templates and sizes.
+fn file(reader: &mut Reader, path: &Path, text: &str) -> Demands {
     let origin = path.display().to_string();
     let table: toml::Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(e) => {
             reader.mistakes.push(format!("{origin} is not TOML: {e}"));
-            return BTreeMap::new();
+            return Demands::default();
         }
     };
-    let mut shapes = BTreeMap::new();
+    let mut demands = Demands::default();
     for (name, value) in &table {
-        if name == SHAPES {
-            shapes = parse::shapes(value, &origin, &mut reader.mistakes);
+        let mistakes = &mut reader.mistakes;
+        if name == RESOURCE_TYPES {
+            demands.resource_types =
+                parse::demands(name, value, str::parse::<ResourceType>, &origin, mistakes);
+            continue;
+        }
+        if name == LABELS {
+            demands.labels = parse::demands(name, value, parse::label, &origin, mistakes);
             continue;
         }
         match (KEYS.iter().find(|k| k.name.replace('-', "_") == *name), parse::scalar(value)) {
@@ -315,7 +334,7 @@ fn file(reader: &mut Reader, path: &Path, text: &str) -> BTreeMap<ResourceType, 
             }
         }
     }
-    shapes
+    demands
 }
 
 fn env_name(key: &str) -> String {
@@ -325,7 +344,9 @@ fn env_name(key: &str) -> String {
 fn command() -> clap::Command {
     let about = "The control plane of shoes-vz: schedules ephemeral GitHub Actions runners on agents.";
     let after = "Every setting is also read from the environment, as SHOESVZ_SERVER_<NAME>, and from the --config \
-                 file, with _ for -. There, [resource_types.large] may hold cpus, memory and disk.";
+                 file, with _ for -. There, [resource_types.large] and [labels.\"macos-15\"] may hold template, cpus, \
+                 memory and disk, for jobs of that type or with that label: the largest of each size counts, a label's \
+                 template goes before a type's, and such a label need not be offered by any template.";
     let flags = KEYS.iter().map(|key| {
         let help = if key.default.is_empty() {
             key.help.to_owned()

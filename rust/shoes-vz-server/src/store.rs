@@ -2,8 +2,9 @@
 //!
 //! SQLite in WAL mode, synchronous FULL: a committed transaction survives a power cut. The directory is 0700 and the
 //! file 0600, since scripts hold registration tokens; a script is zeroed (`secure_delete`) once its agent has it.
-//! A damaged file, or one of a newer version, is refused and left as it is.
+//! A damaged file, or one of a newer version, is refused and left as it is; a damaged one may be moved aside.
 
+mod aside;
 mod rows;
 
 use std::{
@@ -15,7 +16,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, params};
+use jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode, Transaction, config::DbConfig, params};
 
 use crate::fleet::{agent::Agent, runner::Runner, types::Write};
 
@@ -26,7 +28,8 @@ pub const FILE: &str = "fleet.sqlite3";
 const APPLICATION_ID: i32 = 0x7376_7a46;
 
 /// The schema, one step for each version; a step is never changed once released.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE agents (
         agent_id TEXT PRIMARY KEY,
         hostname TEXT NOT NULL,
@@ -47,7 +50,9 @@ const MIGRATIONS: [&str; 1] = ["
         runner_id TEXT PRIMARY KEY,
         script TEXT NOT NULL
     ) STRICT;
-"];
+    ",
+    "ALTER TABLE agents ADD COLUMN cordon TEXT",
+];
 
 /// Why a store cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -65,14 +70,24 @@ pub enum StoreError {
     InUse(PathBuf),
     /// No database, or one with holes.
     #[error(
-        "{path} is damaged ({what}); it was left as it is. Move it aside to start without it: \
-         running VMs are then adopted again from their agents"
+        "{path} is damaged ({what}); it was left as it is. Start with --replace-damaged-state to have it moved aside \
+         and begin empty: running VMs are then adopted again from their agents, requests that wait are lost"
     )]
     Damaged {
         /// Which.
         path: PathBuf,
         /// In SQLite's or our words.
         what: String,
+    },
+    /// A damaged database stays where it is.
+    #[error("cannot move the damaged {from} aside to {to}")]
+    Aside {
+        /// Which.
+        from: PathBuf,
+        /// Where to.
+        to: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// Something else's database.
     #[error("{0} is a database, but not of shoes-vz-server; choose another --state-dir")]
@@ -105,6 +120,15 @@ pub trait Store: Send + Sync + 'static {
     fn commit(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
+/// What is done about a damaged database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDamage {
+    /// The server does not start, and the file is left as it is.
+    Refuse,
+    /// It is moved aside, and the server begins empty.
+    MoveAside,
+}
+
 /// What was found at start.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -122,23 +146,35 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
+    /// As [`Sqlite::open`], but a damaged database may be moved aside (`now` becomes part of its new name).
+    pub fn open_or(dir: &Path, damage: OnDamage, now: Timestamp) -> Result<(Self, Loaded), StoreError> {
+        match (Self::open(dir), damage) {
+            (Err(StoreError::Damaged { path, what }), OnDamage::MoveAside) => {
+                let kept = aside::move_aside(&path, now)?;
+                tracing::error!(path = %path.display(), what, kept = %kept.display(),
+                    "the database is damaged; it is kept aside and the fleet begins empty");
+                Self::open(dir)
+            }
+            (opened, OnDamage::Refuse | OnDamage::MoveAside) => opened,
+        }
+    }
+
     /// Opens the database in `dir`, making both when they are not there.
     pub fn open(dir: &Path) -> Result<(Self, Loaded), StoreError> {
         let path = dir.join(FILE);
         make_private(dir, &path)?;
         let told = |e: rusqlite::Error| classify(&path, e);
         let mut connection = Connection::open(&path).map_err(told)?;
+        // What is refused stays as it is, its log too.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(told)?;
         // The lock is held from here on: two servers never share a fleet by accident.
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(told)?;
         check(&connection, &path)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(told)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(told)?;
         connection.pragma_update(None, "secure_delete", "ON").map_err(told)?;
-        migrate(&mut connection, &path)?;
-        let loaded = rows::load(&connection).map_err(|e| match e {
-            rows::LoadError::Sqlite(e) => classify(&path, e),
-            rows::LoadError::Row(what) => StoreError::Damaged { path: path.clone(), what },
-        })?;
+        let loaded = migrate_and_load(&mut connection, &path)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(told)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(told)?;
         Ok((Self { connection: Arc::new(Mutex::new(connection)), path }, loaded))
     }
 
@@ -226,7 +262,8 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+/// One transaction: a database whose rows cannot be read is not brought to a later version either.
+fn migrate_and_load(connection: &mut Connection, path: &Path) -> Result<Loaded, StoreError> {
     let told = |source| StoreError::Write { path: path.to_owned(), source };
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(told)?;
     let done = usize::try_from(version).unwrap_or(0);
@@ -236,7 +273,12 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(told)?;
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(told)?;
-    transaction.commit().map_err(told)
+    let loaded = rows::load(&transaction).map_err(|e| match e {
+        rows::LoadError::Sqlite(e) => classify(path, e),
+        rows::LoadError::Row(what) => StoreError::Damaged { path: path.to_owned(), what },
+    })?;
+    transaction.commit().map_err(told)?;
+    Ok(loaded)
 }
 
 fn classify(path: &Path, e: rusqlite::Error) -> StoreError {

@@ -62,12 +62,54 @@ pub(super) enum Command {
         #[arg(long)]
         cloud_id: Option<String>,
     },
+    /// Let an agent have no new runners; those it has go on
+    Cordon {
+        /// The agent's hostname, or its id as `agents` prints it
+        #[arg(value_name = "HOST")]
+        agent: String,
+        /// Why, for other people; a cordoned agent's reason is replaced
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// How long to wait, as 90, 90s, 3m or 1h
+        #[arg(long, default_value = "10s")]
+        timeout: Span,
+    },
+    /// Let a cordoned agent have runners again
+    Uncordon {
+        /// The agent's hostname, or its id as `agents` prints it
+        #[arg(value_name = "HOST")]
+        agent: String,
+        /// How long to wait, as 90, 90s, 3m or 1h
+        #[arg(long, default_value = "10s")]
+        timeout: Span,
+    },
+    /// Cordon an agent and wait until it has no runners; it stays cordoned, also when this command is interrupted
+    Drain(Drain),
     /// Show the host agents
     Agents {
         /// How long to wait, as 90, 90s, 3m or 1h
         #[arg(long, default_value = "10s")]
         timeout: Span,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Drain {
+    /// The agent's hostname, or its id as `agents` prints it
+    #[arg(value_name = "HOST")]
+    pub(super) agent: String,
+    /// Why, for other people; a cordoned agent's reason is replaced
+    #[arg(long, default_value = "")]
+    pub(super) reason: String,
+    /// Wait until the agent has no runners (the default)
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
+    /// Only cordon it, and say how many runners are left
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// How long to wait, as 90, 90s, 3m or 1h; as long as it takes when not given
+    #[arg(long)]
+    pub(super) timeout: Option<Span>,
 }
 
 #[derive(Debug, clap::Args)]

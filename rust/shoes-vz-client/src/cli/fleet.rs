@@ -18,18 +18,18 @@ use crate::{
 /// A whole fleet with its log tails is larger than one call's message.
 const MAX_LIST: usize = 64 << 20;
 /// How long a watch looks for a server that went away.
-const WATCH_BUDGET: Duration = Duration::from_secs(300);
+pub(super) const WATCH_BUDGET: Duration = Duration::from_secs(300);
 
-fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
+pub(super) fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
     FleetServiceClient::new(channel).max_decoding_message_size(MAX_LIST)
 }
 
 /// A Go server has no FleetService; "unimplemented" alone would not tell anyone.
-fn explain(status: Status) -> Failure {
+pub(super) fn explain(status: Status) -> Failure {
     match status.code() {
         Code::Unimplemented => Failure::Call(Status::unimplemented(
-            "this server cannot show its runners or agents (it has no FleetService): it is the Go implementation's, \
-             or older than this client",
+            "this server cannot show or steer its runners and agents (it has no FleetService, or not this call of it): \
+             it is the Go implementation's, or older than this client",
         )),
         _ => Failure::Call(status),
     }

@@ -1,4 +1,5 @@
-//! What to tell about a runner under way: each stage as it begins and ends, a wait and its reason, a failure.
+//! What to tell about a runner under way: each stage as it begins and ends, a wait and its reason, a failure. And how
+//! many runners an agent that is drained has left.
 
 use std::io::Write as _;
 
@@ -133,6 +134,52 @@ impl Teller {
         if let Self::Live { under, .. } = self
             && under.take().is_some()
         {
+            write("\r\x1b[K");
+        }
+    }
+}
+
+/// One thing that counts down, told on stderr.
+#[derive(Debug)]
+pub(super) struct Counter {
+    terminal: bool,
+    since: Instant,
+    text: String,
+}
+
+impl Counter {
+    pub(super) fn new(terminal: bool) -> Self {
+        Self { terminal, since: Instant::now(), text: String::new() }
+    }
+
+    /// Whether [`Counter::tick`] shows anything.
+    pub(super) fn is_live(&self) -> bool {
+        self.terminal
+    }
+
+    /// Where it stands: the live line's new text on a terminal, a line of its own elsewhere, nothing told twice.
+    pub(super) fn tell(&mut self, text: &str) {
+        if self.text == text {
+            return;
+        }
+        text.clone_into(&mut self.text);
+        if self.terminal {
+            self.tick();
+        } else {
+            write(&format!("{text}\n"));
+        }
+    }
+
+    /// Rewrites the live line.
+    pub(super) fn tick(&self) {
+        if self.terminal && !self.text.is_empty() {
+            write(&format!("\r\x1b[K{} … {:.1} s", self.text, self.since.elapsed().as_secs_f64()));
+        }
+    }
+
+    /// Clears the live line; what follows stands on one of its own.
+    pub(super) fn end(&mut self) {
+        if self.terminal && !std::mem::take(&mut self.text).is_empty() {
             write("\r\x1b[K");
         }
     }

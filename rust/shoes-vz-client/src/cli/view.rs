@@ -59,6 +59,7 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
         "ip_address": runner.ip_address,
         "agent": view.agent_hostname,
         "agent_id": runner.agent_id,
+        "agent_status": agent_status(view.agent_status()),
         "resource_type": view.resource_type,
         "labels": view.labels,
         "requested_at": at(view.requested_at.as_ref()),
@@ -121,7 +122,29 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         "hypervisor": info.hypervisor,
         "templates": templates,
         "last_seen": at(view.last_seen.as_ref()),
+        "takes_none_because": view.takes_none_because,
+        "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": at(c.since.as_ref()) })),
     })
+}
+
+/// Where a runner is, and whether that agent can be heard.
+fn whereabouts(view: &RunnerView) -> String {
+    match view.agent_status() {
+        AgentStatus::Offline => format!("{} (offline)", view.agent_hostname),
+        AgentStatus::Online | AgentStatus::Unspecified => view.agent_hostname.clone(),
+    }
+}
+
+/// Whether an agent gets runners, and why not; "" when it does.
+fn agent_note(view: &AgentView) -> String {
+    let cordoned = view.cordon.as_ref().map(|cordon| {
+        let since = at(cordon.since.as_ref()).as_str().map_or(String::new(), |t| format!(" since {t}"));
+        let reason = if cordon.reason.is_empty() { "" } else { ": " };
+        format!("cordoned{since}{reason}{}", cordon.reason)
+    });
+    let own = Some(&view.takes_none_because).filter(|w| !w.is_empty());
+    let own = own.map(|words| format!("takes no runners for now: {words}"));
+    cordoned.into_iter().chain(own).collect::<Vec<_>>().join("; ")
 }
 
 fn agent_status(status: AgentStatus) -> String {
@@ -152,7 +175,7 @@ pub(super) fn runner_line(view: &RunnerView) -> String {
         if runner.end.is_some() { "gone".into() } else { state(runner).to_owned() },
         stage_from_wire(runner.stage).map_or(String::new(), |s| format!("stage={}", s.as_str())),
         Some(guest(runner)).filter(|g| !g.is_empty()).map_or(String::new(), |g| format!("guest={g}")),
-        Some(&view.agent_hostname).filter(|a| !a.is_empty()).map_or(String::new(), |a| format!("agent={a}")),
+        Some(whereabouts(view)).filter(|a| !a.is_empty()).map_or(String::new(), |a| format!("agent={a}")),
         note(view),
     ];
     cells.into_iter().filter(|c| !c.is_empty()).collect::<Vec<_>>().join("  ")
@@ -165,7 +188,7 @@ pub(super) fn runner_table(views: &[RunnerView]) -> String {
         let state = if runner.end.is_some() { "gone".into() } else { state(&runner).to_owned() };
         let stage = stage_from_wire(runner.stage).map_or(String::new(), |s| s.as_str().to_owned());
         let guest = guest(&runner);
-        let (agent, size) = (view.agent_hostname.clone(), view.resource_type.clone());
+        let (agent, size) = (whereabouts(view), view.resource_type.clone());
         vec![runner.runner_name, view.cloud_id.clone(), state, stage, guest, agent, size, note(view)]
     });
     table(&["RUNNER", "CLOUD ID", "STATE", "STAGE", "GUEST", "AGENT", "TYPE", "NOTE"], rows)
@@ -180,9 +203,13 @@ pub(super) fn agent_table(views: &[AgentView]) -> String {
         let seen = at(view.last_seen.as_ref()).as_str().unwrap_or_default().to_owned();
         let status = agent_status(agent.status());
         let runners = format!("{}/{most}", view.runners);
-        vec![agent.hostname, agent.agent_id, status, runners, info.os, info.hypervisor, info.version, seen]
+        let (host, id, note) = (agent.hostname, agent.agent_id, agent_note(view));
+        vec![host, id, status, runners, info.os, info.hypervisor, info.version, seen, note]
     });
-    table(&["HOST", "AGENT ID", "STATUS", "RUNNERS", "OS", "HYPERVISOR", "VERSION", "LAST SEEN"], rows)
+    table(
+        &["HOST", "AGENT ID", "STATUS", "RUNNERS", "OS", "HYPERVISOR", "VERSION", "LAST SEEN", "NOTE"],
+        rows,
+    )
 }
 
 fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
@@ -206,7 +233,10 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoes_vz_proto::agent::{RunnerEnd, RunnerStage, RunnerState, StageTiming};
+    use shoes_vz_proto::{
+        agent::{RunnerEnd, RunnerStage, RunnerState, StageTiming},
+        fleet::Cordon,
+    };
 
     fn view() -> RunnerView {
         let timing = StageTiming { stage: RunnerStage::Clone.into(), started_at: None, duration_us: 12_500 };
@@ -254,6 +284,41 @@ mod tests {
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[0].find("STATE"), lines[1].find("SSH_READY"));
         assert!(!shown.contains('\x1b'), "{shown:?}");
+    }
+
+    #[test]
+    fn a_runner_of_an_agent_that_is_away_is_marked_in_every_form() {
+        let mut away = view();
+        away.agent_hostname = "mac-1".into();
+        away.agent_status = AgentStatus::Offline.into();
+        assert_eq!(runner_json(&away)["agent_status"], "offline");
+        assert!(runner_line(&away).contains("agent=mac-1 (offline)"));
+        assert!(runner_table(&[away]).contains("mac-1 (offline)"));
+    }
+
+    #[test]
+    fn why_a_runner_waits_is_shown_in_every_form() {
+        let mut waits = view();
+        waits.pending_reason = "mac-1 is cordoned (new disk)".into();
+        assert!(runner_table(std::slice::from_ref(&waits)).contains("mac-1 is cordoned (new disk)"));
+        assert!(runner_line(&waits).ends_with("mac-1 is cordoned (new disk)"));
+        assert_eq!(runner_json(&waits)["pending_reason"], "mac-1 is cordoned (new disk)");
+    }
+
+    #[test]
+    fn a_cordoned_agent_is_shown_with_its_reason_and_since_when() {
+        let cordon = Cordon { reason: "new disk".into(), since: Some(Wire { seconds: 0, nanos: 0 }) };
+        let full = "its disk is full".to_owned();
+        let view = AgentView { cordon: Some(cordon), takes_none_because: full, ..AgentView::default() };
+        assert!(
+            agent_table(std::slice::from_ref(&view)).contains("; takes no runners for now: its disk is full")
+        );
+        assert!(
+            agent_table(std::slice::from_ref(&view))
+                .contains("cordoned since 1970-01-01T00:00:00Z: new disk")
+        );
+        assert_eq!(agent_json(&view)["cordon"]["reason"], "new disk");
+        assert_eq!(agent_json(&AgentView::default())["cordon"], Value::Null);
     }
 
     #[test]

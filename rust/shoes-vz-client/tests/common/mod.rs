@@ -19,8 +19,9 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use shoes_vz_client::{MAX_MESSAGE, upstream::grpc_timeout};
 use shoes_vz_proto::fleet::{
-    AddInstanceRequest, AddInstanceResponse, AgentView, DeleteInstanceRequest, DeleteInstanceResponse,
-    ListAgentsRequest, ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView,
+    AddInstanceRequest, AddInstanceResponse, AgentView, Cordon, CordonAgentRequest, CordonAgentResponse,
+    DeleteInstanceRequest, DeleteInstanceResponse, DrainAgentRequest, ListAgentsRequest, ListAgentsResponse,
+    ListRunnersRequest, ListRunnersResponse, RunnerView, UncordonAgentRequest, UncordonAgentResponse,
     WatchRunnersRequest,
     fleet_service_server::{FleetService, FleetServiceServer},
     shoes_service_server::{ShoesService, ShoesServiceServer},
@@ -259,6 +260,48 @@ impl ShoesService for Service {
 #[tonic::async_trait]
 impl FleetService for Service {
     type WatchRunnersStream = Pin<Box<dyn Stream<Item = Result<RunnerView, Status>> + Send>>;
+    type DrainAgentStream = Pin<Box<dyn Stream<Item = Result<AgentView, Status>> + Send>>;
+
+    async fn cordon_agent(
+        &self,
+        r: Request<CordonAgentRequest>,
+    ) -> Result<Response<CordonAgentResponse>, Status> {
+        let (metadata, _, m) = r.into_parts();
+        let cordon = Cordon { reason: m.reason, since: None };
+        let seen =
+            Seen { method: "CordonAgent", name: m.agent, script: cordon.reason.clone(), ..Seen::default() };
+        self.0.answer(seen, &metadata).await?;
+        let agent = self.0.agents.lock().unwrap().first().cloned();
+        Ok(Response::new(CordonAgentResponse {
+            agent: agent.map(|a| AgentView { cordon: Some(cordon), ..a }),
+        }))
+    }
+
+    async fn uncordon_agent(
+        &self,
+        r: Request<UncordonAgentRequest>,
+    ) -> Result<Response<UncordonAgentResponse>, Status> {
+        let (metadata, _, m) = r.into_parts();
+        let seen = Seen { method: "UncordonAgent", name: m.agent, ..Seen::default() };
+        self.0.answer(seen, &metadata).await?;
+        Ok(Response::new(UncordonAgentResponse { agent: self.0.agents.lock().unwrap().first().cloned() }))
+    }
+
+    /// Every agent there is, as one agent's successive views; then the end when the last has no runners, else nothing more.
+    async fn drain_agent(
+        &self,
+        r: Request<DrainAgentRequest>,
+    ) -> Result<Response<Self::DrainAgentStream>, Status> {
+        let (metadata, _, m) = r.into_parts();
+        let seen = Seen { method: "DrainAgent", name: m.agent, script: m.reason, ..Seen::default() };
+        self.0.answer(seen, &metadata).await?;
+        let views = self.0.agents.lock().unwrap().clone();
+        let over = views.last().is_some_and(|v| v.runners == 0);
+        let views = futures::stream::iter(views.into_iter().map(Ok));
+        let stream: Self::DrainAgentStream =
+            if over { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
+        Ok(Response::new(stream))
+    }
 
     async fn list_runners(
         &self,

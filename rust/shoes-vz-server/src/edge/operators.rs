@@ -1,22 +1,23 @@
-//! FleetService: what the fleet looks like now.
+//! FleetService: what the fleet looks like now, and which agents may have runners.
 
 use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use shoes_vz_model::{CloudId, RunnerName};
 use shoes_vz_proto::fleet::{
-    ListAgentsRequest, ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView,
-    WatchRunnersRequest, fleet_service_server::FleetService,
+    AgentView, CordonAgentRequest, CordonAgentResponse, DrainAgentRequest, ListAgentsRequest,
+    ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView, UncordonAgentRequest,
+    UncordonAgentResponse, WatchRunnersRequest, fleet_service_server::FleetService,
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tonic::{Request, Response, Status};
 
 use crate::fleet::{
-    owner::{Fleet, Watched},
-    types::Refusal,
+    owner::{Change, Fleet, Watched},
+    types::{Order, Refusal},
 };
 
-use super::status;
+use super::{drain, status};
 
 /// See the module.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl Operators {
 #[tonic::async_trait]
 impl FleetService for Operators {
     type WatchRunnersStream = Pin<Box<dyn Stream<Item = Result<RunnerView, Status>> + Send>>;
+    type DrainAgentStream = Pin<Box<dyn Stream<Item = Result<AgentView, Status>> + Send>>;
 
     async fn list_runners(
         &self,
@@ -75,12 +77,41 @@ impl FleetService for Operators {
         let snapshot = self.fleet.snapshot(false).await.map_err(|e| status(&e))?;
         Ok(Response::new(ListAgentsResponse { agents: snapshot.agents }))
     }
+
+    async fn cordon_agent(
+        &self,
+        request: Request<CordonAgentRequest>,
+    ) -> Result<Response<CordonAgentResponse>, Status> {
+        let CordonAgentRequest { agent, reason } = request.into_inner();
+        let view = self.fleet.order(agent, Order::Cordon(reason)).await.map_err(|e| status(&e))?;
+        Ok(Response::new(CordonAgentResponse { agent: Some(view) }))
+    }
+
+    async fn uncordon_agent(
+        &self,
+        request: Request<UncordonAgentRequest>,
+    ) -> Result<Response<UncordonAgentResponse>, Status> {
+        let UncordonAgentRequest { agent } = request.into_inner();
+        let view = self.fleet.order(agent, Order::Uncordon).await.map_err(|e| status(&e))?;
+        Ok(Response::new(UncordonAgentResponse { agent: Some(view) }))
+    }
+
+    async fn drain_agent(
+        &self,
+        request: Request<DrainAgentRequest>,
+    ) -> Result<Response<Self::DrainAgentStream>, Status> {
+        let DrainAgentRequest { agent, reason } = request.into_inner();
+        // First the subscription, then the order: no change falls between the two.
+        let changes = self.fleet.changes();
+        let view = self.fleet.order(agent, Order::Cordon(reason)).await.map_err(|e| status(&e))?;
+        Ok(Response::new(Box::pin(drain::views(self.fleet.clone(), changes, view))))
+    }
 }
 
 struct Watch {
     fleet: Fleet,
     watched: Watched,
-    changes: Receiver<Arc<RunnerView>>,
+    changes: Receiver<Arc<Change>>,
     /// Shown next, the last one first.
     ready: Vec<RunnerView>,
     over: Over,
@@ -106,8 +137,10 @@ impl Watch {
                 return Some((Ok(view), self));
             }
             match self.changes.recv().await {
-                Ok(view) if self.concerns(&view) => self.ready.push(RunnerView::clone(&view)),
-                Ok(_) => {}
+                Ok(change) => match &*change {
+                    Change::Runner(view) if self.concerns(view) => self.ready.push(RunnerView::clone(view)),
+                    Change::Runner(_) | Change::Agent(_) | Change::AgentGone(_) => {}
+                },
                 // Too many changes for a slow reader: it is shown where everything stands now.
                 Err(RecvError::Lagged(_)) => {
                     self.ready = self.fleet.look(self.watched.clone()).await.ok()?;

@@ -6,14 +6,26 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, RunnerId};
-use shoes_vz_proto::agent as wire;
+use shoes_vz_model::{AgentId, RunnerId, time};
+use shoes_vz_proto::{
+    agent as wire,
+    fleet::{self, AgentView},
+};
 
 use super::{
     labels::Offers,
     schedule::{Candidate, Link},
     types::SessionId,
 };
+
+/// An operator's decision that an agent gets no new runners. Those it has go on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Cordon {
+    /// For people; may be empty.
+    pub reason: String,
+    /// When it was made.
+    pub since: Timestamp,
+}
 
 /// One agent; everything but `session` is durable.
 #[derive(Debug, Clone)]
@@ -30,6 +42,8 @@ pub struct Agent {
     pub last_seen: Timestamp,
     /// What jobs can ask it for; from `info`.
     pub offers: Offers,
+    /// Set while it gets no new runners.
+    pub cordon: Option<Cordon>,
     /// The Sync stream it is on.
     pub session: Option<Session>,
 }
@@ -54,9 +68,42 @@ pub struct Session {
     pub deletes: HashMap<RunnerId, String>,
     /// Runners it lists that should not be.
     pub strays: BTreeSet<RunnerId>,
+    /// Why the agent takes no runners for now, in its words; "" = it does.
+    pub takes_none: String,
+    /// The runners it lists that are not over.
+    present: BTreeSet<RunnerId>,
+    /// How often what it says of itself has changed.
+    changes: u64,
     /// Deletes to be sent again: not before when, and how often they were refused.
     not_before: HashMap<RunnerId, (Duration, u32)>,
     sent: u64,
+}
+
+/// How far an agent was heard: equal as long as it says nothing new of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    session: SessionId,
+    changes: u64,
+}
+
+/// What a message says of the agent itself that was not so before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// It has other runners: it may take what it refused.
+    Runners,
+    /// It takes none from now on, or takes them again, or has another reason.
+    TakesNone,
+}
+
+/// That an agent refused a runner for its own sake, so that another may take it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// How far it had been heard: once it says something new, it may be asked again.
+    pub heard: Option<Heard>,
+    /// Its words.
+    pub words: String,
 }
 
 /// A Go agent acknowledges no delete: it is asked again this much later.
@@ -70,9 +117,35 @@ impl Session {
             creates: HashSet::new(),
             deletes: HashMap::new(),
             strays: BTreeSet::new(),
+            takes_none: String::new(),
+            present: BTreeSet::new(),
+            changes: 0,
             not_before: HashMap::new(),
             sent: 0,
         }
+    }
+
+    /// What a message says of the agent itself. What it refused so far it may take after a change.
+    pub fn hear(&mut self, takes_none: String, present: BTreeSet<RunnerId>) -> News {
+        let news = match (self.takes_none == takes_none, self.present == present) {
+            (true, true) => News::None,
+            (true, false) => News::Runners,
+            (false, _) => News::TakesNone,
+        };
+        self.changes += u64::from(news != News::None);
+        (self.takes_none, self.present) = (takes_none, present);
+        news
+    }
+
+    /// How far it was heard.
+    pub fn heard(&self) -> Heard {
+        Heard { session: self.id, changes: self.changes }
+    }
+
+    /// The runner's create was refused: it may be sent again, should the runner come back.
+    pub fn create_refused(&mut self, id: RunnerId) {
+        self.creates.remove(&id);
+        self.forget(id);
     }
 
     /// Whether a delete may be sent at `now`.
@@ -139,6 +212,9 @@ impl Agent {
             id: self.id,
             hostname: &self.hostname,
             link: self.link(),
+            cordon: self.cordon.as_ref().map(|c| c.reason.as_str()),
+            takes_none: self.takes_none(),
+            heard: self.session.as_ref().map(Session::heard),
             slots: self.capacity.max_runners,
             taken: u32::try_from(taken).unwrap_or(u32::MAX),
             cpus: self.capacity.cpu_cores,
@@ -148,21 +224,43 @@ impl Agent {
     }
 
     /// For operators.
-    pub fn view(&self, taken: usize) -> shoes_vz_proto::fleet::AgentView {
-        let status = match self.link() {
+    pub fn status(&self) -> wire::AgentStatus {
+        match self.link() {
             Link::Online => wire::AgentStatus::Online,
             Link::Offline => wire::AgentStatus::Offline,
-        };
-        shoes_vz_proto::fleet::AgentView {
+        }
+    }
+
+    /// Why it takes no runners, in its own words; "" when it does, or is not there.
+    fn takes_none(&self) -> &str {
+        self.session.as_ref().map_or("", |s| s.takes_none.as_str())
+    }
+
+    /// For messages.
+    pub fn status_word(&self) -> &'static str {
+        match self.link() {
+            Link::Online => "online",
+            Link::Offline => "offline",
+        }
+    }
+
+    /// For operators.
+    pub fn view(&self, taken: usize) -> AgentView {
+        AgentView {
             agent: Some(wire::Agent {
                 agent_id: self.id.to_string(),
                 hostname: self.hostname.clone(),
                 capacity: Some(self.capacity),
-                status: status.into(),
+                status: self.status().into(),
             }),
             info: self.info.clone(),
             runners: u32::try_from(taken).unwrap_or(u32::MAX),
-            last_seen: Some(shoes_vz_model::time::to_wire(self.last_seen)),
+            last_seen: Some(time::to_wire(self.last_seen)),
+            takes_none_because: self.takes_none().to_owned(),
+            cordon: self
+                .cordon
+                .as_ref()
+                .map(|c| fleet::Cordon { reason: c.reason.clone(), since: Some(time::to_wire(c.since)) }),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Commands to agents. A create's id follows from the runner, so a create sent twice is recognised whatever was
-//! restarted in between; a delete may have to be tried again, so each of its ids is new.
+//! Commands to agents. A create's id follows from the runner and from how often it was refused so that another agent may
+//! take it: one sent twice is recognised whatever was restarted in between, and one that comes back to an agent that
+//! refused it is looked at anew. A delete may have to be tried again, so each of its ids is new.
 
 use shoes_vz_model::RunnerId;
 use shoes_vz_proto::agent::{
@@ -33,14 +34,23 @@ pub fn create(runner: &Runner, placed: &Placed, script: &Script, policy: &Policy
     };
     SyncResponse {
         command: Some(Command::CreateRunner(command)),
-        command_id: format!("{CREATE}{}", runner.id),
+        command_id: create_id(runner),
         end_acks: Vec::new(),
     }
 }
 
-/// The runner whose create had this command id.
+/// The present id of a runner's create.
+pub fn create_id(runner: &Runner) -> String {
+    match runner.refusals {
+        0 => format!("{CREATE}{}", runner.id),
+        n => format!("{CREATE}{}-{n}", runner.id),
+    }
+}
+
+/// The runner whose create has or had this command id.
 pub fn created_by(command_id: &str) -> Option<RunnerId> {
-    command_id.strip_prefix(CREATE)?.parse().ok()
+    const UUID: usize = 36;
+    command_id.strip_prefix(CREATE)?.get(..UUID)?.parse().ok()
 }
 
 /// Removes a runner.

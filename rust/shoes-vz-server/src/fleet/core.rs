@@ -3,11 +3,13 @@
 //!
 //! What always holds (checked by [`Core::broken_invariant`] after every event in the tests):
 //! - of all runners with one name at most one is wanted, and at most one has a slot;
-//! - a slot is promised only when the agent is connected and has one free;
+//! - a slot is promised only when the agent is connected, not cordoned, takes runners, and has one free;
 //! - the queue is served in the order of arrival, among those that fit and whose callers still wait;
 //! - a runner that nobody waits for and nobody was given has a moment at which it goes.
 
 mod calls;
+mod cordon;
+mod elsewhere;
 mod end;
 mod stream;
 mod views;
@@ -18,23 +20,24 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId, RunnerName, Stage};
+use shoes_vz_model::{AgentId, CloudId, RunnerId, RunnerName, Stage};
 
 pub use views::Snapshot;
 
 use super::{
     agent::Agent,
+    demand::Demands,
     labels::{Accepted, UnknownLabels},
     runner::{Delivery, Phase, Placed, Runner},
     schedule::{self, Choice, Want, WhyNot},
-    types::{Effect, Event, Now, Observation, SessionId, Shape, Turn, WaiterId, Write},
+    types::{Effect, Event, Now, Observation, SessionId, Turn, WaiterId, Waits, Write},
 };
 
 /// What the operator decided.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Sizes by name; absent = the agent's default.
-    pub shapes: BTreeMap<ResourceType, Shape>,
+    /// Templates and sizes by resource type and label; absent = the agent's default.
+    pub demands: Demands,
     /// Labels no template has to offer.
     pub accepted_labels: Accepted,
     /// What is done about others that nobody offers.
@@ -55,7 +58,7 @@ impl Default for Policy {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self {
-            shapes: BTreeMap::new(),
+            demands: Demands::default(),
             accepted_labels: Accepted::default(),
             unknown_labels: UnknownLabels::Refuse,
             grace: Duration::from_secs(30),
@@ -86,6 +89,8 @@ pub struct Core {
     sessions: HashMap<SessionId, AgentId>,
     /// In the order of arrival.
     queue: Vec<RunnerId>,
+    /// Arrivals so far.
+    arrivals: u64,
     waiters: HashMap<WaiterId, Waiter>,
     timers: BTreeSet<(Duration, Timer)>,
     turn: Turn,
@@ -130,6 +135,7 @@ impl Core {
             by_agent: HashMap::new(),
             sessions: HashMap::new(),
             queue: Vec::new(),
+            arrivals: 0,
             waiters: HashMap::new(),
             timers: BTreeSet::from([(now.mono, Timer::Sweep)]),
             turn: Turn::default(),
@@ -140,6 +146,8 @@ impl Core {
         for mut runner in runners {
             let id = runner.id;
             runner.live.began = now.mono;
+            runner.live.queued_since = now.mono;
+            runner.live.arrival = core.next_arrival();
             // It may have been: that it was placed is stored before the command is sent.
             runner.live.sent_before = true;
             core.by_cloud.insert(runner.cloud_id, id);
@@ -167,6 +175,7 @@ impl Core {
             Event::CallerGone { waiter } => self.on_caller_gone(waiter, now),
             Event::Undelivered { runner } => self.on_undelivered(runner, now),
             Event::Register { waiter, registration } => self.on_register(waiter, *registration, now),
+            Event::Order { waiter, agent, order } => self.on_order(waiter, &agent, order, now),
             Event::Synced { session, agent, request } => self.on_synced(session, agent, *request, now),
             Event::SessionLost { session, why } => self.on_session_lost(session, &why, now),
         }
@@ -207,7 +216,14 @@ impl Core {
             }
         }
         turn.changed.dedup();
+        turn.agents.sort_unstable();
+        turn.agents.dedup();
         turn
+    }
+
+    fn next_arrival(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
     }
 
     fn effect(&mut self, effect: Effect) {
@@ -224,12 +240,21 @@ impl Core {
         self.turn.changed.push(id);
     }
 
+    /// An agent takes runners otherwise than before: whoever waits may be served, or waits for another reason.
+    fn agent_changed(&mut self, id: AgentId) {
+        self.turn.agents.push(id);
+        self.turn.waits = Waits::Otherwise;
+        self.reschedule = true;
+    }
+
     fn hold_slot(&mut self, agent: AgentId, name: &RunnerName, id: RunnerId) {
+        self.turn.agents.push(agent);
         self.by_agent.entry(agent).or_default().insert(id);
         self.placed_names.entry(name.clone()).or_default().push(id);
     }
 
     fn free_slot(&mut self, agent: AgentId, name: &RunnerName, id: RunnerId) {
+        self.turn.agents.push(agent);
         if let Some(held) = self.by_agent.get_mut(&agent) {
             held.remove(&id);
             if held.is_empty() {
@@ -257,8 +282,10 @@ impl Core {
         Want {
             labels: &runner.labels,
             shape: runner.shape,
+            template: &runner.template,
             accepted: &self.policy.accepted_labels,
             unknown: self.policy.unknown_labels,
+            refused_by: &runner.live.refused_by,
         }
     }
 
@@ -298,6 +325,7 @@ impl Core {
         let Some(runner) = self.runners.get_mut(&id) else { return };
         let Phase::Queued(script) = &runner.phase else { return };
         let queued_for = now.mono.saturating_sub(runner.live.began);
+        let waited = now.mono.saturating_sub(runner.live.queued_since);
         runner.phase = Phase::Placed(Placed {
             agent: choice.agent,
             template: choice.template,
@@ -311,7 +339,7 @@ impl Core {
             agent_id = %choice.agent, queue_ms = queued_for.as_millis() as u64, "runner placed");
         self.queue.retain(|other| *other != id);
         self.hold_slot(choice.agent, &name, id);
-        self.observe(Observation::Stage(Stage::Queue, queued_for));
+        self.observe(Observation::Stage(Stage::Queue, waited));
         self.touch(id);
     }
 
@@ -325,10 +353,12 @@ impl Core {
             .agents
             .values()
             .filter(|a| a.session.is_none() && over(a.last_seen, self.policy.agent_forget))
+            // That it is cordoned must not be forgotten: only its runners are given up.
+            .filter(|a| a.cordon.is_none() || self.taken(a.id) > 0)
             .map(|a| a.id)
             .collect();
         for id in lost {
-            self.forget_agent(id, "it was away for too long", now);
+            self.give_up_agent(id, "it was away for too long", now);
         }
         let past: Vec<RunnerId> = self
             .runners
@@ -399,6 +429,10 @@ impl Core {
             {
                 return Some(format!("{} is dying and somebody waits for it", runner.id));
             }
+        }
+        let arrivals = self.queue.iter().filter_map(|id| self.runners.get(id)).map(|r| r.live.arrival);
+        if !arrivals.is_sorted() {
+            return Some("the queue is not in the order of arrival".into());
         }
         let slots: usize = self.by_agent.values().map(BTreeSet::len).sum();
         let placed = self.runners.values().filter(|r| r.placed().is_some()).count();

@@ -1,17 +1,24 @@
-//! The core alone: its rules one by one, then random histories against its invariants.
+//! The core alone: its rules one by one here, in [`cordon`], [`demand`] and [`elsewhere`]; in [`histories`] random ones against its invariants.
+
+mod cordon;
+mod demand;
+mod elsewhere;
+mod histories;
 
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
-use proptest::prelude::*;
 use shoes_vz_model::{AgentId, CloudId, ResourceType};
-use shoes_vz_proto::agent::{self as wire, sync_response::Command};
+use shoes_vz_proto::{
+    agent::{self as wire, sync_response::Command},
+    fleet::AgentView,
+};
 
 use super::{
     core::{Core, Policy},
     types::{
-        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Refusal, Registration, Script, SessionId, Turn,
-        WaiterId, Write,
+        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Order, Refusal, Registration, Script,
+        SessionId, Turn, WaiterId, Write,
     },
 };
 
@@ -24,6 +31,7 @@ struct World {
     next: u64,
     added: HashMap<WaiterId, Result<Added, Refusal>>,
     deleted: HashMap<WaiterId, Result<(), Refusal>>,
+    ordered: HashMap<WaiterId, Result<AgentView, Refusal>>,
     sent: Vec<(SessionId, wire::SyncResponse)>,
     closed: Vec<(SessionId, Closed)>,
     writes: Vec<Write>,
@@ -38,6 +46,7 @@ impl World {
             next: 0,
             added: HashMap::new(),
             deleted: HashMap::new(),
+            ordered: HashMap::new(),
             sent: vec![],
             closed: vec![],
             writes: vec![],
@@ -65,6 +74,9 @@ impl World {
             match effect {
                 Effect::Added(w, a) => assert!(self.added.insert(w, a).is_none(), "answered twice"),
                 Effect::Deleted(w, a) => assert!(self.deleted.insert(w, a).is_none(), "answered twice"),
+                Effect::Ordered(w, a) => {
+                    assert!(self.ordered.insert(w, a.map(|v| *v)).is_none(), "answered twice");
+                }
                 Effect::Send(s, c) => self.sent.push((s, *c)),
                 Effect::Close(s, why) => self.closed.push((s, why)),
                 Effect::Registered(..) | Effect::Observe(_) => {}
@@ -111,10 +123,24 @@ impl World {
         waiter
     }
 
+    fn order(&mut self, agent: &str, order: Order) -> Result<AgentView, Refusal> {
+        let waiter = WaiterId(self.number());
+        self.on(Event::Order { waiter, agent: agent.into(), order });
+        self.ordered.remove(&waiter).expect("an order is obeyed or refused at once")
+    }
+
+    fn cordon(&mut self, agent: AgentId, reason: &str) {
+        self.order(&agent.to_string(), Order::Cordon(reason.into())).unwrap();
+    }
+
+    fn uncordon(&mut self, agent: AgentId) {
+        self.order(&agent.to_string(), Order::Uncordon).unwrap();
+    }
+
     fn agent(&mut self, slots: u32) -> Host {
         let id = self.uuid().parse().unwrap();
         self.register(Some(id), slots, Some(wire::AgentInfo { protocol: 1, ..Default::default() }));
-        let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+        let mut host = Host::new(id);
         host.connect(self);
         host
     }
@@ -164,11 +190,33 @@ struct Host {
     id: AgentId,
     session: SessionId,
     runners: Vec<wire::Runner>,
+    /// Command ids of the creates it refused.
     refused: Vec<String>,
+    takes_none: String,
     online: bool,
 }
 
 impl Host {
+    /// Registered, and not there yet.
+    fn new(id: AgentId) -> Self {
+        Self {
+            id,
+            session: SessionId(0),
+            runners: vec![],
+            refused: vec![],
+            takes_none: String::new(),
+            online: false,
+        }
+    }
+
+    /// Refuses the create sent to it last, for its own sake.
+    fn refuse(&self, world: &mut World, error: &str) {
+        let mut sent = world.sent.iter().rev().filter(|(s, _)| *s == self.session);
+        let create = sent.find(|(_, c)| matches!(c.command, Some(Command::CreateRunner(_))));
+        let command_id = create.expect("a create was sent").1.command_id.clone();
+        self.ack(world, vec![wire::CommandAck { command_id, error: error.into(), try_elsewhere: true }]);
+    }
+
     fn connect(&mut self, world: &mut World) {
         self.online = true;
         self.session = SessionId(world.number());
@@ -188,7 +236,7 @@ impl Host {
             active_runners: 0,
             runners: self.runners.clone(),
             acks,
-            ..Default::default()
+            takes_none_because: self.takes_none.clone(),
         };
         world.on(Event::Synced { session: self.session, agent: self.id, request: Box::new(request) });
     }
@@ -272,12 +320,12 @@ fn a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it()
     let here = world.register(Some(AgentId::random()), 1, Some(info("usual")));
     world.add_labelled("first", &["rare"]);
     world.add_labelled("second", &["usual"]);
-    let mut host = Host { id: here, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut host = Host::new(here);
     host.connect(&mut world);
     let made = world.creates(host.session);
     assert_eq!(made.iter().map(|c| c.runner_name.as_str()).collect::<Vec<_>>(), ["second"]);
     assert!(world.view("first").pending_reason.contains("is offline"));
-    let mut late = Host { id: away, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut late = Host::new(away);
     late.connect(&mut world);
     assert_eq!(world.creates(late.session).len(), 1);
 }
@@ -290,7 +338,7 @@ fn slots_promised_in_one_go_are_counted_one_by_one() {
         let info = wire::AgentInfo { protocol: 1, templates: vec![template], ..Default::default() };
         let id = world.uuid().parse().unwrap();
         world.register(Some(id), slots, Some(info));
-        let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+        let mut host = Host::new(id);
         host.connect(&mut world);
         host
     };
@@ -464,7 +512,7 @@ fn an_unknown_runner_is_adopted_and_takes_the_callers_that_wait_for_its_name() {
         state: wire::RunnerState::Running.into(),
         ..Default::default()
     };
-    let mut host = Host { id, session: SessionId(0), runners: vec![told], refused: vec![], online: true };
+    let mut host = Host { runners: vec![told], ..Host::new(id) };
     host.connect(&mut world);
     assert_eq!(world.added[&waiter].clone().unwrap().cloud_id, cloud_id);
     assert_eq!(world.creates(host.session).len(), 0);
@@ -503,8 +551,7 @@ fn the_newer_stream_of_an_agent_counts_and_the_older_is_closed() {
 #[test]
 fn an_agent_that_did_not_register_is_told_to() {
     let mut world = World::new(Policy::default());
-    let mut host =
-        Host { id: AgentId::random(), session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut host = Host::new(AgentId::random());
     host.connect(&mut world);
     assert_eq!(world.closed, [(host.session, Closed::Unregistered)]);
 }
@@ -527,7 +574,7 @@ fn a_caller_whose_answer_was_lost_leaves_no_runner_behind() {
 fn a_go_agent_gets_one_command_for_each_message_and_its_successor_ends_its_runners() {
     let mut world = World::new(Policy::default());
     let id = world.register(None, 2, None);
-    let mut host = Host { id, session: SessionId(0), runners: vec![], refused: vec![], online: true };
+    let mut host = Host::new(id);
     host.connect(&mut world);
     for name in ["a", "b"] {
         world.add(name);
@@ -544,198 +591,4 @@ fn a_go_agent_gets_one_command_for_each_message_and_its_successor_ends_its_runne
     assert!(world.view("a").runner.unwrap().end.is_none());
     world.register(None, 2, None);
     assert_eq!(world.end_of("a").kind(), wire::EndKind::VmDied);
-}
-
-/// One step of a random history.
-#[derive(Debug, Clone)]
-enum Step {
-    Add(u8),
-    Leave(u8),
-    Undelivered(u8),
-    Delete(u8),
-    Pass(u16),
-    Connect(u8),
-    Lose(u8),
-    /// The agent obeys up to here and reports; the runner it picks advances.
-    Work(u8, u8, u8),
-    Forget(u8),
-    RefuseCreate(u8),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (0u8..6).prop_map(Step::Add),
-        2 => any::<u8>().prop_map(Step::Leave),
-        1 => any::<u8>().prop_map(Step::Undelivered),
-        2 => any::<u8>().prop_map(Step::Delete),
-        2 => (0u16..400).prop_map(Step::Pass),
-        1 => (0u8..3).prop_map(Step::Connect),
-        1 => (0u8..3).prop_map(Step::Lose),
-        6 => (0u8..3, any::<u8>(), 1u8..7).prop_map(|(a, r, s)| Step::Work(a, r, s)),
-        1 => (0u8..3).prop_map(Step::Forget),
-        1 => (0u8..3).prop_map(Step::RefuseCreate),
-    ];
-    proptest::collection::vec(step, 1..120)
-}
-
-/// What a host does with everything sent on its present stream.
-fn obey(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck> {
-    let mut acks = vec![];
-    for (session, response) in world.sent[from..].iter().cloned() {
-        if session != host.session {
-            continue;
-        }
-        match response.command {
-            Some(Command::CreateRunner(create)) => {
-                let known = host.refused.contains(&create.runner_id)
-                    || host.runners.iter().any(|r| r.runner_id == create.runner_id);
-                if !known {
-                    host.runners.push(wire::Runner {
-                        runner_id: create.runner_id,
-                        runner_name: create.runner_name,
-                        cloud_id: create.cloud_id,
-                        state: 1,
-                        ..Default::default()
-                    });
-                }
-            }
-            Some(Command::DeleteRunner(delete)) => host.runners.retain(|r| r.runner_id != delete.runner_id),
-            _ => continue,
-        }
-        acks.push(wire::CommandAck {
-            command_id: response.command_id,
-            error: String::new(),
-            ..Default::default()
-        });
-    }
-    acks
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
-
-    /// Whatever happens: the invariants hold after each event (`World::take`), no agent ever has more than its slots or
-    /// two VMs of one name, and once all is quiet every call is answered and every host is empty.
-    #[test]
-    fn random_histories_keep_every_promise(steps in steps()) {
-        let mut world = World::new(Policy::default());
-        let mut hosts: Vec<Host> = (0..3).map(|_| world.agent(2)).collect();
-        let mut done = [0usize; 3];
-        let mut waiters: Vec<WaiterId> = vec![];
-        let mut deleters: Vec<WaiterId> = vec![];
-        let mut left: Vec<WaiterId> = vec![];
-        for step in steps {
-            match step {
-                Step::Add(n) => waiters.push(world.add(&format!("r{n}"))),
-                Step::Leave(n) if !waiters.is_empty() => {
-                    let waiter = waiters[usize::from(n) % waiters.len()];
-                    if !world.added.contains_key(&waiter) {
-                        left.push(waiter);
-                    }
-                    world.on(Event::CallerGone { waiter });
-                }
-                Step::Undelivered(n) => {
-                    let told: Vec<_> = world.added.values().flatten().map(|a| a.runner_id).collect();
-                    if !told.is_empty() {
-                        world.on(Event::Undelivered { runner: told[usize::from(n) % told.len()] });
-                    }
-                }
-                Step::Delete(n) => {
-                    let views = world.core.snapshot(true, world.now()).runners;
-                    if !views.is_empty() {
-                        let cloud_id = views[usize::from(n) % views.len()].cloud_id.parse().unwrap();
-                        deleters.push(world.delete(cloud_id));
-                    }
-                }
-                Step::Pass(seconds) => world.pass(Duration::from_secs(seconds.into())),
-                Step::Connect(a) => {
-                    let host = &mut hosts[usize::from(a)];
-                    host.connect(&mut world);
-                    done[usize::from(a)] = 0;
-                }
-                Step::Lose(a) => hosts[usize::from(a)].lose(&mut world),
-                Step::Work(a, pick, state) => {
-                    let at = usize::from(a);
-                    let from = std::mem::replace(&mut done[at], world.sent.len());
-                    let acks = obey(&mut world, &mut hosts[at], from);
-                    let count = hosts[at].runners.len();
-                    if count > 0 {
-                        let runner = &mut hosts[at].runners[usize::from(pick) % count];
-                        runner.state = runner.state.max(state.into());
-                    }
-                    if world.closed.iter().all(|(s, _)| *s != hosts[at].session) {
-                        hosts[at].ack(&mut world, acks);
-                    }
-                }
-                Step::Forget(a) => {
-                    hosts[usize::from(a)].runners.clear();
-                    hosts[usize::from(a)].sync(&mut world);
-                }
-                Step::RefuseCreate(a) => {
-                    let at = usize::from(a);
-                    let last = world.sent[done[at]..].iter().rev().find(|(s, _)| *s == hosts[at].session).cloned();
-                    if let Some((_, response)) = last.filter(|_| hosts[at].online) {
-                        if let Some(Command::CreateRunner(create)) = &response.command {
-                            hosts[at].refused.push(create.runner_id.clone());
-                        }
-                        let ack = wire::CommandAck { command_id: response.command_id, error: "no".into(), ..Default::default() };
-                        hosts[at].ack(&mut world, vec![ack]);
-                    }
-                }
-                Step::Leave(_) => {}
-            }
-            let mut names: Vec<&str> = hosts.iter().flat_map(|h| &h.runners).map(|r| r.runner_name.as_str()).collect();
-            let all = names.len();
-            names.sort_unstable();
-            names.dedup();
-            prop_assert_eq!(names.len(), all, "two VMs have one name");
-            prop_assert!(hosts.iter().all(|h| h.runners.len() <= 2), "an agent has more than its slots");
-        }
-        // Quiet: everybody deletes what they have, every host works on, time passes.
-        let mut last = vec![];
-        for view in world.core.snapshot(false, world.now()).runners {
-            last.push(world.delete(view.cloud_id.parse().unwrap()));
-        }
-        for host in &mut hosts {
-            host.connect(&mut world);
-        }
-        for round in 0..4 {
-            for (at, host) in hosts.iter_mut().enumerate() {
-                let from = if round == 0 { 0 } else { done[at] };
-                done[at] = world.sent.len();
-                let acks = obey(&mut world, host, from);
-                host.ack(&mut world, acks);
-            }
-        }
-        world.pass(10 * MINUTE);
-        for waiter in waiters.iter().filter(|w| !left.contains(w)) {
-            prop_assert!(world.added.contains_key(waiter), "an AddInstance was never answered");
-        }
-        for waiter in deleters {
-            prop_assert!(world.deleted.contains_key(&waiter), "a DeleteInstance was never answered");
-        }
-        for waiter in last {
-            prop_assert_eq!(world.deleted.get(&waiter), Some(&Ok(())));
-        }
-        prop_assert!(hosts.iter().all(|h| h.runners.is_empty()), "a VM was left behind");
-        prop_assert_eq!(world.core.snapshot(false, world.now()).runners.len(), 0);
-    }
-
-    /// With one agent and one slot, those who wait are served in the order they came.
-    #[test]
-    fn the_queue_is_first_come_first_served(count in 2usize..12) {
-        let mut world = World::new(Policy::default());
-        let mut host = world.agent(1);
-        for n in 0..count {
-            world.add(&format!("r{n}"));
-        }
-        for _ in 0..count {
-            host.all(&mut world, wire::RunnerState::SshReady);
-            let cloud_id = world.cloud_id(&world.creates(host.session).last().unwrap().runner_name);
-            world.delete(cloud_id);
-            host.none(&mut world);
-        }
-        let order: Vec<String> = world.creates(host.session).into_iter().map(|c| c.runner_name).collect();
-        prop_assert_eq!(order, (0..count).map(|n| format!("r{n}")).collect::<Vec<_>>());
-    }
 }

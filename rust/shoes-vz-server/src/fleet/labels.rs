@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use shoes_vz_proto::agent as wire;
 
+use super::schedule::Want;
+
 /// Labels GitHub or myshoes put on every job; no template has to offer them.
 const ALWAYS: [&str; 7] = ["self-hosted", "myshoes", "macos", "linux", "x64", "arm64", "dependabot"];
 
@@ -83,14 +85,21 @@ pub fn first_unknown<'a>(
     })
 }
 
-/// The template of `offers` that fits `labels` ("" = the agent's own), or the labels that stand in the way.
-pub fn fit(
-    labels: &[String],
-    accepted: &Accepted,
-    unknown: UnknownLabels,
-    offers_: &Offers,
-) -> Result<String, Vec<String>> {
-    let Offers::Templates(templates, host) = offers_ else { return Ok(String::new()) };
+/// Why no template of an agent will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// None has the name asked for.
+    Template,
+    /// These labels stand in the way.
+    Labels(Vec<String>),
+}
+
+/// The template of `offers` that fits ("" = the agent's own).
+pub fn fit(want: Want<'_>, offers_: &Offers) -> Result<String, Misfit> {
+    let Want { labels, accepted, unknown, .. } = want;
+    let Offers::Templates(templates, host) = offers_ else {
+        return if want.template.is_empty() { Ok(String::new()) } else { Err(Misfit::Template) };
+    };
     let lowers: Vec<String> = labels.iter().map(|l| l.to_ascii_lowercase()).collect();
     let misses = |template: Option<&wire::TemplateInfo>| -> Vec<String> {
         let os = template.map(|t| t.os.as_str()).filter(|os| !os.is_empty()).unwrap_or(&host.os);
@@ -109,6 +118,11 @@ pub fn fit(
             .map(|(_, label)| label.clone())
             .collect()
     };
+    if !want.template.is_empty() {
+        let named = templates.iter().find(|t| t.name == want.template).ok_or(Misfit::Template)?;
+        let missing = misses(Some(named));
+        return if missing.is_empty() { Ok(named.name.clone()) } else { Err(Misfit::Labels(missing)) };
+    }
     // The agent's own template is its first; with none listed only the host itself can be looked at.
     let own = misses(templates.first());
     if own.is_empty() && !wants_other(&lowers, templates) {
@@ -117,7 +131,7 @@ pub fn fit(
     let best = templates.iter().map(|t| (misses(Some(t)), wanted(&lowers, t), t));
     match best.filter(|(missing, ..)| missing.is_empty()).max_by_key(|(_, wanted, _)| *wanted) {
         Some((.., template)) => Ok(template.name.clone()),
-        None => Err(own),
+        None => Err(Misfit::Labels(own)),
     }
 }
 
@@ -142,7 +156,9 @@ fn arch_label(arch: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+
+    use super::{super::types::Shape, *};
 
     fn template(name: &str, os: &str, labels: &[&str]) -> wire::TemplateInfo {
         wire::TemplateInfo {
@@ -168,7 +184,39 @@ mod tests {
     }
 
     fn fits(labels: &[&str], offers: &Offers) -> Result<String, Vec<String>> {
-        fit(&of(labels), &Accepted::default(), UnknownLabels::Refuse, offers)
+        fits_from("", labels, UnknownLabels::Refuse, offers).map_err(|misfit| match misfit {
+            Misfit::Labels(labels) => labels,
+            Misfit::Template => panic!("no template was asked for"),
+        })
+    }
+
+    fn fits_from(
+        template: &str,
+        labels: &[&str],
+        unknown: UnknownLabels,
+        offers: &Offers,
+    ) -> Result<String, Misfit> {
+        let (labels, accepted, refused_by) = (of(labels), Accepted::default(), BTreeMap::new());
+        let want = Want {
+            labels: &labels,
+            shape: Shape::default(),
+            template,
+            accepted: &accepted,
+            unknown,
+            refused_by: &refused_by,
+        };
+        fit(want, offers)
+    }
+
+    #[test]
+    fn a_template_asked_for_by_name_is_the_only_one_looked_at() {
+        let from =
+            |template: &str, labels: &[&str]| fits_from(template, labels, UnknownLabels::Refuse, &mac());
+        assert_eq!(from("xcode", &[]), Ok("xcode".into()));
+        assert_eq!(from("plain", &["macos-26"]), Ok("plain".into()));
+        assert_eq!(from("plain", &["xcode-26"]), Err(Misfit::Labels(of(&["xcode-26"]))));
+        assert_eq!(from("sonoma", &[]), Err(Misfit::Template));
+        assert_eq!(fits_from("x", &[], UnknownLabels::Ignore, &Offers::Anything), Err(Misfit::Template));
     }
 
     #[test]
@@ -212,7 +260,7 @@ mod tests {
 
     #[test]
     fn an_ignored_label_does_not_hide_a_template_that_offers_another() {
-        let labels = of(&["gpu", "xcode-26"]);
-        assert_eq!(fit(&labels, &Accepted::default(), UnknownLabels::Ignore, &mac()), Ok("xcode".into()));
+        let chosen = fits_from("", &["gpu", "xcode-26"], UnknownLabels::Ignore, &mac());
+        assert_eq!(chosen, Ok("xcode".into()));
     }
 }

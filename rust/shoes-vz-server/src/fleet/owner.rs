@@ -10,7 +10,10 @@ use std::{
 };
 
 use shoes_vz_model::{AgentId, CloudId, Outside, RunnerId, RunnerName};
-use shoes_vz_proto::{agent as wire, fleet::RunnerView};
+use shoes_vz_proto::{
+    agent as wire,
+    fleet::{AgentView, RunnerView},
+};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     time::Instant,
@@ -25,8 +28,8 @@ use crate::{
 use super::{
     core::{Core, Policy, Snapshot},
     types::{
-        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Refusal, Registration, SessionId, Turn,
-        WaiterId,
+        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Order, Refusal, Registration, SessionId, Turn,
+        WaiterId, Waits,
     },
 };
 
@@ -59,21 +62,34 @@ pub enum Watched {
     Name(RunnerName),
 }
 
+/// Something that changed, as it is now.
+#[derive(Debug)]
+pub enum Change {
+    /// A runner.
+    Runner(Box<RunnerView>),
+    /// An agent.
+    Agent(Box<AgentView>),
+    /// An agent that is known no more.
+    AgentGone(AgentId),
+}
+
 enum Message {
     Event(Event),
     Add(Event, WaiterId, oneshot::Sender<Result<Delivered, Refusal>>),
     Delete(Event, WaiterId, oneshot::Sender<Result<(), Refusal>>),
     Register(Event, WaiterId, oneshot::Sender<AgentId>),
+    Order(Event, WaiterId, oneshot::Sender<Result<AgentView, Refusal>>),
     Open(SessionId, mpsc::Sender<Down>),
     Snapshot(bool, oneshot::Sender<Snapshot>),
     Look(Watched, oneshot::Sender<Vec<RunnerView>>),
+    LookAtAgent(AgentId, oneshot::Sender<Option<AgentView>>),
 }
 
 /// Speaks with the owner. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     mailbox: mpsc::Sender<Message>,
-    changes: broadcast::Sender<Arc<RunnerView>>,
+    changes: broadcast::Sender<Arc<Change>>,
     counter: Arc<AtomicU64>,
     outside: Outside,
     stopping: CancellationToken,
@@ -86,7 +102,7 @@ pub struct Owner<S> {
     metrics: Arc<Metrics>,
     mailbox: mpsc::Receiver<Message>,
     handle: mpsc::WeakSender<Message>,
-    changes: broadcast::Sender<Arc<RunnerView>>,
+    changes: broadcast::Sender<Arc<Change>>,
     outside: Outside,
     stopping: CancellationToken,
     began: Instant,
@@ -95,6 +111,7 @@ pub struct Owner<S> {
     adders: BTreeMap<WaiterId, oneshot::Sender<Result<Delivered, Refusal>>>,
     deleters: BTreeMap<WaiterId, oneshot::Sender<Result<(), Refusal>>>,
     registering: BTreeMap<WaiterId, oneshot::Sender<AgentId>>,
+    ordering: BTreeMap<WaiterId, oneshot::Sender<Result<AgentView, Refusal>>>,
     pipes: BTreeMap<SessionId, mpsc::Sender<Down>>,
 }
 
@@ -127,6 +144,7 @@ pub fn new<S: Store>(
         adders: BTreeMap::new(),
         deleters: BTreeMap::new(),
         registering: BTreeMap::new(),
+        ordering: BTreeMap::new(),
         pipes: BTreeMap::new(),
     };
     // Sessions of this run never share a number with those of an earlier one, so neither do delete commands.
@@ -172,6 +190,14 @@ impl Fleet {
         answer.await.map_err(|_| Refusal::Stopping)
     }
 
+    /// CordonAgent, UncordonAgent: returns once it is durable, with the agent as it is then.
+    pub async fn order(&self, agent: String, order: Order) -> Result<AgentView, Refusal> {
+        let waiter = WaiterId(self.number());
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Order(Event::Order { waiter, agent, order }, waiter, reply)).await?;
+        answer.await.map_err(|_| Refusal::Stopping)?
+    }
+
     /// A Sync stream begins; commands come out of the receiver.
     pub async fn open(&self) -> Result<(SessionId, mpsc::Receiver<Down>), Refusal> {
         let session = SessionId(self.number());
@@ -210,8 +236,15 @@ impl Fleet {
         answer.await.map_err(|_| Refusal::Stopping)
     }
 
+    /// One agent, now; `None` when it is not known any more.
+    pub async fn look_at_agent(&self, id: AgentId) -> Result<Option<AgentView>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::LookAtAgent(id, reply)).await?;
+        answer.await.map_err(|_| Refusal::Stopping)
+    }
+
     /// Every change from now on.
-    pub fn changes(&self) -> broadcast::Receiver<Arc<RunnerView>> {
+    pub fn changes(&self) -> broadcast::Receiver<Arc<Change>> {
         self.changes.subscribe()
     }
 
@@ -305,18 +338,24 @@ impl<S: Store> Owner<S> {
         let now = self.now();
         let mut writes = Vec::new();
         let mut effects = Vec::new();
-        let mut views = Vec::new();
+        let mut changed = Vec::new();
         let mut looks: Vec<(oneshot::Sender<Vec<RunnerView>>, Vec<RunnerView>)> = Vec::new();
+        let mut agent_looks: Vec<(oneshot::Sender<Option<AgentView>>, Option<AgentView>)> = Vec::new();
         let mut snapshots = Vec::new();
-        let mut take = |core: &Core, changes: &broadcast::Sender<Arc<RunnerView>>, turn: Turn| {
-            let agents_changed = turn.writes.iter().any(|w| matches!(w, super::types::Write::Agent(_)));
+        let mut take = |core: &Core, changes: &broadcast::Sender<Arc<Change>>, turn: Turn| {
             writes.extend(turn.writes);
             effects.extend(turn.effects);
             if changes.receiver_count() > 0 {
-                let queued = if agents_changed { core.queued() } else { &[] };
-                views.extend(
-                    turn.changed.iter().chain(queued).filter_map(|id| core.view(*id, now)).map(Arc::new),
-                );
+                let queued = match turn.waits {
+                    Waits::AsBefore => &[],
+                    Waits::Otherwise => core.queued(),
+                };
+                let runners = turn.changed.iter().chain(queued).filter_map(|id| core.view(*id, now));
+                let agents = turn.agents.iter().map(|id| {
+                    core.agent_view(*id).map(Box::new).map_or(Change::AgentGone(*id), Change::Agent)
+                });
+                changed
+                    .extend(runners.map(|view| Change::Runner(Box::new(view))).chain(agents).map(Arc::new));
             }
         };
         let turn = self.core.on_time(now);
@@ -336,6 +375,10 @@ impl<S: Store> Owner<S> {
                     self.registering.insert(waiter, reply);
                     event
                 }
+                Message::Order(event, waiter, reply) => {
+                    self.ordering.insert(waiter, reply);
+                    event
+                }
                 Message::Open(session, pipe) => {
                     self.pipes.insert(session, pipe);
                     continue;
@@ -346,6 +389,10 @@ impl<S: Store> Owner<S> {
                 }
                 Message::Look(at, reply) => {
                     looks.push((reply, self.look(&at, now)));
+                    continue;
+                }
+                Message::LookAtAgent(id, reply) => {
+                    agent_looks.push((reply, self.core.agent_view(id)));
                     continue;
                 }
             };
@@ -378,8 +425,11 @@ impl<S: Store> Owner<S> {
         for (reply, views) in looks {
             let _ = reply.send(views);
         }
-        for view in views {
-            let _ = self.changes.send(view);
+        for (reply, view) in agent_looks {
+            let _ = reply.send(view);
+        }
+        for change in changed {
+            let _ = self.changes.send(change);
         }
         Ok(())
     }
@@ -414,6 +464,11 @@ impl<S: Store> Owner<S> {
             Effect::Registered(waiter, agent) => {
                 if let Some(reply) = self.registering.remove(&waiter) {
                     let _ = reply.send(agent);
+                }
+            }
+            Effect::Ordered(waiter, answer) => {
+                if let Some(reply) = self.ordering.remove(&waiter) {
+                    let _ = reply.send(answer.map(|view| *view));
                 }
             }
             Effect::Send(session, command) => self.send(session, command),

@@ -21,6 +21,11 @@ pub fn bounded_text(told: &str) -> String {
     text::tail(told.as_bytes(), usize::MAX, MAX_TEXT)
 }
 
+/// An agent's words as part of a line.
+pub fn one_line(told: &str) -> String {
+    text::tail(told.as_bytes(), usize::MAX, 1 << 10).replace(char::is_control, " ").trim().to_owned()
+}
+
 /// The report with every text within bounds.
 pub fn bounded(mut told: wire::Runner) -> wire::Runner {
     let long = |t: &mut String, max: usize| {
@@ -89,9 +94,11 @@ pub fn adopted(agent: AgentId, id: RunnerId, told: &wire::Runner, now: Now) -> O
         // Agents do not tell; it only shows in lists.
         resource_type: ResourceType::Nano,
         shape: Shape::default(),
+        template: String::new(),
         labels: Vec::new(),
         request_id: String::new(),
         requested_at: created.unwrap_or(now.wall),
+        refusals: 0,
         claims: 1,
         phase: Phase::Placed(Placed {
             agent,

@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! Queued ──place──▶ Placed ──reported over, or no longer listed──▶ Ended (tombstone) ──▶ forgotten
-//!    └──────────────────cancelled───────────────────────────────────▶┘
+//!  │ ▲─its agent cannot, another may─┘                               ▲
+//!  └──────────────────cancelled──────────────────────────────────────┘
 //! ```
 //! Only a placed runner takes a slot. A placed runner may be doomed: then it only waits to be gone.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId, RunnerName, Stage, State, state};
 use shoes_vz_proto::{agent as wire, fleet::RunnerView};
 
-use super::types::{Added, Script, Shape, WaiterId};
+use super::{
+    agent::Refused,
+    types::{Added, Script, Shape, WaiterId},
+};
 
 /// One runner; everything but `live` is durable.
 #[derive(Debug, Clone)]
@@ -27,12 +31,16 @@ pub struct Runner {
     pub resource_type: ResourceType,
     /// Its size.
     pub shape: Shape,
+    /// The only template it may be made from; "" = any that fits its labels.
+    pub template: String,
     /// As asked for.
     pub labels: Vec<String>,
     /// Of the AddInstance that began it.
     pub request_id: String,
     /// When that was.
     pub requested_at: Timestamp,
+    /// How many agents refused it for their own sake. Each of its creates has an id of its own by it.
+    pub refusals: u32,
     /// How many callers were told that they have it. Unclaimed runners do not outlive their callers for long.
     pub claims: u32,
     /// Where it stands.
@@ -117,6 +125,12 @@ pub struct Ended {
 pub struct Live {
     /// When the request came, by the monotonic clock.
     pub began: Duration,
+    /// Its place in the order of arrival.
+    pub arrival: u64,
+    /// When it was put into the queue: `began`, or when an agent refused it.
+    pub queued_since: Duration,
+    /// Agents that refused it for their own sake.
+    pub refused_by: BTreeMap<AgentId, Refused>,
     /// Callers of AddInstance.
     pub adders: Vec<WaiterId>,
     /// Callers of DeleteInstance.
@@ -248,6 +262,8 @@ impl Runner {
             pending_reason,
             requested_at: Some(shoes_vz_model::time::to_wire(self.requested_at)),
             queue_ms: u64::try_from(queued_for.as_millis()).unwrap_or(u64::MAX),
+            // The core's to tell.
+            agent_status: wire::AgentStatus::Unspecified.into(),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The scheduler: a function of a snapshot. Most free slots first; reservations are counted by whoever takes the
-//! snapshot; an agent that is not connected is never chosen.
+//! snapshot; an agent that is not connected, or cordoned, or says that it takes none, is never chosen, nor one that
+//! refused this very runner and has said nothing new since.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use shoes_vz_model::AgentId;
 
 use super::{
-    labels::{self, Accepted, Offers, UnknownLabels},
+    agent::{Heard, Refused},
+    labels::{self, Accepted, Misfit, Offers, UnknownLabels},
     types::Shape,
 };
 
@@ -28,6 +30,12 @@ pub struct Candidate<'a> {
     pub hostname: &'a str,
     /// Whether it is there.
     pub link: Link,
+    /// Set while an operator lets it have no new runners: why.
+    pub cordon: Option<&'a str>,
+    /// Why it takes no runners for now, in its own words; "" = it does.
+    pub takes_none: &'a str,
+    /// How far it was heard; `None` = it is not connected.
+    pub heard: Option<Heard>,
     /// Its slots.
     pub slots: u32,
     /// Slots in use or promised.
@@ -43,9 +51,9 @@ pub struct Candidate<'a> {
 impl Candidate<'_> {
     /// Slots that can be had now.
     pub fn free(&self) -> u32 {
-        match self.link {
-            Link::Online => self.slots.saturating_sub(self.taken),
-            Link::Offline => 0,
+        match (self.link, self.cordon, self.takes_none) {
+            (Link::Online, None, "") => self.slots.saturating_sub(self.taken),
+            (Link::Online | Link::Offline, ..) => 0,
         }
     }
 }
@@ -57,10 +65,14 @@ pub struct Want<'a> {
     pub labels: &'a [String],
     /// Its size.
     pub shape: Shape,
+    /// The only template it may have; "" = any that fits its labels.
+    pub template: &'a str,
     /// Labels without meaning.
     pub accepted: &'a Accepted,
     /// What is done about others.
     pub unknown: UnknownLabels,
+    /// Agents that refused it for their own sake.
+    pub refused_by: &'a BTreeMap<AgentId, Refused>,
 }
 
 /// Where a runner goes.
@@ -77,10 +89,18 @@ pub struct Choice {
 pub enum WhyNot {
     /// No Sync stream.
     Offline,
+    /// An operator's decision: why, or "".
+    Cordoned(String),
+    /// It takes none for now: why, in its words.
+    TakesNone(String),
+    /// It refused this one, and has said nothing new since: why, in its words.
+    Refused(String),
     /// It takes no runners at all.
     NoSlots,
     /// All slots are in use.
     Full(u32),
+    /// It offers no template of this name.
+    NoTemplate(String),
     /// These labels do not fit.
     Labels(Vec<String>),
     /// The host is smaller than the runner.
@@ -91,8 +111,13 @@ impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Offline => write!(f, "is offline"),
+            Self::Cordoned(reason) if reason.is_empty() => write!(f, "is cordoned"),
+            Self::Cordoned(reason) => write!(f, "is cordoned ({reason})"),
+            Self::TakesNone(words) => write!(f, "takes no runners for now: {words}"),
+            Self::Refused(words) => write!(f, "refused it: {words}"),
             Self::NoSlots => write!(f, "takes no runners (its --max-runners is 0)"),
             Self::Full(slots) => write!(f, "is full (all {slots} slots in use)"),
+            Self::NoTemplate(name) => write!(f, "has no template named {name}"),
             Self::Labels(labels) => write!(f, "has no template for label {}", labels.join(", ")),
             Self::TooSmall => write!(f, "has fewer CPUs or less memory than asked for"),
         }
@@ -117,24 +142,38 @@ pub fn choose<'a>(candidates: &[Candidate<'a>], want: Want<'_>) -> Result<Choice
 
 /// What can never change is told before what may.
 fn fits(candidate: &Candidate<'_>, want: Want<'_>) -> Result<String, WhyNot> {
-    let template =
-        labels::fit(want.labels, want.accepted, want.unknown, candidate.offers).map_err(WhyNot::Labels)?;
+    let template = labels::fit(want, candidate.offers).map_err(|misfit| match misfit {
+        Misfit::Template => WhyNot::NoTemplate(want.template.to_owned()),
+        Misfit::Labels(labels) => WhyNot::Labels(labels),
+    })?;
     let too_many_cpus = candidate.cpus > 0 && want.shape.cpus > candidate.cpus;
     let too_much_memory = candidate.memory_bytes > 0 && want.shape.memory_bytes > candidate.memory_bytes;
     if too_many_cpus || too_much_memory {
         return Err(WhyNot::TooSmall);
     }
-    match (candidate.link, candidate.slots, candidate.free()) {
-        (Link::Offline, ..) => Err(WhyNot::Offline),
-        (_, 0, _) => Err(WhyNot::NoSlots),
-        (_, slots, 0) => Err(WhyNot::Full(slots)),
+    if let Some(reason) = candidate.cordon {
+        return Err(WhyNot::Cordoned(reason.to_owned()));
+    }
+    if candidate.link == Link::Offline {
+        return Err(WhyNot::Offline);
+    }
+    if !candidate.takes_none.is_empty() {
+        return Err(WhyNot::TakesNone(candidate.takes_none.to_owned()));
+    }
+    if let Some(refused) = want.refused_by.get(&candidate.id).filter(|r| r.heard == candidate.heard) {
+        return Err(WhyNot::Refused(refused.words.clone()));
+    }
+    match (candidate.slots, candidate.free()) {
+        (0, _) => Err(WhyNot::NoSlots),
+        (slots, 0) => Err(WhyNot::Full(slots)),
         _ => Ok(template),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::labels::Host, *};
+    use shoes_vz_proto::agent as wire;
 
     const ANY: Offers = Offers::Anything;
 
@@ -143,6 +182,9 @@ mod tests {
             id: AgentId::random(),
             hostname,
             link: Link::Online,
+            cordon: None,
+            takes_none: "",
+            heard: None,
             slots,
             taken,
             cpus: 8,
@@ -153,7 +195,10 @@ mod tests {
 
     fn pick<'a>(candidates: &[Candidate<'a>], shape: Shape) -> Result<AgentId, Vec<(&'a str, WhyNot)>> {
         let accepted = Accepted::default();
-        let want = Want { labels: &[], shape, accepted: &accepted, unknown: UnknownLabels::Refuse };
+        let refused_by = BTreeMap::new();
+        let unknown = UnknownLabels::Refuse;
+        let want =
+            Want { labels: &[], shape, template: "", accepted: &accepted, unknown, refused_by: &refused_by };
         choose(candidates, want).map(|c| c.agent)
     }
 
@@ -164,15 +209,51 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_offline_full_or_too_small_is_never_chosen_and_each_is_told_apart() {
-        let mut all =
-            [candidate("a", 2, 0), candidate("b", 2, 3), candidate("c", 2, 0), candidate("d", 0, 0)];
+    fn an_agent_without_the_template_asked_for_is_never_chosen_however_free() {
+        let offers = |name: &str| {
+            let template = wire::TemplateInfo { name: name.into(), ..Default::default() };
+            Offers::Templates(vec![template], Host::default())
+        };
+        let (tahoe, sequoia) = (offers("tahoe"), offers("sequoia"));
+        let mut all = [candidate("a", 9, 0), candidate("b", 2, 1), candidate("go", 9, 0)];
+        (all[0].offers, all[1].offers) = (&tahoe, &sequoia);
+        let (accepted, refused_by) = (Accepted::default(), BTreeMap::new());
+        let want = |template| Want {
+            labels: &[],
+            shape: Shape::default(),
+            template,
+            accepted: &accepted,
+            unknown: UnknownLabels::Refuse,
+            refused_by: &refused_by,
+        };
+        let chosen = choose(&all, want("sequoia")).unwrap();
+        assert_eq!((chosen.agent, chosen.template.as_str()), (all[1].id, "sequoia"));
+        let why = choose(&all, want("sonoma")).unwrap_err();
+        assert_eq!(why.len(), 3, "a Go agent tells of no template");
+        assert!(why.iter().all(|(_, why)| why.to_string() == "has no template named sonoma"), "{why:?}");
+    }
+
+    #[test]
+    fn an_agent_that_is_offline_full_too_small_or_cordoned_is_never_chosen_and_each_is_told_apart() {
+        let mut all = [("a", 2, 0), ("b", 2, 3), ("c", 2, 0), ("d", 0, 0), ("e", 2, 0), ("f", 2, 0)]
+            .map(|(name, slots, taken)| candidate(name, slots, taken));
         all[0].link = Link::Offline;
         all[2].cpus = 2;
+        all[4].cordon = Some("new disk");
+        all[5].takes_none = "its disk is full";
         let why = pick(&all, Shape { cpus: 4, ..Shape::default() }).unwrap_err();
         assert_eq!(
             why,
-            [("a", WhyNot::Offline), ("b", WhyNot::Full(2)), ("c", WhyNot::TooSmall), ("d", WhyNot::NoSlots)]
+            [
+                ("a", WhyNot::Offline),
+                ("b", WhyNot::Full(2)),
+                ("c", WhyNot::TooSmall),
+                ("d", WhyNot::NoSlots),
+                ("e", WhyNot::Cordoned("new disk".into())),
+                ("f", WhyNot::TakesNone("its disk is full".into())),
+            ]
         );
+        assert_eq!(why[4].1.to_string(), "is cordoned (new disk)");
+        assert_eq!(WhyNot::Cordoned(String::new()).to_string(), "is cordoned");
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use shoes_vz_model::{AgentId, CloudId, Outside, ResourceType, RunnerId, RunnerName, Stage};
-use shoes_vz_proto::agent as wire;
+use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
 use super::{agent::Agent, runner::Runner};
 
@@ -58,6 +58,17 @@ pub struct Shape {
     pub disk_bytes: u64,
 }
 
+impl Shape {
+    /// Of each size the larger one.
+    pub fn at_least(self, other: Self) -> Self {
+        Self {
+            cpus: self.cpus.max(other.cpus),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            disk_bytes: self.disk_bytes.max(other.disk_bytes),
+        }
+    }
+}
+
 /// AddInstance, parsed.
 #[derive(Debug, Clone)]
 pub struct AddRequest {
@@ -104,6 +115,15 @@ pub struct Registration {
     pub info: Option<wire::AgentInfo>,
 }
 
+/// What an operator decides about an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// It gets no new runners. The reason is for people; "" keeps the one there is.
+    Cordon(String),
+    /// It gets runners again.
+    Uncordon,
+}
+
 /// What happens to the fleet.
 #[derive(Debug)]
 pub enum Event {
@@ -144,6 +164,15 @@ pub enum Event {
         /// What it says of itself.
         registration: Box<Registration>,
     },
+    /// CordonAgent, UncordonAgent, or the first half of DrainAgent.
+    Order {
+        /// Who waits.
+        waiter: WaiterId,
+        /// An agent's id or hostname, as given.
+        agent: String,
+        /// What is to be done.
+        order: Order,
+    },
     /// A message on a Sync stream; the first one opens the session.
     Synced {
         /// The stream.
@@ -171,6 +200,8 @@ pub enum Effect {
     Deleted(WaiterId, Result<(), Refusal>),
     /// Answer a caller of RegisterAgent.
     Registered(WaiterId, AgentId),
+    /// Answer an operator's order.
+    Ordered(WaiterId, Result<Box<AgentView>, Refusal>),
     /// Send on a Sync stream.
     Send(SessionId, Box<wire::SyncResponse>),
     /// End a Sync stream.
@@ -229,6 +260,9 @@ pub enum Refusal {
     /// Never known.
     #[error("{0}")]
     NotFound(String),
+    /// Several things are meant by it.
+    #[error("{0}")]
+    Ambiguous(String),
     /// The server ends.
     #[error("the server is stopping; try again")]
     Stopping,
@@ -260,6 +294,20 @@ pub struct Turn {
     pub effects: Vec<Effect>,
     /// Runners whose view changed.
     pub changed: Vec<RunnerId>,
+    /// Agents whose view changed, or that are there no more.
+    pub agents: Vec<AgentId>,
+    /// Whether why queued runners wait may have changed.
+    pub waits: Waits,
+}
+
+/// Whether why queued runners wait may have changed for all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Waits {
+    /// It did not.
+    #[default]
+    AsBefore,
+    /// An agent came, went, or takes runners otherwise than before.
+    Otherwise,
 }
 
 /// What metrics are fed with.
@@ -277,4 +325,6 @@ pub enum Observation {
     Resent,
     /// An agent refused a create command.
     CreateRefused,
+    /// An agent refused a create command for its own sake: the runner is queued again.
+    TriedElsewhere,
 }

@@ -1,10 +1,8 @@
 //! From text to values.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use shoes_vz_model::ResourceType;
-
-use crate::fleet::{labels::UnknownLabels, types::Shape};
+use crate::fleet::{demand::Demand, labels::UnknownLabels};
 
 use super::LogFormat;
 
@@ -97,21 +95,23 @@ pub(super) fn scalar(value: &toml::Value) -> Option<String> {
     }
 }
 
-/// `[resource_types.large]` and its likes.
-pub(super) fn shapes(
+/// `[resource_types.large]`, `[labels."macos-15"]` and their likes, which are in the table called `what`.
+pub(super) fn demands<K: Ord, E: fmt::Display>(
+    what: &str,
     value: &toml::Value,
+    key: impl Fn(&str) -> Result<K, E>,
     origin: &str,
     mistakes: &mut Vec<String>,
-) -> BTreeMap<ResourceType, Shape> {
-    let mut shapes = BTreeMap::new();
+) -> BTreeMap<K, Demand> {
+    let mut demands = BTreeMap::new();
     let Some(table) = value.as_table() else {
-        mistakes.push(format!("{origin}: resource_types is no table"));
-        return shapes;
+        mistakes.push(format!("{origin}: {what} is no table"));
+        return demands;
     };
     for (name, value) in table {
-        let at = format!("{origin}: resource_types.{name}");
-        let (resource_type, fields) = match (name.parse::<ResourceType>(), value.as_table()) {
-            (Ok(resource_type), Some(fields)) => (resource_type, fields),
+        let at = format!("{origin}: {what}.{name}");
+        let (key, fields) = match (key(name), value.as_table()) {
+            (Ok(key), Some(fields)) => (key, fields),
             (Err(e), _) => {
                 mistakes.push(format!("{at}: {e}"));
                 continue;
@@ -121,22 +121,39 @@ pub(super) fn shapes(
                 continue;
             }
         };
-        let mut shape = Shape::default();
+        let Demand { mut template, mut shape } = Demand::default();
         for (field, value) in fields {
             let text = scalar(value).unwrap_or_default();
             let done = match field.as_str() {
                 "cpus" => text.parse().map(|n| shape.cpus = n).map_err(|_| format!("{text:?} is no number")),
                 "memory" => bytes(&text).map(|n| shape.memory_bytes = n),
                 "disk" => bytes(&text).map(|n| shape.disk_bytes = n),
-                _ => Err("it is not known; known are cpus, memory, disk".into()),
+                "template" => match value.as_str() {
+                    Some(name) if !name.trim().is_empty() => {
+                        name.clone_into(&mut template);
+                        Ok(())
+                    }
+                    _ => Err("it is no template's name".into()),
+                },
+                _ => Err("it is not known; known are template, cpus, memory, disk".into()),
             };
             if let Err(e) = done {
                 mistakes.push(format!("{at}.{field}: {e}"));
             }
         }
-        shapes.insert(resource_type, shape);
+        if demands.insert(key, Demand { template, shape }).is_some() {
+            mistakes.push(format!("{at} is there twice, in another spelling"));
+        }
     }
-    shapes
+    demands
+}
+
+/// A label as the tables know it.
+pub(super) fn label(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("a label cannot be empty"),
+        label => Ok(label.to_ascii_lowercase()),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::fleet::{demand::Demand, types::Shape};
 
 fn read(args: &[&str], vars: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Settings, Unusable> {
     let files: BTreeMap<PathBuf, String> =
@@ -24,6 +25,9 @@ fn without_anything_it_listens_on_loopback_and_keeps_its_state_with_the_user() {
     assert_eq!(settings.metrics_addr, "127.0.0.1:9090".parse().unwrap());
     assert!(settings.state_dir.starts_with("/home/op"), "{:?}", settings.state_dir);
     assert_eq!(settings.policy.grace, Duration::from_secs(30));
+    assert_eq!(settings.damaged_state, OnDamage::Refuse);
+    let replacing = read(&["--replace-damaged-state"], &[], &[]).unwrap();
+    assert_eq!(replacing.damaged_state, OnDamage::MoveAside);
     assert!(settings.keepalive * 2 <= Duration::from_secs(15), "half-open connections are found in 15 s");
 }
 
@@ -41,7 +45,33 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
     assert_eq!(settings.policy.grace, Duration::from_secs(3));
     assert_eq!(settings.policy.accepted_labels, Accepted::new(["A", "b"]));
     let shape = Shape { cpus: 6, memory_bytes: 12 << 30, disk_bytes: 0 };
-    assert_eq!(settings.policy.shapes.get(&ResourceType::Large), Some(&shape));
+    let large = Demand { template: String::new(), shape };
+    assert_eq!(settings.policy.demands.resource_types.get(&ResourceType::Large), Some(&large));
+}
+
+#[test]
+fn labels_and_resource_types_name_templates_and_sizes_and_such_a_label_is_known() {
+    let file = "accepted_labels = 'gpu'\n[resource_types.nano]\ntemplate = 'plain'\n\
+                [labels.\"macOS-15\"]\ntemplate = 'sequoia'\ncpus = 4\nmemory = '8GiB'\ndisk = '90GiB'\n";
+    let policy = read(&["--config", "/c.toml"], &[], &[("/c.toml", file)]).unwrap().policy;
+    let shape = Shape { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 90 << 30 };
+    let sequoia = Demand { template: "sequoia".into(), shape };
+    assert_eq!(policy.demands.labels, BTreeMap::from([("macos-15".to_owned(), sequoia)]));
+    assert_eq!(policy.demands.resource_types[&ResourceType::Nano].template, "plain");
+    assert_eq!(policy.accepted_labels, Accepted::new(["gpu", "macos-15"]));
+}
+
+#[test]
+fn every_mistake_in_the_tables_of_labels_and_types_is_told_at_once() {
+    let file = "[resource_types.nano]\ntemplate = 3\n[labels.a]\ncpu = 1\nmemory = '8GB'\ntemplate = ''\n\
+                [labels]\nB = 7\n[labels.c]\n[labels.C]\n[labels.\"\"]\n";
+    let all = mistakes(read(&["--config", "/c.toml"], &[], &[("/c.toml", file)]));
+    let text = all.join("\n");
+    for part in ["nano.template", "a.cpu", "a.memory", "a.template", "labels.B is no table", "twice", "empty"]
+    {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    assert_eq!(all.len(), 7, "{text}");
 }
 
 #[test]

@@ -34,9 +34,13 @@ struct RunnerDetails {
     resource_type: String,
     #[serde(default)]
     shape: Shape,
+    #[serde(default)]
+    wanted_template: String,
     labels: Vec<String>,
     request_id: String,
     requested_at: Timestamp,
+    #[serde(default)]
+    refusals: u32,
     claims: u32,
     #[serde(default)]
     template: String,
@@ -64,9 +68,11 @@ pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusq
     let mut details = RunnerDetails {
         resource_type: runner.resource_type.to_string(),
         shape: runner.shape,
+        wanted_template: runner.template.clone(),
         labels: runner.labels.clone(),
         request_id: runner.request_id.clone(),
         requested_at: runner.requested_at,
+        refusals: runner.refusals,
         claims: runner.claims,
         template: String::new(),
         queued_us: 0,
@@ -113,8 +119,9 @@ pub(super) fn put_agent(transaction: &Transaction<'_>, agent: &Agent) -> rusqlit
         last_seen: agent.last_seen,
     };
     let info = agent.info.as_ref().map(wire::AgentInfo::encode_to_vec);
-    let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3, ?4)")?;
-    put.execute(params![agent.id.to_string(), agent.hostname, json(&details)?, info])
+    let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let cordon = agent.cordon.as_ref().map(json).transpose()?;
+    put.execute(params![agent.id.to_string(), agent.hostname, json(&details)?, info, cordon])
 }
 
 fn json(value: &impl Serialize) -> rusqlite::Result<String> {
@@ -129,7 +136,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, LoadError> {
         scripts.insert(row.get::<_, String>(0)?, Script::new(row.get::<_, String>(1)?));
     }
     let mut loaded = Loaded::default();
-    let mut query = connection.prepare("SELECT agent_id, hostname, details, info FROM agents")?;
+    let mut query = connection.prepare("SELECT agent_id, hostname, details, info, cordon FROM agents")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
@@ -159,6 +166,7 @@ fn agent(row: &rusqlite::Row<'_>, id: &str) -> Result<Agent, String> {
         Some(bytes) => Some(wire::AgentInfo::decode(bytes.as_slice()).map_err(text)?),
         None => None,
     };
+    let cordon = row.get::<_, Option<String>>(4).map_err(text)?;
     Ok(Agent {
         id: id.parse().map_err(text)?,
         hostname: row.get(1).map_err(text)?,
@@ -170,6 +178,7 @@ fn agent(row: &rusqlite::Row<'_>, id: &str) -> Result<Agent, String> {
         offers: Offers::of(info.as_ref()),
         info,
         last_seen: details.last_seen,
+        cordon: cordon.map(|c| serde_json::from_str(&c).map_err(text)).transpose()?,
         session: None,
     })
 }
@@ -212,9 +221,11 @@ fn runner(row: &rusqlite::Row<'_>, id: &str, script: Option<Script>) -> Result<R
         name: column(2)?.parse().map_err(text)?,
         resource_type: details.resource_type.parse().map_err(text)?,
         shape: details.shape,
+        template: details.wanted_template,
         labels: details.labels,
         request_id: details.request_id,
         requested_at: details.requested_at,
+        refusals: details.refusals,
         claims: details.claims,
         phase,
         live: Live::default(),

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId};
@@ -6,6 +6,7 @@ use shoes_vz_proto::agent as wire;
 
 use super::*;
 use crate::fleet::{
+    agent::Cordon,
     labels::Offers,
     runner::{Delivery, Doom, DoomKind, Ended, Live, Phase, Placed},
     types::{Script, Shape},
@@ -18,9 +19,11 @@ fn runner(name: &str, phase: Phase) -> Runner {
         name: name.parse().unwrap(),
         resource_type: ResourceType::Large,
         shape: Shape { cpus: 3, memory_bytes: 7, disk_bytes: 0 },
+        template: "sequoia".into(),
         labels: vec!["self-hosted".into()],
         request_id: "r-1".into(),
         requested_at: Timestamp::UNIX_EPOCH,
+        refusals: 2,
         claims: 1,
         phase,
         live: Live::default(),
@@ -68,6 +71,7 @@ fn what_was_written_is_read_back_in_every_phase() {
         offers: Offers::of(Some(&info)),
         info: Some(info),
         last_seen: Timestamp::UNIX_EPOCH,
+        cordon: Some(Cordon { reason: "new disk".into(), since: Timestamp::UNIX_EPOCH }),
         session: None,
     };
     let ended = Phase::Ended(Ended {
@@ -145,6 +149,7 @@ fn a_transaction_is_whole_or_not_at_all() {
         info: None,
         last_seen: Timestamp::UNIX_EPOCH,
         offers: Offers::Anything,
+        cordon: None,
         session: None,
     };
     let twin = Runner { cloud_id: CloudId::random(), ..twin };
@@ -196,4 +201,171 @@ fn a_damaged_a_foreign_and_a_newer_database_are_refused_in_words_and_left_as_the
     bytes[middle..middle + 4096].fill(0x5a);
     fs::write(&path, bytes).unwrap();
     unchanged("is damaged");
+}
+
+#[test]
+fn the_refusal_of_a_damaged_database_names_the_file_and_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(FILE), "no database ".repeat(100)).unwrap();
+    let told = refusal(dir.path());
+    for part in [dir.path().join(FILE).to_str().unwrap(), "--replace-damaged-state", "left as it is"] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+/// Every file in the directory, by its name.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let all = fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    all.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
+}
+
+/// A database as a server that was killed leaves it, with a log beside it, and a hole in its middle.
+fn damaged_with_a_log(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let alive = tempfile::tempdir().unwrap();
+    let (store, _) = Sqlite::open(alive.path()).unwrap();
+    for n in 0..200 {
+        put(&store, &runner(&format!("r{n}"), placed(AgentId::random(), Delivery::Done)), None);
+    }
+    drop(store);
+    let (store, _) = Sqlite::open(alive.path()).unwrap();
+    put(&store, &runner("late", placed(AgentId::random(), Delivery::Done)), None);
+    let mut left = files(alive.path());
+    drop(store);
+    assert!(!left[&format!("{FILE}-wal")].is_empty(), "{:?}", left.keys());
+    let bytes = left.get_mut(FILE).unwrap();
+    // More pages than the log has copies of.
+    let quarter = bytes.len() / 4;
+    bytes[quarter..3 * quarter].fill(0x5a);
+    left.iter().for_each(|(name, bytes)| fs::write(dir.join(name), bytes).unwrap());
+    left
+}
+
+#[test]
+fn a_damaged_database_is_refused_with_its_log_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = damaged_with_a_log(dir.path());
+    assert!(refusal(dir.path()).contains("is damaged"));
+    assert!(files(dir.path()) == before, "{:?}", files(dir.path()).keys());
+}
+
+#[test]
+fn a_damaged_database_is_moved_aside_whole_when_that_is_wanted_and_nothing_is_ever_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let replace = || Sqlite::open_or(dir.path(), OnDamage::MoveAside, Timestamp::UNIX_EPOCH);
+    let first = damaged_with_a_log(dir.path());
+    let (store, loaded) = replace().unwrap();
+    assert!(loaded.runners.is_empty() && loaded.agents.is_empty());
+    put(&store, &runner("new", placed(AgentId::random(), Delivery::Done)), None);
+    drop(store);
+    assert_eq!(replace().unwrap().1.runners.len(), 1, "what is sound stays where it is");
+
+    // A second time in the same second.
+    fs::write(dir.path().join(FILE), "no database").unwrap();
+    drop(replace().unwrap());
+    let kept = files(dir.path());
+    let aside = format!("{FILE}.damaged-19700101T000000Z");
+    assert!(kept[&aside] == first[FILE] && kept[&format!("{aside}-wal")] == first[&format!("{FILE}-wal")]);
+    assert_eq!(kept[&format!("{aside}-2")], b"no database");
+    let mode = fs::metadata(dir.path().join(&aside)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "scripts are in it");
+}
+
+#[test]
+fn a_newer_or_foreign_database_is_never_moved_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE recipes (soup TEXT)").unwrap();
+    let before = files(dir.path());
+    let told = Sqlite::open_or(dir.path(), OnDamage::MoveAside, Timestamp::UNIX_EPOCH).unwrap_err();
+    assert!(matches!(told, StoreError::Foreign(_)), "{told}");
+    assert!(files(dir.path()) == before);
+}
+
+#[test]
+fn a_database_of_the_first_version_with_a_row_nobody_can_read_stays_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = Connection::open(dir.path().join(FILE)).unwrap();
+    connection.execute_batch(VERSION_1).unwrap();
+    connection.execute("UPDATE agents SET details = '{}'", []).unwrap();
+    drop(connection);
+    let before = files(dir.path());
+    assert!(refusal(dir.path()).contains("is damaged (agent "));
+    assert!(files(dir.path()) == before, "{:?}", files(dir.path()).keys());
+}
+
+/// What the first version wrote, word for word.
+const VERSION_1: &str = r#"
+    CREATE TABLE agents (
+        agent_id TEXT PRIMARY KEY,
+        hostname TEXT NOT NULL,
+        details TEXT NOT NULL,
+        info BLOB
+    ) STRICT;
+    CREATE TABLE runners (
+        runner_id TEXT PRIMARY KEY,
+        cloud_id TEXT NOT NULL UNIQUE,
+        runner_name TEXT NOT NULL,
+        phase TEXT NOT NULL CHECK (phase IN ('queued', 'placed', 'ended')),
+        agent_id TEXT,
+        details TEXT NOT NULL,
+        report BLOB
+    ) STRICT;
+    CREATE INDEX runners_by_name ON runners (runner_name);
+    CREATE TABLE scripts (
+        runner_id TEXT PRIMARY KEY,
+        script TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO agents VALUES ('00000000-0000-4000-8000-0000000000a1', 'mac-1',
+        '{"max_runners":2,"cpu_cores":8,"memory_bytes":17179869184,"last_seen":"2026-11-25T00:00:00Z"}',
+        x'12056d61636f73');
+    INSERT INTO agents VALUES ('00000000-0000-4000-8000-0000000000a2', 'go-1',
+        '{"max_runners":1,"cpu_cores":8,"memory_bytes":0,"last_seen":"2026-11-25T00:00:00Z"}', NULL);
+    INSERT INTO runners VALUES ('00000000-0000-4000-8000-000000000001', 'shoes-vz-00000000-0000-4000-8000-000000000011',
+        'queued', 'queued', NULL,
+        '{"resource_type":"large","shape":{"cpus":3,"memory_bytes":7,"disk_bytes":0},"labels":["self-hosted"],"request_id":"r-1","requested_at":"2026-11-25T00:00:00Z","claims":0,"template":"","queued_us":0,"delivered":false,"doom":null,"hostname":"","ended_at":null}',
+        NULL);
+    INSERT INTO runners VALUES ('00000000-0000-4000-8000-000000000002', 'shoes-vz-00000000-0000-4000-8000-000000000012',
+        'placed', 'placed', '00000000-0000-4000-8000-0000000000a1',
+        '{"resource_type":"nano","labels":[],"request_id":"","requested_at":"2026-11-25T00:00:01Z","claims":1,"template":"xcode","queued_us":1234,"delivered":true,"doom":{"kind":"deleted","reason":"why not"},"hostname":"","ended_at":null}',
+        x'2004');
+    INSERT INTO runners VALUES ('00000000-0000-4000-8000-000000000003', 'shoes-vz-00000000-0000-4000-8000-000000000013',
+        'ended', 'ended', '00000000-0000-4000-8000-0000000000a1',
+        '{"resource_type":"nano","labels":[],"request_id":"","requested_at":"2026-11-25T00:00:02Z","claims":1,"queued_us":9,"hostname":"mac-1","ended_at":"2026-11-25T00:01:00Z"}',
+        x'6a020801');
+    INSERT INTO scripts VALUES ('00000000-0000-4000-8000-000000000001', 'echo token');
+    PRAGMA application_id = 0x73767a46;
+    PRAGMA user_version = 1;
+"#;
+
+#[test]
+fn a_database_of_the_first_version_is_taken_over_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
+    let (store, mut loaded) = Sqlite::open(dir.path()).unwrap();
+    loaded.agents.sort_by_key(|a| a.id);
+    let agents: Vec<_> = loaded.agents.iter().map(|a| (a.hostname.as_str(), a.cordon.is_some())).collect();
+    assert_eq!(agents, [("mac-1", false), ("go-1", false)]);
+    assert_eq!((loaded.agents[0].capacity.max_runners, loaded.agents[1].info.is_none()), (2, true));
+    assert_eq!(loaded.agents[0].info.as_ref().unwrap().os, "macos");
+    loaded.runners.sort_by_key(|r| r.id);
+    let [queued, placed, ended] = loaded.runners.as_slice() else { panic!("{:?}", loaded.runners) };
+    assert!(matches!(&queued.phase, Phase::Queued(s) if s.reveal() == "echo token"), "{queued:?}");
+    assert_eq!((queued.shape.cpus, queued.labels.as_slice()), (3, ["self-hosted".to_owned()].as_slice()));
+    let was = placed.placed().unwrap();
+    assert_eq!((was.agent, was.template.as_str()), (loaded.agents[0].id, "xcode"));
+    assert!(was.doom.is_some() && matches!(was.delivery, Delivery::Done));
+    assert_eq!(placed.state(), shoes_vz_model::State::Running);
+    assert!(matches!(&ended.phase, Phase::Ended(e) if e.hostname == "mac-1" && e.report.end.is_some()));
+
+    // And what is new can be written.
+    let cordon = Some(Cordon { reason: "new disk".into(), since: Timestamp::UNIX_EPOCH });
+    let agent = Agent { cordon: cordon.clone(), ..loaded.agents[0].clone() };
+    store.write(&[Write::Agent(Box::new(agent))]).unwrap();
+    drop(store);
+    let (_, loaded) = Sqlite::open(dir.path()).unwrap();
+    assert!(loaded.agents.iter().any(|a| a.cordon == cordon));
+    let version: i32 =
+        Connection::open(&path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
 }

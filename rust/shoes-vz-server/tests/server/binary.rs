@@ -77,6 +77,27 @@ async fn a_taken_port_is_its_end_with_words() {
 }
 
 #[tokio::test]
+async fn a_damaged_database_is_its_end_unless_it_is_told_to_begin_without_it() {
+    let dir = tempdir().unwrap();
+    let file = dir.path().join(shoes_vz_server::store::FILE);
+    std::fs::write(&file, "no database").unwrap();
+    let state = dir.path().to_str().unwrap();
+    let args = ["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
+    let refused = output(&args).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains(file.to_str().unwrap()) && told.contains("--replace-damaged-state"), "{told}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"no database");
+
+    let mut child = server(&args).arg("--replace-damaged-state").spawn().unwrap();
+    ready(&mut child).await;
+    let kept = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+    let kept: Vec<_> = kept.filter(|p| p.to_str().unwrap().contains(".damaged-")).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), b"no database");
+}
+
+#[tokio::test]
 async fn mistakes_in_its_settings_are_its_end_and_all_are_told() {
     let output = output(&["--grpc-addr", "nowhere", "--caller-grace", "soon"]).await;
     assert_eq!(output.status.code(), Some(2));

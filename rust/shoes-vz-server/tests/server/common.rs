@@ -147,6 +147,8 @@ pub(crate) struct Agent {
     up: mpsc::Sender<SyncRequest>,
     down: Streaming<SyncResponse>,
     acks: Vec<CommandAck>,
+    /// Why it takes no runners; "" = it does.
+    pub(crate) takes_none: String,
 }
 
 /// An agent of this version, with one template.
@@ -194,7 +196,7 @@ impl Agent {
         let id = client.register_agent(request).await.unwrap().into_inner().agent_id;
         let (up, requests) = mpsc::channel(16);
         let down = client.sync(ReceiverStream::new(requests)).await.unwrap().into_inner();
-        let mut agent = Self { id, runners, up, down, acks: vec![] };
+        let mut agent = Self { id, runners, up, down, acks: vec![], takes_none: String::new() };
         agent.sync().await;
         agent
     }
@@ -206,7 +208,7 @@ impl Agent {
             active_runners: self.runners.len() as u32,
             runners: self.runners.clone(),
             acks: std::mem::take(&mut self.acks),
-            ..Default::default()
+            takes_none_because: self.takes_none.clone(),
         };
         self.up.send(request).await.unwrap();
     }
@@ -224,11 +226,7 @@ impl Agent {
     pub(crate) async fn take_create(&mut self) -> CreateRunnerCommand {
         let response = self.next().await.unwrap().unwrap();
         let Some(Command::CreateRunner(create)) = response.command else { panic!("no create: {response:?}") };
-        self.acks.push(CommandAck {
-            command_id: response.command_id,
-            error: String::new(),
-            ..Default::default()
-        });
+        self.acks.push(CommandAck { command_id: response.command_id, ..Default::default() });
         self.runners.push(Runner {
             runner_id: create.runner_id.clone(),
             runner_name: create.runner_name.clone(),
@@ -239,15 +237,21 @@ impl Agent {
         create
     }
 
+    /// Refuses a create for its own sake.
+    pub(crate) async fn refuse_create(&mut self, error: &str) -> CreateRunnerCommand {
+        let response = self.next().await.unwrap().unwrap();
+        let Some(Command::CreateRunner(create)) = response.command else { panic!("no create: {response:?}") };
+        let ack = CommandAck { command_id: response.command_id, error: error.into(), try_elsewhere: true };
+        self.acks.push(ack);
+        self.sync().await;
+        create
+    }
+
     /// Takes a delete, and has the runner no more.
     pub(crate) async fn take_delete(&mut self) -> String {
         let response = self.next().await.unwrap().unwrap();
         let Some(Command::DeleteRunner(delete)) = response.command else { panic!("no delete: {response:?}") };
-        self.acks.push(CommandAck {
-            command_id: response.command_id,
-            error: String::new(),
-            ..Default::default()
-        });
+        self.acks.push(CommandAck { command_id: response.command_id, ..Default::default() });
         self.runners.retain(|r| r.runner_id != delete.runner_id);
         self.sync().await;
         delete.runner_id

@@ -282,6 +282,34 @@ async fn an_unacknowledged_create_is_sent_once_on_the_next_stream_and_never_agai
 }
 
 #[tokio::test]
+async fn a_runner_an_agent_cannot_take_goes_to_another_and_outlives_the_server_in_between() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut full = Agent::connect(&server, 2).await;
+    let call = server.add("a");
+    let refused = full.refuse_create("its disk is full").await;
+    let waits = server.until("a", |v| v.pending_reason.contains("mac-1 refused it: its disk is full")).await;
+    assert_eq!(waits.runner.unwrap().stage(), RunnerStage::Queue);
+    let metrics = server.http("/metrics", "").await.1;
+    assert!(metrics.contains("shoesvz_creates_tried_elsewhere_total 1"), "{metrics}");
+    full.takes_none = "its disk is full".into();
+    full.sync().await;
+    server.until("a", |v| v.pending_reason == "mac-1 takes no runners for now: its disk is full").await;
+    assert!(server.http("/metrics", "").await.1.contains("shoesvz_agents_taking_none 1"));
+    server.stop().await;
+    answer(call).await.unwrap_err();
+
+    let server = Server::start(dir.path()).await;
+    let retry = server.add("a");
+    let mut other = Agent::connect(&server, 1).await;
+    let create = other.take_create().await;
+    assert_eq!((&create.runner_id, create.setup_script.as_str()), (&refused.runner_id, SCRIPT));
+    other.report(RunnerState::SshReady).await;
+    answer(retry).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_newer_stream_of_an_agent_replaces_the_older() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -305,13 +333,13 @@ async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
     let added = answer(call).await.unwrap();
     drop(agent);
     until_offline(&server).await;
-    let told = answer(server.add_within("b", Duration::from_millis(300))).await.unwrap_err();
+    let told = answer(server.add_within("b", Duration::from_secs(2))).await.unwrap_err();
     assert!(told.message().contains("mac-1 is offline"), "{told:?}");
     let mut request = tonic::Request::new(shoes_vz_proto::fleet::DeleteInstanceRequest {
         cloud_id: added.cloud_id.clone(),
         labels: vec![],
     });
-    request.set_timeout(Duration::from_millis(300));
+    request.set_timeout(Duration::from_secs(2));
     let told = server.shoes().delete_instance(request).await.unwrap_err();
     assert_eq!(told.code(), Code::Unavailable, "{told:?}");
     assert!(told.message().contains("marked for deletion"), "{told:?}");

@@ -4,5 +4,6 @@
 
 mod binary;
 mod common;
+mod cordon;
 mod door;
 mod grpc;

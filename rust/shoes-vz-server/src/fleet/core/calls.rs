@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoes_vz_model::{CloudId, RunnerId, State};
 
 use crate::fleet::{
+    demand::Demand,
     labels,
     runner::{Doom, DoomKind, Live, Phase, Placed, Runner},
     schedule::{self, Link},
@@ -30,8 +31,8 @@ impl Core {
         let current = self.current.get(&request.name).copied();
         let id = match current {
             Some(id) => id,
-            None => match self.check_labels(&request.labels) {
-                Ok(()) => self.enqueue(request, fresh, now),
+            None => match self.check_labels(&request.labels).and_then(|()| self.demand(&request)) {
+                Ok(demand) => self.enqueue(request, demand, fresh, now),
                 Err(refusal) => return self.effect(Effect::Added(waiter, Err(refusal))),
             },
         };
@@ -60,7 +61,12 @@ impl Core {
         }
     }
 
-    fn enqueue(&mut self, request: AddRequest, fresh: Fresh, now: Now) -> RunnerId {
+    fn demand(&self, request: &AddRequest) -> Result<Demand, Refusal> {
+        let demand = self.policy.demands.of(request.resource_type, &request.labels);
+        demand.map_err(|conflict| Refusal::Invalid(conflict.to_string()))
+    }
+
+    fn enqueue(&mut self, request: AddRequest, demand: Demand, fresh: Fresh, now: Now) -> RunnerId {
         let id = fresh.runner;
         tracing::info!(runner_id = %id, cloud_id = %fresh.cloud, runner_name = %request.name,
             request_id = %request.request_id, resource_type = %request.resource_type, labels = ?request.labels,
@@ -69,6 +75,8 @@ impl Core {
         self.by_cloud.insert(fresh.cloud, id);
         self.current.insert(request.name.clone(), id);
         self.queue.push(id);
+        let live =
+            Live { began: now.mono, queued_since: now.mono, arrival: self.next_arrival(), ..Live::default() };
         self.runners.insert(
             id,
             Runner {
@@ -76,13 +84,15 @@ impl Core {
                 cloud_id: fresh.cloud,
                 name: request.name,
                 resource_type: request.resource_type,
-                shape: self.policy.shapes.get(&request.resource_type).copied().unwrap_or_default(),
+                shape: demand.shape,
+                template: demand.template,
                 labels: request.labels,
                 request_id: request.request_id,
                 requested_at: now.wall,
+                refusals: 0,
                 claims: 0,
                 phase: Phase::Queued(request.script),
-                live: Live { began: now.mono, ..Live::default() },
+                live,
             },
         );
         self.touch(id);

@@ -7,7 +7,7 @@ use shoes_vz_model::{AgentId, RunnerId, State, time};
 use shoes_vz_proto::agent as wire;
 
 use crate::fleet::{
-    agent::{Agent, Session, Style},
+    agent::{Agent, News, Session, Style},
     commands,
     labels::Offers,
     report,
@@ -24,12 +24,15 @@ impl Core {
     pub(super) fn on_register(&mut self, waiter: WaiterId, registration: Registration, now: Now) {
         let Registration { agent_id, fresh, hostname, capacity, info } = registration;
         let id = agent_id.unwrap_or(fresh);
+        let mut cordon = self.agents.get(&id).and_then(|a| a.cordon.clone());
         if agent_id.is_none() {
             let old = self
                 .agents
                 .values()
                 .filter(|a| a.info.is_none() && a.session.is_none() && a.hostname == hostname);
             for old in old.map(|a| a.id).collect::<Vec<_>>() {
+                // It has no identity of its own: its host is what was cordoned.
+                cordon = cordon.or_else(|| self.agents.get(&old).and_then(|a| a.cordon.clone()));
                 self.forget_agent(old, "its agent (Go) started anew, and VMs end with that process", now);
             }
         }
@@ -37,17 +40,32 @@ impl Core {
             version = info.as_ref().map_or("Go agent", |i| i.version.as_str()), "agent registered");
         let offers = Offers::of(info.as_ref());
         let session = self.agents.get_mut(&id).and_then(|a| a.session.take());
-        let agent = Agent { id, hostname, capacity, info, last_seen: now.wall, offers, session };
+        let agent = Agent { id, hostname, capacity, info, last_seen: now.wall, offers, cordon, session };
         self.turn.writes.push(Write::Agent(Box::new(agent.clone())));
         self.agents.insert(id, agent);
         self.effect(Effect::Registered(waiter, id));
-        self.reschedule = true;
+        self.agent_changed(id);
+    }
+
+    /// It was away for too long: forgotten with its runners, or, when it is cordoned, its runners alone.
+    pub(super) fn give_up_agent(&mut self, id: AgentId, why: &str, now: Now) {
+        match self.agents.get(&id).map(|a| &a.cordon) {
+            Some(Some(_)) => self.give_up_runners(id, why, now),
+            Some(None) | None => self.forget_agent(id, why, now),
+        }
     }
 
     /// Nothing of it can be there any more.
-    pub(super) fn forget_agent(&mut self, id: AgentId, why: &str, now: Now) {
+    fn forget_agent(&mut self, id: AgentId, why: &str, now: Now) {
+        self.give_up_runners(id, why, now);
+        self.agents.remove(&id);
+        self.turn.writes.push(Write::RemoveAgent(id));
+        self.agent_changed(id);
+    }
+
+    fn give_up_runners(&mut self, id: AgentId, why: &str, now: Now) {
         let Some(agent) = self.agents.get(&id) else { return };
-        tracing::warn!(agent_id = %id, hostname = %agent.hostname, why, "agent forgotten");
+        tracing::warn!(agent_id = %id, hostname = %agent.hostname, why, "agent given up");
         let reason = format!("{} was given up: {why}", agent.hostname);
         for runner in self.by_agent.get(&id).cloned().unwrap_or_default() {
             let stage = self.runners.get(&runner).map_or(0, |r| r.report().stage);
@@ -59,8 +77,6 @@ impl Core {
             };
             self.bury(runner, end, now);
         }
-        self.agents.remove(&id);
-        self.turn.writes.push(Write::RemoveAgent(id));
     }
 
     pub(super) fn on_session_lost(&mut self, session: SessionId, why: &str, now: Now) {
@@ -75,6 +91,7 @@ impl Core {
             self.turn.writes.push(Write::Agent(Box::new(row)));
             let held = self.by_agent.get(&id).into_iter().flatten();
             self.turn.changed.extend(held);
+            self.agent_changed(id);
         }
     }
 
@@ -88,7 +105,7 @@ impl Core {
         if !self.open_session(session, id, now) {
             return;
         }
-        let mut listed = BTreeSet::new();
+        let (mut listed, mut present) = (BTreeSet::new(), BTreeSet::new());
         let mut strays = BTreeSet::new();
         let mut end_acks = Vec::new();
         for told in request.runners {
@@ -99,6 +116,8 @@ impl Core {
             let told = report::bounded(told);
             if told.end.is_some() {
                 end_acks.push(told.runner_id.clone());
+            } else {
+                present.insert(runner);
             }
             listed.insert(runner);
             if self.on_report(id, runner, told, now) == Standing::Stray {
@@ -112,6 +131,14 @@ impl Core {
         }
         if let Some(session) = self.agents.get_mut(&id).and_then(|a| a.session.as_mut()) {
             session.set_strays(strays);
+            match session.hear(report::one_line(&request.takes_none_because), present) {
+                News::None => {}
+                News::Runners => self.reschedule = true,
+                News::TakesNone => {
+                    tracing::info!(agent_id = %id, why = %session.takes_none, "whether the agent takes runners has changed");
+                    self.agent_changed(id);
+                }
+            }
         }
         for ack in request.acks {
             self.on_ack(id, &ack, &listed, now);
@@ -146,7 +173,7 @@ impl Core {
         self.sessions.insert(session, id);
         let held = self.by_agent.get(&id).into_iter().flatten();
         self.turn.changed.extend(held);
-        self.reschedule = true;
+        self.agent_changed(id);
         true
     }
 
@@ -169,7 +196,7 @@ impl Core {
                 self.rehome(id, old, agent);
             }
             Phase::Queued(script) => {
-                // Only after the database was set back. What runs counts.
+                // After the database was set back, or an agent refused it and has it after all. What runs counts.
                 runner.phase = Phase::Placed(Placed {
                     agent,
                     template: String::new(),
@@ -327,7 +354,7 @@ impl Core {
 
     fn on_ack(&mut self, agent: AgentId, ack: &wire::CommandAck, listed: &BTreeSet<RunnerId>, now: Now) {
         if let Some(id) = commands::created_by(&ack.command_id) {
-            return self.on_create_ack(agent, id, &ack.error, listed.contains(&id), now);
+            return self.on_create_ack(agent, id, ack, listed.contains(&id), now);
         }
         let Some(session) = self.agents.get_mut(&agent).and_then(|a| a.session.as_mut()) else { return };
         let Some(id) = session.deletes.iter().find(|(_, c)| **c == ack.command_id).map(|(id, _)| *id) else {
@@ -344,24 +371,35 @@ impl Core {
         }
     }
 
-    fn on_create_ack(&mut self, agent: AgentId, id: RunnerId, error: &str, listed: bool, now: Now) {
+    fn on_create_ack(
+        &mut self,
+        agent: AgentId,
+        id: RunnerId,
+        ack: &wire::CommandAck,
+        listed: bool,
+        now: Now,
+    ) {
         let Some(runner) = self.runners.get_mut(&id) else { return };
+        let of_an_earlier_one = commands::create_id(runner) != ack.command_id;
         let Phase::Placed(placed) = &mut runner.phase else { return };
-        if placed.agent != agent || !matches!(placed.delivery, Delivery::Pending(_)) {
+        if of_an_earlier_one || placed.agent != agent || !matches!(placed.delivery, Delivery::Pending(_)) {
             return;
         }
-        if error.is_empty() || listed {
+        if ack.error.is_empty() || listed {
             placed.delivery = Delivery::Done;
             self.turn.writes.push(Write::ForgetScript(id));
             self.touch(id);
             return;
+        }
+        if ack.try_elsewhere && placed.doom.is_none() {
+            return self.try_elsewhere(id, agent, &ack.error, now);
         }
         let kind = match &placed.doom {
             Some(_) => wire::EndKind::Deleted,
             None => wire::EndKind::Failed,
         };
         self.observe(Observation::CreateRefused);
-        let reason = format!("the agent refused it: {}", report::bounded_text(error));
+        let reason = format!("the agent refused it: {}", report::bounded_text(&ack.error));
         let end = wire::RunnerEnd {
             kind: kind.into(),
             reason,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use shoes_vz_model::{CloudId, RunnerId, RunnerName};
+use shoes_vz_model::{AgentId, CloudId, RunnerId, RunnerName};
 use shoes_vz_proto::fleet::{AgentView, RunnerView};
 
 use crate::fleet::{
+    agent::Agent,
     runner::{Phase, Runner},
     types::Now,
 };
@@ -40,6 +41,11 @@ impl Core {
         self.runners.get(&id).map(|r| self.view_of(r, now))
     }
 
+    /// One agent.
+    pub fn agent_view(&self, id: AgentId) -> Option<AgentView> {
+        self.agents.get(&id).map(|a| a.view(self.taken(id)))
+    }
+
     /// The runner a cloud id belongs to.
     pub fn find_by_cloud(&self, cloud_id: CloudId) -> Option<RunnerId> {
         self.by_cloud.get(&cloud_id).copied()
@@ -68,6 +74,10 @@ impl Core {
             Phase::Placed(p) => p.queued_for,
             Phase::Ended(e) => e.queued_for,
         };
-        runner.view(&self.host_of(runner), self.why_pending(runner), queued_for)
+        let agent = runner.placed().and_then(|p| self.agents.get(&p.agent));
+        RunnerView {
+            agent_status: agent.map(Agent::status).unwrap_or_default().into(),
+            ..runner.view(&self.host_of(runner), self.why_pending(runner), queued_for)
+        }
     }
 }

@@ -1,0 +1,90 @@
+//! What operators decide about agents.
+
+use shoes_vz_model::AgentId;
+
+use crate::fleet::{
+    agent::Cordon,
+    types::{Effect, Now, Order, Refusal, WaiterId, Write},
+};
+
+use super::Core;
+
+/// Longest reason, in bytes.
+const MAX_REASON: usize = 1 << 10;
+
+impl Core {
+    pub(super) fn on_order(&mut self, waiter: WaiterId, agent: &str, order: Order, now: Now) {
+        let done = self.find_agent(agent).and_then(|id| self.obey(id, order, now));
+        let answer = done.and_then(|id| {
+            let view = self.agent_view(id).map(Box::new);
+            view.ok_or_else(|| unknown(agent))
+        });
+        self.effect(Effect::Ordered(waiter, answer));
+    }
+
+    fn obey(&mut self, id: AgentId, order: Order, now: Now) -> Result<AgentId, Refusal> {
+        let cordon = match order {
+            Order::Uncordon => None,
+            Order::Cordon(reason) => Some(worded(&reason)?),
+        };
+        let Some(agent) = self.agents.get_mut(&id) else { return Ok(id) };
+        let next = match (&agent.cordon, cordon) {
+            (_, None) => None,
+            (None, Some(reason)) => Some(Cordon { reason, since: now.wall }),
+            (Some(present), Some(reason)) if reason.is_empty() => Some(present.clone()),
+            (Some(present), Some(reason)) => Some(Cordon { reason, since: present.since }),
+        };
+        if agent.cordon == next {
+            return Ok(id);
+        }
+        match &next {
+            Some(Cordon { reason, .. }) => {
+                tracing::info!(agent_id = %id, hostname = %agent.hostname, reason, "agent cordoned");
+            }
+            None => tracing::info!(agent_id = %id, hostname = %agent.hostname, "agent uncordoned"),
+        }
+        agent.cordon = next;
+        self.turn.writes.push(Write::Agent(Box::new(agent.clone())));
+        self.agent_changed(id);
+        Ok(id)
+    }
+
+    /// By id, or by hostname (case is of no account) when one agent alone has it.
+    fn find_agent(&self, named: &str) -> Result<AgentId, Refusal> {
+        if named.is_empty() {
+            return Err(Refusal::Invalid("no agent is named: give its id or its hostname".into()));
+        }
+        if let Some(id) = named.parse().ok().filter(|id| self.agents.contains_key(id)) {
+            return Ok(id);
+        }
+        let found: Vec<AgentId> =
+            self.agents.values().filter(|a| a.hostname.eq_ignore_ascii_case(named)).map(|a| a.id).collect();
+        match found.as_slice() {
+            [] => Err(unknown(named)),
+            [one] => Ok(*one),
+            several => {
+                let each = several.iter().filter_map(|id| self.agents.get(id));
+                let each: Vec<String> = each.map(|a| format!("{} ({})", a.id, a.status_word())).collect();
+                Err(Refusal::Ambiguous(format!(
+                    "{} agents have the hostname {named}; name one by its id: {}",
+                    several.len(),
+                    each.join(", ")
+                )))
+            }
+        }
+    }
+}
+
+fn unknown(named: &str) -> Refusal {
+    let named: String = named.chars().take(255).collect();
+    Refusal::NotFound(format!("no agent has the id or hostname {named:?}"))
+}
+
+/// A reason as it is kept: one line, within bounds.
+fn worded(reason: &str) -> Result<String, Refusal> {
+    if reason.len() > MAX_REASON {
+        let words = format!("the reason has {} bytes; at most {MAX_REASON} are kept", reason.len());
+        return Err(Refusal::Invalid(words));
+    }
+    Ok(reason.replace(char::is_control, " ").trim().to_owned())
+}
