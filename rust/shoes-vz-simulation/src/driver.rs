@@ -212,7 +212,7 @@ impl Simulation {
         }
         self.heal();
         let up_by = self.now() + TO_SETTLE;
-        self.until(up_by, "not every process is up", |s| s.down.is_empty() && s.dying.is_empty())?;
+        self.until(up_by, "not every process is up", |s| s.is_up())?;
         let settled_by = self.now() + TO_SETTLE;
         self.until(settled_by, "the errands are not over", |s| lock(&s.progress).errands_done == s.errands)?;
         let settled_by = self.now() + TO_SETTLE;
@@ -223,6 +223,11 @@ impl Simulation {
         self.until(filled_by, "the last wave is not over", |s| lock(&s.progress).last_wave_done)?;
         let settled_by = self.now() + TO_SETTLE;
         self.until_nothing_is_left(settled_by)
+    }
+
+    fn is_up(&self) -> bool {
+        let here = lock(&self.serving).is_some() && self.serves.iter().all(|s| lock(s).is_some());
+        here && self.down.is_empty() && self.dying.is_empty()
     }
 
     fn now(&self) -> Duration {

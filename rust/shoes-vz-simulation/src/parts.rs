@@ -100,7 +100,6 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
         }
         inspected.set_servers_view(core.living(), core.waiting());
     });
-    *serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(fleet.clone());
     let door = Door {
         token: None,
         defaults: Defaults {
@@ -111,8 +110,9 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
         keepalive: KEEPALIVE,
     };
     world.note(format_args!("the server is up"));
-    let grpc =
-        serve_grpc(fleet, metrics, door, net::incoming(Arc::clone(&world), plan::SERVER).await?).await?;
+    let incoming = net::incoming(Arc::clone(&world), plan::SERVER).await?;
+    *serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(fleet.clone());
+    let grpc = serve_grpc(fleet, metrics, door, incoming).await?;
     let (owner, grpc) = tokio::join!(owner.run(), grpc);
     owner?;
     grpc?;
