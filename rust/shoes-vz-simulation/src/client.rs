@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use shoes_vz_proto::fleet::{
-    AddInstanceRequest, DeleteInstanceRequest, shoes_service_client::ShoesServiceClient,
+    AddInstanceRequest, CordonAgentRequest, DeleteInstanceRequest, UncordonAgentRequest,
+    fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
 };
 use tokio::time::sleep;
 use tonic::{
@@ -58,14 +59,20 @@ pub(crate) struct Caller {
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// The deadline of each DeleteInstance.
 const DELETE_PATIENCE: Duration = Duration::from_secs(20);
+/// An operator's patience with the server.
+const ORDER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a caller asks again before it gives its job up.
 const TRIES: u32 = 40;
 
 impl Caller {
-    fn service(&self) -> ShoesServiceClient<Channel> {
+    fn channel(&self) -> Channel {
         let uri = format!("http://{SERVER}:{}", net::PORT);
         let endpoint = Endpoint::from_shared(uri).unwrap_or_else(|e| unreachable!("a constant address: {e}"));
-        ShoesServiceClient::new(net::connect(&endpoint, &self.world, &self.host))
+        net::connect(&endpoint, &self.world, &self.host)
+    }
+
+    fn service(&self) -> ShoesServiceClient<Channel> {
+        ShoesServiceClient::new(self.channel())
     }
 
     pub(crate) async fn once(&self, name: &str, patience: Duration) -> Result<String, Status> {
@@ -77,6 +84,7 @@ impl Caller {
         });
         request.set_timeout(patience);
         let began = self.world.clock();
+        self.world.asked(name);
         let mut service = self.service();
         let answer = within(patience + Duration::from_millis(100), service.add_instance(request)).await;
         let answer = answer.unwrap_or_else(|| Err(Status::cancelled("no answer")));
@@ -184,6 +192,57 @@ impl Caller {
     async fn until_over(&self, cloud: &str) {
         let Some(vm) = self.world.live().into_iter().find(|vm| vm.named.cloud == cloud) else { return };
         vm.ended().await;
+    }
+}
+
+/// An operator takes `agent` out of service, and puts it back.
+pub(crate) async fn cordon(world: Arc<World>, host: String, agent: String, at: Duration, lasts: Duration) {
+    sleep(at).await;
+    let caller = Caller { world, host };
+    caller.order(&agent, Order::Cordon).await;
+    sleep(lasts).await;
+    caller.order(&agent, Order::Uncordon).await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Cordon,
+    Uncordon,
+}
+
+impl Caller {
+    /// Until the server confirms it.
+    async fn order(&self, agent: &str, order: Order) {
+        for _ in 0..TRIES {
+            if order == Order::Uncordon {
+                self.world.to_be_uncordoned(agent);
+            }
+            let mut service = FleetServiceClient::new(self.channel());
+            let named = agent.to_owned();
+            let call = async {
+                match order {
+                    Order::Cordon => {
+                        let request = CordonAgentRequest { agent: named, reason: "simulated".into() };
+                        service.cordon_agent(request).await.map(drop)
+                    }
+                    Order::Uncordon => {
+                        service.uncordon_agent(UncordonAgentRequest { agent: named }).await.map(drop)
+                    }
+                }
+            };
+            match within(ORDER_PATIENCE, call).await {
+                Some(Ok(())) => {
+                    self.world.note(format_args!("{agent}: {order:?} is confirmed"));
+                    if order == Order::Cordon {
+                        self.world.cordoned(agent);
+                    }
+                    return;
+                }
+                other => self.world.note(format_args!("{agent}: {order:?} is not confirmed: {other:?}")),
+            }
+            sleep(LONGEST_PAUSE).await;
+        }
+        self.world.violated(format!("{agent}: {order:?} was not confirmed in {TRIES} tries"));
     }
 }
 

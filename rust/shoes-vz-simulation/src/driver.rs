@@ -181,9 +181,11 @@ impl Simulation {
         let wave: usize = plan.slots.iter().sum();
         for (n, errands) in plan.clients.iter().cloned().enumerate() {
             let (world, progress, phase) = (Arc::clone(&world), Arc::clone(&progress), phase.subscribe());
-            sim.client(plan::client(n), client(world, n, errands, wave, progress, phase));
+            // The last client is the operator's, too.
+            let cordons = if n + 1 == plan.clients.len() { plan.cordons.clone() } else { Vec::new() };
+            sim.client(plan::client(n), client(world, n, errands, cordons, wave, progress, phase));
         }
-        let errands = plan.clients.iter().map(Vec::len).sum();
+        let errands = plan.clients.iter().map(Vec::len).sum::<usize>() + plan.cordons.len();
         Self {
             plan,
             world,
@@ -462,19 +464,28 @@ async fn client(
     world: Arc<World>,
     n: usize,
     errands: Vec<plan::Errand>,
+    cordons: Vec<(usize, Duration, Duration)>,
     wave: usize,
     progress: Shared<Progress>,
     mut phase: watch::Receiver<Phase>,
 ) -> turmoil::Result {
     let host = plan::client(n);
-    join_all(errands.into_iter().map(|errand| {
+    let orders = cordons.into_iter().map(|(agent, at, lasts)| {
+        let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
+        async move {
+            client::cordon(world, host, plan::agent(agent), at, lasts).await;
+            lock(&progress).errands_done += 1;
+        }
+    });
+    let orders = join_all(orders);
+    let errands = join_all(errands.into_iter().map(|errand| {
         let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
         async move {
             client::run(world, host, errand).await;
             lock(&progress).errands_done += 1;
         }
-    }))
-    .await;
+    }));
+    tokio::join!(orders, errands);
     if n > 0 {
         return Ok(());
     }

@@ -8,6 +8,7 @@
 //! - one VM for each name, one script for each guest, and its own;
 //! - no VM without a row the server stored before; no bundle removed under a live VM; no agent with more VMs than slots;
 //! - a caller that is told it has a runner has one whose guest answered SSH;
+//! - a cordoned agent is given nothing that was asked for later;
 //! - a job whose caller keeps its runner is not ended;
 //! - every call whose way was not disturbed is answered within its deadline;
 //! - the server's own invariants ([`shoes_vz_server::fleet::core::Core::broken_invariant`]), after every turn.

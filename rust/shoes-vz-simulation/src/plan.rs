@@ -149,6 +149,8 @@ pub(crate) struct Plan {
     pub(crate) slots: Vec<usize>,
     /// Errands of each client.
     pub(crate) clients: Vec<Vec<Errand>>,
+    /// Agents an operator takes out of service: which, when, and for how long.
+    pub(crate) cordons: Vec<(usize, Duration, Duration)>,
     /// In order of time.
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// When the last fault is over and the world is calm.
@@ -165,6 +167,12 @@ impl Plan {
         let slots: Vec<usize> = (0..agents).map(|_| rng.random_range(1..=3)).collect();
         let calm_at = Duration::from_secs(rng.random_range(12..=30));
         let clients: Vec<Vec<Errand>> = (0..2).map(|c| errands(&mut rng, c, calm_at)).collect();
+        let cordons = (0..rng.random_range(0..3))
+            .map(|_| {
+                let lasts = Duration::from_millis(rng.random_range(500..10_000));
+                (rng.random_range(0..agents), at(&mut rng, calm_at), lasts)
+            })
+            .collect();
         let count = rng.random_range(0..=10);
         let mut faults: Vec<(Duration, Fault)> =
             (0..count).map(|_| (at(&mut rng, calm_at), fault(&mut rng, agents))).collect();
@@ -172,6 +180,7 @@ impl Plan {
         Self {
             slots,
             clients,
+            cordons,
             faults,
             calm_at,
             rates: rates(&mut rng),

@@ -66,6 +66,10 @@ struct State {
     disturbed: BTreeSet<String>,
     /// When a way was last disturbed.
     last_disturbed: BTreeMap<String, Duration>,
+    /// Agents the server has confirmed to be cordoned, and when it did.
+    cordoned: BTreeMap<String, Duration>,
+    /// When each name was first asked for.
+    asked: BTreeMap<String, Duration>,
     /// Living runners and waiting callers, as the server has them.
     servers_view: (usize, usize),
     violations: Vec<String>,
@@ -80,6 +84,14 @@ pub(crate) struct Named {
     pub(crate) runner: String,
     pub(crate) name: String,
     pub(crate) cloud: String,
+}
+
+impl State {
+    /// Whether this VM is one its agent should not have been given.
+    fn is_unwelcome(&self, vm: &SimVm) -> bool {
+        let since = self.cordoned.get(&plan::agent(vm.agent));
+        since.zip(self.asked.get(&vm.named.name)).is_some_and(|(cordoned, asked)| cordoned < asked)
+    }
 }
 
 /// What callers know of a runner.
@@ -133,6 +145,8 @@ impl World {
             cloud: BTreeMap::new(),
             disturbed: BTreeSet::new(),
             last_disturbed: BTreeMap::new(),
+            cordoned: BTreeMap::new(),
+            asked: BTreeMap::new(),
             servers_view: (0, 0),
             violations: Vec::new(),
             trace: DefaultHasher::new(),
@@ -333,6 +347,12 @@ impl World {
                 vm.named.name
             ));
         }
+        if self.lock().is_unwelcome(vm) {
+            self.violated(format!(
+                "a cordoned agent takes nothing new: agent-{} was cordoned before {} was asked for, and starts it",
+                vm.agent, vm.named.name
+            ));
+        }
         let mut state = self.lock();
         state.vms.push(Arc::clone(vm));
         state.counts.vms += 1;
@@ -357,6 +377,24 @@ impl World {
     pub(crate) fn job_done(&self, vm: &SimVm) {
         self.lock().counts.jobs += 1;
         self.note(format_args!("{} has done its job", vm.named.name));
+    }
+
+    // Operators.
+
+    pub(crate) fn cordoned(&self, agent: &str) {
+        let mut state = self.lock();
+        let now = state.clock;
+        state.cordoned.insert(agent.to_owned(), now);
+    }
+
+    pub(crate) fn to_be_uncordoned(&self, agent: &str) {
+        self.lock().cordoned.remove(agent);
+    }
+
+    pub(crate) fn asked(&self, name: &str) {
+        let mut state = self.lock();
+        let now = state.clock;
+        state.asked.entry(name.to_owned()).or_insert(now);
     }
 
     // What the server stored.

@@ -1,5 +1,6 @@
 //! What is broken on purpose is noticed: each of these replaces a part of the product by one that does not keep its
 //! promise, and some seed must say so, in the words of the invariant that is hurt.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use shoes_vz_simulation::{Options, Sabotage, run};
 
