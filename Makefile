@@ -75,7 +75,7 @@ bundle: ## ShoesVZAgent.app, signed (SIGN_IDENTITY, or ad hoc): target/bundle/
 	packaging/macos/bundle.sh
 
 bench: template ## Speed on real guests, printed as a table; numbers in target/bench/start.json
-	cargo build --release -p shoes-vz-client -p shoes-vz-server -p shoes-vz-agent -p shoes-vz-testkit --bins
+	RUSTFLAGS= cargo build --release -p shoes-vz-client -p shoes-vz-server -p shoes-vz-agent -p shoes-vz-testkit --bins
 	$(TARGET_DIR)/release/shoes-vz-bench --template $(TEMPLATE) --report target/bench/start.json
 
 clean: ## Remove what was built (the template's download cache too)
