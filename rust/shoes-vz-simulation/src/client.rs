@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shoes_vz_proto::fleet::{
-    AddInstanceRequest, CordonAgentRequest, DeleteInstanceRequest, UncordonAgentRequest,
+    AddInstanceRequest, CordonAgentRequest, DeleteInstanceRequest, ListRunnersRequest, UncordonAgentRequest,
     fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
 };
 use tokio::time::sleep;
@@ -202,6 +202,20 @@ pub(crate) async fn cordon(world: Arc<World>, host: String, agent: String, at: D
     caller.order(&agent, Order::Cordon).await;
     sleep(lasts).await;
     caller.order(&agent, Order::Uncordon).await;
+}
+
+/// Somebody deletes a runner he sees, whatever it does and whoever waits for it.
+pub(crate) async fn meddle(world: Arc<World>, host: String, at: Duration) {
+    sleep(at).await;
+    let caller = Caller { world, host };
+    let mut service = FleetServiceClient::new(caller.channel());
+    let request = ListRunnersRequest { include_ended: false };
+    let Some(Ok(listed)) = within(ORDER_PATIENCE, service.list_runners(request)).await else { return };
+    let runners = listed.into_inner().runners;
+    if let Some(runner) = runners.get(caller.world.below(runners.len())) {
+        caller.world.note(format_args!("{} is to be deleted, whoever has it", runner.cloud_id));
+        caller.delete(&runner.cloud_id).await;
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

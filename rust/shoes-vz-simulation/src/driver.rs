@@ -182,10 +182,13 @@ impl Simulation {
         for (n, errands) in plan.clients.iter().cloned().enumerate() {
             let (world, progress, phase) = (Arc::clone(&world), Arc::clone(&progress), phase.subscribe());
             // The last client is the operator's, too.
-            let cordons = if n + 1 == plan.clients.len() { plan.cordons.clone() } else { Vec::new() };
-            sim.client(plan::client(n), client(world, n, errands, cordons, wave, progress, phase));
+            let others = (n + 1 == plan.clients.len()).then(|| (plan.cordons.clone(), plan.meddling.clone()));
+            let (cordons, meddling) = others.unwrap_or_default();
+            let todo = Todo { errands, cordons, meddling, wave };
+            sim.client(plan::client(n), client(world, n, todo, progress, phase));
         }
-        let errands = plan.clients.iter().map(Vec::len).sum::<usize>() + plan.cordons.len();
+        let errands =
+            plan.clients.iter().map(Vec::len).sum::<usize>() + plan.cordons.len() + plan.meddling.len();
         Self {
             plan,
             world,
@@ -459,17 +462,32 @@ impl Simulation {
     }
 }
 
+/// What one client's host has to do.
+struct Todo {
+    errands: Vec<plan::Errand>,
+    cordons: Vec<(usize, Duration, Duration)>,
+    meddling: Vec<Duration>,
+    /// How many runners fill every slot.
+    wave: usize,
+}
+
 /// One client's errands, and the first one's last wave.
 async fn client(
     world: Arc<World>,
     n: usize,
-    errands: Vec<plan::Errand>,
-    cordons: Vec<(usize, Duration, Duration)>,
-    wave: usize,
+    todo: Todo,
     progress: Shared<Progress>,
     mut phase: watch::Receiver<Phase>,
 ) -> turmoil::Result {
     let host = plan::client(n);
+    let Todo { errands, cordons, meddling, wave } = todo;
+    let meddling = join_all(meddling.into_iter().map(|at| {
+        let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
+        async move {
+            client::meddle(world, host, at).await;
+            lock(&progress).errands_done += 1;
+        }
+    }));
     let orders = cordons.into_iter().map(|(agent, at, lasts)| {
         let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
         async move {
@@ -485,7 +503,7 @@ async fn client(
             lock(&progress).errands_done += 1;
         }
     }));
-    tokio::join!(orders, errands);
+    tokio::join!(orders, errands, meddling);
     if n > 0 {
         return Ok(());
     }

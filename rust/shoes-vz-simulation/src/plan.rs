@@ -149,6 +149,8 @@ pub(crate) struct Plan {
     pub(crate) slots: Vec<usize>,
     /// Errands of each client.
     pub(crate) clients: Vec<Vec<Errand>>,
+    /// When somebody deletes whatever runner he sees, made or in the making.
+    pub(crate) meddling: Vec<Duration>,
     /// Agents an operator takes out of service: which, when, and for how long.
     pub(crate) cordons: Vec<(usize, Duration, Duration)>,
     /// In order of time.
@@ -173,6 +175,7 @@ impl Plan {
                 (rng.random_range(0..agents), at(&mut rng, calm_at), lasts)
             })
             .collect();
+        let meddling = (0..rng.random_range(0..3)).map(|_| at(&mut rng, calm_at)).collect();
         let count = rng.random_range(0..=10);
         let mut faults: Vec<(Duration, Fault)> =
             (0..count).map(|_| (at(&mut rng, calm_at), fault(&mut rng, agents))).collect();
@@ -180,6 +183,7 @@ impl Plan {
         Self {
             slots,
             clients,
+            meddling,
             cordons,
             faults,
             calm_at,

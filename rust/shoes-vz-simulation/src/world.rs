@@ -201,6 +201,11 @@ impl World {
         Duration::from_millis(self.lock().rng.random_range(from..=to))
     }
 
+    /// One of the numbers below `n`; 0 when there is none.
+    pub(crate) fn below(&self, n: usize) -> usize {
+        if n == 0 { 0 } else { self.lock().rng.random_range(0..n) }
+    }
+
     /// Whether something happens that does so in one of `n` cases; 0 = never.
     pub(crate) fn one_in(&self, n: u32) -> bool {
         n > 0 && self.lock().rng.random_range(0..n) == 0
