@@ -9,18 +9,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{Arc, Mutex, Once},
     time::{Duration, SystemTime},
 };
 
-use futures::future::join_all;
 use jiff::SignedDuration;
 use tokio::sync::{mpsc, watch};
 use turmoil::Sim;
 
 use crate::{
     Options, Report,
-    client::{self, Caller},
+    callers::{self, Phase, Progress, Shared, lock},
     parts::{self, Serves, Serving},
     plan::{self, Fault, Oneway, Plan, SERVER},
     world::World,
@@ -30,31 +29,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(10);
 /// From the last fault to the last errand's end, at most.
 const TO_SETTLE: Duration = Duration::from_secs(400);
-/// Deadline of each request that fills a slot at the end.
-const LAST_PATIENCE: Duration = Duration::from_secs(60);
-
 thread_local! {
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What the clients are to do now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Errands,
-    LastWave,
-}
-
-/// What the clients have done.
-#[derive(Debug, Clone, Copy, Default)]
-struct Progress {
-    errands_done: usize,
-    last_wave_done: bool,
-}
-
-type Shared<T> = Arc<Mutex<T>>;
-
-fn lock<T>(shared: &Shared<T>) -> std::sync::MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs one seed.
@@ -73,8 +49,7 @@ pub(crate) fn run(seed: u64, options: Options) -> anyhow::Result<Report> {
     // Made once, before anything can be in the middle of it.
     parts::template(&world)?;
     let mut simulation = Simulation::new(seed, plan, Arc::clone(&world));
-    let stopped = simulation.run();
-    if let Err(words) = stopped {
+    if let Err(Stop::Because(words)) = simulation.run() {
         world.violated(words);
     }
     Ok(Report {
@@ -128,6 +103,14 @@ struct Simulation {
     links: BTreeMap<(String, String), (Link, Duration)>,
 }
 
+/// Why a simulation ended early.
+enum Stop {
+    /// The world has noticed something.
+    Violated,
+    /// The driver has.
+    Because(String),
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Link {
     Cut(Oneway),
@@ -178,17 +161,20 @@ impl Simulation {
                 parts::process(Arc::clone(&world), plan::agent(n), life)
             });
         }
-        let wave: usize = plan.slots.iter().sum();
-        for (n, errands) in plan.clients.iter().cloned().enumerate() {
+        let mut errands = 0;
+        for n in 0..plan.clients.len() {
+            let deeds = callers::deeds(&plan, n, &world);
+            errands += deeds.len();
             let (world, progress, phase) = (Arc::clone(&world), Arc::clone(&progress), phase.subscribe());
-            // The last client is the operator's, too.
-            let others = (n + 1 == plan.clients.len()).then(|| (plan.cordons.clone(), plan.meddling.clone()));
-            let (cordons, meddling) = others.unwrap_or_default();
-            let todo = Todo { errands, cordons, meddling, wave };
-            sim.client(plan::client(n), client(world, n, todo, progress, phase));
+            let slots = plan.slots.iter().sum();
+            sim.client(plan::client(n), async move {
+                callers::act(deeds, Arc::clone(&progress)).await?;
+                match n {
+                    0 => callers::last_wave(world, slots, phase, progress).await,
+                    _ => Ok(()),
+                }
+            });
         }
-        let errands =
-            plan.clients.iter().map(Vec::len).sum::<usize>() + plan.cordons.len() + plan.meddling.len();
         Self {
             plan,
             world,
@@ -207,7 +193,7 @@ impl Simulation {
     }
 
     /// Until the verdict; the error is one that ended it early.
-    fn run(&mut self) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), Stop> {
         let mut faults = std::mem::take(&mut self.plan.faults).into_iter().peekable();
         while self.now() < self.plan.calm_at {
             while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= self.now()) {
@@ -219,7 +205,7 @@ impl Simulation {
         let up_by = self.now() + TO_SETTLE;
         self.until(up_by, "not every process is up", |s| s.is_up())?;
         let settled_by = self.now() + TO_SETTLE;
-        self.until(settled_by, "the errands are not over", |s| lock(&s.progress).errands_done == s.errands)?;
+        self.until(settled_by, "the errands are not over", |s| lock(&s.progress).done == s.errands)?;
         let settled_by = self.now() + TO_SETTLE;
         self.until_nothing_is_left(settled_by)?;
         self.world.note(format_args!("every slot is filled once more"));
@@ -239,12 +225,12 @@ impl Simulation {
         self.sim.elapsed()
     }
 
-    fn step(&mut self) -> Result<(), String> {
-        self.sim.step().map_err(|e| format!("a process ended: {e}"))?;
+    fn step(&mut self) -> Result<(), Stop> {
+        self.sim.step().map_err(|e| Stop::Because(format!("a process ended: {e}")))?;
         self.world.set_clock(self.sim.elapsed());
         let panics = PANICS.with_borrow_mut(std::mem::take);
         if let Some(words) = panics.first() {
-            return Err(format!("a panic: {words}"));
+            return Err(Stop::Because(format!("a panic: {words}")));
         }
         for host in std::mem::take(&mut self.dying) {
             self.sim.crash(host.as_str());
@@ -255,20 +241,22 @@ impl Simulation {
             self.crash(&host, down);
         }
         self.end_what_is_due();
-        if self.world.is_violated() { Err("see above".into()) } else { Ok(()) }
+        if self.world.is_violated() { Err(Stop::Violated) } else { Ok(()) }
     }
 
-    fn until(&mut self, limit: Duration, words: &str, over: impl Fn(&Self) -> bool) -> Result<(), String> {
+    fn until(&mut self, limit: Duration, words: &str, over: impl Fn(&Self) -> bool) -> Result<(), Stop> {
         while !over(self) {
             if self.now() > limit {
-                return Err(format!("all converges after the last fault: {words} within {TO_SETTLE:?}"));
+                return Err(Stop::Because(format!(
+                    "all converges after the last fault: {words} within {TO_SETTLE:?}"
+                )));
             }
             self.step()?;
         }
         Ok(())
     }
 
-    fn until_nothing_is_left(&mut self, limit: Duration) -> Result<(), String> {
+    fn until_nothing_is_left(&mut self, limit: Duration) -> Result<(), Stop> {
         loop {
             let left = self.left();
             if left.is_empty() {
@@ -276,7 +264,7 @@ impl Simulation {
                 return Ok(());
             }
             if self.now() > limit {
-                return Err(format!("nothing is left behind: {}", left.join("; ")));
+                return Err(Stop::Because(format!("nothing is left behind: {}", left.join("; "))));
             }
             // A look costs more than a step.
             for _ in 0..20 {
@@ -460,76 +448,6 @@ impl Simulation {
             self.undisturb(&pair, how);
         }
     }
-}
-
-/// What one client's host has to do.
-struct Todo {
-    errands: Vec<plan::Errand>,
-    cordons: Vec<(usize, Duration, Duration)>,
-    meddling: Vec<Duration>,
-    /// How many runners fill every slot.
-    wave: usize,
-}
-
-/// One client's errands, and the first one's last wave.
-async fn client(
-    world: Arc<World>,
-    n: usize,
-    todo: Todo,
-    progress: Shared<Progress>,
-    mut phase: watch::Receiver<Phase>,
-) -> turmoil::Result {
-    let host = plan::client(n);
-    let Todo { errands, cordons, meddling, wave } = todo;
-    let meddling = join_all(meddling.into_iter().map(|at| {
-        let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
-        async move {
-            client::meddle(world, host, at).await;
-            lock(&progress).errands_done += 1;
-        }
-    }));
-    let orders = cordons.into_iter().map(|(agent, at, lasts)| {
-        let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
-        async move {
-            client::cordon(world, host, plan::agent(agent), at, lasts).await;
-            lock(&progress).errands_done += 1;
-        }
-    });
-    let orders = join_all(orders);
-    let errands = join_all(errands.into_iter().map(|errand| {
-        let (world, host, progress) = (Arc::clone(&world), host.clone(), Arc::clone(&progress));
-        async move {
-            client::run(world, host, errand).await;
-            lock(&progress).errands_done += 1;
-        }
-    }));
-    tokio::join!(orders, errands, meddling);
-    if n > 0 {
-        return Ok(());
-    }
-    phase.wait_for(|p| *p == Phase::LastWave).await?;
-    let caller = Caller { world: Arc::clone(&world), host };
-    let names: Vec<String> = (0..wave).map(|k| format!("last-{k}")).collect();
-    let clouds = join_all(names.iter().map(|name| caller.once(name, LAST_PATIENCE))).await;
-    for (name, cloud) in names.iter().zip(&clouds) {
-        if let Err(e) = cloud {
-            world.violated(format!(
-                "no slot is lost: there are {wave}, all free, and {name} got none: {}",
-                e.message()
-            ));
-        }
-    }
-    join_all(clouds.iter().flatten().map(|cloud| caller.delete(cloud))).await;
-    for cloud in world.given() {
-        caller.delete(&cloud).await;
-    }
-    let never = format!("shoes-vz-{}", uuid::Uuid::from_u128(1));
-    match caller.delete_once(&never).await {
-        Err(e) if e.code() == tonic::Code::NotFound => {}
-        other => world.violated(format!("an id that never was is deleted: {other:?}")),
-    }
-    lock(&progress).last_wave_done = true;
-    Ok(())
 }
 
 fn bundles(runners_path: &Path) -> Vec<String> {

@@ -16,6 +16,7 @@
 //! And once the last fault is over: every errand ends, no VM, bundle, row or caller is left, every slot can be filled at
 //! once, every cloud id ever given can still be deleted, and one that never was is not known.
 
+mod callers;
 mod client;
 mod driver;
 mod machines;
