@@ -13,12 +13,12 @@ use shoes_vz_testkit::{
 };
 
 #[tokio::test]
-async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_end() {
+async fn fault_03_a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_end() {
     scenario::a_job_survives_its_agent(Options::default()).await;
 }
 
 #[tokio::test]
-async fn a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_one() {
+async fn fault_03_a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_one() {
     let mut fleet = Fleet::start().await;
     let job = Job::new("sleep 5; echo done-alone");
     let added = fleet.add("alone", &job.setup_script("alone")).await.unwrap();
@@ -34,7 +34,7 @@ async fn a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_o
 }
 
 #[tokio::test]
-async fn a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
+async fn fault_01_a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
     let mut fleet = Fleet::start().await;
     let job = Job::new("sleep 600");
     let added = fleet.add("steady", &job.setup_script("steady")).await.unwrap();
@@ -49,7 +49,7 @@ async fn a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
 }
 
 #[tokio::test]
-async fn an_agent_without_a_server_says_so_once_and_recovers() {
+async fn fault_02_an_agent_without_a_server_says_so_once_and_recovers() {
     let mut fleet = Fleet::server_only(Options::default()).await;
     fleet.end_server(Signal::SIGTERM).await;
     fleet.spawn_agent();
@@ -85,14 +85,14 @@ async fn end_in(options: Options, name: &str, deed: impl AsyncFnOnce(&Fleet)) ->
 }
 
 #[tokio::test]
-async fn a_killed_hypervisor_is_told_apart() {
+async fn fault_21_a_killed_hypervisor_is_told_apart() {
     let end = end_after("shot", async |fleet| kill(qemu_of(fleet), Signal::SIGKILL).unwrap()).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("signal 9") || end.reason.contains("SIGKILL"), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
+async fn pain_05_a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
     let end = end_after("orphaned", async |fleet| {
         let qemu = qemu_of(fleet);
         let vm: Vec<_> =
@@ -106,21 +106,21 @@ async fn a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_guest_that_powers_off_is_told_apart() {
+async fn fault_21_a_guest_that_powers_off_is_told_apart() {
     let end = end_after("tired", async |fleet| guest_init(fleet, "poweroff").await).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("powered itself off"), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_guest_that_reboots_is_told_apart() {
+async fn fault_21_a_guest_that_reboots_is_told_apart() {
     let end = end_after("restless", async |fleet| guest_init(fleet, "reboot").await).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("reset") || end.reason.contains("reboot"), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_guest_whose_kernel_panics_is_told_apart() {
+async fn fault_21_a_guest_whose_kernel_panics_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let template = dir.path().join("t");
     shoes_vz_testkit::template::linked_copy(&template);

@@ -45,12 +45,12 @@ async fn a_retry_with_the_same_name_gets_the_same_vm_even_while_it_boots() {
 }
 
 #[tokio::test]
-async fn two_guests_that_boot_together_are_never_taken_for_each_other() {
+async fn fault_16_two_guests_that_boot_together_are_never_taken_for_each_other() {
     scenario::two_guests_are_never_taken_for_each_other(Options::default()).await;
 }
 
 #[tokio::test]
-async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
+async fn fault_28_a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
     let fleet = Fleet::start_with(Options { max_runners: 1, ..Options::default() }).await;
     let first = fleet.add("first", &held()).await.unwrap();
     let script = held();
@@ -68,7 +68,7 @@ async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
 }
 
 #[tokio::test]
-async fn deleting_while_the_vm_boots_cancels_the_creation() {
+async fn fault_12_deleting_while_the_vm_boots_cancels_the_creation() {
     scenario::deleting_while_it_boots_cancels_the_creation(Options::default()).await;
 }
 
@@ -83,7 +83,7 @@ async fn a_cloud_id_that_never_was_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_setup_script_is_in_no_command_line_and_no_log() {
+async fn fault_20_the_setup_script_is_in_no_command_line_and_no_log() {
     let fleet = Fleet::start().await;
     let secret = "AABBCC-registration-token-42";
     let script = plain(&format!("TOKEN={secret}; echo working; sleep 600"));

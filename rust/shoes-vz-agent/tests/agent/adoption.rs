@@ -13,7 +13,7 @@ use shoes_vz_proto::{
 use crate::host::{Host, command, create, until, until_gone};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
+async fn fault_03_a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
     let host = Host::new();
     let first = host.mortal_agent();
     let id = RunnerId::random();
@@ -62,7 +62,7 @@ async fn a_boot_survives_its_agent_and_the_script_is_handed_over_by_the_next_one
 }
 
 #[tokio::test]
-async fn a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_directory_is_left_alone() {
+async fn fault_03_a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_directory_is_left_alone() {
     let host = Host::new();
     let dead = |end: Option<&str>, log: bool| {
         let id = RunnerId::random();

@@ -277,7 +277,7 @@ fn ready(world: &mut World, host: &mut Host, name: &str) -> CloudId {
 }
 
 #[test]
-fn a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
+fn fault_09_a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let waiter = world.add("a");
@@ -286,7 +286,7 @@ fn a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
 }
 
 #[test]
-fn a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_is_not_done_again() {
+fn fault_09_a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_is_not_done_again() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let waiter = world.add("a");
@@ -299,7 +299,7 @@ fn a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_is_not_do
 }
 
 #[test]
-fn a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
+fn fault_10_a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
     let mut world = World::new(Policy::default());
     let host = world.agent(2);
     for name in ["a", "b", "c"] {
@@ -310,7 +310,7 @@ fn a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
 }
 
 #[test]
-fn a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it() {
+fn pain_07_a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it() {
     let mut world = World::new(Policy::default());
     let info = |label: &str| {
         let template = wire::TemplateInfo { labels: vec![label.into()], ..Default::default() };
@@ -331,7 +331,7 @@ fn a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it()
 }
 
 #[test]
-fn slots_promised_in_one_go_are_counted_one_by_one() {
+fn fault_10_slots_promised_in_one_go_are_counted_one_by_one() {
     let mut world = World::new(Policy::default());
     let mut host = |label: &str, slots: u32| {
         let template = wire::TemplateInfo { labels: vec![label.into()], ..Default::default() };
@@ -430,7 +430,7 @@ fn a_runner_in_no_list_is_ended_only_after_the_agent_had_it() {
 }
 
 #[test]
-fn a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
+fn pain_07_a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
     let mut world = World::new(Policy::default());
     let host = world.agent(1);
     let waiter = world.add("a");
@@ -445,7 +445,7 @@ fn a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
 }
 
 #[test]
-fn a_delete_that_was_refused_is_sent_again_later_each_time() {
+fn fault_14_a_delete_that_was_refused_is_sent_again_later_each_time() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let cloud_id = ready(&mut world, &mut host, "a");
@@ -464,7 +464,7 @@ fn a_delete_that_was_refused_is_sent_again_later_each_time() {
 }
 
 #[test]
-fn a_delete_on_an_agent_that_is_away_is_kept_told_and_delivered_when_it_is_back() {
+fn fault_05_a_delete_on_an_agent_that_is_away_is_kept_told_and_delivered_when_it_is_back() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let cloud_id = ready(&mut world, &mut host, "a");
@@ -557,7 +557,7 @@ fn an_agent_that_did_not_register_is_told_to() {
 }
 
 #[test]
-fn a_caller_whose_answer_was_lost_leaves_no_runner_behind() {
+fn fault_11_a_caller_whose_answer_was_lost_leaves_no_runner_behind() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let waiter = world.add("a");

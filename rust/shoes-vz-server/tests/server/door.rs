@@ -36,7 +36,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 #[tokio::test]
-async fn the_script_is_in_no_log_and_the_request_id_is_in_all() {
+async fn fault_20_the_script_is_in_no_log_and_the_request_id_is_in_all() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .json()
@@ -75,7 +75,7 @@ async fn the_script_is_in_no_log_and_the_request_id_is_in_all() {
 }
 
 #[tokio::test]
-async fn only_callers_with_the_token_get_in() {
+async fn fault_19_only_callers_with_the_token_get_in() {
     let dir = tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "s3cret\n").unwrap();
@@ -140,7 +140,7 @@ async fn reflection_lists_the_services_in_both_versions() {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_go_server_is_there_and_fed() {
+async fn fault_23_every_metric_of_the_go_server_is_there_and_fed() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 4).await;

@@ -61,7 +61,7 @@ async fn a_retry_with_the_same_name_joins_the_one_in_flight() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_slots_are_served_in_order_when_one_is_free() {
+async fn fault_28_requests_beyond_the_slots_are_served_in_order_when_one_is_free() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 1).await;
@@ -89,7 +89,7 @@ async fn requests_beyond_the_slots_are_served_in_order_when_one_is_free() {
 }
 
 #[tokio::test]
-async fn a_queued_request_is_told_why_before_its_callers_deadline() {
+async fn pain_14_a_queued_request_is_told_why_before_its_callers_deadline() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let began = Instant::now();
@@ -107,7 +107,7 @@ async fn a_queued_request_is_told_why_before_its_callers_deadline() {
 }
 
 #[tokio::test]
-async fn a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
+async fn fault_11_a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
     let dir = tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--caller-grace", "700ms"]).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -133,7 +133,7 @@ async fn a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
 }
 
 #[tokio::test]
-async fn deleting_while_it_is_made_or_queued_ends_the_creation() {
+async fn fault_12_deleting_while_it_is_made_or_queued_ends_the_creation() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 1).await;
@@ -183,7 +183,7 @@ async fn a_failure_is_told_with_its_reason_and_stage_and_its_end_is_acknowledged
 }
 
 #[tokio::test]
-async fn what_can_never_work_is_refused_by_name() {
+async fn fault_25_what_can_never_work_is_refused_by_name() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let _agent = Agent::connect(&server, 1).await;
@@ -212,7 +212,7 @@ async fn what_can_never_work_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_restarted_server_knows_its_runners_its_queue_and_its_tombstones() {
+async fn fault_01_a_restarted_server_knows_its_runners_its_queue_and_its_tombstones() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -323,7 +323,7 @@ async fn the_newer_stream_of_an_agent_replaces_the_older() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
+async fn fault_02_an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -362,7 +362,7 @@ async fn until_offline(server: &Server) {
 }
 
 #[tokio::test]
-async fn an_agent_behind_a_dead_connection_is_found_to_be_away() {
+async fn fault_02_an_agent_behind_a_dead_connection_is_found_to_be_away() {
     let dir = tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--keepalive", "200ms"]).await;
     // Between the two, something that stops passing anything on, without closing.
