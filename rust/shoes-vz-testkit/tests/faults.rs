@@ -34,6 +34,41 @@ async fn fault_03_a_job_that_ends_while_the_agent_is_down_is_found_finished_by_t
 }
 
 #[tokio::test]
+async fn fault_01_two_jobs_run_on_while_the_server_is_killed_and_both_finish() {
+    let mut fleet = Fleet::start().await;
+    let job = Job::new("until [ -e /tmp/go ]; do sleep 0.1; done; echo done");
+    let scripts = ["one", "two"].map(|name| job.setup_script(name));
+    let (one, two) = tokio::join!(fleet.add("one", &scripts[0]), fleet.add("two", &scripts[1]));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    let mut ids = Vec::new();
+    for name in ["one", "two"] {
+        ids.push(fleet.until_running(name).await.runner.unwrap().runner_id);
+    }
+    let vms = leftover::processes(&fleet.runners_path());
+    fleet.end_server(Signal::SIGKILL).await;
+    // The one ends while no server is there to hear of it, the other later.
+    go_on(&fleet, &ids[0]).await;
+    fleet.start_server().await;
+    assert_eq!(fleet.until_ended("one").await.kind(), EndKind::Finished);
+    let still = leftover::processes(&fleet.runners_path());
+    assert!(!still.is_empty() && still.iter().all(|pid| vms.contains(pid)), "{still:?} of {vms:?}");
+    fleet.until_running("two").await;
+    go_on(&fleet, &ids[1]).await;
+    assert_eq!(fleet.until_ended("two").await.kind(), EndKind::Finished);
+    fleet.until_clean().await;
+    for added in [one, two] {
+        fleet.delete(&added.cloud_id).await.unwrap();
+    }
+    fleet.finish().await;
+}
+
+/// Lets a job go on that waits for `/tmp/go`.
+async fn go_on(fleet: &Fleet, runner_id: &str) {
+    let touched = fleet.agent_command("exec", &[runner_id, "touch", "/tmp/go"]).await;
+    assert!(touched.status.success(), "{touched:?}");
+}
+
+#[tokio::test]
 async fn fault_01_a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
     let mut fleet = Fleet::start().await;
     let job = Job::new("sleep 600");

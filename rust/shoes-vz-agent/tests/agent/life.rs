@@ -11,7 +11,7 @@ use shoes_vz_proto::{
 
 use crate::{
     fake_vm::FakeVm,
-    host::{Host, MIN_FREE_DISK, command, create, until, until_gone},
+    host::{Host, MIN_FREE_DISK, command, create, until, until_gone, until_logged},
 };
 
 const SCRIPT: &str = "#!/bin/bash\necho a secret token\n";
@@ -93,6 +93,51 @@ async fn fault_12_a_delete_while_the_vm_process_starts_leaves_no_vm() {
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
     assert!(host.vms.only().is_over(), "the VM that came up after all is ended");
     assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn fault_07_a_vm_whose_stop_hangs_holds_up_nobody_in_the_other_slot() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (hung, vm) = set_up(&host, &runners).await;
+    vm.stuck(true);
+    assert_eq!(runners.apply(command("delete-hung", hung)), "");
+    until_state(&runners, hung, RunnerState::TearingDown).await;
+    let other = RunnerId::random();
+    assert_eq!(runners.apply(command("create", create(other, SCRIPT))), "");
+    until_state(&runners, other, RunnerState::SshReady).await;
+    assert_eq!(runners.apply(command("delete", other)), "");
+    let (_, end) = until_gone(&runners, other).await;
+    assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
+    let waiting = runners.context().board.get(&hung.to_string()).unwrap();
+    assert_eq!((waiting.state(), waiting.end), (RunnerState::TearingDown, None), "its VM still hangs");
+    vm.stuck(false);
+    let (_, end) = until_gone(&runners, hung).await;
+    assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn pain_03_a_guest_that_never_has_an_address_gets_its_script_and_runs() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    vm.runner(RunnerActivity::Running);
+    let runner = until_state(&runners, id, RunnerState::Running).await;
+    assert_eq!((runner.ip_address.as_str(), vm.scripts().len()), ("", 1));
+    assert!(runners.context().notices.is_none(), "nobody listens for an address");
+}
+
+#[tokio::test]
+async fn fault_24_what_the_setup_script_prints_is_on_the_host_while_it_still_runs() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    for (print, whole) in [("one\n", "one\n"), ("two\n", "one\ntwo\n")] {
+        vm.print(print);
+        until_logged(&host, id, whole).await;
+    }
+    assert!(!runners.context().board.get(&id.to_string()).unwrap().setup.unwrap().exited);
 }
 
 #[tokio::test]

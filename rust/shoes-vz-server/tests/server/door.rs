@@ -202,6 +202,31 @@ async fn fault_23_every_metric_of_the_go_server_is_there_and_fed() {
 }
 
 #[tokio::test]
+async fn fault_24_the_startup_metric_measures_what_its_help_says() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 1).await;
+    let call = server.add("a");
+    agent.take_create().await;
+    let counts = async || {
+        let text = server.http("/metrics", "").await.1;
+        let name = "shoesvz_runner_startup_duration_seconds";
+        assert!(text.lines().any(|l| l == format!("# HELP {name} From AddInstance to SSH.")), "{text}");
+        text.lines().find_map(|l| l.strip_prefix(&format!("{name}_count "))).unwrap().to_owned()
+    };
+    agent.report(RunnerState::Booting).await;
+    server.until("a", |v| v.runner.as_ref().unwrap().state() == RunnerState::Booting).await;
+    assert_eq!(counts().await, "0");
+    agent.report(RunnerState::SshReady).await;
+    answer(call).await.unwrap();
+    assert_eq!(counts().await, "1");
+    agent.report(RunnerState::Running).await;
+    server.until("a", |v| v.runner.as_ref().unwrap().state() == RunnerState::Running).await;
+    assert_eq!(counts().await, "1", "the job is no part of it");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_taken_port_is_told_with_its_address() {
     let dir = tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
