@@ -78,7 +78,7 @@ extension VZCoreTests {
             #expect(VZFailure(errno: EACCES, doing: "x").code == .io)
         }
 
-        @Test func the_limit_comes_with_advice() {
+        @Test func pain_04_the_limit_comes_with_advice() {
             let failure = VZFailure(VZError(.virtualMachineLimitExceeded), doing: "starting the VM of /b")
             #expect(failure.message.contains("two macOS VMs"))
             #expect(failure.message.contains("restart the host"))

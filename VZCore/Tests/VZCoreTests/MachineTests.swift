@@ -152,7 +152,7 @@ extension VZCoreTests {
             }
         }
 
-        @Test func a_third_macos_vm_is_over_the_limit() async throws {
+        @Test func pain_04_a_third_macos_vm_is_over_the_limit() async throws {
             try await withMachine(.small(place.bundle("a"))) { first, _ in
                 try await withMachine(.small(place.bundle("b"))) { second, _ in
                     try await first.start()

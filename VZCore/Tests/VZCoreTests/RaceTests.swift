@@ -72,7 +72,7 @@ extension VZCoreTests {
         }
 
         @Test(arguments: [1, 2] as [UInt64])
-        func thousands_of_lives_leave_nothing_behind(seed: UInt64) async throws {
+        func fault_15_thousands_of_lives_leave_nothing_behind(seed: UInt64) async throws {
             let bundles = try (0..<8).map { number in
                 try place.linuxBundle("vm\(number)", guest: number % 4 == 0 ? Guest.obedient : Guest.idle)
             }

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guests_own_address_reaches_whoever_waits_and_nobody_else() {
+    async fn fault_18_a_guests_own_address_reaches_whoever_waits_and_nobody_else() {
         let notices = Notices::listen(0).await.unwrap();
         let address = notices.address();
         assert_eq!(post(address, &told("127.0.0.1")).await.0, 404, "nobody waits");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_known_guests_repeated_notice_is_not_given_to_another_vm() {
+    async fn fault_16_a_known_guests_repeated_notice_is_not_given_to_another_vm() {
         let notices = Notices::listen(0).await.unwrap();
         let ip = notices.known(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let waiting = tokio::spawn({

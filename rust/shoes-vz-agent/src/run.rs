@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agents_id_stays_its_own_and_a_broken_one_is_not_replaced_silently() {
+    fn fault_03_an_agents_id_stays_its_own_and_a_broken_one_is_not_replaced_silently() {
         let dir = tempfile::tempdir().unwrap();
         let id = agent_id(dir.path()).unwrap();
         assert_eq!(agent_id(dir.path()).unwrap(), id);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn adopted_vms_count_even_beyond_the_limit() {
+    fn fault_10_adopted_vms_count_even_beyond_the_limit() {
         let slots = Slots::new(1);
         let (one, two) = (slots.adopt(None), slots.adopt(None));
         assert!(slots.take().is_err());
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_vms_have_one_slot_and_an_adopted_one_keeps_its_own() {
+    fn fault_26_no_two_vms_have_one_slot_and_an_adopted_one_keeps_its_own() {
         let slots = Slots::new(3);
         let adopted = slots.adopt(Some(1));
         let twin = slots.adopt(Some(1));

@@ -49,7 +49,7 @@ fn assert_gone(call: &Value) {
 }
 
 #[tokio::test]
-async fn both_calls_go_through_and_killing_the_plugin_leaves_nothing() {
+async fn fault_27_both_calls_go_through_and_killing_the_plugin_leaves_nothing() {
     let fake = Fake::start(Does::Answers("large")).await;
     let script = tempfile::NamedTempFile::new().unwrap();
     let text = "echo é\n".repeat(300_000);

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_slot_has_an_address_of_its_own_that_stays() {
+    fn fault_26_each_slot_has_an_address_of_its_own_that_stays() {
         let agent: AgentId = "ffeeddcc-0000-4000-8000-000000000000".parse().unwrap();
         assert_eq!(agent.slot_mac(0), "fe:ee:dd:cc:00:00");
         assert_eq!(agent.slot_mac(258), "fe:ee:dd:cc:01:02");

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_go_clients_spelling_is_understood() {
+    fn fault_25_the_go_clients_spelling_is_understood() {
         assert_eq!("xlarge2".parse(), Ok(ResourceType::XLarge2));
     }
 

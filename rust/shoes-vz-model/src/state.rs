@@ -168,6 +168,13 @@ mod tests {
     }
 
     #[test]
+    fn fault_14_a_state_told_twice_is_no_wrong_transition() {
+        for s in ALL {
+            assert!(s.may_become(s), "{s:?}");
+        }
+    }
+
+    #[test]
     fn nothing_leaves_teardown_and_an_error_only_tears_down() {
         for s in ALL {
             assert_eq!(State::TearingDown.may_become(s), s == State::TearingDown);

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_host_is_told_until_it_accepts_and_again_after_a_change() {
+    async fn fault_17_the_host_is_told_until_it_accepts_and_again_after_a_change() {
         use clap::Parser;
         use tokio::{
             io::{AsyncReadExt, AsyncWriteExt},

@@ -112,7 +112,7 @@ async fn a_caller_that_hangs_up_ends_its_program() {
 }
 
 #[tokio::test]
-async fn with_a_token_only_health_is_open() {
+async fn fault_19_with_a_token_only_health_is_open() {
     let guest = Guest::new();
     let token = guest.path().join("token");
     std::fs::write(&token, "s3cret\n").unwrap();
@@ -130,7 +130,7 @@ async fn with_a_token_only_health_is_open() {
 }
 
 #[tokio::test]
-async fn without_a_token_an_open_address_is_refused_in_words() {
+async fn fault_19_without_a_token_an_open_address_is_refused_in_words() {
     let output =
         tokio::process::Command::new(common::EXE).args(["-listen", "0.0.0.0:0"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));

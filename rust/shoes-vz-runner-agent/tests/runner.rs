@@ -44,7 +44,7 @@ async fn becomes(agent: &Agent, wanted: RunnerActivity) -> shoes_vz_model::guest
 }
 
 #[tokio::test]
-async fn a_runner_is_followed_from_its_configuration_to_its_end() {
+async fn fault_23_a_runner_is_followed_from_its_configuration_to_its_end() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let status = becomes(&agent, Offline).await;

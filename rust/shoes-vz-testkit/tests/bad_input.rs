@@ -202,7 +202,7 @@ async fn output_that_is_no_utf8_harms_nothing() {
 }
 
 #[tokio::test]
-async fn a_guest_that_never_boots_fails_at_its_deadline_with_the_consoles_last_words() {
+async fn pain_14_a_guest_that_never_boots_fails_at_its_deadline_with_the_consoles_last_words() {
     let dir = tempfile::tempdir().unwrap();
     let template = dir.path().join("t");
     linked_copy(&template);

@@ -69,7 +69,7 @@ struct Shared {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_or_left_when_processes_are_killed_at_random_instants() {
+async fn pain_05_nothing_is_lost_or_left_when_processes_are_killed_at_random_instants() {
     let rounds: u32 =
         std::env::var("SHOESVZ_CHAOS_ROUNDS").map_or(8, |n| n.parse().expect("a number of rounds"));
     let seed = std::env::var("SHOESVZ_CHAOS_SEED")

@@ -132,7 +132,7 @@ async fn myshoes_own_way_in_adds_and_deletes_through_go_plugin() {
 }
 
 #[tokio::test]
-async fn prometheus_own_parser_reads_the_metrics_and_they_have_counted_the_job() {
+async fn fault_23_prometheus_own_parser_reads_the_metrics_and_they_have_counted_the_job() {
     let fleet = Fleet::start().await;
     let parser = go_program(&fleet, "./metrics").await;
     let added = fleet.add("counted", &Job::new("echo counted").setup_script("counted")).await.unwrap();

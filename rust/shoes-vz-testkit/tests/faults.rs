@@ -13,12 +13,12 @@ use shoes_vz_testkit::{
 };
 
 #[tokio::test]
-async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_end() {
+async fn fault_03_a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_end() {
     scenario::a_job_survives_its_agent(Options::default()).await;
 }
 
 #[tokio::test]
-async fn a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_one() {
+async fn fault_03_a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_one() {
     let mut fleet = Fleet::start().await;
     let job = Job::new("sleep 5; echo done-alone");
     let added = fleet.add("alone", &job.setup_script("alone")).await.unwrap();
@@ -34,7 +34,42 @@ async fn a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_o
 }
 
 #[tokio::test]
-async fn a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
+async fn fault_01_two_jobs_run_on_while_the_server_is_killed_and_both_finish() {
+    let mut fleet = Fleet::start().await;
+    let job = Job::new("until [ -e /tmp/go ]; do sleep 0.1; done; echo done");
+    let scripts = ["one", "two"].map(|name| job.setup_script(name));
+    let (one, two) = tokio::join!(fleet.add("one", &scripts[0]), fleet.add("two", &scripts[1]));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    let mut ids = Vec::new();
+    for name in ["one", "two"] {
+        ids.push(fleet.until_running(name).await.runner.unwrap().runner_id);
+    }
+    let vms = leftover::processes(&fleet.runners_path());
+    fleet.end_server(Signal::SIGKILL).await;
+    // The one ends while no server is there to hear of it, the other later.
+    go_on(&fleet, &ids[0]).await;
+    fleet.start_server().await;
+    assert_eq!(fleet.until_ended("one").await.kind(), EndKind::Finished);
+    let still = leftover::processes(&fleet.runners_path());
+    assert!(!still.is_empty() && still.iter().all(|pid| vms.contains(pid)), "{still:?} of {vms:?}");
+    fleet.until_running("two").await;
+    go_on(&fleet, &ids[1]).await;
+    assert_eq!(fleet.until_ended("two").await.kind(), EndKind::Finished);
+    fleet.until_clean().await;
+    for added in [one, two] {
+        fleet.delete(&added.cloud_id).await.unwrap();
+    }
+    fleet.finish().await;
+}
+
+/// Lets a job go on that waits for `/tmp/go`.
+async fn go_on(fleet: &Fleet, runner_id: &str) {
+    let touched = fleet.agent_command("exec", &[runner_id, "touch", "/tmp/go"]).await;
+    assert!(touched.status.success(), "{touched:?}");
+}
+
+#[tokio::test]
+async fn fault_01_a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
     let mut fleet = Fleet::start().await;
     let job = Job::new("sleep 600");
     let added = fleet.add("steady", &job.setup_script("steady")).await.unwrap();
@@ -49,7 +84,7 @@ async fn a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
 }
 
 #[tokio::test]
-async fn an_agent_without_a_server_says_so_once_and_recovers() {
+async fn fault_02_an_agent_without_a_server_says_so_once_and_recovers() {
     let mut fleet = Fleet::server_only(Options::default()).await;
     fleet.end_server(Signal::SIGTERM).await;
     fleet.spawn_agent();
@@ -85,14 +120,14 @@ async fn end_in(options: Options, name: &str, deed: impl AsyncFnOnce(&Fleet)) ->
 }
 
 #[tokio::test]
-async fn a_killed_hypervisor_is_told_apart() {
+async fn fault_21_a_killed_hypervisor_is_told_apart() {
     let end = end_after("shot", async |fleet| kill(qemu_of(fleet), Signal::SIGKILL).unwrap()).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("signal 9") || end.reason.contains("SIGKILL"), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
+async fn pain_05_a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
     let end = end_after("orphaned", async |fleet| {
         let qemu = qemu_of(fleet);
         let vm: Vec<_> =
@@ -106,21 +141,21 @@ async fn a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_guest_that_powers_off_is_told_apart() {
+async fn fault_21_a_guest_that_powers_off_is_told_apart() {
     let end = end_after("tired", async |fleet| guest_init(fleet, "poweroff").await).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("powered itself off"), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_guest_that_reboots_is_told_apart() {
+async fn fault_21_a_guest_that_reboots_is_told_apart() {
     let end = end_after("restless", async |fleet| guest_init(fleet, "reboot").await).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("reset") || end.reason.contains("reboot"), "{end:?}");
 }
 
 #[tokio::test]
-async fn a_guest_whose_kernel_panics_is_told_apart() {
+async fn fault_21_a_guest_whose_kernel_panics_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let template = dir.path().join("t");
     shoes_vz_testkit::template::linked_copy(&template);

@@ -1,7 +1,10 @@
 //! The way of a job, on real guests: from AddInstance to an empty host.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use shoes_vz_proto::{agent::RunnerStage, fleet::DeleteInstanceRequest};
+use shoes_vz_proto::{
+    agent::RunnerStage,
+    fleet::{DeleteInstanceRequest, RunnerView},
+};
 use shoes_vz_testkit::{
     fleet::{Fleet, Options},
     scenario,
@@ -45,12 +48,12 @@ async fn a_retry_with_the_same_name_gets_the_same_vm_even_while_it_boots() {
 }
 
 #[tokio::test]
-async fn two_guests_that_boot_together_are_never_taken_for_each_other() {
+async fn fault_16_two_guests_that_boot_together_are_never_taken_for_each_other() {
     scenario::two_guests_are_never_taken_for_each_other(Options::default()).await;
 }
 
 #[tokio::test]
-async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
+async fn fault_28_a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
     let fleet = Fleet::start_with(Options { max_runners: 1, ..Options::default() }).await;
     let first = fleet.add("first", &held()).await.unwrap();
     let script = held();
@@ -68,7 +71,7 @@ async fn a_request_beyond_the_slots_waits_and_is_served_when_one_is_free() {
 }
 
 #[tokio::test]
-async fn deleting_while_the_vm_boots_cancels_the_creation() {
+async fn fault_12_deleting_while_the_vm_boots_cancels_the_creation() {
     scenario::deleting_while_it_boots_cancels_the_creation(Options::default()).await;
 }
 
@@ -83,24 +86,22 @@ async fn a_cloud_id_that_never_was_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_setup_script_is_in_no_command_line_and_no_log() {
+async fn fault_20_the_setup_script_is_in_no_command_line_and_no_log() {
     let fleet = Fleet::start().await;
     let secret = "AABBCC-registration-token-42";
     let script = plain(&format!("TOKEN={secret}; echo working; sleep 600"));
     let added = fleet.add("secretive", &script).await.unwrap();
     let log = fleet.only_bundle();
-    fleet
-        .until("secretive", |v| {
-            v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started))
-        })
-        .await;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let args = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        assert!(
-            !String::from_utf8_lossy(&args).contains(secret),
-            "in the command line of {:?}",
-            entry.path()
-        );
+    {
+        let started =
+            |v: &RunnerView| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started));
+        let started = fleet.until("secretive", started);
+        tokio::pin!(started);
+        // All the while it is handed over, and once more when it runs.
+        while tokio::select! { _ = &mut started => false, () = tokio::task::yield_now() => true } {
+            in_no_command_line(secret);
+        }
+        in_no_command_line(secret);
     }
     for entry in std::fs::read_dir(&log).unwrap().flatten() {
         let text = std::fs::read(entry.path()).unwrap_or_default();
@@ -110,6 +111,13 @@ async fn the_setup_script_is_in_no_command_line_and_no_log() {
     fleet.delete(&added.cloud_id).await.unwrap();
     assert!(!fleet.logs().contains(secret));
     fleet.finish().await;
+}
+
+fn in_no_command_line(secret: &str) {
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let args = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&args).contains(secret), "in that of {:?}", entry.path());
+    }
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn a_job_runs_through_virtualization_framework_and_nothing_of_it_is_left()
 }
 
 #[tokio::test]
-async fn a_running_vm_is_deleted_and_its_slots_next_vm_has_the_same_address_and_another_identity() {
+async fn fault_26_a_running_vm_is_deleted_and_its_slots_next_vm_has_the_same_address_and_another_identity() {
     let fleet = fleet().await;
     let mut seen = Vec::new();
     for name in ["first", "second"] {
@@ -75,17 +75,17 @@ async fn a_running_vm_is_deleted_and_its_slots_next_vm_has_the_same_address_and_
 }
 
 #[tokio::test]
-async fn two_guests_that_boot_together_have_a_channel_each() {
+async fn fault_16_two_guests_that_boot_together_have_a_channel_each() {
     scenario::two_guests_are_never_taken_for_each_other(options()).await;
 }
 
 #[tokio::test]
-async fn a_killed_agent_does_not_stop_the_job_and_the_next_one_adopts_it() {
+async fn fault_03_a_killed_agent_does_not_stop_the_job_and_the_next_one_adopts_it() {
     scenario::a_job_survives_its_agent(options()).await;
 }
 
 #[tokio::test]
-async fn a_killed_vm_process_takes_its_guest_with_it_and_is_told() {
+async fn pain_05_a_killed_vm_process_takes_its_guest_with_it_and_is_told() {
     let fleet = fleet().await;
     let added = fleet.add("shot", &held()).await.unwrap();
     let bundle = fleet.only_bundle();
@@ -107,7 +107,7 @@ async fn a_killed_vm_process_takes_its_guest_with_it_and_is_told() {
 }
 
 #[tokio::test]
-async fn a_guest_that_powers_itself_off_is_told_apart_from_a_crash() {
+async fn fault_21_a_guest_that_powers_itself_off_is_told_apart_from_a_crash() {
     let fleet = fleet().await;
     let added = fleet.add("off", &plain("poweroff; sleep 600")).await.unwrap();
     let end = fleet.until_ended("off").await;
@@ -118,14 +118,14 @@ async fn a_guest_that_powers_itself_off_is_told_apart_from_a_crash() {
 }
 
 #[tokio::test]
-async fn deleting_while_the_vm_starts_cancels_it() {
+async fn fault_12_deleting_while_the_vm_starts_cancels_it() {
     let dir = tempfile::tempdir().unwrap();
     let template = template_with_faults(dir.path(), r#"{"standin":{"hang":["start"]}}"#);
     scenario::deleting_while_it_boots_cancels_the_creation(Options { template, ..options() }).await;
 }
 
 #[tokio::test]
-async fn what_the_framework_refuses_reaches_the_caller_in_its_words() {
+async fn pain_04_what_the_framework_refuses_reaches_the_caller_in_its_words() {
     let mut options = options();
     let dir = tempfile::tempdir().unwrap();
     options.template = template_with_faults(dir.path(), r#"{"standin":{"fail":{"start":6}}}"#);

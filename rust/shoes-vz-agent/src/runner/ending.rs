@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_bounded() {
+    fn fault_22_a_reason_is_bounded() {
         assert_eq!(Ending::failed("é".repeat(8 << 10)).reason.len(), MAX_REASON);
     }
 }

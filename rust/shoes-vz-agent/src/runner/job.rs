@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn myshoes_foreground_runner_runs_listens_works_and_is_reaped_when_the_script_ends() {
+    fn fault_21_myshoes_foreground_runner_runs_listens_works_and_is_reaped_when_the_script_ends() {
         let mut seen = false;
         for state in [
             RunnerActivity::Offline,
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_starts_no_runner_waits_for_one() {
+    fn pain_06_a_script_that_starts_no_runner_waits_for_one() {
         let none = status(RunnerActivity::Offline, SetupPhase::Exited, Some(0));
         assert_eq!(judge(&none, &mut false), Verdict::AwaitRegistration);
     }
 
     #[test]
-    fn a_runner_that_came_and_went_unseen_has_finished() {
+    fn pain_06_a_runner_that_came_and_went_unseen_has_finished() {
         let gone = status(RunnerActivity::Finished, SetupPhase::Exited, Some(0));
         assert_eq!(judge(&gone, &mut false), Verdict::Finished);
     }

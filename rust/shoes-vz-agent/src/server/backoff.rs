@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_limit_vary_and_begin_anew_after_a_success() {
+    fn fault_02_pauses_grow_to_a_limit_vary_and_begin_anew_after_a_success() {
         let mut backoff = Backoff::new(Outside::real());
         assert_eq!(backoff.pause(0), FIRST / 2);
         assert_eq!(backoff.pause(255), FIRST * 2);

@@ -21,7 +21,7 @@ fn hung_vm_process(host: &Host, bundle: &Path) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bundles_processes_and_files_are_adopted_removed_ended_or_named_foreign_and_counted() {
+async fn pain_05_bundles_processes_and_files_are_adopted_removed_ended_or_named_foreign_and_counted() {
     let host = Host::new();
     let first = host.mortal_agent();
     let alive = RunnerId::random();

@@ -10,10 +10,10 @@ use shoes_vz_proto::{
     vm::VmEndKind,
 };
 
-use crate::host::{Host, command, create, until, until_gone};
+use crate::host::{Host, command, create, until, until_gone, until_logged};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
+async fn fault_03_a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
     let host = Host::new();
     let first = host.mortal_agent();
     let id = RunnerId::random();
@@ -62,7 +62,7 @@ async fn a_boot_survives_its_agent_and_the_script_is_handed_over_by_the_next_one
 }
 
 #[tokio::test]
-async fn a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_directory_is_left_alone() {
+async fn fault_03_a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_directory_is_left_alone() {
     let host = Host::new();
     let dead = |end: Option<&str>, log: bool| {
         let id = RunnerId::random();
@@ -135,17 +135,4 @@ async fn an_acknowledged_id_does_not_take_down_a_living_runner() {
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("VM process"), "{end:?}");
-}
-
-/// Waits until `setup.log` is exactly this.
-async fn until_logged(host: &Host, id: RunnerId, text: &str) {
-    let log = host.bundle(id).join(file::SETUP_LOG);
-    let there = async {
-        while std::fs::read(&log).unwrap_or_default() != text.as_bytes() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(crate::host::PATIENCE, there).await.is_err() {
-        panic!("setup.log is {:?}, not {text:?}", std::fs::read_to_string(&log));
-    }
 }

@@ -109,6 +109,8 @@ struct Inner {
     scripts: Mutex<Vec<(String, Bytes)>>,
     /// While silent, the guest takes every question and answers none.
     silent: watch::Sender<bool>,
+    /// While stuck, the VM takes a stop and does not end.
+    stuck: watch::Sender<bool>,
     /// How often the guest was asked for its status.
     asked: watch::Sender<usize>,
     /// New with each time the events open then are to tell nothing any more.
@@ -137,6 +139,7 @@ impl FakeVm {
             log: watch::Sender::default(),
             scripts: Mutex::default(),
             silent: watch::Sender::new(false),
+            stuck: watch::Sender::new(false),
             asked: watch::Sender::new(0),
             events: watch::Sender::new(0),
             process: Mutex::default(),
@@ -194,6 +197,11 @@ impl FakeVm {
     /// Its guest agent hangs from now on, or no longer.
     pub(crate) fn silent(&self, silent: bool) {
         self.inner.silent.send_replace(silent);
+    }
+
+    /// Its stop hangs from now on, or no longer.
+    pub(crate) fn stuck(&self, stuck: bool) {
+        self.inner.stuck.send_replace(stuck);
     }
 
     /// Those who follow the events now hear of nothing more, and not of their end.
@@ -322,6 +330,7 @@ impl VmService for FakeVm {
         &self,
         _: tonic::Request<StopRequest>,
     ) -> Result<tonic::Response<StopResponse>, tonic::Status> {
+        self.inner.stuck.subscribe().wait_for(|stuck| !stuck).await.expect("not dropped");
         self.end(VmEndKind::Requested, "stopped as asked");
         Ok(tonic::Response::new(StopResponse {}))
     }

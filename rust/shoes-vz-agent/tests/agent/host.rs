@@ -20,7 +20,7 @@ use shoes_vz_agent::{
     slots::Slots,
     ssh::Login,
 };
-use shoes_vz_model::{Outside, id::RunnerId};
+use shoes_vz_model::{Outside, bundle::file, id::RunnerId};
 use shoes_vz_proto::agent::{
     CreateRunnerCommand, DeleteRunnerCommand, Runner, RunnerEnd, SyncResponse, sync_response::Command,
 };
@@ -208,4 +208,17 @@ pub(crate) async fn until_gone(runners: &Runners, id: RunnerId) -> (Runner, Runn
     let runner = until(runners, id, |r| r.end.is_some()).await;
     let end = runner.end.clone().unwrap();
     (runner, end)
+}
+
+/// Waits until `setup.log` is exactly this.
+pub(crate) async fn until_logged(host: &Host, id: RunnerId, text: &str) {
+    let log = host.bundle(id).join(file::SETUP_LOG);
+    let there = async {
+        while std::fs::read(&log).unwrap_or_default() != text.as_bytes() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    if timeout(PATIENCE, there).await.is_err() {
+        panic!("setup.log is {:?}, not {text:?}", std::fs::read_to_string(&log));
+    }
 }

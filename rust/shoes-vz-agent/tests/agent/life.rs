@@ -11,7 +11,7 @@ use shoes_vz_proto::{
 
 use crate::{
     fake_vm::FakeVm,
-    host::{Host, MIN_FREE_DISK, command, create, until, until_gone},
+    host::{Host, MIN_FREE_DISK, command, create, until, until_gone, until_logged},
 };
 
 const SCRIPT: &str = "#!/bin/bash\necho a secret token\n";
@@ -36,7 +36,7 @@ fn stages(runner: &Runner) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_runner_goes_from_command_to_finished_through_every_stage_and_leaves_nothing() {
+async fn fault_21_a_runner_goes_from_command_to_finished_through_every_stage_and_leaves_nothing() {
     let host = Host::new();
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
@@ -65,7 +65,7 @@ async fn a_runner_goes_from_command_to_finished_through_every_stage_and_leaves_n
 }
 
 #[tokio::test]
-async fn a_delete_overtakes_a_guest_that_never_comes_up() {
+async fn fault_12_a_delete_overtakes_a_guest_that_never_comes_up() {
     let host = Host::new();
     host.vms.boots.send_replace(false);
     let runners = host.agent().await;
@@ -79,7 +79,7 @@ async fn a_delete_overtakes_a_guest_that_never_comes_up() {
 }
 
 #[tokio::test]
-async fn a_delete_while_the_vm_process_starts_leaves_no_vm() {
+async fn fault_12_a_delete_while_the_vm_process_starts_leaves_no_vm() {
     let host = Host::new();
     host.vms.launches.forget_permits(usize::MAX);
     let runners = host.agent().await;
@@ -96,7 +96,52 @@ async fn a_delete_while_the_vm_process_starts_leaves_no_vm() {
 }
 
 #[tokio::test]
-async fn a_guest_that_is_not_ready_in_time_fails_with_its_stage_and_the_consoles_last_words() {
+async fn fault_07_a_vm_whose_stop_hangs_holds_up_nobody_in_the_other_slot() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (hung, vm) = set_up(&host, &runners).await;
+    vm.stuck(true);
+    assert_eq!(runners.apply(command("delete-hung", hung)), "");
+    until_state(&runners, hung, RunnerState::TearingDown).await;
+    let other = RunnerId::random();
+    assert_eq!(runners.apply(command("create", create(other, SCRIPT))), "");
+    until_state(&runners, other, RunnerState::SshReady).await;
+    assert_eq!(runners.apply(command("delete", other)), "");
+    let (_, end) = until_gone(&runners, other).await;
+    assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
+    let waiting = runners.context().board.get(&hung.to_string()).unwrap();
+    assert_eq!((waiting.state(), waiting.end), (RunnerState::TearingDown, None), "its VM still hangs");
+    vm.stuck(false);
+    let (_, end) = until_gone(&runners, hung).await;
+    assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
+    assert_eq!(host.entries(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn pain_03_a_guest_that_never_has_an_address_gets_its_script_and_runs() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    vm.runner(RunnerActivity::Running);
+    let runner = until_state(&runners, id, RunnerState::Running).await;
+    assert_eq!((runner.ip_address.as_str(), vm.scripts().len()), ("", 1));
+    assert!(runners.context().notices.is_none(), "nobody listens for an address");
+}
+
+#[tokio::test]
+async fn fault_24_what_the_setup_script_prints_is_on_the_host_while_it_still_runs() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    for (print, whole) in [("one\n", "one\n"), ("two\n", "one\ntwo\n")] {
+        vm.print(print);
+        until_logged(&host, id, whole).await;
+    }
+    assert!(!runners.context().board.get(&id.to_string()).unwrap().setup.unwrap().exited);
+}
+
+#[tokio::test]
+async fn fault_22_a_guest_that_is_not_ready_in_time_fails_with_its_stage_and_the_consoles_last_words() {
     let mut host = Host::new();
     host.start_deadline = Duration::from_millis(300);
     host.vms.boots.send_replace(false);
@@ -117,7 +162,7 @@ async fn a_guest_that_is_not_ready_in_time_fails_with_its_stage_and_the_consoles
 }
 
 #[tokio::test]
-async fn a_guest_with_another_host_key_fails_at_once_and_gets_no_script() {
+async fn fault_18_a_guest_with_another_host_key_fails_at_once_and_gets_no_script() {
     let mut host = Host::new();
     host.vms.host_key = 9;
     let runners = host.agent().await;
@@ -130,7 +175,7 @@ async fn a_guest_with_another_host_key_fails_at_once_and_gets_no_script() {
 }
 
 #[tokio::test]
-async fn a_script_that_fails_ends_with_its_code_and_its_last_fifty_lines() {
+async fn fault_22_a_script_that_fails_ends_with_its_code_and_its_last_fifty_lines() {
     let host = Host::new();
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
@@ -146,7 +191,7 @@ async fn a_script_that_fails_ends_with_its_code_and_its_last_fifty_lines() {
 }
 
 #[tokio::test]
-async fn a_script_that_starts_no_runner_expires_after_the_registration_deadline() {
+async fn pain_06_a_script_that_starts_no_runner_expires_after_the_registration_deadline() {
     let mut host = Host::new();
     host.registration_deadline = Duration::from_millis(100);
     host.max_runners = 1;
@@ -162,7 +207,7 @@ async fn a_script_that_starts_no_runner_expires_after_the_registration_deadline(
 }
 
 #[tokio::test]
-async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
+async fn fault_21_a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
     let mut host = Host::new();
     host.max_runners = 1;
     let runners = host.agent().await;
@@ -183,7 +228,7 @@ async fn a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_job() {
 }
 
 #[tokio::test]
-async fn a_vm_that_dies_takes_its_runner_with_it_in_its_own_words() {
+async fn fault_21_a_vm_that_dies_takes_its_runner_with_it_in_its_own_words() {
     let host = Host::new();
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
@@ -209,7 +254,7 @@ async fn a_vm_the_operator_ended_is_deleted_not_dead() {
 }
 
 #[tokio::test]
-async fn a_failed_clone_leaves_nothing_and_frees_its_slot() {
+async fn pain_07_a_failed_clone_leaves_nothing_and_frees_its_slot() {
     let mut host = Host::new();
     host.max_runners = 1;
     let runners = host.agent().await;
@@ -224,7 +269,7 @@ async fn a_failed_clone_leaves_nothing_and_frees_its_slot() {
 }
 
 #[tokio::test]
-async fn a_command_sent_twice_is_applied_once_and_a_full_host_refuses() {
+async fn fault_10_a_command_sent_twice_is_applied_once_and_a_full_host_refuses() {
     let mut host = Host::new();
     host.max_runners = 1;
     let runners = host.agent().await;

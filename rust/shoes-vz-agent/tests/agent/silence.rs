@@ -38,7 +38,7 @@ async fn finish(runners: &Runners, id: RunnerId, vm: &FakeVm) {
 }
 
 #[tokio::test]
-async fn a_guest_that_hangs_in_its_job_is_removed_with_what_it_last_said_and_the_consoles_tail() {
+async fn pain_06_a_guest_that_hangs_in_its_job_is_removed_with_what_it_last_said_and_the_consoles_tail() {
     let host = host(SHORT);
     let runners = host.agent().await;
     let (id, vm) = working(&host, &runners).await;
@@ -63,7 +63,7 @@ async fn a_guest_that_hangs_in_its_job_is_removed_with_what_it_last_said_and_the
 }
 
 #[tokio::test]
-async fn a_guest_that_answers_again_before_the_limit_goes_on_however_often_it_stalls() {
+async fn fault_22_a_guest_that_answers_again_before_the_limit_goes_on_however_often_it_stalls() {
     let host = host(Duration::from_secs(2));
     let runners = host.agent().await;
     let (id, vm) = working(&host, &runners).await;

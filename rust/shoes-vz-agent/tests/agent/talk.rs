@@ -88,7 +88,7 @@ async fn a_server_hears_at_once_why_a_host_takes_no_runners_and_when_it_does_aga
 }
 
 #[tokio::test]
-async fn an_absent_server_is_said_to_be_unreachable_once_and_stops_nothing() {
+async fn fault_02_an_absent_server_is_said_to_be_unreachable_once_and_stops_nothing() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_runner_waits_is_shown_in_every_form() {
+    fn pain_14_why_a_runner_waits_is_shown_in_every_form() {
         let mut waits = view();
         waits.pending_reason = "mac-1 is cordoned (new disk)".into();
         assert!(runner_table(std::slice::from_ref(&waits)).contains("mac-1 is cordoned (new disk)"));

@@ -163,6 +163,26 @@ mod tests {
     }
 
     #[test]
+    fn fault_27_the_agent_is_a_job_of_the_logged_in_user_and_comes_back_however_it_ended() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let launchd = repository.join("packaging/macos/launchd");
+        let file = launchd.join("com.github.whywaita.shoes-vz-agent.plist");
+        let job = plists::dictionary(&fs::read(&file).unwrap()).unwrap();
+        let mut found = Findings::default();
+        judge(Path::new("/x/No.app"), &file, &job, &mut found);
+        assert!(found.0.is_empty(), "{:?}", found.0);
+        for key in ["UserName", "GroupName", "SessionCreate"] {
+            assert!(job.get(key).is_none(), "{key} makes it a daemon of its own, or root's");
+        }
+        let of = |key: &str| job.get(key).and_then(Value::as_string);
+        assert_eq!(of("LimitLoadToSessionType"), Some("Aqua"), "where the keychain is unlocked");
+        assert_eq!(job.get("KeepAlive").and_then(Value::as_boolean), Some(true));
+        let entitled = plists::dictionary(&fs::read(repository.join("entitlements.plist")).unwrap()).unwrap();
+        let vz = entitled.get("com.apple.security.virtualization").and_then(Value::as_boolean);
+        assert_eq!(vz, Some(true), "or Virtualization.framework refuses every VM");
+    }
+
+    #[test]
     fn a_job_without_name_or_program_is_refused() {
         let wrong = wrong("<key>ProgramArguments</key><array><string>true</string></array>");
         assert!(wrong[0].contains("Label \"\""), "{wrong:?}");

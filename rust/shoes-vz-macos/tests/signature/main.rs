@@ -122,7 +122,7 @@ fn der_out_of_order_is_refused_though_it_is_sealed() {
 }
 
 #[test]
-fn other_entitlements_than_asked_for_are_refused_each_by_its_key() {
+fn fault_27_other_entitlements_than_asked_for_are_refused_each_by_its_key() {
     let tiny = Tiny::unpacked();
     let mut wanted = tiny.wanted();
     let Signing::Hardened { entitlements, .. } = &mut wanted.signing else { unreachable!() };

@@ -14,6 +14,8 @@ use shoes_vz_proto::{
     fleet::AgentView,
 };
 
+use crate::metrics::Metrics;
+
 use super::{
     core::{Core, Policy},
     types::{
@@ -277,7 +279,70 @@ fn ready(world: &mut World, host: &mut Host, name: &str) -> CloudId {
 }
 
 #[test]
-fn a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
+fn fault_03_agents_that_come_back_under_new_ids_leave_no_agent_no_series_and_no_load_behind() {
+    let mut world = World::new(Policy::default());
+    for _ in 0..3 {
+        let mut host = Host::new(world.register(None, 1, None));
+        host.connect(&mut world);
+        world.add("a");
+        host.sync(&mut world);
+        host.all(&mut world, wire::RunnerState::SshReady);
+        host.lose(&mut world);
+    }
+    let fleet = world.core.snapshot(false, world.now());
+    assert_eq!((fleet.agents.len(), fleet.runners.len()), (1, 1), "{fleet:#?}");
+    let text = String::from_utf8(Metrics::new().unwrap().render(&fleet).unwrap()).unwrap();
+    for (series, lines) in [("shoesvz_agents_capacity_runners{", 1), ("shoesvz_agents_current_runners{", 1)] {
+        assert_eq!(text.lines().filter(|l| l.starts_with(series)).count(), lines, "{text}");
+    }
+    assert!(text.lines().any(|l| l == "shoesvz_capacity_utilization_ratio 0"), "it is offline: {text}");
+}
+
+#[test]
+fn fault_04_a_delete_before_the_agent_ever_told_of_the_runner_reaches_the_agent() {
+    let mut world = World::new(Policy::default());
+    let host = world.agent(1);
+    let added = world.add("a");
+    let cloud_id = world.cloud_id("a");
+    let deleted = world.delete(cloud_id.clone());
+    assert_eq!(world.deletes(host.session), 1);
+    assert!(!world.deleted.contains_key(&deleted), "it may be there, so it is not yet deleted");
+    assert!(world.added[&added].is_err());
+    let acks = world
+        .sent
+        .iter()
+        .map(|(_, c)| wire::CommandAck { command_id: c.command_id.clone(), ..Default::default() });
+    let acks = acks.collect();
+    host.ack(&mut world, acks);
+    assert_eq!(world.deleted[&deleted], Ok(()), "the agent has both commands, and no such runner");
+    let again = world.delete(cloud_id);
+    assert_eq!(world.deleted[&again], Ok(()));
+}
+
+#[test]
+fn fault_08_each_answer_is_an_effect_of_the_very_report_it_waits_for() {
+    let mut world = World::new(Policy::default());
+    let mut host = world.agent(1);
+    let added = world.add("a");
+    host.all(&mut world, wire::RunnerState::Booting);
+    assert!(!world.added.contains_key(&added));
+    host.all(&mut world, wire::RunnerState::SshReady);
+    let cloud_id = world.added[&added].clone().unwrap().cloud_id;
+    let deleted = world.delete(cloud_id);
+    host.all(&mut world, wire::RunnerState::TearingDown);
+    assert!(!world.deleted.contains_key(&deleted));
+    let waiting = world.add("b");
+    assert_eq!(world.creates(host.session).len(), 1);
+    host.none(&mut world);
+    assert_eq!(world.deleted[&deleted], Ok(()));
+    assert_eq!(world.creates(host.session).len(), 2, "the slot goes on to whoever waits for it");
+    host.all(&mut world, wire::RunnerState::SshReady);
+    assert!(world.added[&waiting].is_ok());
+    assert_eq!(world.clock, Duration::ZERO, "no time has passed, and nobody asked what is due");
+}
+
+#[test]
+fn fault_09_a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let waiter = world.add("a");
@@ -286,7 +351,7 @@ fn a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
 }
 
 #[test]
-fn a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_is_not_done_again() {
+fn fault_09_a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_is_not_done_again() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let waiter = world.add("a");
@@ -299,7 +364,7 @@ fn a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_is_not_do
 }
 
 #[test]
-fn a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
+fn fault_10_a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
     let mut world = World::new(Policy::default());
     let host = world.agent(2);
     for name in ["a", "b", "c"] {
@@ -310,7 +375,7 @@ fn a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
 }
 
 #[test]
-fn a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it() {
+fn pain_07_a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it() {
     let mut world = World::new(Policy::default());
     let info = |label: &str| {
         let template = wire::TemplateInfo { labels: vec![label.into()], ..Default::default() };
@@ -331,7 +396,22 @@ fn a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_behind_it()
 }
 
 #[test]
-fn slots_promised_in_one_go_are_counted_one_by_one() {
+fn fault_10_a_failed_or_dying_runner_holds_its_slot_until_its_vm_is_gone() {
+    for state in [wire::RunnerState::Error, wire::RunnerState::TearingDown] {
+        let mut world = World::new(Policy::default());
+        let mut host = world.agent(1);
+        world.add("a");
+        host.all(&mut world, wire::RunnerState::Booting);
+        host.all(&mut world, state);
+        world.add("b");
+        assert_eq!(world.creates(host.session).len(), 1, "{state:?}");
+        host.none(&mut world);
+        assert_eq!(world.creates(host.session).len(), 2, "{state:?}");
+    }
+}
+
+#[test]
+fn fault_10_slots_promised_in_one_go_are_counted_one_by_one() {
     let mut world = World::new(Policy::default());
     let mut host = |label: &str, slots: u32| {
         let template = wire::TemplateInfo { labels: vec![label.into()], ..Default::default() };
@@ -399,15 +479,20 @@ fn an_error_is_told_to_the_caller_at_once_and_a_retry_waits_until_the_wreck_is_g
 }
 
 #[test]
-fn a_wreck_the_agent_leaves_is_removed_after_a_minute_and_stays_a_failure() {
+fn fault_13_a_wreck_the_agent_leaves_is_removed_after_a_minute_once_and_stays_a_failure() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     world.add("a");
     host.all(&mut world, wire::RunnerState::Booting);
     host.runners[0].error_message = "disk full".into();
     host.all(&mut world, wire::RunnerState::Error);
-    world.pass(MINUTE);
-    assert_eq!(world.deletes(host.session), 1);
+    world.pass(MINUTE - Duration::from_secs(1));
+    assert_eq!(world.deletes(host.session), 0, "the agent cleans up by itself");
+    for _ in 0..9 {
+        world.pass(MINUTE);
+        host.sync(&mut world);
+        assert_eq!(world.deletes(host.session), 1);
+    }
     host.runners[0].end = Some(wire::RunnerEnd { kind: wire::EndKind::Deleted.into(), ..Default::default() });
     host.sync(&mut world);
     let end = world.end_of("a");
@@ -430,7 +515,7 @@ fn a_runner_in_no_list_is_ended_only_after_the_agent_had_it() {
 }
 
 #[test]
-fn a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
+fn pain_07_a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
     let mut world = World::new(Policy::default());
     let host = world.agent(1);
     let waiter = world.add("a");
@@ -445,7 +530,7 @@ fn a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
 }
 
 #[test]
-fn a_delete_that_was_refused_is_sent_again_later_each_time() {
+fn fault_14_a_delete_that_was_refused_is_sent_again_later_each_time() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let cloud_id = ready(&mut world, &mut host, "a");
@@ -464,7 +549,7 @@ fn a_delete_that_was_refused_is_sent_again_later_each_time() {
 }
 
 #[test]
-fn a_delete_on_an_agent_that_is_away_is_kept_told_and_delivered_when_it_is_back() {
+fn fault_05_a_delete_on_an_agent_that_is_away_is_kept_told_and_delivered_when_it_is_back() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let cloud_id = ready(&mut world, &mut host, "a");
@@ -557,7 +642,7 @@ fn an_agent_that_did_not_register_is_told_to() {
 }
 
 #[test]
-fn a_caller_whose_answer_was_lost_leaves_no_runner_behind() {
+fn fault_11_a_caller_whose_answer_was_lost_leaves_no_runner_behind() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let waiter = world.add("a");

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_never_leads_backward_or_to_a_state_nobody_knows() {
+    fn fault_14_a_report_never_leads_backward_or_to_a_state_nobody_knows() {
         let running = in_state(wire::RunnerState::Running);
         let back = follow(Some(&running), in_state(wire::RunnerState::Booting));
         assert_eq!(back.state(), wire::RunnerState::Running);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_message_is_cut_to_its_last_part() {
+    fn fault_22_an_endless_message_is_cut_to_its_last_part() {
         let told =
             wire::Runner { error_message: format!("{}end", "x".repeat(1 << 20)), ..Default::default() };
         let kept = bounded(told).error_message;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_and_a_job_are_each_counted_once() {
+    fn fault_23_a_stage_and_a_job_are_each_counted_once() {
         let stage =
             wire::StageTiming { stage: wire::RunnerStage::Clone.into(), duration_us: 1500, started_at: None };
         let told = wire::Runner { stages: vec![stage], ..Default::default() };

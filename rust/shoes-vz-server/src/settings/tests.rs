@@ -104,7 +104,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
 }
 
 #[test]
-fn an_open_door_is_refused_unless_there_is_a_token_or_it_is_insisted_on() {
+fn fault_19_an_open_door_is_refused_unless_there_is_a_token_or_it_is_insisted_on() {
     let open = ["--grpc-addr", "0.0.0.0:1"];
     assert!(mistakes(read(&open, &[], &[]))[0].contains("0.0.0.0:1"));
     assert!(read(&[&open[..], &["--insecure-listen"]].concat(), &[], &[]).is_ok());

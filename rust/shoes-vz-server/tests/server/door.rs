@@ -36,7 +36,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 #[tokio::test]
-async fn the_script_is_in_no_log_and_the_request_id_is_in_all() {
+async fn fault_20_the_script_is_in_no_log_and_the_request_id_is_in_all() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .json()
@@ -75,7 +75,7 @@ async fn the_script_is_in_no_log_and_the_request_id_is_in_all() {
 }
 
 #[tokio::test]
-async fn only_callers_with_the_token_get_in() {
+async fn fault_19_only_callers_with_the_token_get_in() {
     let dir = tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "s3cret\n").unwrap();
@@ -140,7 +140,7 @@ async fn reflection_lists_the_services_in_both_versions() {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_go_server_is_there_and_fed() {
+async fn fault_23_every_metric_of_the_go_server_is_there_and_fed() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 4).await;
@@ -198,6 +198,31 @@ async fn every_metric_of_the_go_server_is_there_and_fed() {
         assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
     }
     assert_eq!(server.http("/nowhere", "").await.0, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn fault_24_the_startup_metric_measures_what_its_help_says() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 1).await;
+    let call = server.add("a");
+    agent.take_create().await;
+    let counts = async || {
+        let text = server.http("/metrics", "").await.1;
+        let name = "shoesvz_runner_startup_duration_seconds";
+        assert!(text.lines().any(|l| l == format!("# HELP {name} From AddInstance to SSH.")), "{text}");
+        text.lines().find_map(|l| l.strip_prefix(&format!("{name}_count "))).unwrap().to_owned()
+    };
+    agent.report(RunnerState::Booting).await;
+    server.until("a", |v| v.runner.as_ref().unwrap().state() == RunnerState::Booting).await;
+    assert_eq!(counts().await, "0");
+    agent.report(RunnerState::SshReady).await;
+    answer(call).await.unwrap();
+    assert_eq!(counts().await, "1");
+    agent.report(RunnerState::Running).await;
+    server.until("a", |v| v.runner.as_ref().unwrap().state() == RunnerState::Running).await;
+    assert_eq!(counts().await, "1", "the job is no part of it");
     server.stop().await;
 }
 

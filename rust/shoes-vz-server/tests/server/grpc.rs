@@ -7,7 +7,10 @@ use shoes_vz_proto::{
     agent::{
         AgentStatus, EndKind, RunnerEnd, RunnerStage, RunnerState, SyncResponse, sync_response::Command,
     },
-    fleet::{AddInstanceRequest, ListAgentsRequest, fleet_service_client::FleetServiceClient},
+    fleet::{
+        AddInstanceRequest, DeleteInstanceRequest, ListAgentsRequest,
+        fleet_service_client::FleetServiceClient,
+    },
 };
 use tempfile::tempdir;
 use tonic::Code;
@@ -38,6 +41,30 @@ async fn a_runner_is_added_when_it_is_ready_and_deleted_when_it_is_gone() {
 }
 
 #[tokio::test]
+async fn fault_06_commands_are_pushed_on_a_stream_on_which_the_agent_says_nothing() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 2).await;
+    until_agent_is(&server, AgentStatus::Online).await;
+    // From here on the agent only listens.
+    let calls = [server.add("a"), server.add("b")];
+    let mut made = [agent.take_create().await, agent.take_create().await];
+    made.sort_by(|a, b| a.runner_name.cmp(&b.runner_name));
+    assert_eq!([&made[0].runner_name, &made[1].runner_name], ["a", "b"]);
+    let mut shoes = server.shoes();
+    let request = DeleteInstanceRequest { cloud_id: made[0].cloud_id.clone(), labels: vec![] };
+    let deleting = tokio::spawn(async move { shoes.delete_instance(request).await });
+    let command = agent.next().await.unwrap().unwrap().command;
+    let Some(Command::DeleteRunner(delete)) = command else { panic!("no delete: {command:?}") };
+    assert_eq!(delete.runner_id, made[0].runner_id);
+    deleting.abort();
+    for call in calls {
+        call.abort();
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_retry_with_the_same_name_joins_the_one_in_flight() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -61,7 +88,7 @@ async fn a_retry_with_the_same_name_joins_the_one_in_flight() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_slots_are_served_in_order_when_one_is_free() {
+async fn fault_28_requests_beyond_the_slots_are_served_in_order_when_one_is_free() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 1).await;
@@ -89,7 +116,7 @@ async fn requests_beyond_the_slots_are_served_in_order_when_one_is_free() {
 }
 
 #[tokio::test]
-async fn a_queued_request_is_told_why_before_its_callers_deadline() {
+async fn pain_14_a_queued_request_is_told_why_before_its_callers_deadline() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let began = Instant::now();
@@ -107,7 +134,7 @@ async fn a_queued_request_is_told_why_before_its_callers_deadline() {
 }
 
 #[tokio::test]
-async fn a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
+async fn fault_11_a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
     let dir = tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--caller-grace", "700ms"]).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -133,7 +160,7 @@ async fn a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
 }
 
 #[tokio::test]
-async fn deleting_while_it_is_made_or_queued_ends_the_creation() {
+async fn fault_12_deleting_while_it_is_made_or_queued_ends_the_creation() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 1).await;
@@ -183,7 +210,7 @@ async fn a_failure_is_told_with_its_reason_and_stage_and_its_end_is_acknowledged
 }
 
 #[tokio::test]
-async fn what_can_never_work_is_refused_by_name() {
+async fn fault_25_what_can_never_work_is_refused_by_name() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let _agent = Agent::connect(&server, 1).await;
@@ -212,7 +239,7 @@ async fn what_can_never_work_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_restarted_server_knows_its_runners_its_queue_and_its_tombstones() {
+async fn fault_01_a_restarted_server_knows_its_runners_its_queue_and_its_tombstones() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -323,7 +350,7 @@ async fn the_newer_stream_of_an_agent_replaces_the_older() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
+async fn fault_02_an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -332,13 +359,11 @@ async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
     agent.report(RunnerState::Running).await;
     let added = answer(call).await.unwrap();
     drop(agent);
-    until_offline(&server).await;
+    until_agent_is(&server, AgentStatus::Offline).await;
     let told = answer(server.add_within("b", Duration::from_secs(2))).await.unwrap_err();
     assert!(told.message().contains("mac-1 is offline"), "{told:?}");
-    let mut request = tonic::Request::new(shoes_vz_proto::fleet::DeleteInstanceRequest {
-        cloud_id: added.cloud_id.clone(),
-        labels: vec![],
-    });
+    let mut request =
+        tonic::Request::new(DeleteInstanceRequest { cloud_id: added.cloud_id.clone(), labels: vec![] });
     request.set_timeout(Duration::from_secs(2));
     let told = server.shoes().delete_instance(request).await.unwrap_err();
     assert_eq!(told.code(), Code::Unavailable, "{told:?}");
@@ -346,23 +371,25 @@ async fn an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() {
     server.stop().await;
 }
 
-/// Until the only agent is OFFLINE.
-async fn until_offline(server: &Server) {
+/// Until the only agent is seen so.
+async fn until_agent_is(server: &Server, status: AgentStatus) {
     let mut operators = FleetServiceClient::new(server.channel());
-    let offline = async {
+    let seen = async {
         loop {
             let agents = operators.list_agents(ListAgentsRequest {}).await.unwrap().into_inner().agents;
-            if agents[0].agent.as_ref().unwrap().status() == AgentStatus::Offline {
+            if agents[0].agent.as_ref().unwrap().status() == status {
                 return;
             }
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(crate::common::PATIENCE, offline).await.expect("the agent is found to be away");
+    tokio::time::timeout(crate::common::PATIENCE, seen)
+        .await
+        .unwrap_or_else(|_| panic!("the agent is not seen to be {status:?}"));
 }
 
 #[tokio::test]
-async fn an_agent_behind_a_dead_connection_is_found_to_be_away() {
+async fn fault_02_an_agent_behind_a_dead_connection_is_found_to_be_away() {
     let dir = tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--keepalive", "200ms"]).await;
     // Between the two, something that stops passing anything on, without closing.
@@ -386,7 +413,7 @@ async fn an_agent_behind_a_dead_connection_is_found_to_be_away() {
     let call = server.add("a");
     server.until("a", |v| !v.agent_hostname.is_empty()).await;
     dead.notify_one();
-    until_offline(&server).await;
+    until_agent_is(&server, AgentStatus::Offline).await;
     call.abort();
     server.stop().await;
 }
@@ -406,7 +433,7 @@ async fn a_go_agent_is_spoken_to_as_the_go_server_did() {
     assert!(matches!(agent.next().await.unwrap().unwrap().command, Some(Command::Noop(_))));
     let added = answer(call).await.unwrap();
     let mut client = server.shoes();
-    let request = shoes_vz_proto::fleet::DeleteInstanceRequest { cloud_id: added.cloud_id, labels: vec![] };
+    let request = DeleteInstanceRequest { cloud_id: added.cloud_id, labels: vec![] };
     let delete = tokio::spawn(async move { client.delete_instance(request).await.map(|_| ()) });
     // Its tick: the delete may reach the server after one or more of them.
     loop {

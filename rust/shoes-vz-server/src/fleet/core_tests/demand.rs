@@ -40,7 +40,7 @@ fn host(world: &mut World, template: &str) -> Host {
 }
 
 #[test]
-fn a_labels_template_decides_which_agent_makes_the_runner_and_its_size_counts() {
+fn fault_25_a_labels_template_decides_which_agent_makes_the_runner_and_its_size_counts() {
     let mut world = world();
     let (tahoe, sequoia) = (host(&mut world, "tahoe"), host(&mut world, "sequoia"));
     world.add_labelled("a", &["self-hosted", "macOS-15"]);

@@ -47,7 +47,7 @@ fn what_an_agent_says_of_itself_is_forgotten_with_its_stream() {
 }
 
 #[test]
-fn a_runner_refused_for_the_agents_own_sake_is_made_by_another_for_the_same_caller() {
+fn pain_07_a_runner_refused_for_the_agents_own_sake_is_made_by_another_for_the_same_caller() {
     let mut world = World::new(Policy::default());
     let first = world.agent(9);
     let mut second = world.agent(1);
@@ -63,7 +63,7 @@ fn a_runner_refused_for_the_agents_own_sake_is_made_by_another_for_the_same_call
 }
 
 #[test]
-fn a_runner_every_agent_refused_waits_with_their_words_and_its_script() {
+fn pain_14_a_runner_every_agent_refused_waits_with_their_words_and_its_script() {
     let mut world = World::new(Policy::default());
     let (one, two) = (world.agent(2), world.agent(1));
     let waiter = world.add("a");
