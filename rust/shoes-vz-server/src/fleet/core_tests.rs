@@ -304,7 +304,7 @@ fn fault_04_a_delete_before_the_agent_ever_told_of_the_runner_reaches_the_agent(
     let host = world.agent(1);
     let added = world.add("a");
     let cloud_id = world.cloud_id("a");
-    let deleted = world.delete(cloud_id.clone());
+    let deleted = world.delete(cloud_id);
     assert_eq!(world.deletes(host.session), 1);
     assert!(!world.deleted.contains_key(&deleted), "it may be there, so it is not yet deleted");
     assert!(world.added[&added].is_err());
