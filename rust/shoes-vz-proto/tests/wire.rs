@@ -3,6 +3,7 @@
 //! The bytes are written by hand from the protobuf encoding: a tag is `number << 3 | type` (type 0 varint, 2 length and
 //! bytes), fields in order of their numbers, as Go's encoder writes them. Each is decoded, compared with the message it
 //! stands for, and encoded again to the same bytes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
