@@ -29,7 +29,7 @@ macro_rules! table {
 }
 
 table! {
-    a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "said never to have been", "converges", "left behind", "running job"];
+    a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "said never to have been", "converges", "left behind", "running job", "a cordoned agent takes nothing new"];
     tombstones_lost: TombstonesAreLost => ["said never to have been"];
     runners_lost: RunnersAreLost => ["said never to have been"];
     abandoned_runners_that_stay: AbandonedRunnersStay => ["nothing is left behind"];
@@ -37,7 +37,7 @@ table! {
     live_vms_not_found: LiveVmsAreNotFound => ["no running job is ended", "under its live VM"];
     stops_ignored: StopsAreIgnored => ["under its live VM"];
     bundles_that_stay: BundlesStay => ["nothing is left behind"];
-    an_identity_lost: IdentityIsLost => ["converges"];
+    an_identity_lost: IdentityIsLost => ["converges", "Uncordon was not confirmed"];
     slots_not_given_back: SlotsAreNotGivenBack => ["no slot is lost"];
     vms_forgotten_on_restart: VmsAreForgottenOnRestart => ["no running job is ended"];
     agents_forgotten_at_once: AgentsAreForgottenAtOnce => ["no running job is ended"];
