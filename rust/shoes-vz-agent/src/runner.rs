@@ -127,6 +127,8 @@ pub fn begin(ctx: Arc<Context>, order: Order, ticket: Ticket) -> Handle {
         stages: Vec::new(),
         max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs()),
         slot: Some(ticket.index()),
+        spare: false,
+        start_path: None,
     };
     let record = Record::begin(ctx.clone(), bundle, meta);
     record.publish();

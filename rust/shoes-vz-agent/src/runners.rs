@@ -264,5 +264,7 @@ fn nameless(bundle: &Bundle, now: Timestamp) -> RuntimeMetadata {
         stages: Vec::new(),
         max_lifetime_seconds: 0,
         slot: None,
+        spare: false,
+        start_path: None,
     }
 }

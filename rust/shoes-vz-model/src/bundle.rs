@@ -100,6 +100,12 @@ pub struct RuntimeMetadata {
     /// Addition: the host's slot it is in, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
+    /// Addition: whether it waits for a runner (a hot VM). `runner_id` is then its own, and it is no runner's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spare: bool,
+    /// Addition: how it came to be ready; `None` until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_path: Option<crate::state::StartPath>,
 }
 
 #[cfg(test)]

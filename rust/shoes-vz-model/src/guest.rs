@@ -10,6 +10,7 @@
 //! | PUT /setup/{id} (addition) | the script's bytes | [`SetupStatus`]; the same id again changes nothing; another id: 409 |
 //! | GET /setup (addition) | | [`SetupStatus`] |
 //! | GET /setup/log?offset=N (addition) | | the log's bytes from N on, followed until the script has exited |
+//! | POST /renew (addition) | [`Renewal`] | [`Renewed`], once it is done; 501: this guest cannot |
 //! | POST /shutdown (addition) | | 202; then the guest powers off |
 
 use serde::{Deserialize, Serialize};
@@ -183,6 +184,54 @@ pub struct ExecResponse {
     /// Addition: the bytes in base64, when `output` is not exactly them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output_base64: String,
+}
+
+/// `POST /renew`: what makes a restored guest unlike every other clone of its saved state, and a guest that was paused
+/// know the time. Each part that is given is done, in the order of the fields; what is not is left as it is.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The host's random bytes, in base64, mixed into the kernel's; then its generator is reseeded. A secret.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub entropy: String,
+    /// The time, in nanoseconds since 1970; 0 = none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unix_nanos: i64,
+    /// Linux: machine-id(5), 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine_id: String,
+    /// Linux: /proc/sys/kernel/random/boot_id, as a UUID.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
+    /// sshd's only host key from now on: a private key in OpenSSH's format. A secret.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ssh_host_key: String,
+    /// A line added to the runner's authorized_keys, in the place of one an earlier renewal added.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub authorized_key: String,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// Without its secrets.
+impl std::fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewal")
+            .field("unix_nanos", &self.unix_nanos)
+            .field("machine_id", &self.machine_id)
+            .field("boot_id", &self.boot_id)
+            .field("authorized_key", &self.authorized_key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `POST /renew`'s answer: everything asked for is done, and new SSH connections meet the new key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Renewed {
+    /// How far the guest's clock was behind, in milliseconds; less than 0 when it was ahead.
+    #[serde(default)]
+    pub clock_was_behind_ms: i64,
 }
 
 /// `POST /notify-ip`, from the guest to the host agent.

@@ -85,12 +85,16 @@ pub fn state_from_wire(number: i32) -> Option<State> {
 pub enum Stage {
     /// In the server's queue.
     Queue,
+    /// A VM that is ready already becomes the runner's.
+    Claim,
     /// Bundle and copy-on-write disk.
     Clone,
     /// VM process and hypervisor.
     Start,
     /// Until the guest agent's hello.
     Guest,
+    /// A restored guest is made unlike every other.
+    Renew,
     /// Until SSH answers.
     Ssh,
     /// Setup script, until the runner listens.
@@ -103,11 +107,13 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Queue,
+        Self::Claim,
         Self::Clone,
         Self::Start,
         Self::Guest,
+        Self::Renew,
         Self::Ssh,
         Self::Setup,
         Self::Job,
@@ -118,9 +124,11 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queue => "queue",
+            Self::Claim => "claim",
             Self::Clone => "clone",
             Self::Start => "start",
             Self::Guest => "guest",
+            Self::Renew => "renew",
             Self::Ssh => "ssh",
             Self::Setup => "setup",
             Self::Job => "job",
@@ -133,15 +141,58 @@ impl From<Stage> for wire::RunnerStage {
     fn from(stage: Stage) -> Self {
         match stage {
             Stage::Queue => Self::Queue,
+            Stage::Claim => Self::Claim,
             Stage::Clone => Self::Clone,
             Stage::Start => Self::Start,
             Stage::Guest => Self::Guest,
+            Stage::Renew => Self::Renew,
             Stage::Ssh => Self::Ssh,
             Stage::Setup => Self::Setup,
             Stage::Job => Self::Job,
             Stage::Teardown => Self::Teardown,
         }
     }
+}
+
+/// How a runner's VM came to be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartPath {
+    /// Its guest booted.
+    Cold,
+    /// Its guest goes on from a saved state.
+    Restored,
+    /// It was ready already.
+    Hot,
+}
+
+impl StartPath {
+    /// Every path, the slowest first.
+    pub const ALL: [Self; 3] = [Self::Cold, Self::Restored, Self::Hot];
+
+    /// As in reports and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Restored => "restored",
+            Self::Hot => "hot",
+        }
+    }
+}
+
+impl From<StartPath> for wire::StartPath {
+    fn from(path: StartPath) -> Self {
+        match path {
+            StartPath::Cold => Self::Cold,
+            StartPath::Restored => Self::Restored,
+            StartPath::Hot => Self::Hot,
+        }
+    }
+}
+
+/// `None` for UNSPECIFIED, or for a path this version does not know.
+pub fn start_path_from_wire(number: i32) -> Option<StartPath> {
+    StartPath::ALL.into_iter().find(|p| wire::StartPath::from(*p) as i32 == number)
 }
 
 /// `None` for UNSPECIFIED (a Go agent), or for a stage this version does not know.
@@ -164,6 +215,10 @@ mod tests {
         for s in Stage::ALL {
             assert_eq!(stage_from_wire(wire::RunnerStage::from(s) as i32), Some(s));
         }
+        for p in StartPath::ALL {
+            assert_eq!(start_path_from_wire(wire::StartPath::from(p) as i32), Some(p));
+        }
+        assert_eq!(start_path_from_wire(0), None);
         assert_eq!((state_from_wire(0), state_from_wire(99), stage_from_wire(0)), (None, None, None));
     }
 

@@ -30,10 +30,12 @@ pub enum EndKind {
     MaxLifetime,
     /// The host's disk below the VM is full or broken.
     DiskError,
+    /// The saved state was refused or is damaged; the guest never ran.
+    RestoreRefused,
 }
 
 impl EndKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Requested,
         Self::GuestPoweroff,
         Self::GuestReset,
@@ -42,11 +44,19 @@ impl EndKind {
         Self::HypervisorFailed,
         Self::MaxLifetime,
         Self::DiskError,
+        Self::RestoreRefused,
     ];
 
     /// FAILED rather than STOPPED: nobody, in the host or in the guest, meant the VM to end this way.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::GuestPanic | Self::HypervisorKilled | Self::HypervisorFailed | Self::DiskError)
+        matches!(
+            self,
+            Self::GuestPanic
+                | Self::HypervisorKilled
+                | Self::HypervisorFailed
+                | Self::DiskError
+                | Self::RestoreRefused
+        )
     }
 }
 
@@ -61,6 +71,7 @@ impl From<EndKind> for wire::VmEndKind {
             EndKind::HypervisorFailed => Self::HypervisorFailed,
             EndKind::MaxLifetime => Self::MaxLifetime,
             EndKind::DiskError => Self::DiskError,
+            EndKind::RestoreRefused => Self::RestoreRefused,
         }
     }
 }

@@ -121,6 +121,19 @@ impl std::str::FromStr for Network {
     }
 }
 
+/// What the VM has to do with a saved state.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateUse {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is made so that its state can be saved into this directory (absolute), where its memory may live already.
+    Save(PathBuf),
+    /// Its guest goes on from the state in this directory (absolute), which it does not change.
+    Restore(PathBuf),
+}
+
 /// `Vm.json`. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,6 +172,9 @@ pub struct VmSpec {
     pub os: Os,
     /// How the guest agent is reached.
     pub transport: Transport,
+    /// Whether its state is to be saved, or is one that was.
+    #[serde(default)]
+    pub state: StateUse,
 }
 
 impl VmSpec {
@@ -178,6 +194,7 @@ impl VmSpec {
             max_lifetime: None,
             os: template.meta.os,
             transport: template.meta.guest_agent,
+            state: StateUse::None,
         }
     }
 
@@ -235,6 +252,7 @@ mod tests {
             max_lifetime: Some("2026-01-02T03:04:05Z".parse().unwrap()),
             os: Os::Linux,
             transport: Transport::Channel,
+            state: StateUse::None,
         };
         spec.write(bundle.path()).unwrap();
         assert_eq!(VmSpec::read(bundle.path()).unwrap(), spec);

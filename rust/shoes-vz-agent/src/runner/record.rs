@@ -191,6 +191,7 @@ impl Record {
             job: guest.and_then(job),
             end: None,
             cloud_id: self.meta.cloud_id.clone(),
+            start_path: self.meta.start_path.map_or(0, |p| wire::StartPath::from(p).into()),
         }
     }
 }

@@ -143,6 +143,8 @@ impl Link<'_> {
             runners: runners.values().cloned().collect(),
             acks,
             takes_none_because: self.runners.context().disk.refusal().borrow().clone().unwrap_or_default(),
+            hot: Vec::new(),
+            state_fallbacks: Vec::new(),
         }
     }
 

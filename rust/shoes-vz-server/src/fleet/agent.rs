@@ -257,6 +257,7 @@ impl Agent {
             runners: u32::try_from(taken).unwrap_or(u32::MAX),
             last_seen: Some(time::to_wire(self.last_seen)),
             takes_none_because: self.takes_none().to_owned(),
+            hot: Vec::new(),
             cordon: self
                 .cordon
                 .as_ref()

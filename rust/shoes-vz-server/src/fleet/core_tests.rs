@@ -239,6 +239,7 @@ impl Host {
             runners: self.runners.clone(),
             acks,
             takes_none_because: self.takes_none.clone(),
+            ..wire::SyncRequest::default()
         };
         world.on(Event::Synced { session: self.session, agent: self.id, request: Box::new(request) });
     }

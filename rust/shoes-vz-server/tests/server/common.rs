@@ -209,6 +209,7 @@ impl Agent {
             runners: self.runners.clone(),
             acks: std::mem::take(&mut self.acks),
             takes_none_because: self.takes_none.clone(),
+            ..SyncRequest::default()
         };
         self.up.send(request).await.unwrap();
     }

@@ -22,7 +22,7 @@ use crate::{
     client::{Stop, Vm},
     end::EndKind,
     hypervisor::fake::{Control, CreateRequest, FakeHypervisor, GuestSockets},
-    spec::{Accelerator, Display, Network},
+    spec::{Accelerator, Display, Network, StateUse},
 };
 
 fn spec() -> VmSpec {
@@ -40,6 +40,7 @@ fn spec() -> VmSpec {
         max_lifetime: None,
         os: Os::Linux,
         transport: Transport::Channel,
+        state: StateUse::None,
     }
 }
 

@@ -155,7 +155,7 @@ mod tests {
     use shoes_vz_model::template::{Os, Transport};
 
     use super::*;
-    use crate::spec::{HypervisorKind, Network};
+    use crate::spec::{HypervisorKind, Network, StateUse};
 
     fn spec() -> VmSpec {
         VmSpec {
@@ -172,6 +172,7 @@ mod tests {
             max_lifetime: None,
             os: Os::Linux,
             transport: Transport::Channel,
+            state: StateUse::None,
         }
     }
 
