@@ -12,7 +12,7 @@ use shoes_vz_model::{
     id::RunnerId,
 };
 
-use crate::files;
+use crate::{files, states};
 
 /// The setup script while it has not been handed over, 0600: a restarted agent must be able to. Gone afterwards.
 pub(crate) const SCRIPT: &str = "setup-script";
@@ -87,6 +87,9 @@ pub fn scan(runners_path: &Path) -> io::Result<Found> {
             continue;
         }
         let path = entry.path();
+        if entry.file_name() == states::DIR {
+            continue;
+        }
         match entry.file_name().to_str().and_then(runner_of) {
             Some(Ok(runner)) if is_ours(&path)? => found.bundles.push(Bundle { runner, path }),
             _ => found.foreign.push(path),

@@ -68,6 +68,9 @@ pub enum TemplateCommand {
         #[arg(long)]
         ipsw: Option<PathBuf>,
     },
+    /// Save a state of each slot now, from which its guests go on instead of booting (a running agent does so by itself);
+    /// takes the settings of `run`
+    Warm(Box<RunArgs>),
     /// Tell everything that is wrong with a template
     Check {
         /// Its directory
@@ -132,6 +135,20 @@ pub struct RunArgs {
     /// Below how much free space at the runners path no VM is taken, for example 20GiB; 0: not looked at [default: 10GiB]
     #[arg(long, env = "SHOESVZ_AGENT_MIN_FREE_DISK", allow_hyphen_values = true)]
     pub min_free_disk: Option<String>,
+    /// VMs kept ready for runners to come: all (every free slot), none, or a number; other sizes by name, as in
+    /// 1,4x8GiB=1 (CPUs x memory) [default: all]
+    #[arg(long, env = "SHOESVZ_AGENT_HOT")]
+    pub hot: Option<String>,
+    /// What a VM does while it waits for a runner: running or paused [default: running]
+    #[arg(long, env = "SHOESVZ_AGENT_HOT_IDLE")]
+    pub hot_idle: Option<String>,
+    /// After how long a VM that waits is replaced by a fresh one [default: 12h]
+    #[arg(long, env = "SHOESVZ_AGENT_HOT_MAX_AGE", allow_hyphen_values = true)]
+    pub hot_max_age: Option<String>,
+    /// Saved states, from which guests go on instead of booting: auto (used, and made where there are none), use, or off
+    /// [default: auto]
+    #[arg(long, env = "SHOESVZ_AGENT_SAVED_STATES")]
+    pub saved_states: Option<String>,
     /// text or json [default: text]
     #[arg(long, env = "SHOESVZ_AGENT_LOG_FORMAT")]
     pub log_format: Option<String>,

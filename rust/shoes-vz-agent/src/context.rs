@@ -8,16 +8,25 @@ use std::{
 };
 
 use async_trait::async_trait;
-use shoes_vz_model::Outside;
+use shoes_vz_model::{Outside, id::AgentId};
 use shoes_vz_proto::agent as wire;
 use shoes_vz_vm::{
     client::{Vm, VmError},
-    spec::{Accelerator, Display, HypervisorKind, Network},
+    spec::{Accelerator, Display, HypervisorKind, Network, VmSpec},
     template::TemplateDir,
 };
 use tokio::sync::watch;
 
-use crate::{disk::Disk, ends::Ends, machines::Machines, notify_ip::Notices, slots::Slots, ssh::Login};
+use crate::{
+    disk::Disk,
+    ends::Ends,
+    hot::{Class, Pool},
+    machines::Machines,
+    notify_ip::Notices,
+    slots::Slots,
+    ssh::Login,
+    states::States,
+};
 
 /// Starts VM processes. A seam for tests only: theirs answer in the test's own process.
 #[async_trait]
@@ -112,8 +121,34 @@ pub struct Context {
     pub ends: Ends,
     /// Slots.
     pub slots: Slots,
+    /// VMs that wait for a runner.
+    pub pool: Pool,
+    /// Saved states, one for each slot.
+    pub states: States,
     /// Room for more clones.
     pub disk: Disk,
     /// Addresses of guests that are reached by TCP; `None` when no template needs them.
     pub notices: Option<Notices>,
+}
+
+impl Context {
+    /// A VM of that class in that slot.
+    pub(crate) fn spec(&self, slot: u32, class: Class) -> VmSpec {
+        VmSpec {
+            hypervisor: self.hypervisor,
+            accelerator: self.accelerator,
+            display: self.display,
+            network: self.network,
+            mac_address: self.agent_id.parse().ok().map(|id: AgentId| id.slot_mac(slot)),
+            cpus: class.cpus,
+            memory_bytes: class.memory_bytes,
+            disk_bytes: class.disk_bytes,
+            ..VmSpec::of_template(&self.template)
+        }
+    }
+
+    /// A VM that nobody asks anything special of.
+    pub(crate) fn own_spec(&self, slot: u32) -> VmSpec {
+        self.spec(slot, Class::own(&self.template))
+    }
 }

@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use shoes_vz_model::{
-    guest::{ExecRequest, ExecResponse, Status},
+    guest::{ExecRequest, ExecResponse, Renewal, Status},
     id::RunnerId,
     template::Transport,
 };
@@ -33,6 +33,8 @@ pub trait Guest: Send + Sync + 'static {
     async fn try_ssh(&self) -> Result<(), SshError>;
     /// Hands the setup script over. The same runner's again changes nothing.
     async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError>;
+    /// Makes it unlike every other clone of its state, as far as that is asked for.
+    async fn renew(&self, renewal: &Renewal) -> Result<(), GuestError>;
     /// Its state now; `None` when it answers with something else, as one whose disk is full may. The caller sets the
     /// deadline.
     async fn ask(&self) -> Result<Option<Status>, GuestError>;
@@ -79,7 +81,7 @@ pub(crate) async fn find(
             if status.wait_for(|s| s.guest_up || s.end.is_some()).await.is_err() {
                 return Err(GuestError::Refused("the task that follows the VM process died".into()));
             }
-            Ok(Arc::new(ChannelGuest::new(machine.guest_socket(), ssh)))
+            Ok(Arc::new(ChannelGuest::new(&machine.guest_socket(), ssh)))
         }
         (Transport::Tcp, Some(notices)) => {
             let ip = match (known, turn) {
@@ -104,7 +106,7 @@ pub(crate) async fn find(
 /// A guest that was up before this agent was ([`crate::machines::Machines::guest_again`]).
 pub(crate) fn again(ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>> {
     let by_channel = ctx.template.meta.guest_agent == Transport::Channel;
-    by_channel.then(|| Arc::new(ChannelGuest::new(machine.guest_socket(), ssh)) as Arc<dyn Guest>)
+    by_channel.then(|| Arc::new(ChannelGuest::new(&machine.guest_socket(), ssh)) as Arc<dyn Guest>)
 }
 
 /// Runs a program in the guest behind `guest_socket`, or at `ip`: what `exec` does.

@@ -21,6 +21,14 @@ pub mod accounting;
 
 pub mod runner;
 
+mod slot_vm;
+
+pub mod hot;
+
+pub mod states;
+
+mod renewal;
+
 pub mod machines;
 
 pub mod guest;
@@ -37,6 +45,8 @@ pub mod bundles;
 pub mod ends;
 
 pub mod commands;
+
+pub mod warm;
 
 pub mod template_build;
 pub mod template_install;

@@ -5,7 +5,11 @@
 //!           ▲ find, after a restart of the agent
 //! ```
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use shoes_vz_model::bundle::RuntimeMetadata;
@@ -52,6 +56,13 @@ pub trait Machines: Send + Sync + 'static {
     ) -> Result<Arc<dyn Guest>, GuestError>;
     /// A guest that was up before this agent was, where nothing has to be waited for to reach it.
     fn guest_again(&self, ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>>;
+    /// Gives a bundle, whose VM may run, another name; `machine` is told.
+    async fn rename(
+        &self,
+        machine: Option<&dyn Machine>,
+        from: &Bundle,
+        to: &Bundle,
+    ) -> Result<(), CloneError>;
     /// Removes a bundle whose VM is over; one that is not there is fine.
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError>;
     /// Ends every process that runs a VM of a bundle below `runners_path` and is not of one adopted.
@@ -69,8 +80,16 @@ pub trait Machine: Send + Sync + 'static {
     async fn stop(&self, how: Stop) -> Result<(), VmError>;
     /// Waits for the VM's end.
     async fn ended(&self) -> VmEnd;
+    /// Stops the guest's time.
+    async fn pause(&self) -> Result<(), VmError>;
+    /// Lets it go on.
+    async fn resume(&self) -> Result<(), VmError>;
+    /// Writes the paused VM's state to `path`; then it can only be ended.
+    async fn save(&self, path: &Path) -> Result<(), VmError>;
+    /// Its bundle is called otherwise now.
+    fn moved(&self, bundle: &Path);
     /// Where streams to the guest begin.
-    fn guest_socket(&self) -> &Path;
+    fn guest_socket(&self) -> PathBuf;
 }
 
 #[async_trait]
@@ -91,7 +110,23 @@ impl Machine for Vm {
         Self::ended(self).await
     }
 
-    fn guest_socket(&self) -> &Path {
+    async fn pause(&self) -> Result<(), VmError> {
+        Self::pause(self).await
+    }
+
+    async fn resume(&self) -> Result<(), VmError> {
+        Self::resume(self).await
+    }
+
+    async fn save(&self, path: &Path) -> Result<(), VmError> {
+        Self::save(self, path).await
+    }
+
+    fn moved(&self, bundle: &Path) {
+        Self::moved(self, bundle);
+    }
+
+    fn guest_socket(&self) -> PathBuf {
         Self::guest_socket(self)
     }
 }
@@ -103,8 +138,8 @@ pub struct Plan {
     pub bundle: Bundle,
     /// What it says of itself from the beginning.
     pub meta: RuntimeMetadata,
-    /// Kept in it until the guest has it.
-    pub script: Script,
+    /// Kept in it until the guest has it; none for a VM that waits for a runner.
+    pub script: Option<Script>,
     /// From what.
     pub template: TemplateDir,
     /// Its VM.
@@ -123,7 +158,12 @@ impl Plan {
         let (bundle, path) = (&self.bundle, &self.bundle.path);
         std::fs::DirBuilder::new().mode(0o700).create(path).map_err(fail("making the bundle", path))?;
         bundle.set_metadata(&self.meta).map_err(fail("writing RuntimeMetadata.json in", path))?;
-        bundle.keep_script(self.script.secret()).map_err(fail("keeping the setup script in", path))
+        match &self.script {
+            Some(script) => {
+                bundle.keep_script(script.secret()).map_err(fail("keeping the setup script in", path))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -170,6 +210,23 @@ impl Machines for OnThisHost {
 
     fn guest_again(&self, ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>> {
         guest::again(ctx, machine, ssh)
+    }
+
+    async fn rename(
+        &self,
+        machine: Option<&dyn Machine>,
+        from: &Bundle,
+        to: &Bundle,
+    ) -> Result<(), CloneError> {
+        std::fs::rename(&from.path, &to.path).map_err(|source| CloneError::Io {
+            what: "renaming the bundle",
+            path: from.path.clone(),
+            source,
+        })?;
+        if let Some(machine) = machine {
+            machine.moved(&to.path);
+        }
+        Ok(())
     }
 
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {

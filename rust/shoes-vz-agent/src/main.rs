@@ -7,7 +7,7 @@ use shoes_vz_agent::{
     cli::{Cli, Command, RunArgs, TemplateCommand, from_go},
     commands, run,
     settings::{LogFormat, Raw, Settings, log_format},
-    template_build, template_install,
+    template_build, template_install, warm,
 };
 use shoes_vz_vm::{process, template::TemplateDir};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -88,6 +88,9 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Template { command: TemplateCommand::RestoreImage { ipsw } } => {
             template_install::look(ipsw.as_deref()).await?
+        }
+        Command::Template { command: TemplateCommand::Warm(args) } => {
+            warm::run(Settings::check(&Raw::of_run(&args))?).await?
         }
         Command::Template { command: TemplateCommand::Check { path } } => {
             let template = TemplateDir::open(&path)?;

@@ -17,12 +17,14 @@ use crate::{
     disk::{self, Disk},
     ends::Ends,
     files,
+    hot::Pool,
     machines::OnThisHost,
     notify_ip::Notices,
     runners::Runners,
     server::{Host, Server},
     settings::Settings,
     slots::Slots,
+    states::States,
 };
 
 /// Serves this host until told to stop.
@@ -39,13 +41,42 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"), %agent_id, hostname = host.hostname, slots = host.max_runners,
         template = settings.template.name, runners_path = %settings.runners_path.display(), "agent"
     );
-    let accelerator = tokio::select! {
-        accelerator = accelerator(&settings) => accelerator,
+    let address = notices.as_ref().map(Notices::address);
+    let ready_file = settings.ready_file.clone();
+    let (server, token) = (settings.server.clone(), settings.token.clone());
+    let ctx = tokio::select! {
+        ctx = context(settings, agent_id, notices) => ctx?,
         () = stop.told() => return Ok(()),
     };
-    let address = notices.as_ref().map(Notices::address);
+    let runners = Arc::new(Runners::new(ctx.clone()));
+    runners.adopt_all().await.context("looking through the runners path")?;
+    let server = Server::new(&server, token.as_ref(), &host, runners)?;
+    let ready = ReadyFile { path: ready_file, agent_id, address };
+    ready.remove()?;
+    let (pool, disk) = (ctx.pool.clone(), ctx.disk.clone());
+    tokio::select! {
+        () = server.serve(|_| ready.write()) => {}
+        () = disk.look_on(disk::LOOK_EVERY) => {}
+        () = pool.keep(ctx) => {}
+        () = stop.told() => {}
+    }
+    tracing::info!("the agent stops; its VMs go on, and the next agent adopts them");
+    ready.remove()
+}
+
+/// What every VM of this host shares.
+pub(crate) async fn context(
+    settings: Settings,
+    agent_id: AgentId,
+    notices: Option<Notices>,
+) -> anyhow::Result<Arc<Context>> {
+    let accelerator = accelerator(&settings).await;
     let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
-    let runners = Arc::new(Runners::new(Arc::new(Context {
+    let slots = Slots::new(settings.max_runners);
+    let states = States::below(&settings.runners_path);
+    states.sweep().await;
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    Ok(Arc::new(Context {
         agent_id: agent_id.to_string(),
         template: settings.template,
         runners_path: settings.runners_path,
@@ -58,33 +89,22 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         max_lifetime: settings.max_lifetime,
         registration_deadline: settings.registration_deadline,
         silent_guest_limit: settings.silent_guest_limit,
-        machines: Arc::new(OnThisHost::new(Arc::new(OwnProgram(
-            std::env::current_exe().context("finding this program's own file")?,
-        )))),
+        machines: Arc::new(OnThisHost::new(Arc::new(OwnProgram(program)))),
         outside: Outside::real(),
         board: Board::default(),
         ends: Ends::open(&settings.state_dir).with_context(|| {
             format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)
         })?,
-        slots: Slots::new(settings.max_runners),
-        disk: disk.clone(),
+        pool: Pool::new(settings.hot, slots.clone()),
+        slots,
+        states,
+        disk,
         notices,
-    })));
-    runners.adopt_all().await.context("looking through the runners path")?;
-    let server = Server::new(&settings.server, settings.token.as_ref(), &host, runners)?;
-    let ready = ReadyFile { path: settings.ready_file, agent_id, address };
-    ready.remove()?;
-    tokio::select! {
-        () = server.serve(|_| ready.write()) => {}
-        () = disk.look_on(disk::LOOK_EVERY) => {}
-        () = stop.told() => {}
-    }
-    tracing::info!("the agent stops; its VMs go on, and the next agent adopts them");
-    ready.remove()
+    }))
 }
 
 /// The one on disk, or a new one put there.
-fn agent_id(state_dir: &Path) -> anyhow::Result<AgentId> {
+pub(crate) fn agent_id(state_dir: &Path) -> anyhow::Result<AgentId> {
     let path = state_dir.join(".agent-id");
     match files::read(&path).with_context(|| format!("reading {path:?}"))? {
         Some(bytes) => String::from_utf8_lossy(&bytes)

@@ -1,8 +1,8 @@
 //! One runner's life, owned by one task.
 //!
 //! ```text
-//! ticket ─▶ bundle ─▶ VM process ─▶ start ─▶ guest up ─▶ SSH ─▶ setup handed over ─▶ runner listens ─▶ gone
-//!            clone ────────start────────────── guest ──── ssh ─── setup ───────────── job ──▶ teardown
+//! place ─┬▶ a hot VM (claim) ────────────────────────────────┬▶ setup handed over ─▶ runner listens ─▶ gone
+//!        └▶ slot ─▶ bundle, VM, guest, SSH (slot_vm.rs) ─────┘     setup ───────────── job ──▶ teardown
 //! ```
 //! | what happens | when | then |
 //! |---|---|---|
@@ -16,8 +16,7 @@
 //! | the VM found does not answer | after that | asked again for a while, then torn down: VM_DIED |
 //!
 //! Everything that must be undone stands in a field of [`Owner`] before anything is awaited after it, so the teardown
-//! finds it however the life was cut short. Making the bundle and starting the VM process are never cut short: the
-//! teardown waits for them first.
+//! finds it however the life was cut short.
 
 mod clock;
 mod ending;
@@ -39,8 +38,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use self::{ending::Ending, owner::Owner, record::Record};
-use crate::{bundles::Bundle, context::Context, machines::Machine, slots::Ticket};
+use self::owner::Owner;
+pub(crate) use self::{ending::Ending, record::Record};
+use crate::{
+    bundles::Bundle,
+    context::Context,
+    hot::Class,
+    machines::Machine,
+    slot_vm::SlotVm,
+    slots::{Place, Ticket},
+};
 
 /// A setup script: never printed.
 #[derive(Clone)]
@@ -108,10 +115,11 @@ impl Handle {
 }
 
 /// Begins a runner from nothing.
-pub fn begin(ctx: Arc<Context>, order: Order, ticket: Ticket) -> Handle {
+pub fn begin(ctx: Arc<Context>, order: Order, place: Place) -> Handle {
     let bundle = Bundle::of(&ctx.runners_path, order.id);
     let now = ctx.outside.now();
     let lifetime = order.max_lifetime.or(ctx.max_lifetime);
+    let class = Class::of(&ctx.template, &order);
     let meta = RuntimeMetadata {
         runner_id: order.id.to_string(),
         ip_address: String::new(),
@@ -126,14 +134,21 @@ pub fn begin(ctx: Arc<Context>, order: Order, ticket: Ticket) -> Handle {
         runner_seen: false,
         stages: Vec::new(),
         max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs()),
-        slot: Some(ticket.index()),
+        slot: None,
         spare: false,
         start_path: None,
+        cpus: class.cpus,
+        memory_bytes: class.memory_bytes,
+        disk_bytes: class.disk_bytes,
+        template_fingerprint: ctx.template.fingerprint(),
     };
     let record = Record::begin(ctx.clone(), bundle, meta);
     record.publish();
-    spawn(Owner::new(ctx, record, ticket), |owner| Box::pin(owner.live(order)))
+    spawn(Owner::new(ctx, record, place, None), |owner| Box::pin(owner.live(order)))
 }
+
+/// A runner's place and slot, of which both were taken when its VM was found.
+pub type Taken = (Place, Ticket);
 
 /// Goes on with a runner whose VM a former agent left running.
 pub fn adopt(
@@ -141,9 +156,23 @@ pub fn adopt(
     bundle: Bundle,
     meta: RuntimeMetadata,
     vm: Arc<dyn Machine>,
-    ticket: Ticket,
+    taken: Taken,
 ) -> Handle {
-    take_over(ctx, bundle, meta, Some(vm), ticket)
+    take_over(ctx, bundle, meta, Some(vm), taken)
+}
+
+fn owner(
+    ctx: Arc<Context>,
+    bundle: Bundle,
+    meta: RuntimeMetadata,
+    vm: Option<Arc<dyn Machine>>,
+    (place, ticket): Taken,
+) -> Owner {
+    let mut held = SlotVm::new(ctx.clone(), bundle.clone(), ticket);
+    held.vm = vm;
+    let record = Record::adopt(ctx.clone(), bundle, meta);
+    record.publish();
+    Owner::new(ctx, record, place, Some(held))
 }
 
 fn take_over(
@@ -151,13 +180,10 @@ fn take_over(
     bundle: Bundle,
     meta: RuntimeMetadata,
     vm: Option<Arc<dyn Machine>>,
-    ticket: Ticket,
+    taken: Taken,
 ) -> Handle {
     let decided = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
-    let record = Record::adopt(ctx.clone(), bundle, meta);
-    record.publish();
-    let mut owner = Owner::new(ctx, record, ticket);
-    owner.vm = vm;
+    let owner = owner(ctx, bundle, meta, vm, taken);
     match decided {
         Some(end) => {
             let ending = Ending::new(end.kind(), end.reason);
@@ -168,16 +194,14 @@ fn take_over(
 }
 
 /// As [`adopt`], once the VM answers.
-pub fn seek(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, ticket: Ticket) -> Handle {
-    take_over(ctx, bundle, meta, None, ticket)
+pub fn seek(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, taken: Taken) -> Handle {
+    take_over(ctx, bundle, meta, None, taken)
 }
 
 /// Removes a bundle whose VM is over, and reports that runner's end.
-pub fn bury(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, ticket: Ticket) -> Handle {
+pub fn bury(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, taken: Taken) -> Handle {
     let kept = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
-    let record = Record::adopt(ctx.clone(), bundle, meta);
-    record.publish();
-    let owner = Owner::new(ctx, record, ticket);
+    let owner = owner(ctx, bundle, meta, None, taken);
     let ending = match kept {
         Some(end) => Ending::new(end.kind(), end.reason),
         None => owner.found_dead(),

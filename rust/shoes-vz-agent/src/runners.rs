@@ -20,7 +20,9 @@ use crate::{
     accounting::{Account, Adopted, Leftovers},
     bundles::{self, Bundle},
     context::Context,
+    hot::Class,
     runner::{self, Handle, Order},
+    slot_vm::SlotVm,
 };
 
 /// Command ids remembered, so that a command sent twice is applied once.
@@ -111,6 +113,10 @@ impl Runners {
                 nameless(&bundle, self.ctx.outside.now())
             }
         };
+        if meta.spare {
+            return self.adopt_spare(bundle, meta).await;
+        }
+        let bundle = self.named_right(bundle, &meta).await;
         let (runner, name) = (bundle.runner, meta.runner_name.clone());
         let (ctx, ticket) = (self.ctx.clone(), self.ctx.slots.adopt(meta.slot));
         let (past, handle) = match self.ctx.machines.find(&bundle.path).await {
@@ -131,6 +137,45 @@ impl Runners {
         };
         self.lock().live.insert(runner, handle);
         past
+    }
+
+    /// An agent that died while it made a hot VM's bundle a runner's may have left it its old name.
+    async fn named_right(&self, bundle: Bundle, meta: &RuntimeMetadata) -> Bundle {
+        let Ok(runner) = meta.runner_id.parse::<RunnerId>() else { return bundle };
+        if runner == bundle.runner {
+            return bundle;
+        }
+        let right = Bundle::of(&self.ctx.runners_path, runner);
+        match self.ctx.machines.rename(None, &bundle, &right).await {
+            Ok(()) => right,
+            Err(error) => {
+                tracing::warn!(bundle = ?bundle.path, %runner, %error, "a runner's bundle keeps a hot VM's name");
+                Bundle { runner, ..bundle }
+            }
+        }
+    }
+
+    /// A hot VM goes on waiting, unless it was not ready yet or is none that is wanted.
+    async fn adopt_spare(&self, bundle: Bundle, meta: RuntimeMetadata) -> Past {
+        let ctx = &self.ctx;
+        let mut held = SlotVm::new(ctx.clone(), bundle.clone(), ctx.slots.readopt(meta.slot));
+        let class = Class { cpus: meta.cpus, memory_bytes: meta.memory_bytes, disk_bytes: meta.disk_bytes };
+        match ctx.machines.find(&bundle.path).await {
+            Ok(Some(vm)) if meta.start_path.is_some() && ctx.pool.wants(ctx, class) => {
+                tracing::info!(spare = %bundle.runner, "adopting a hot VM");
+                let status = vm.status().borrow().clone();
+                held.vm = Some(vm);
+                ctx.pool.adopt(ctx, class, held, meta);
+                Past::Lives(status)
+            }
+            found => {
+                tracing::info!(spare = %bundle.runner, "removing a hot VM that was not ready, or is not wanted any more");
+                held.vm = found.ok().flatten();
+                let lives = held.vm.as_ref().map(|vm| vm.status().borrow().clone());
+                tokio::spawn(async move { held.remove().await });
+                lives.map_or(Past::Over, Past::Lives)
+            }
+        }
     }
 
     /// Applies a command once, and says why it is refused; "" when it is not.
@@ -174,10 +219,10 @@ impl Runners {
             return Ok(());
         }
         self.ctx.disk.look().map_err(|words| Answer { words, try_elsewhere: true })?;
-        let ticket = self.ctx.slots.take().map_err(|e| e.to_string())?;
+        let place = self.ctx.slots.reserve().map_err(|e| e.to_string())?;
         tracing::info!(runner_id = %order.id, runner_name = order.name, request_id, "creating a runner");
         let id = order.id;
-        state.live.insert(id, runner::begin(self.ctx.clone(), order, ticket));
+        state.live.insert(id, runner::begin(self.ctx.clone(), order, place));
         Ok(())
     }
 
@@ -266,5 +311,9 @@ fn nameless(bundle: &Bundle, now: Timestamp) -> RuntimeMetadata {
         slot: None,
         spare: false,
         start_path: None,
+        cpus: 0,
+        memory_bytes: 0,
+        disk_bytes: 0,
+        template_fingerprint: String::new(),
     }
 }

@@ -25,7 +25,7 @@ use shoes_vz_vm::{
 
 pub use values::{LogFormat, Raw, log_format};
 
-use crate::{cli::PlaceArgs, disk, ssh::Login};
+use crate::{cli::PlaceArgs, disk, hot::HotPlan, ssh::Login};
 
 /// Where VMs are when nothing else is said; the Go implementation's.
 pub const DEFAULT_RUNNERS_PATH: &str = "/opt/myshoes/vz/runners";
@@ -69,6 +69,8 @@ pub struct Settings {
     pub silent_guest_limit: Option<Duration>,
     /// Bytes the runners path's file system must have free for a VM to be taken; 0: not looked at.
     pub min_free_disk: u64,
+    /// What is kept hot, and what is done about saved states.
+    pub hot: HotPlan,
     /// Written after registration.
     pub ready_file: Option<PathBuf>,
 }
@@ -121,6 +123,10 @@ impl std::error::Error for Mistakes {}
 impl Mistakes {
     fn take<T>(&mut self, result: Result<T, String>) -> Option<T> {
         result.map_err(|e| self.0.push(e)).ok()
+    }
+
+    fn take_all<T>(&mut self, result: Result<T, Vec<String>>) -> Option<T> {
+        result.map_err(|all| self.0.extend(all)).ok()
     }
 }
 
@@ -176,6 +182,7 @@ impl Settings {
             wrong.take(values::duration(raw, "registration-deadline", 600, values::Zero::Refused));
         let silence = wrong.take(values::duration(raw, "silent-guest-limit", 600, values::Zero::MeansNone));
         let min_free_disk = wrong.take(values::size(raw, "min-free-disk", disk::DEFAULT_MIN_FREE));
+        let hot = wrong.take_all(values::hot(raw, needs_tcp));
         wrong.take(values::log_format(raw));
 
         let whole = || {
@@ -198,6 +205,7 @@ impl Settings {
                 registration_deadline: registration?,
                 silent_guest_limit: silence.filter(|d| !d.is_zero()),
                 min_free_disk: min_free_disk?,
+                hot: hot?,
                 ready_file: raw.path("ready-file"),
             })
         };

@@ -113,6 +113,12 @@ impl Login {
     pub fn of_one_vm(&self) -> Ssh {
         Ssh { login: self.clone(), seen: Arc::new(Mutex::new(self.pinned.as_deref().cloned())) }
     }
+
+    /// For one VM that was given keys of its own: it lets this one in, and shows that one.
+    pub(crate) fn with(&self, key: PrivateKey, host: PublicKey) -> Ssh {
+        let login = Self { user: self.user.clone(), key: Arc::new(key), pinned: None };
+        Ssh { login, seen: Arc::new(Mutex::new(Some(host))) }
+    }
 }
 
 /// SSH into one VM.
@@ -132,6 +138,12 @@ pub enum Exit {
 }
 
 impl Ssh {
+    /// The host key the guest must show, if that is known.
+    #[cfg(test)]
+    pub(crate) fn pinned(&self) -> Option<PublicKey> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// One try: authenticate over `stream` and run `true`.
     pub async fn ready<S>(&self, stream: S) -> Result<(), SshError>
     where

@@ -70,6 +70,14 @@ pub struct GuestApi {
 }
 
 impl GuestApi {
+    /// stub
+    pub async fn renew(
+        &self,
+        _: &shoes_vz_model::guest::Renewal,
+    ) -> Result<shoes_vz_model::guest::Renewed, ApiError> {
+        Ok(Default::default())
+    }
+
     /// No connection is made yet.
     pub fn new(guest_socket: impl AsRef<Path>) -> Self {
         Self { socket: guest_socket.as_ref().to_owned() }

@@ -106,6 +106,18 @@ pub struct RuntimeMetadata {
     /// Addition: how it came to be ready; `None` until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_path: Option<crate::state::StartPath>,
+    /// Addition: its virtual CPUs; 0 = not written down, for each of these.
+    #[serde(default)]
+    pub cpus: u32,
+    /// Addition: its memory.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Addition: the size of its disk.
+    #[serde(default)]
+    pub disk_bytes: u64,
+    /// Addition: of the template's files when it was begun; "" = not written down.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub template_fingerprint: String,
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ impl Caller {
         for _ in 0..TRIES {
             match self.delete_once(cloud).await {
                 Ok(()) => {
-                    if self.world.live().iter().any(|vm| vm.named.cloud == cloud) {
+                    if self.world.live().iter().any(|vm| vm.named().cloud == cloud) {
                         self.world.violated(format!("{cloud} is said to be deleted, and its VM lives"));
                     }
                     return;
@@ -190,7 +190,7 @@ impl Caller {
 
     /// Until the runner's VM is over.
     async fn until_over(&self, cloud: &str) {
-        let Some(vm) = self.world.live().into_iter().find(|vm| vm.named.cloud == cloud) else { return };
+        let Some(vm) = self.world.live().into_iter().find(|vm| vm.named().cloud == cloud) else { return };
         vm.ended().await;
     }
 }

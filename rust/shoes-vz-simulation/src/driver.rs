@@ -152,12 +152,14 @@ impl Simulation {
             parts::process(Arc::clone(&world_), SERVER.into(), life)
         });
         let mut serves = Vec::new();
+        let hot = plan.hot.clone();
         for (n, slots) in plan.slots.iter().copied().enumerate() {
+            let hot = hot.clone();
             let seen = Serves::default();
             serves.push(Arc::clone(&seen));
             let world = Arc::clone(&world);
             sim.host(plan::agent(n), move || {
-                let life = parts::agent(Arc::clone(&world), n, slots, Arc::clone(&seen));
+                let life = parts::agent(Arc::clone(&world), n, slots, hot[n], Arc::clone(&seen));
                 parts::process(Arc::clone(&world), plan::agent(n), life)
             });
         }
@@ -279,11 +281,18 @@ impl Simulation {
             .world
             .live()
             .iter()
-            .map(|vm| format!("a VM of {} on agent-{}", vm.named.name, vm.agent))
+            .filter(|vm| !vm.named().is_spare())
+            .map(|vm| format!("a VM of {} on agent-{}", vm.named().name, vm.agent))
             .collect();
         for (n, serves) in self.serves.iter().enumerate() {
-            for path in bundles(&parts::runners_path(&self.world, n)) {
-                left.push(format!("agent-{n} has {path}"));
+            let runners_path = parts::runners_path(&self.world, n);
+            for name in bundles(&runners_path) {
+                let path = runners_path.join(&name);
+                // A hot VM stays, as long as it is one.
+                let is_spare = self.world.bundle(&path).is_some_and(|named| named.is_spare());
+                if !is_spare || self.world.vm(&path).is_none() {
+                    left.push(format!("agent-{n} has {name}"));
+                }
             }
             let Some(runners) = lock(serves).clone() else { continue };
             let (ends, board) =
@@ -342,7 +351,7 @@ impl Simulation {
             Fault::VmDies { which } => {
                 let live = world.live();
                 if let Some(vm) = live.get(which as usize % live.len().max(1)) {
-                    world.fault(format_args!("the VM of {} dies", vm.named.name));
+                    world.fault(format_args!("the VM of {} dies", vm.named().name));
                     vm.end(shoes_vz_proto::vm::VmEndKind::HypervisorKilled, "killed");
                 }
             }

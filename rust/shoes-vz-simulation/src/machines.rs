@@ -4,7 +4,7 @@
 use std::{
     io,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -15,6 +15,7 @@ use std::{
 use async_trait::async_trait;
 use shoes_vz_agent::{
     accounting::{Adopted, Ended},
+    bundles::Bundle,
     context::Context,
     guest::{Following, Guest, GuestError},
     machines::{Machine, Machines, Plan},
@@ -23,7 +24,10 @@ use shoes_vz_agent::{
     slots::Slots,
     ssh::{Ssh, SshError},
 };
-use shoes_vz_model::{guest::Status, id::RunnerId};
+use shoes_vz_model::{
+    guest::{Renewal, Status},
+    id::RunnerId,
+};
 use shoes_vz_proto::vm::{VmEnd, VmEndKind, VmStatus};
 use shoes_vz_vm::{
     client::{Stop, VmError},
@@ -59,7 +63,7 @@ impl SimHost {
     /// Takes the slot of a VM that is gone, for good.
     async fn keep_a_slot(self) {
         loop {
-            if let Ok(ticket) = self.slots.take() {
+            if let Some(ticket) = self.slots.take(|_| true) {
                 return std::mem::forget(ticket);
             }
             sleep(Duration::from_millis(1)).await;
@@ -90,11 +94,7 @@ impl Machines for SimHost {
             self.world.violated(format!("a bundle is made twice: {path:?}"));
         }
         plan.prepare()?;
-        let meta = plan.meta;
-        self.world.bundle_made(
-            &path,
-            Named { runner: meta.runner_id, name: meta.runner_name, cloud: meta.cloud_id },
-        );
+        self.world.bundle_made(&path, Named::of(plan.meta));
         self.takes(0, 20).await;
         if self.world.one_in(self.world.rates().clone) {
             return Err(broken(&path, "cloning into"));
@@ -112,11 +112,15 @@ impl Machines for SimHost {
         let Some(named) = self.world.bundle(bundle).filter(|_| bundle.exists()) else {
             return Err(words("there is no bundle"));
         };
+        let lifetime = match named.is_spare() {
+            true => parts::MAX_LIFETIME + parts::HOT_MAX_AGE,
+            false => parts::MAX_LIFETIME,
+        };
         let vm = SimVm::new(self.agent, bundle.to_owned(), named);
         self.world.launched(&vm);
         let aging = Arc::clone(&vm);
         self.world.spawn(async move {
-            let ended = within(parts::MAX_LIFETIME, aging.ended()).await;
+            let ended = within(lifetime, aging.ended()).await;
             if ended.is_none() {
                 aging.end(VmEndKind::MaxLifetime, "its time is up");
             }
@@ -152,8 +156,8 @@ impl Machines for SimHost {
         if status.wait_for(|s| s.guest_up || s.end.is_some()).await.is_err() {
             return Err(GuestError::Refused("the VM's status is gone".into()));
         }
-        let bundle = machine.guest_socket().parent().unwrap_or(Path::new("/"));
-        match self.world.vm(bundle) {
+        let socket = machine.guest_socket();
+        match self.world.vm(socket.parent().unwrap_or(Path::new("/"))) {
             Some(vm) => Ok(Arc::new(SimGuest { host: self.clone(), vm })),
             None => Err(GuestError::Broken("the VM is over".into())),
         }
@@ -168,12 +172,22 @@ impl Machines for SimHost {
         self.world.step(&self.name).await;
         let strays = self.world.live().into_iter().filter(|vm| vm.agent == self.agent);
         let mut ended = Ended::default();
-        for vm in strays.filter(|vm| !adopted.contains_key(&vm.bundle)) {
+        for vm in strays.filter(|vm| !adopted.contains_key(&vm.bundle())) {
             self.world.stopped(&vm);
             vm.end(VmEndKind::HypervisorKilled, "a stray is ended");
             ended.ended += 1;
         }
         ended
+    }
+
+    async fn rename(&self, _: Option<&dyn Machine>, from: &Bundle, to: &Bundle) -> Result<(), CloneError> {
+        self.world.step(&self.name).await;
+        let fail = |source| CloneError::Io { what: "renaming the bundle", path: from.path.clone(), source };
+        let meta = from.metadata().map_err(fail)?.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
+        std::fs::rename(&from.path, &to.path).map_err(fail)?;
+        self.world.renamed(&from.path, &to.path, Named::of(meta));
+        self.world.step(&self.name).await;
+        Ok(())
     }
 
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {
@@ -185,7 +199,7 @@ impl Machines for SimHost {
             return Ok(());
         }
         if let Some(vm) = self.world.vm(bundle) {
-            self.world.violated(format!("the bundle of {} is removed under its live VM", vm.named.name));
+            self.world.violated(format!("the bundle of {} is removed under its live VM", vm.named().name));
         }
         match std::fs::remove_dir_all(bundle) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -237,7 +251,7 @@ impl Machine for SimMachine {
         if world.one_in(world.rates().stop) && self.silent_stops.fetch_add(1, Ordering::Relaxed) < 3 {
             sleep(Duration::from_secs(2)).await;
             return Err(VmError::NoAnswer {
-                socket: self.vm.bundle.join("vm.sock"),
+                socket: self.vm.bundle().join("vm.sock"),
                 words: "it hangs".into(),
             });
         }
@@ -259,9 +273,28 @@ impl Machine for SimMachine {
         self.vm.ended().await
     }
 
-    fn guest_socket(&self) -> &Path {
-        // Nobody dials it: it only says whose guest it is.
-        &self.vm.socket
+    async fn pause(&self) -> Result<(), VmError> {
+        self.host.takes(0, 10).await;
+        self.vm.pause(true);
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), VmError> {
+        self.host.takes(0, 10).await;
+        self.vm.pause(false);
+        Ok(())
+    }
+
+    async fn save(&self, _: &Path) -> Result<(), VmError> {
+        Err(VmError::Refused { what: "save the VM", words: "states are not simulated".into() })
+    }
+
+    /// The world knows.
+    fn moved(&self, _: &Path) {}
+
+    /// Nobody dials it: it only says whose guest it is.
+    fn guest_socket(&self) -> PathBuf {
+        self.vm.bundle().join("guest.sock")
     }
 }
 
@@ -288,7 +321,7 @@ impl Guest for SimGuest {
     async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
         self.host.takes(0, 10).await;
         let world = &self.host.world;
-        let named = &self.vm.named;
+        let named = &self.vm.named();
         let text = String::from_utf8_lossy(script.secret()).into_owned();
         if runner.to_string() != named.runner || text != crate::client::script(&named.name) {
             world.violated(format!("the VM of {} is given the script of another runner", named.name));
@@ -305,8 +338,19 @@ impl Guest for SimGuest {
         Ok(())
     }
 
+    async fn renew(&self, _: &Renewal) -> Result<(), GuestError> {
+        self.host.takes(0, 5).await;
+        match self.vm.is_live() && !self.vm.is_paused() {
+            true => Ok(()),
+            false => Err(GuestError::Broken("the VM does not run".into())),
+        }
+    }
+
     async fn ask(&self) -> Result<Option<Status>, GuestError> {
         self.host.takes(0, 5).await;
+        if self.vm.is_paused() {
+            std::future::pending::<()>().await;
+        }
         if !self.vm.is_live() {
             return Err(GuestError::Broken("the VM is over".into()));
         }

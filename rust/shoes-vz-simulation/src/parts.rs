@@ -16,10 +16,12 @@ use shoes_vz_agent::{
     context::{Board, Context},
     disk::Disk,
     ends::Ends,
+    hot::{HotPlan, Idle, Pool},
     runners::Runners,
     server::{Host, Server},
     slots::Slots,
     ssh::Login,
+    states::States,
 };
 use shoes_vz_model::{AgentId, ResourceType};
 use shoes_vz_server::{
@@ -50,6 +52,8 @@ const REGISTRATION: Duration = Duration::from_secs(5);
 const SILENT_GUEST: Duration = Duration::from_secs(30);
 /// Of a VM: longer than any job takes, shorter than the simulation waits for the end of what nobody wants.
 pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(120);
+/// After so long a hot VM is replaced.
+pub(crate) const HOT_MAX_AGE: Duration = Duration::from_secs(25);
 /// Bytes a host must have free.
 const WANTED_FREE: u64 = 1 << 30;
 /// HTTP/2 pings, and the time to answer one: a dead connection is found within their sum.
@@ -152,6 +156,14 @@ impl Store for Durable {
     }
 }
 
+fn hot_plan(hot: plan::Hot) -> Result<HotPlan, String> {
+    let mut plan = HotPlan::none();
+    plan.parse_wanted(hot.wanted)?;
+    plan.max_age = HOT_MAX_AGE;
+    plan.idle = if hot.paused { Idle::Paused } else { Idle::Running };
+    Ok(plan)
+}
+
 /// A template nobody boots, and the key nobody is logged in by.
 pub(crate) fn template(world: &World) -> anyhow::Result<TemplateDir> {
     let dir = world.dir.join("template");
@@ -182,7 +194,13 @@ pub(crate) fn state_dir(world: &World, agent: usize) -> PathBuf {
 pub(crate) type Serves = Arc<std::sync::Mutex<Option<Arc<Runners>>>>;
 
 /// An agent, for ever.
-pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Serves) -> turmoil::Result {
+pub(crate) async fn agent(
+    world: Arc<World>,
+    n: usize,
+    slots: usize,
+    hot: plan::Hot,
+    serves: Serves,
+) -> turmoil::Result {
     let (runners_path, state_dir) = (runners_path(&world, n), state_dir(&world, n));
     fs::create_dir_all(&runners_path)?;
     fs::create_dir_all(&state_dir)?;
@@ -211,7 +229,7 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
     let context = Context {
         agent_id: agent_id.to_string(),
         template,
-        runners_path,
+        runners_path: runners_path.clone(),
         login,
         hypervisor: HypervisorKind::Qemu,
         accelerator: Accelerator::Tcg,
@@ -224,6 +242,8 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
         outside,
         board: Board::default(),
         ends: Ends::open(&state_dir)?,
+        pool: Pool::new(hot_plan(hot)?, slots.clone()),
+        states: States::below(&runners_path),
         slots,
         silent_guest_limit: Some(SILENT_GUEST),
         disk: disk.clone(),
@@ -232,6 +252,8 @@ pub(crate) async fn agent(world: Arc<World>, n: usize, slots: usize, serves: Ser
     let runners = Arc::new(Runners::new(Arc::new(context)));
     tokio::spawn(disk.look_on(Duration::from_secs(1)));
     runners.adopt_all().await?;
+    let ctx = Arc::clone(runners.context());
+    tokio::spawn(async move { ctx.pool.clone().keep(ctx).await });
     *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
     let host = Host { agent_id, hostname: name.clone(), max_runners };
     let uri = format!("http://{}:{}", plan::SERVER, net::PORT);

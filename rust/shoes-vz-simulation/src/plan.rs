@@ -153,6 +153,8 @@ pub(crate) struct Plan {
     pub(crate) meddling: Vec<Duration>,
     /// Agents an operator takes out of service: which, when, and for how long.
     pub(crate) cordons: Vec<(usize, Duration, Duration)>,
+    /// VMs each agent keeps hot.
+    pub(crate) hot: Vec<Hot>,
     /// In order of time.
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// When the last fault is over and the world is calm.
@@ -181,6 +183,7 @@ impl Plan {
             (0..count).map(|_| (at(&mut rng, calm_at), fault(&mut rng, agents))).collect();
         faults.sort_by_key(|(at, _)| *at);
         Self {
+            hot: slots.iter().map(|_| hot(&mut rng)).collect(),
             slots,
             clients,
             meddling,
@@ -191,6 +194,21 @@ impl Plan {
             latency: Duration::from_millis(*pick(&mut rng, &[1, 10, 40, 80])),
         }
     }
+}
+
+/// What an agent keeps hot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hot {
+    /// `--hot`.
+    pub(crate) wanted: &'static str,
+    /// `--hot-idle paused`.
+    pub(crate) paused: bool,
+}
+
+fn hot(rng: &mut SmallRng) -> Hot {
+    // Another size than the template's own is of no use to anybody here, and must make room.
+    let wanted = *pick(rng, &["none", "none", "all", "all", "1", "2x512MiB=1", "1,2x512MiB=1"]);
+    Hot { wanted, paused: rng.random_range(0..3) == 0 }
 }
 
 fn pick<'a, T>(rng: &mut SmallRng, all: &'a [T]) -> &'a T {

@@ -20,13 +20,13 @@ use crate::{
 
 pub(crate) struct SimVm {
     pub(crate) agent: usize,
-    pub(crate) bundle: PathBuf,
-    pub(crate) socket: PathBuf,
-    pub(crate) named: Named,
+    place: Mutex<(PathBuf, Named)>,
     status: watch::Sender<VmStatus>,
     guest: watch::Sender<Status>,
     script: Mutex<Option<String>>,
     start_asked: AtomicBool,
+    /// SSH has answered.
+    ready: AtomicBool,
 }
 
 impl SimVm {
@@ -34,14 +34,52 @@ impl SimVm {
         let created = VmStatus { state: VmState::Created.into(), ..VmStatus::default() };
         Arc::new(Self {
             agent,
-            socket: bundle.join("guest.sock"),
-            bundle,
-            named,
+            place: Mutex::new((bundle, named)),
             status: watch::Sender::new(created),
             guest: watch::Sender::default(),
             script: Mutex::default(),
             start_asked: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
         })
+    }
+
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Where its files are now.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// Whose it is now.
+    pub(crate) fn named(&self) -> Named {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// Its bundle has another name, and it may be somebody else's.
+    pub(crate) fn renamed(&self, bundle: PathBuf, named: Named) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = (bundle, named);
+    }
+
+    /// Its guest's time stands still, or goes on.
+    pub(crate) fn pause(&self, paused: bool) {
+        let state = if paused { VmState::Paused } else { VmState::Running };
+        self.status.send_if_modified(|s| {
+            let lives = s.end.is_none();
+            if lives {
+                s.state = state.into();
+            }
+            lives
+        });
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.status.borrow().state() == VmState::Paused
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -141,7 +179,7 @@ impl SimVm {
         self.runner(RunnerActivity::Preparing);
         sleep(world.millis(5, 500)).await;
         self.runner(RunnerActivity::Idle);
-        if self.named.name.starts_with(GIVEN_UP) {
+        if self.named().name.starts_with(GIVEN_UP) {
             return std::future::pending().await;
         }
         sleep(world.millis(5, 2000)).await;

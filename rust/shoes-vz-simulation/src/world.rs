@@ -16,6 +16,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use rand::{SeedableRng as _, rngs::SmallRng};
+use shoes_vz_model::bundle::RuntimeMetadata;
 use shoes_vz_server::fleet::types::Write;
 use tokio::sync::{mpsc, watch};
 
@@ -87,11 +88,23 @@ pub(crate) struct Named {
     pub(crate) cloud: String,
 }
 
+impl Named {
+    /// As a bundle says of itself.
+    pub(crate) fn of(meta: RuntimeMetadata) -> Self {
+        Self { runner: meta.runner_id, name: meta.runner_name, cloud: meta.cloud_id }
+    }
+
+    /// A hot VM: no runner's yet.
+    pub(crate) fn is_spare(&self) -> bool {
+        self.name.is_empty()
+    }
+}
+
 impl State {
     /// Whether this VM is one its agent should not have been given.
     fn is_unwelcome(&self, vm: &SimVm) -> bool {
         let since = self.cordoned.get(&plan::agent(vm.agent));
-        since.zip(self.asked.get(&vm.named.name)).is_some_and(|(cordoned, asked)| cordoned < asked)
+        since.zip(self.asked.get(&vm.named().name)).is_some_and(|(cordoned, asked)| cordoned < asked)
     }
 }
 
@@ -178,7 +191,7 @@ impl World {
 
     /// The live VM of a bundle.
     pub(crate) fn vm(&self, bundle: &Path) -> Option<Arc<SimVm>> {
-        self.lock().vms.iter().find(|vm| vm.bundle == bundle && vm.is_live()).cloned()
+        self.lock().vms.iter().find(|vm| vm.bundle() == bundle && vm.is_live()).cloned()
     }
 
     pub(crate) fn live(&self) -> Vec<Arc<SimVm>> {
@@ -187,13 +200,8 @@ impl World {
 
     pub(crate) fn launched(&self, vm: &Arc<SimVm>) {
         let live = self.live();
-        self.note(format_args!("agent-{} starts a VM for {} ({})", vm.agent, vm.named.name, vm.named.runner));
-        if let Some(twin) = live.iter().find(|other| other.named.name == vm.named.name) {
-            self.violated(format!(
-                "one VM for each name: {} has a VM on agent-{}, and another is started on agent-{}",
-                vm.named.name, twin.agent, vm.agent
-            ));
-        }
+        let named = vm.named();
+        self.note(format_args!("agent-{} starts a VM for {} ({})", vm.agent, named.name, named.runner));
         let there = live.iter().filter(|other| other.agent == vm.agent).count();
         let slots = self.lock().slots[vm.agent];
         if there >= slots {
@@ -203,42 +211,80 @@ impl World {
                 there + 1
             ));
         }
-        if !self.lock().durable.contains(&vm.named.runner) {
-            self.violated(format!(
-                "no VM without a row: {} is started, and the server never stored it",
-                vm.named.name
-            ));
-        }
-        if self.lock().is_unwelcome(vm) {
-            self.violated(format!(
-                "a cordoned agent takes nothing new: agent-{} was cordoned before {} was asked for, and starts it",
-                vm.agent, vm.named.name
-            ));
+        if !named.is_spare() {
+            self.given_to_a_runner(vm);
         }
         let mut state = self.lock();
         state.vms.push(Arc::clone(vm));
         state.counts.vms += 1;
     }
 
+    /// A bundle has another name, and is what its metadata say now.
+    pub(crate) fn renamed(&self, from: &Path, to: &Path, named: Named) {
+        let vm = self.vm(from);
+        self.note(format_args!("a hot VM becomes {} ({})", named.name, named.runner));
+        {
+            let mut state = self.lock();
+            state.bundles.remove(from);
+            state.bundles.insert(to.to_owned(), named.clone());
+        }
+        let Some(vm) = vm else { return };
+        let ready = vm.is_ready();
+        let cloud = named.cloud.clone();
+        vm.renamed(to.to_owned(), named);
+        if ready {
+            self.lock().cloud.entry(cloud).or_default().ready = true;
+        }
+        self.given_to_a_runner(&vm);
+    }
+
+    /// A VM is that runner's from now on.
+    fn given_to_a_runner(&self, vm: &Arc<SimVm>) {
+        let named = vm.named();
+        let others = self.live().into_iter().filter(|other| !Arc::ptr_eq(other, vm));
+        if let Some(twin) = others.into_iter().find(|other| other.named().name == named.name) {
+            self.violated(format!(
+                "one VM for each name: {} has a VM on agent-{}, and another is started on agent-{}",
+                named.name, twin.agent, vm.agent
+            ));
+        }
+        if !self.lock().durable.contains(&named.runner) {
+            self.violated(format!(
+                "no VM without a row: {} is started, and the server never stored it",
+                named.name
+            ));
+        }
+        if self.lock().is_unwelcome(vm) {
+            self.violated(format!(
+                "a cordoned agent takes nothing new: agent-{} was cordoned before {} was asked for, and starts it",
+                vm.agent, named.name
+            ));
+        }
+    }
+
     /// An agent ends a VM.
     pub(crate) fn stopped(&self, vm: &SimVm) {
-        let told = self.lock().cloud.get(&vm.named.cloud).copied().unwrap_or_default();
-        self.note(format_args!("agent-{} stops the VM of {}", vm.agent, vm.named.name));
+        let told = self.lock().cloud.get(&vm.named().cloud).copied().unwrap_or_default();
+        self.note(format_args!("agent-{} stops the VM of {}", vm.agent, vm.named().name));
         if vm.works_on_a_job() && told.claimed && !told.deleted {
             self.violated(format!(
                 "no running job is ended: the VM of {} is stopped during its job, and nobody asked for it",
-                vm.named.name
+                vm.named().name
             ));
         }
     }
 
     pub(crate) fn ready(&self, vm: &SimVm) {
-        self.lock().cloud.entry(vm.named.cloud.clone()).or_default().ready = true;
+        vm.set_ready();
+        let named = vm.named();
+        if !named.is_spare() {
+            self.lock().cloud.entry(named.cloud).or_default().ready = true;
+        }
     }
 
     pub(crate) fn job_done(&self, vm: &SimVm) {
         self.lock().counts.jobs += 1;
-        self.note(format_args!("{} has done its job", vm.named.name));
+        self.note(format_args!("{} has done its job", vm.named().name));
     }
 
     // Operators.

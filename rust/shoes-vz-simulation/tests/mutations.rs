@@ -38,7 +38,7 @@ table! {
     stops_ignored: StopsAreIgnored => ["under its live VM"];
     bundles_that_stay: BundlesStay => ["nothing is left behind"];
     an_identity_lost: IdentityIsLost => ["converges", "Uncordon was not confirmed"];
-    slots_not_given_back: SlotsAreNotGivenBack => ["no slot is lost"];
+    slots_not_given_back: SlotsAreNotGivenBack => ["no slot is lost", "converges"];
     vms_forgotten_on_restart: VmsAreForgottenOnRestart => ["no running job is ended"];
     agents_forgotten_at_once: AgentsAreForgottenAtOnce => ["no running job is ended"];
 }

@@ -132,6 +132,9 @@ impl Fleet {
             .args(&self.options.agent_args)
             // However full the machine is these tests run on.
             .env("SHOESVZ_AGENT_MIN_FREE_DISK", "0")
+            // Tests of runners alone; those of hot VMs and saved states say so in their arguments.
+            .env("SHOESVZ_AGENT_HOT", "none")
+            .env("SHOESVZ_AGENT_SAVED_STATES", "off")
             .env("RUST_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
         let agent = Daemon::start("shoes-vz-agent", &mut command, &self.dir.path().join("agent.log"))
             .expect("the agent starts");

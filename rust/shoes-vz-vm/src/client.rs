@@ -9,7 +9,7 @@ use std::{
     os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -117,12 +117,30 @@ pub enum Stop {
 pub struct Vm {
     service: VmServiceClient<Channel>,
     status: watch::Receiver<VmStatus>,
-    guest_socket: Arc<Path>,
+    place: Place,
+}
+
+/// The VM's bundle, whose name may change while it runs. Clones are of one place.
+#[derive(Debug, Clone)]
+struct Place(Arc<Mutex<PathBuf>>);
+
+impl Place {
+    fn of(bundle: &Path) -> Self {
+        Self(Arc::new(Mutex::new(bundle.to_owned())))
+    }
+
+    fn bundle(&self) -> PathBuf {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).join(name)
+    }
 }
 
 impl std::fmt::Debug for Vm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vm").field("guest_socket", &self.guest_socket).finish_non_exhaustive()
+        f.debug_struct("Vm").field("bundle", &self.place.bundle()).finish_non_exhaustive()
     }
 }
 
@@ -179,7 +197,8 @@ impl Vm {
     async fn connect(bundle: &Path, child: Option<Child>) -> Result<Self, VmError> {
         let socket = bundle.join(file::VM_SOCKET);
         let no_answer = |words: String| VmError::NoAnswer { socket: socket.clone(), words };
-        let mut service = service(&socket).map_err(|e| no_answer(e.to_string()))?;
+        let place = Place::of(bundle);
+        let mut service = service(place.clone()).map_err(|e| no_answer(e.to_string()))?;
         let first = async {
             let mut stream = service.watch(WatchRequest {}).await?.into_inner();
             Ok::<_, tonic::Status>((stream.message().await?, stream))
@@ -191,9 +210,9 @@ impl Vm {
             Ok(Ok((Some(first), stream))) => (first, stream),
         };
         let (sender, status) = watch::channel(VmStatus { end: None, ..first.clone() });
-        let follower = Follower { bundle: bundle.to_owned(), service: service.clone(), sender, child };
+        let follower = Follower { place: place.clone(), service: service.clone(), sender, child };
         tokio::spawn(follower.run(first, stream));
-        Ok(Self { service, status, guest_socket: bundle.join(file::GUEST_SOCKET).into() })
+        Ok(Self { service, status, place })
     }
 
     /// The present status and each later one. The last has `end` set.
@@ -242,7 +261,7 @@ impl Vm {
         match timeout(EXIT_DEADLINE, self.ended()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(VmError::NoAnswer {
-                socket: self.guest_socket.with_file_name(file::VM_SOCKET),
+                socket: self.place.file(file::VM_SOCKET),
                 words: "it could not even be killed".into(),
             }),
         }
@@ -264,6 +283,11 @@ impl Vm {
         self.ask("save the VM", self.service.clone().save(SaveRequest { path })).await
     }
 
+    /// Its bundle is called otherwise now.
+    pub fn moved(&self, bundle: &Path) {
+        *self.place.0.lock().unwrap_or_else(PoisonError::into_inner) = bundle.to_owned();
+    }
+
     /// Waits for the VM's end.
     pub async fn ended(&self) -> VmEnd {
         let mut status = self.status.clone();
@@ -275,8 +299,8 @@ impl Vm {
     }
 
     /// Where streams to the guest begin ([`shoes_vz_channel::socket::dial`]).
-    pub fn guest_socket(&self) -> &Path {
-        &self.guest_socket
+    pub fn guest_socket(&self) -> PathBuf {
+        self.place.file(file::GUEST_SOCKET)
     }
 
     async fn ask<T>(
@@ -339,10 +363,9 @@ fn log_tail(bundle: &Path) -> String {
     }
 }
 
-fn service(socket: &Path) -> Result<VmServiceClient<Channel>, tonic::transport::Error> {
-    let socket = socket.to_owned();
+fn service(place: Place) -> Result<VmServiceClient<Channel>, tonic::transport::Error> {
     let connector = tower::service_fn(move |_: http::Uri| {
-        let socket = socket.clone();
+        let socket = place.file(file::VM_SOCKET);
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     // The address is only for the `Host` header.
@@ -352,7 +375,7 @@ fn service(socket: &Path) -> Result<VmServiceClient<Channel>, tonic::transport::
 
 /// Publishes the process' statuses, and its end.
 struct Follower {
-    bundle: PathBuf,
+    place: Place,
     service: VmServiceClient<Channel>,
     sender: watch::Sender<VmStatus>,
     child: Option<Child>,
@@ -363,7 +386,7 @@ impl Follower {
         let told = if first.end.is_some() { Some(first) } else { self.follow(stream).await };
         let exit = self.gone().await;
         let mut last = told.unwrap_or_else(|| self.sender.borrow().clone());
-        let end = last.end.take().unwrap_or_else(|| died(&self.bundle, exit).to_wire());
+        let end = last.end.take().unwrap_or_else(|| died(&self.place.bundle(), exit).to_wire());
         self.sender.send_replace(VmStatus {
             state: End::from_wire(&end).state().into(),
             end: Some(end),

@@ -17,7 +17,7 @@ use shoes_vz_model::{
 
 use crate::{
     qcow2,
-    spec::{HypervisorKind, VmSpec},
+    spec::{HypervisorKind, StateUse, VmSpec},
     template::TemplateDir,
 };
 
@@ -80,10 +80,19 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
         HypervisorKind::Qemu => overlay(template, dir, spec, &mut undo)?,
         HypervisorKind::Vz => {
             // What it has made when it fails, it takes away itself.
-            shoes_vz_bridge::clone_bundle(&template.path, dir, spec.os.as_str(), spec.disk_bytes).map_err(
-                |source| CloneError::Vz { template: template.path.clone(), bundle: dir.to_owned(), source },
+            let from = match &spec.state {
+                StateUse::Restore(state) => state,
+                StateUse::None | StateUse::Save(_) => &template.path,
+            };
+            shoes_vz_bridge::clone_bundle(from, dir, spec.os.as_str(), spec.disk_bytes).map_err(
+                |source| CloneError::Vz { template: from.clone(), bundle: dir.to_owned(), source },
             )?;
             undo.files.extend(VZ_FILES.map(|name| dir.join(name)));
+            if let StateUse::Restore(state) = &spec.state {
+                // A state is of one machine; the clone has been given another's identity.
+                let (from, to) = (state.join(file::MACHINE_IDENTIFIER), dir.join(file::MACHINE_IDENTIFIER));
+                fs::copy(&from, &to).map_err(io_error("taking over the machine identifier", &from))?;
+            }
         }
     }
 
@@ -113,13 +122,19 @@ fn disk_name(hypervisor: HypervisorKind) -> &'static str {
 
 fn overlay(template: &TemplateDir, dir: &Path, spec: &VmSpec, undo: &mut Undo) -> Result<(), CloneError> {
     let backing = template.path.join(template::file::DISK);
+    let over = match &spec.state {
+        StateUse::Restore(state) => Some((state.join(OVERLAY), qcow2::Format::Qcow2)),
+        StateUse::None | StateUse::Save(_) => None,
+    };
     // The image may have been swapped since the template was looked through: a shorter disk than its image would
     // cut the guest's file system off.
     let raw = fs::metadata(&backing).map_err(io_error("looking at the template's disk", &backing))?.len();
     let bytes = spec.disk_bytes.max(raw).next_multiple_of(512);
     let overlay = dir.join(OVERLAY);
     undo.files.push(overlay.clone());
-    qcow2::create_overlay(&overlay, &backing, bytes).map_err(io_error("writing the overlay disk", &overlay))
+    let (backing, format) = over.unwrap_or((backing, qcow2::Format::Raw));
+    qcow2::create_overlay(&overlay, &backing, format, bytes)
+        .map_err(io_error("writing the overlay disk", &overlay))
 }
 
 /// Removes a bundle and all in it; one that is not there is fine.

@@ -9,6 +9,7 @@
 
 pub mod template;
 
+pub mod saved;
 pub mod spec;
 
 pub mod clone;

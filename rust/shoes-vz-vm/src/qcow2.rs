@@ -21,8 +21,24 @@ const MAX_BACKING_NAME: usize = 1023;
 /// The largest disk an L1 table of QEMU's own limit (32 MiB) can hold.
 const MAX_BYTES: u64 = (32 << 20) / 8 * L1_SPAN;
 
-/// Creates `path` (mode 0600; it must not exist), a disk of `bytes` bytes over the raw image `backing`.
-pub(crate) fn create_overlay(path: &Path, backing: &Path, bytes: u64) -> io::Result<()> {
+/// What an overlay lies over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Raw,
+    Qcow2,
+}
+
+impl Format {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// Creates `path` (mode 0600; it must not exist), a disk of `bytes` bytes over the image `backing`.
+pub(crate) fn create_overlay(path: &Path, backing: &Path, format: Format, bytes: u64) -> io::Result<()> {
     let name = backing.as_os_str().as_bytes();
     let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     if !backing.is_absolute() || name.len() > MAX_BACKING_NAME {
@@ -42,15 +58,15 @@ pub(crate) fn create_overlay(path: &Path, backing: &Path, bytes: u64) -> io::Res
 
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_len(clusters * CLUSTER)?;
-    file.write_all_at(&header(name, bytes, l1_entries), 0)?;
+    file.write_all_at(&header(name, format, bytes, l1_entries), 0)?;
     // Refcount table: one block, which is cluster 2. Each cluster in use is counted once.
     file.write_all_at(&(2 * CLUSTER).to_be_bytes(), CLUSTER)?;
     let counts: Vec<u8> = (0..clusters).flat_map(|_| 1u16.to_be_bytes()).collect();
     file.write_all_at(&counts, 2 * CLUSTER)
 }
 
-fn header(backing: &[u8], bytes: u64, l1_entries: u64) -> Vec<u8> {
-    let format = b"raw";
+fn header(backing: &[u8], format: Format, bytes: u64, l1_entries: u64) -> Vec<u8> {
+    let format = format.as_str().as_bytes();
     // Two extensions follow the header: the backing format, padded to 8 bytes, and the end mark.
     let backing_at = u64::from(HEADER_BYTES) + (8 + 8) + 8;
     let mut out = Vec::with_capacity(1200);
@@ -104,7 +120,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (backing, overlay) = (dir.path().join(name), dir.path().join("o"));
             fs::write(&backing, "x".repeat(512)).unwrap();
-            create_overlay(&overlay, &backing, sectors * 512).unwrap();
+            create_overlay(&overlay, &backing, Format::Raw, sectors * 512).unwrap();
             let path = overlay.to_str().unwrap();
             if let Some(info) = qemu_img(&["info", "--output=json", path]) {
                 prop_assert_eq!(info["virtual-size"].as_u64(), Some(sectors * 512));
@@ -123,10 +139,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("o");
         for bytes in [0, 511, MAX_BYTES + 512] {
-            assert!(create_overlay(&path, Path::new("/b"), bytes).is_err(), "{bytes}");
+            assert!(create_overlay(&path, Path::new("/b"), Format::Raw, bytes).is_err(), "{bytes}");
         }
-        assert!(create_overlay(&path, Path::new("relative"), 512).is_err());
-        assert!(create_overlay(&path, Path::new(&format!("/{}", "b".repeat(1023))), 512).is_err());
+        assert!(create_overlay(&path, Path::new("relative"), Format::Raw, 512).is_err());
+        assert!(
+            create_overlay(&path, Path::new(&format!("/{}", "b".repeat(1023))), Format::Raw, 512).is_err()
+        );
         assert!(!path.exists());
     }
 
@@ -135,7 +153,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("o");
         fs::write(&path, "mine").unwrap();
-        create_overlay(&path, Path::new("/b"), 512).unwrap_err();
+        create_overlay(&path, Path::new("/b"), Format::Raw, 512).unwrap_err();
         assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
 }

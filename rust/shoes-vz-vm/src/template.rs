@@ -72,6 +72,18 @@ impl TemplateDir {
         Ok(Self { path: dir, meta, name, disk_bytes })
     }
 
+    /// Changes whenever a file of the template is replaced or written to: length, time, inode. A few stats, no reading.
+    pub fn fingerprint(&self) -> String {
+        use std::os::unix::fs::MetadataExt as _;
+        let of = |name: &&str| match fs::metadata(self.path.join(name)) {
+            Ok(m) => format!("{name}:{}:{}.{:09}:{}", m.len(), m.mtime(), m.mtime_nsec(), m.ino()),
+            Err(e) => format!("{name}:{}", e.kind()),
+        };
+        let files: Vec<String> =
+            self.meta.os.required_files().iter().chain(&[file::METADATA]).map(of).collect();
+        files.join(" ")
+    }
+
     /// The private key `Template.json` names, absolute; `None` when it names none.
     pub fn ssh_key(&self) -> Option<PathBuf> {
         (!self.meta.ssh_key_file.is_empty()).then(|| self.path.join(&self.meta.ssh_key_file))

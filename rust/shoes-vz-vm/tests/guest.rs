@@ -52,7 +52,7 @@ async fn up(vm: &Vm) {
 async fn a_guest_says_hello_answers_ssh_and_powers_off_when_asked() {
     let (_dir, vm) = started("").await;
     // Asked for before the guest is up: it waits.
-    let stream = tokio::time::timeout(BOOT_DEADLINE, socket::dial(vm.guest_socket(), port::SSH))
+    let stream = tokio::time::timeout(BOOT_DEADLINE, socket::dial(&vm.guest_socket(), port::SSH))
         .await
         .unwrap()
         .unwrap();

@@ -17,8 +17,8 @@ use shoes_vz_model::bundle::file;
 use shoes_vz_proto::vm::{VmEndKind, VmState};
 use shoes_vz_vm::{
     client::{Stop, Vm, VmError},
-    clone::{make_bundle, remove_bundle},
-    spec::{Accelerator, VmSpec},
+    clone::{OVERLAY, make_bundle, remove_bundle},
+    spec::{Accelerator, StateUse, VmSpec},
     template::TemplateDir,
 };
 
@@ -278,17 +278,127 @@ async fn a_vm_outlives_whoever_started_it_and_is_adopted() {
     assert_eq!(vm.ended().await.kind, VmEndKind::Requested as i32);
 }
 
-#[tokio::test]
-async fn a_paused_vm_is_saved_and_goes_on() {
-    let host = Host::new(&program::image(program::HANG));
+/// A tiny VM saved into `state`, and over.
+async fn saved(state: &Path) -> Host {
+    fs::create_dir(state).unwrap();
+    let host =
+        Host::with(&program::image(program::HANG), |spec| spec.state = StateUse::Save(state.to_owned()));
     let vm = host.started().await;
-    let error = vm.save(Path::new("vm.state")).await.unwrap_err().to_string();
+    let to = state.join("machine-state");
+    let error = vm.save(&to).await.unwrap_err().to_string();
     assert!(error.contains("must be paused"), "{error}");
     vm.pause().await.unwrap();
-    vm.save(Path::new("vm.state")).await.unwrap();
-    assert!(fs::metadata(host.bundle.join("vm.state")).unwrap().len() > 0);
+    vm.save(&to).await.unwrap();
+    let error = vm.resume().await.unwrap_err().to_string();
+    assert!(error.contains("its memory is part of that"), "{error}");
+    vm.stop(Stop::Force).await.unwrap();
+    host.assert_over(&vm, VmEndKind::Requested).await;
+    fs::rename(host.bundle.join(OVERLAY), state.join(OVERLAY)).unwrap();
+    host
+}
+
+/// Another VM of the same template, which is to go on from `state`.
+fn restoring(host: &Host, n: u32, state: &Path, change: impl FnOnce(&mut VmSpec)) -> PathBuf {
+    let template = TemplateDir::open(&host.dir.path().join("template")).unwrap();
+    let mut spec = VmSpec::read(&host.bundle).unwrap();
+    spec.state = StateUse::Restore(state.to_owned());
+    change(&mut spec);
+    let bundle = host.dir.path().join(format!("r{n}.bundle"));
+    make_bundle(&template, &bundle, &spec).unwrap();
+    bundle
+}
+
+#[tokio::test]
+async fn a_saved_state_is_restored_as_often_as_wanted_and_stays_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("s");
+    let host = saved(&state).await;
+    let look = || {
+        let mark =
+            |name: &str| fs::metadata(state.join(name)).map(|m| (m.len(), m.modified().unwrap())).unwrap();
+        ["memory", "machine-state", OVERLAY].map(mark)
+    };
+    let before = look();
+    let mut vms = Vec::new();
+    for n in 0..2 {
+        let bundle = restoring(&host, n, &state, |_| ());
+        let vm = Vm::spawn(Path::new(EXE), &bundle).await.unwrap();
+        vm.start().await.unwrap();
+        let status = vm.status().borrow().clone();
+        assert!(status.restored && status.state == VmState::Running as i32, "{status:?}");
+        // It went on where it was: it does not say "hi" again, as a boot would.
+        assert_eq!(fs::read_to_string(bundle.join(file::CONSOLE_LOG)).unwrap(), "");
+        vms.push(vm);
+    }
+    for vm in vms {
+        vm.stop(Stop::Force).await.unwrap();
+        assert_eq!(vm.ended().await.kind, VmEndKind::Requested as i32);
+    }
+    assert_eq!(look(), before);
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_restored_is_refused_in_words_and_nothing_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("s");
+    let host = saved(&good).await;
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, u64, Damage); 5] = [
+        ("is 67108864 bytes, the VM's is 134217728", 128, &|_| ()),
+        ("memory", 64, &|s| fs::remove_file(s.join("memory")).unwrap()),
+        ("memory", 64, &|s| {
+            fs::File::options().write(true).open(s.join("memory")).unwrap().set_len(4096).unwrap()
+        }),
+        ("machine-state", 64, &|s| fs::remove_file(s.join("machine-state")).unwrap()),
+        ("cannot be restored", 64, &|s| {
+            let path = s.join("machine-state");
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        }),
+    ];
+    for (n, (words, mib, damage)) in cases.into_iter().enumerate() {
+        let state = dir.path().join(format!("s{n}"));
+        fs::create_dir(&state).unwrap();
+        for entry in fs::read_dir(&good).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), state.join(entry.file_name())).unwrap();
+        }
+        damage(&state);
+        let bundle = restoring(&host, n as u32, &state, |spec| spec.memory_bytes = mib << 20);
+        let vm = Vm::spawn(Path::new(EXE), &bundle).await.unwrap();
+        vm.start().await.unwrap_err();
+        let end = vm.ended().await;
+        assert_eq!(end.kind, VmEndKind::RestoreRefused as i32, "{n}: {end:?}");
+        assert!(end.reason.contains(words), "{n}: {}", end.reason);
+        let status = vm.status().borrow().clone();
+        assert!(!alive(status.pid), "the VM process is gone");
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_is_renamed_under_its_running_vm() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    let renamed = host.dir.path().join("2.bundle");
+    fs::rename(&host.bundle, &renamed).unwrap();
+    vm.moved(&renamed);
+    assert_eq!(vm.guest_socket(), renamed.join(file::GUEST_SOCKET));
+    vm.pause().await.unwrap();
     vm.resume().await.unwrap();
-    vm.status().wait_for(|s| s.state == VmState::Running as i32).await.unwrap();
+    let found = Vm::adopt(&renamed).await.unwrap().expect("a later agent finds it");
+    found.stop(Stop::Force).await.unwrap();
+    assert_eq!(vm.ended().await.kind, VmEndKind::Requested as i32);
+    assert!(renamed.join(file::VM_END).exists() && !renamed.join(file::VM_SOCKET).exists());
+}
+
+#[tokio::test]
+async fn a_vm_that_was_not_made_for_it_is_not_saved() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    vm.pause().await.unwrap();
+    let error = vm.save(Path::new("vm.state")).await.unwrap_err().to_string();
+    assert!(error.contains("was not made so that its state can be saved"), "{error}");
+    vm.resume().await.unwrap();
     vm.stop(Stop::Force).await.unwrap();
     host.assert_over(&vm, VmEndKind::Requested).await;
 }

@@ -140,13 +140,16 @@ fn found(process: &sysinfo::Process, runners_path: &Path) -> Option<Found> {
     })
 }
 
-/// What runs a VM of a bundle below `runners_path`: a VM process says which on its command line, QEMU works in it.
+/// What runs a VM of a bundle below `runners_path`: both work in it, a VM process once it has begun; before, its command
+/// line says which.
 fn recognise(args: &[OsString], cwd: Option<&Path>, runners_path: &Path) -> Option<(What, PathBuf)> {
     if let [_, vm, flag, bundle, ..] = args
         && vm == "vm"
         && flag == "--bundle"
     {
-        return Some((What::Vm, bundle_below(runners_path, Path::new(bundle))?));
+        // It works in its bundle, which may have been renamed since it was started.
+        let works_in = cwd.and_then(|cwd| bundle_below(runners_path, &named(cwd)));
+        return Some((What::Vm, works_in.or_else(|| bundle_below(runners_path, Path::new(bundle)))?));
     }
     let program = Path::new(args.first()?).file_name()?.to_str()?;
     // `exec-with-parent` is what becomes QEMU in a moment.
@@ -265,6 +268,9 @@ mod tests {
         };
         let path = bundle.to_str().unwrap();
         assert_eq!(recognise(&["/opt/a", "vm", "--bundle", path], "/"), Some((What::Vm, bundle.clone())));
+        let renamed = format!("/r/{}", dir_name(RunnerId::random()));
+        let vm = recognise(&["/opt/a", "vm", "--bundle", path], &renamed);
+        assert_eq!(vm, Some((What::Vm, PathBuf::from(&renamed))), "a hot VM that became a runner's");
         let qemu = recognise(&["qemu-system-aarch64", "-S"], &format!("{path} (deleted)"));
         assert_eq!(qemu, Some((What::Qemu, bundle.clone())));
         for (args, cwd) in [

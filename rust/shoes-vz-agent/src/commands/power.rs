@@ -78,7 +78,7 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
 async fn reach(vm: &Vm, ssh: &Ssh) -> anyhow::Result<()> {
     let mut pause = Duration::from_millis(50);
     loop {
-        let stream = socket::dial(vm.guest_socket(), port::SSH).await?;
+        let stream = socket::dial(&vm.guest_socket(), port::SSH).await?;
         match ssh.ready(stream).await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_final() => return Err(error.into()),

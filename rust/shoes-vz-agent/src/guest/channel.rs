@@ -14,7 +14,7 @@ use shoes_vz_channel::{
     socket,
 };
 use shoes_vz_model::{
-    guest::{ExecRequest, ExecResponse, SetupPhase, Status, port},
+    guest::{ExecRequest, ExecResponse, Renewal, SetupPhase, Status, port},
     id::RunnerId,
 };
 use tokio::{
@@ -67,6 +67,16 @@ impl Guest for ChannelGuest {
 
     async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
         self.api().put_setup(runner, script.secret().clone()).await.map(drop).map_err(api_error)
+    }
+
+    async fn renew(&self, renewal: &Renewal) -> Result<(), GuestError> {
+        match self.api().renew(renewal).await {
+            Ok(renewed) => {
+                tracing::debug!(clock_was_behind_ms = renewed.clock_was_behind_ms, "the guest is renewed");
+                Ok(())
+            }
+            Err(error) => Err(api_error(error)),
+        }
     }
 
     async fn ask(&self) -> Result<Option<Status>, GuestError> {

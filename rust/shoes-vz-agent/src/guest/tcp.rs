@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use shoes_vz_model::{
-    guest::{ExecRequest, ExecResponse, SetupPhase, SetupStatus, Status, port},
+    guest::{ExecRequest, ExecResponse, Renewal, SetupPhase, SetupStatus, Status, port},
     id::RunnerId,
 };
 use tokio::{
@@ -89,6 +89,11 @@ impl Guest for TcpGuest {
                 Err(GuestError::Broken("the guest broke off while taking the setup script".into()))
             }
         }
+    }
+
+    /// The Go guest agent cannot: its guests are booted.
+    async fn renew(&self, _: &Renewal) -> Result<(), GuestError> {
+        Err(GuestError::Refused("a guest that is reached by TCP cannot be renewed".into()))
     }
 
     async fn ask(&self) -> Result<Option<Status>, GuestError> {

@@ -16,13 +16,13 @@ const MAX_REASON: usize = 8 << 10;
 const CONSOLE_LINES: usize = 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Ending {
-    pub(super) kind: EndKind,
-    pub(super) reason: String,
+pub(crate) struct Ending {
+    pub(crate) kind: EndKind,
+    pub(crate) reason: String,
 }
 
 impl Ending {
-    pub(super) fn new(kind: EndKind, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: EndKind, reason: impl Into<String>) -> Self {
         let mut reason = reason.into();
         if reason.len() > MAX_REASON {
             let mut cut = MAX_REASON;
@@ -34,16 +34,16 @@ impl Ending {
         Self { kind, reason }
     }
 
-    pub(super) fn failed(reason: impl Into<String>) -> Self {
+    pub(crate) fn failed(reason: impl Into<String>) -> Self {
         Self::new(EndKind::Failed, reason)
     }
 
-    pub(super) fn deleted() -> Self {
+    pub(crate) fn deleted() -> Self {
         Self::new(EndKind::Deleted, "deleted as the server asked")
     }
 
     /// The VM is over, and it was not this runner's owner who ended it.
-    pub(super) fn vm_over(end: &VmEnd, stage: Stage, bundle: &Path) -> Self {
+    pub(crate) fn vm_over(end: &VmEnd, stage: Stage, bundle: &Path) -> Self {
         let kind = match end.kind() {
             VmEndKind::Requested => {
                 return Self::new(

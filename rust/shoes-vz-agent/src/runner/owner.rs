@@ -4,15 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::{
     bundle::file,
-    id::{AgentId, RunnerId},
-    state::{Stage, State},
-    template::Transport,
+    id::RunnerId,
+    state::{Stage, StartPath},
     text,
 };
-use shoes_vz_proto::{agent as wire, agent::EndKind, vm::VmState};
-use shoes_vz_vm::{End, client::VmError, clone::CloneError, spec::VmSpec};
+use shoes_vz_proto::{agent as wire, agent::EndKind};
+use shoes_vz_vm::{End, spec::StateUse};
 use tokio::{
-    task::JoinHandle,
+    sync::oneshot,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,18 +26,12 @@ use super::{
 use crate::{
     context::Context,
     files,
-    guest::{Following, Guest},
-    machines::{Machine, Plan},
-    notify_ip::Turn,
-    slots::Ticket,
-    ssh::Ssh,
+    guest::Following,
+    hot::{Class, Offer},
+    slot_vm::{FIRST_PAUSE, LONGEST_PAUSE, Making, Restored, SlotVm},
+    slots::Place,
 };
 
-/// First pause between two tries to reach sshd, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long a former agent's VM is asked for an answer before it is given up with whatever it does.
-const SEEK_DEADLINE: Duration = Duration::from_secs(180);
 /// Until the last of a failed script's output has come over.
 const LOG_DEADLINE: Duration = Duration::from_secs(5);
 /// Of a failed script's output.
@@ -51,31 +44,17 @@ const AGES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub(super) struct Owner {
     pub(super) ctx: Arc<Context>,
     pub(super) record: Record,
-    pub(super) vm: Option<Arc<dyn Machine>>,
-    pub(super) cloning: Option<JoinHandle<Result<(), CloneError>>>,
-    pub(super) launching: Option<JoinHandle<Result<Arc<dyn Machine>, VmError>>>,
-    pub(super) ticket: Ticket,
+    /// Its slot and VM, once it has one.
+    pub(super) held: Option<SlotVm>,
+    /// A hot VM that was promised, and may be on its way.
+    pub(super) claiming: Option<oneshot::Receiver<SlotVm>>,
+    pub(super) place: Place,
     delete: CancellationToken,
-    ssh: Ssh,
-    guest: Option<Arc<dyn Guest>>,
-    last_error: String,
 }
 
 impl Owner {
-    pub(super) fn new(ctx: Arc<Context>, record: Record, ticket: Ticket) -> Self {
-        let ssh = ctx.login.of_one_vm();
-        Self {
-            ctx,
-            record,
-            vm: None,
-            cloning: None,
-            launching: None,
-            ticket,
-            delete: CancellationToken::new(),
-            ssh,
-            guest: None,
-            last_error: String::new(),
-        }
+    pub(super) fn new(ctx: Arc<Context>, record: Record, place: Place, held: Option<SlotVm>) -> Self {
+        Self { ctx, record, held, claiming: None, place, delete: CancellationToken::new() }
     }
 
     pub(super) fn runner(&self) -> RunnerId {
@@ -95,13 +74,7 @@ impl Owner {
         let deadline = order.start_deadline.unwrap_or(self.ctx.start_deadline);
         let script = order.script.clone();
         let ending = self.bounded(async |owner| {
-            owner
-                .in_time(deadline, async |owner| {
-                    owner.make_bundle(&order).await?;
-                    owner.launch().await?;
-                    owner.boot().await
-                })
-                .await?;
+            owner.in_time(deadline, async |owner| owner.get_ready(&order).await).await?;
             owner.set_up(script).await?;
             owner.job().await
         });
@@ -113,11 +86,21 @@ impl Owner {
     pub(super) async fn live_on(mut self) -> wire::Runner {
         let deadline = self.ctx.start_deadline;
         let ending = self.bounded(async |owner| {
-            owner.seek().await?;
+            if owner.vm_and_record()?.0.seek().await?.is_none() {
+                return Err(owner.found_dead());
+            }
             if owner.record.meta.ssh_ready {
-                owner.find_guest_again().await?;
+                let (held, record) = owner.vm_and_record()?;
+                held.find_guest_again(record).await?;
             } else {
-                owner.in_time(deadline, async |owner| owner.boot().await).await?;
+                owner
+                    .in_time(deadline, async |owner| {
+                        let (held, record) = owner.vm_and_record()?;
+                        held.go_on_to_ssh(record).await?;
+                        owner.record.ssh_ready();
+                        Ok(())
+                    })
+                    .await?;
             }
             if !owner.record.meta.setup_handed_over {
                 let script = owner.kept_script()?;
@@ -127,6 +110,82 @@ impl Owner {
         });
         let ending = ending.await;
         self.tear_down(ending).await
+    }
+
+    /// The slot's VM beside the record its steps are told to.
+    fn vm_and_record(&mut self) -> Result<(&mut SlotVm, &mut Record), Ending> {
+        let held = self.held.as_mut();
+        held.map(|held| (held, &mut self.record))
+            .ok_or_else(|| Ending::failed("internal error: no slot at a stage that has one"))
+    }
+
+    fn slot_vm(&mut self) -> Result<&mut SlotVm, Ending> {
+        Ok(self.vm_and_record()?.0)
+    }
+
+    /// By the quickest way there is to a VM whose SSH answers: a hot one, a saved state, a boot.
+    async fn get_ready(&mut self, order: &Order) -> Result<(), Ending> {
+        let class = Class::of(&self.ctx.template, order);
+        let pool = self.ctx.pool.clone();
+        let limit = Duration::from_secs(self.record.meta.max_lifetime_seconds);
+        let waiting = pool.wait();
+        loop {
+            let mut freed = pool.changes();
+            match pool.offer(&self.ctx, class, limit) {
+                Offer::Hot(coming) => {
+                    self.record.enter_stage(Stage::Claim);
+                    if self.claim(coming, &order.script).await? {
+                        return Ok(());
+                    }
+                }
+                Offer::Slot(ticket) => {
+                    drop(waiting);
+                    let bundle = self.record.bundle.clone();
+                    self.held = Some(SlotVm::new(self.ctx.clone(), bundle, ticket));
+                    return self.start(class, order).await;
+                }
+                // Whatever changes may be what is waited for.
+                Offer::Wait => drop(freed.changed().await),
+            }
+        }
+    }
+
+    /// Whether the hot VM that was promised is this runner's now. One that died, or did not pass the last look at it, is
+    /// not; then there may be another way.
+    async fn claim(&mut self, coming: oneshot::Receiver<SlotVm>, script: &Script) -> Result<bool, Ending> {
+        let came = self.claiming.insert(coming).await;
+        self.claiming = None;
+        let Ok(vm) = came else {
+            tracing::info!("the hot VM could not be had; going another way");
+            return Ok(false);
+        };
+        let held = self.held.insert(vm);
+        let record = &mut self.record;
+        record.meta.slot = Some(held.ticket.index());
+        record.meta.ssh_ready = true;
+        record.came_by(StartPath::Hot);
+        record.freshen();
+        held.rename(record.bundle.clone(), &record.meta, script).await?;
+        if let Some(ip) = held.guest()?.address() {
+            record.address(ip.to_string());
+        }
+        record.ssh_ready();
+        Ok(true)
+    }
+
+    /// From an empty slot.
+    async fn start(&mut self, class: Class, order: &Order) -> Result<(), Ending> {
+        let limit = Duration::from_secs(self.record.meta.max_lifetime_seconds);
+        let lives_until =
+            (!limit.is_zero()).then(|| self.record.meta.created_at.checked_add(limit).ok()).flatten();
+        let making = Making { class, script: Some(&order.script), lives_until };
+        let (held, record) = self.vm_and_record()?;
+        record.meta.slot = Some(held.ticket.index());
+        if held.restore_if_possible(record, &making).await? == Restored::No {
+            held.boot_cold(record, &making, StateUse::None).await?;
+        }
+        record.ssh_ready();
+        Ok(())
     }
 
     /// A life, cut short by whatever ends a runner from outside.
@@ -162,173 +221,9 @@ impl Owner {
             Ok(outcome) => outcome,
             Err(_) => {
                 let (stage, in_stage) = (self.record.stage(), self.record.in_stage());
-                Err(Ending::late(deadline, stage, in_stage, &self.last_error, &self.record.bundle.path))
+                let last_error = self.held.as_ref().map_or("", |held| &held.last_error);
+                Err(Ending::late(deadline, stage, in_stage, last_error, &self.record.bundle.path))
             }
-        }
-    }
-
-    async fn make_bundle(&mut self, order: &Order) -> Result<(), Ending> {
-        let plan = Plan {
-            bundle: self.record.bundle.clone(),
-            meta: self.record.meta.clone(),
-            script: order.script.clone(),
-            template: self.ctx.template.clone(),
-            spec: self.spec(order),
-        };
-        let machines = self.ctx.machines.clone();
-        let making = self.cloning.insert(tokio::spawn(async move { machines.make(plan).await }));
-        let made = making.await;
-        self.cloning = None;
-        match made {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Ending::failed(format!("making the bundle failed: {}", chain(&error)))),
-            Err(panic) => Err(Ending::failed(format!("making the bundle failed: {panic}"))),
-        }
-    }
-
-    fn spec(&self, order: &Order) -> VmSpec {
-        let ctx = &self.ctx;
-        let meta = &self.record.meta;
-        let limit = Duration::from_secs(meta.max_lifetime_seconds);
-        let mut spec = VmSpec::of_template(&ctx.template);
-        spec.hypervisor = ctx.hypervisor;
-        spec.accelerator = ctx.accelerator;
-        spec.display = ctx.display;
-        spec.network = ctx.network;
-        spec.mac_address = ctx.agent_id.parse().ok().map(|id: AgentId| id.slot_mac(self.ticket.index()));
-        spec.cpus = ctx.template.meta.cpus(order.cpus);
-        spec.memory_bytes = ctx.template.meta.memory_bytes(order.memory_bytes);
-        spec.disk_bytes = ctx.template.disk_bytes.max(order.disk_bytes);
-        spec.max_lifetime = (!limit.is_zero()).then(|| meta.created_at.checked_add(limit).ok()).flatten();
-        spec
-    }
-
-    async fn launch(&mut self) -> Result<(), Ending> {
-        self.record.enter(State::Booting, Stage::Start);
-        let (machines, bundle) = (self.ctx.machines.clone(), self.record.bundle.path.clone());
-        let launching = self.launching.insert(tokio::spawn(async move { machines.launch(&bundle).await }));
-        let launched = launching.await;
-        self.launching = None;
-        match launched {
-            Ok(Ok(vm)) => self.vm = Some(vm),
-            Ok(Err(error)) => return Err(Ending::failed(chain(&error))),
-            Err(panic) => return Err(Ending::failed(format!("starting the VM process failed: {panic}"))),
-        }
-        Ok(())
-    }
-
-    /// From a VM process to SSH.
-    async fn boot(&mut self) -> Result<(), Ending> {
-        let vm = self.vm()?;
-        let state = vm.status().borrow().state();
-        let mut turn = None;
-        if matches!(state, VmState::Unspecified | VmState::Created) {
-            // A guest that tells its address does so alone.
-            if let (Transport::Tcp, Some(notices)) =
-                (self.ctx.template.meta.guest_agent, self.ctx.notices.clone())
-            {
-                turn = Some(notices.turn().await);
-            }
-            let started = vm.start().await;
-            if let Err(error) = started {
-                // How it ended says more than that it would not start.
-                let end = timeout(Duration::from_secs(2), vm.ended()).await;
-                return Err(end.map_or_else(
-                    |_| Ending::failed(chain(&error)),
-                    |end| Ending::vm_over(&end, Stage::Start, &self.record.bundle.path),
-                ));
-            }
-        }
-        self.record.enter(State::Booting, Stage::Guest);
-        self.find_guest(turn).await?;
-        self.record.enter(State::Booting, Stage::Ssh);
-        self.unless_over(async |owner| owner.reach_ssh().await).await?;
-        self.record.ssh_ready();
-        Ok(())
-    }
-
-    /// Finds the VM a former agent started, unless it is found already.
-    async fn seek(&mut self) -> Result<(), Ending> {
-        let machines = self.ctx.machines.clone();
-        let path = self.record.bundle.path.clone();
-        let tries = async {
-            let mut pause = FIRST_PAUSE;
-            loop {
-                match machines.find(&path).await {
-                    Ok(found) => return found,
-                    Err(error) => {
-                        tracing::debug!(%error, "the VM does not answer yet");
-                        self.last_error = chain(&error);
-                    }
-                }
-                sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
-            }
-        };
-        if self.vm.is_some() {
-            return Ok(());
-        }
-        match timeout(SEEK_DEADLINE, tries).await {
-            Ok(Some(vm)) => {
-                tracing::info!("the VM answers; adopting it");
-                self.vm = Some(vm);
-                Ok(())
-            }
-            Ok(None) => Err(self.found_dead()),
-            Err(_) => Err(Ending::new(
-                EndKind::VmDied,
-                format!(
-                    "the VM process did not answer this agent within {}: {}",
-                    crate::duration::words(SEEK_DEADLINE),
-                    self.last_error
-                ),
-            )),
-        }
-    }
-
-    /// Waits until the guest is up, and knows then how to reach it.
-    async fn find_guest(&mut self, turn: Option<Turn>) -> Result<(), Ending> {
-        let known = self.record.meta.ip_address.parse().ok();
-        let guest = self
-            .unless_over(async |owner| {
-                let vm = owner.vm()?;
-                let ctx = &owner.ctx;
-                let found = ctx.machines.guest(ctx, &*vm, owner.ssh.clone(), known, turn).await;
-                found.map_err(|e| Ending::failed(e.to_string()))
-            })
-            .await?;
-        if let Some(ip) = guest.address() {
-            self.record.address(ip.to_string());
-        }
-        self.guest = Some(guest);
-        Ok(())
-    }
-
-    /// Of a guest that was up before: one that is not any more is found out by following it.
-    async fn find_guest_again(&mut self) -> Result<(), Ending> {
-        match self.ctx.machines.guest_again(&self.ctx, &*self.vm()?, self.ssh.clone()) {
-            Some(guest) => self.guest = Some(guest),
-            None => self.find_guest(None).await?,
-        }
-        Ok(())
-    }
-
-    async fn reach_ssh(&mut self) -> Result<(), Ending> {
-        let guest = self.guest()?;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match guest.try_ssh().await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_final() => {
-                    return Err(Ending::failed(format!("SSH into the guest: {error}")));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "SSH does not answer yet");
-                    self.last_error = error.to_string();
-                }
-            }
-            sleep(pause).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
@@ -348,8 +243,10 @@ impl Owner {
     async fn set_up(&mut self, script: Script) -> Result<(), Ending> {
         let runner = self.runner();
         let deadline = self.ctx.start_deadline;
-        let guest = self.guest()?;
-        let handed_over = async |_: &mut Self| {
+        let stage = self.record.stage();
+        let held = self.slot_vm()?;
+        let guest = held.guest()?;
+        let handed_over = async |_: &mut SlotVm| {
             let mut pause = FIRST_PAUSE;
             let tries = async {
                 loop {
@@ -366,19 +263,21 @@ impl Owner {
                 Err(Ending::failed("the guest agent did not take the setup script within the start deadline"))
             })
         };
-        self.unless_over(handed_over).await?;
+        held.unless_over(stage, handed_over).await?;
         self.record.handed_over();
         Ok(())
     }
 
     /// Follows the guest until its runner is done.
     async fn job(&mut self) -> Result<Ending, Ending> {
-        let vm = self.vm()?;
+        let runner = self.runner();
         let log = self.record.bundle.file(file::SETUP_LOG);
-        let mut following = self.guest()?.follow(self.runner(), &log);
+        let held = self.slot_vm()?;
+        let (vm, guest) = (held.vm()?, held.guest()?);
+        let mut following = guest.follow(runner, &log);
         let mut seen = self.record.meta.runner_seen;
         let mut patience: Option<Instant> = None;
-        let silence = silence(self.guest()?, vm.status(), following.watched(), self.ctx.silent_guest_limit);
+        let silence = silence(guest, vm.status(), following.watched(), self.ctx.silent_guest_limit);
         tokio::pin!(silence);
         loop {
             let status = following.status.borrow_and_update().clone();
@@ -461,21 +360,6 @@ impl Owner {
         Ending::failed(reason)
     }
 
-    /// Awaits `what`, unless the VM is over first.
-    async fn unless_over<T>(
-        &mut self,
-        what: impl AsyncFnOnce(&mut Self) -> Result<T, Ending>,
-    ) -> Result<T, Ending> {
-        let vm = self.vm()?;
-        let stage = self.record.stage();
-        let bundle = self.record.bundle.path.clone();
-        tokio::select! {
-            biased;
-            end = vm.ended() => Err(Ending::vm_over(&end, stage, &bundle)),
-            outcome = what(self) => outcome,
-        }
-    }
-
     /// Of a bundle no VM process answers for any more.
     pub(super) fn found_dead(&self) -> Ending {
         let bundle = &self.record.bundle;
@@ -494,26 +378,4 @@ impl Owner {
             ),
         }
     }
-
-    fn vm(&self) -> Result<Arc<dyn Machine>, Ending> {
-        self.vm.clone().ok_or_else(|| Ending::failed("internal error: no VM at a stage that has one"))
-    }
-
-    fn guest(&self) -> Result<Arc<dyn Guest>, Ending> {
-        self.guest.clone().ok_or_else(|| Ending::failed("internal error: no guest at a stage that has one"))
-    }
-}
-
-/// An error and what it is because of, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_words = cause.to_string();
-        if !words.contains(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        source = cause.source();
-    }
-    words
 }

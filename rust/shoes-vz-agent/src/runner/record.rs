@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     guest::{RunnerActivity, Status},
-    state::{Stage, State},
+    state::{Stage, StartPath, State},
     time,
 };
 use shoes_vz_proto::agent as wire;
@@ -13,10 +13,20 @@ use shoes_vz_proto::agent as wire;
 use super::{clock::Clock, ending::Ending};
 use crate::{bundles::Bundle, context::Context};
 
-pub(super) struct Record {
+/// Who is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    /// The server, by the board.
+    Server,
+    /// Nobody: it is no runner.
+    Nobody,
+}
+
+pub(crate) struct Record {
     ctx: Arc<Context>,
-    pub(super) bundle: Bundle,
-    pub(super) meta: RuntimeMetadata,
+    pub(crate) bundle: Bundle,
+    pub(crate) meta: RuntimeMetadata,
+    audience: Audience,
     state: State,
     clock: Clock,
     error: String,
@@ -28,8 +38,17 @@ pub(super) struct Record {
 impl Record {
     /// Of a runner that begins now.
     pub(super) fn begin(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata) -> Self {
-        let clock = Clock::start(ctx.outside.clone(), Stage::Clone);
+        // With nothing hot there is nothing to claim.
+        let stage = if ctx.pool.is_empty() { Stage::Clone } else { Stage::Claim };
+        let clock = Clock::start(ctx.outside.clone(), stage);
         Self::new(ctx, bundle, meta, State::Creating, clock)
+    }
+
+    /// Of a VM that is to wait for a runner.
+    pub(crate) fn of_spare(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata) -> Self {
+        let clock = Clock::start(ctx.outside.clone(), Stage::Clone);
+        let record = Self::new(ctx, bundle, meta, State::Creating, clock);
+        Self { audience: Audience::Nobody, ..record }
     }
 
     /// Of a runner a former agent began.
@@ -47,11 +66,22 @@ impl Record {
 
     fn new(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, state: State, clock: Clock) -> Self {
         let setup = wire::Setup::default();
-        Self { ctx, bundle, meta, state, clock, error: String::new(), guest: None, setup, end: None }
+        Self {
+            ctx,
+            bundle,
+            meta,
+            audience: Audience::Server,
+            state,
+            clock,
+            error: String::new(),
+            guest: None,
+            setup,
+            end: None,
+        }
     }
 
     /// The runner is now in this state and stage.
-    pub(super) fn enter(&mut self, state: State, stage: Stage) {
+    pub(crate) fn enter(&mut self, state: State, stage: Stage) {
         if !self.state.may_become(state) {
             return;
         }
@@ -64,8 +94,19 @@ impl Record {
         self.save();
     }
 
+    /// The runner is in this stage, its state as it is.
+    pub(crate) fn enter_stage(&mut self, stage: Stage) {
+        self.clock.enter(stage);
+        self.publish();
+    }
+
+    /// How its VM came to be ready.
+    pub(crate) fn came_by(&mut self, path: StartPath) {
+        self.meta.start_path = Some(path);
+    }
+
     /// SSH has answered.
-    pub(super) fn ssh_ready(&mut self) {
+    pub(crate) fn ssh_ready(&mut self) {
         self.meta.ssh_ready = true;
         self.enter(State::SshReady, Stage::Setup);
     }
@@ -88,7 +129,7 @@ impl Record {
     }
 
     /// The guest's address is known.
-    pub(super) fn address(&mut self, ip: String) {
+    pub(crate) fn address(&mut self, ip: String) {
         self.meta.ip_address = ip;
         self.publish();
         self.save();
@@ -152,26 +193,36 @@ impl Record {
         runner
     }
 
-    pub(super) fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.clock.stage()
     }
 
-    pub(super) fn in_stage(&self) -> Duration {
+    pub(crate) fn in_stage(&self) -> Duration {
         self.clock.in_stage()
     }
 
     pub(super) fn publish(&self) {
-        self.ctx.board.publish(self.to_wire());
+        match self.audience {
+            Audience::Server => self.ctx.board.publish(self.to_wire()),
+            Audience::Nobody => {}
+        }
     }
 
-    /// A full disk must not end a job, so this is said and survived.
+    /// A full disk must not end a job, so this is said and survived. Before there is a bundle nothing is kept.
     pub(super) fn save(&mut self) {
+        self.freshen();
+        if self.bundle.path.is_dir()
+            && let Err(error) = self.bundle.set_metadata(&self.meta)
+        {
+            tracing::warn!(bundle = ?self.bundle.path, %error, "RuntimeMetadata.json cannot be written");
+        }
+    }
+
+    /// Brings the metadata up to the present.
+    pub(super) fn freshen(&mut self) {
         self.meta.updated_at = self.ctx.outside.now();
         self.meta.state = disk_state(self.state);
         self.meta.stages = self.clock.over().to_vec();
-        if let Err(error) = self.bundle.set_metadata(&self.meta) {
-            tracing::warn!(bundle = ?self.bundle.path, %error, "RuntimeMetadata.json cannot be written");
-        }
     }
 
     fn to_wire(&self) -> wire::Runner {

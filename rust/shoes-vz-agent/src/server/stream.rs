@@ -53,13 +53,15 @@ impl Link<'_> {
         let mut refusal = self.runners.context().disk.refusal();
         // The server answers the opening only once it has heard who calls.
         refusal.mark_unchanged();
+        let mut pool = self.runners.context().pool.watch();
         let first = self.request(&board.borrow_and_update(), Vec::new());
         self.send(first).await?;
         let mut responses = open(client, receiver).await?;
         opened();
         let mut acks = Vec::new();
         loop {
-            let changed = board.has_changed().and_then(|b| Ok(b || refusal.has_changed()?));
+            let changed =
+                board.has_changed().and_then(|b| Ok(b || refusal.has_changed()? || pool.has_changed()?));
             let dirty = !acks.is_empty() || changed.map_err(|_| hung_up())?;
             tokio::select! {
                 biased;
@@ -71,6 +73,7 @@ impl Link<'_> {
                 permit = self.sender.reserve(), if dirty => {
                     let permit = permit.map_err(|_| hung_up())?;
                     refusal.mark_unchanged();
+                    pool.mark_unchanged();
                     let request = self.request(&board.borrow_and_update(), std::mem::take(&mut acks));
                     permit.send(request);
                 }
@@ -81,6 +84,10 @@ impl Link<'_> {
                 changed = refusal.changed(), if !dirty => {
                     changed.map_err(|_| hung_up())?;
                     refusal.mark_changed();
+                }
+                changed = pool.changed(), if !dirty => {
+                    changed.map_err(|_| hung_up())?;
+                    pool.mark_changed();
                 }
             }
         }
@@ -136,15 +143,16 @@ impl Link<'_> {
     }
 
     fn request(&self, runners: &BTreeMap<String, Runner>, acks: Vec<CommandAck>) -> SyncRequest {
+        let ctx = self.runners.context();
         let active = runners.values().filter(|r| r.end.is_none()).count();
         SyncRequest {
             agent_id: self.agent_id.clone(),
             active_runners: u32::try_from(active).unwrap_or(u32::MAX),
             runners: runners.values().cloned().collect(),
             acks,
-            takes_none_because: self.runners.context().disk.refusal().borrow().clone().unwrap_or_default(),
-            hot: Vec::new(),
-            state_fallbacks: Vec::new(),
+            takes_none_because: ctx.disk.refusal().borrow().clone().unwrap_or_default(),
+            hot: ctx.pool.shown(ctx),
+            state_fallbacks: ctx.states.fallbacks(),
         }
     }
 

@@ -7,11 +7,13 @@ use shoes_vz_vm::spec::{Accelerator, Display, HypervisorKind, Network};
 use super::is_host_port;
 use crate::{
     cli::{PlaceArgs, RunArgs},
-    duration, size,
+    duration,
+    hot::{HotPlan, Idle, StatesMode},
+    size,
 };
 
 /// Every setting there is, named as its flag.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 24] = [
     "server",
     "hostname",
     "max-runners",
@@ -30,6 +32,10 @@ const NAMES: [&str; 20] = [
     "registration-deadline",
     "silent-guest-limit",
     "min-free-disk",
+    "hot",
+    "hot-idle",
+    "hot-max-age",
+    "saved-states",
     "log-format",
     "ready-file",
 ];
@@ -72,6 +78,10 @@ impl Raw {
             &args.registration_deadline,
             &args.silent_guest_limit,
             &args.min_free_disk,
+            &args.hot,
+            &args.hot_idle,
+            &args.hot_max_age,
+            &args.saved_states,
             &args.log_format,
             &args.ready_file,
         ];
@@ -229,6 +239,34 @@ pub(super) fn duration(raw: &Raw, name: &str, default: u64, zero: Zero) -> Resul
         Ok(d) => Ok(d),
         Err(e) => Err(format!("--{name}: {e}")),
     }
+}
+
+/// What is kept hot. Guests that are `tcp` cannot be told the time after a pause, nor be restored.
+pub(super) fn hot(raw: &Raw, tcp: bool) -> Result<HotPlan, Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut plan = HotPlan::none();
+    if let Err(e) = plan.parse_wanted(raw.text("hot").unwrap_or("all")) {
+        wrong.push(format!("--hot: {e}"));
+    }
+    match raw.text("hot-idle").unwrap_or("running").parse() {
+        Ok(Idle::Paused) if tcp => wrong.push(
+            "--hot-idle: paused needs a template whose guests are reached by the guest channel (\"guest_agent\": \
+             \"channel\" in Template.json)"
+                .into(),
+        ),
+        Ok(idle) => plan.idle = idle,
+        Err(e) => wrong.push(format!("--hot-idle: {e}")),
+    }
+    match duration(raw, "hot-max-age", 12 * 3600, Zero::Refused) {
+        Ok(age) => plan.max_age = age,
+        Err(e) => wrong.push(e),
+    }
+    match raw.text("saved-states").unwrap_or("auto").parse() {
+        Ok(_) if tcp => plan.states = StatesMode::Off,
+        Ok(states) => plan.states = states,
+        Err(e) => wrong.push(format!("--saved-states: {e}")),
+    }
+    if wrong.is_empty() { Ok(plan) } else { Err(wrong) }
 }
 
 pub(super) fn size(raw: &Raw, name: &str, default: &str) -> Result<u64, String> {

@@ -15,10 +15,12 @@ use shoes_vz_agent::{
     context::{Board, Context, Launcher},
     disk::Disk,
     ends::Ends,
+    hot::{HotPlan, Pool},
     machines::OnThisHost,
     runners::Runners,
     slots::Slots,
     ssh::Login,
+    states::States,
 };
 use shoes_vz_model::{Outside, bundle::file, id::RunnerId};
 use shoes_vz_proto::agent::{
@@ -44,6 +46,7 @@ pub(crate) struct Host {
     pub(crate) registration_deadline: Duration,
     pub(crate) silent_guest_limit: Duration,
     pub(crate) max_runners: u32,
+    pub(crate) hot: HotPlan,
     /// What the file system of the runners path has free, in the test's word.
     pub(crate) free_disk: Arc<AtomicU64>,
 }
@@ -70,6 +73,7 @@ impl Host {
             registration_deadline: PATIENCE,
             silent_guest_limit: PATIENCE,
             max_runners: 2,
+            hot: HotPlan::none(),
             free_disk: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
@@ -106,6 +110,7 @@ impl Host {
             MIN_FREE_DISK,
             Arc::new(move |_| Ok(free.load(Ordering::Relaxed))),
         );
+        let slots = Slots::new(self.max_runners);
         let launcher: Arc<dyn Launcher> = Arc::new(self.vms.clone());
         let runners = Arc::new(Runners::new(Arc::new(Context {
             agent_id: "agent".into(),
@@ -124,11 +129,15 @@ impl Host {
             outside: Outside::real(),
             board: Board::default(),
             ends: Ends::open(self.dir.path()).unwrap(),
-            slots: Slots::new(self.max_runners),
+            pool: Pool::new(self.hot.clone(), slots.clone()),
+            slots,
+            states: States::below(&self.runners_path()),
             disk,
             notices: None,
         })));
         let account = runners.adopt_all().await.unwrap();
+        let ctx = runners.context().clone();
+        tokio::spawn(async move { ctx.pool.clone().keep(ctx).await });
         (runners, account)
     }
 

@@ -18,7 +18,17 @@ fn agent(host: &Host, server: &FakeServer, state_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shoes-vz-agent"));
     command
         .args(["run", "--server", &server.addr.to_string(), "--hostname", "h", "--accelerator", "tcg"])
-        .args(["--hypervisor", "qemu", "--min-free-disk", "0", "--template-path"])
+        .args([
+            "--hypervisor",
+            "qemu",
+            "--min-free-disk",
+            "0",
+            "--hot",
+            "none",
+            "--saved-states",
+            "off",
+            "--template-path",
+        ])
         .arg(host.dir.path().join("t"))
         .arg("--runners-path")
         .arg(host.runners_path())

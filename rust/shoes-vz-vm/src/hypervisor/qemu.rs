@@ -40,7 +40,8 @@ use super::{Channel, Hypervisor, HypervisorError, Machine, MachineState};
 use crate::{
     accel,
     end::{End, EndKind},
-    spec::{Accelerator, VmSpec},
+    saved,
+    spec::{Accelerator, StateUse, VmSpec},
 };
 
 mod child;
@@ -52,8 +53,10 @@ mod reason;
 const CREATE_DEADLINE: Duration = Duration::from_secs(30);
 /// Until QMP answers; a stopped QEMU never does.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
-/// Until a guest's memory is on disk.
-const SAVE_DEADLINE: Duration = Duration::from_secs(300);
+/// Until a guest's devices are on disk; its memory is there already.
+const SAVE_DEADLINE: Duration = Duration::from_secs(60);
+/// Until they are read again.
+const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Until a dead QEMU's sockets and pipes are read to their end; they are closed already.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 /// Of what QEMU says on stderr, this much is kept for the reason.
@@ -104,6 +107,11 @@ impl Qemu {
 #[async_trait]
 impl Hypervisor for Qemu {
     async fn create(&self, spec: &VmSpec, bundle: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
+        if let StateUse::Restore(dir) = &spec.state {
+            // QEMU would make a missing file, and fill up a short one.
+            saved::check_memory(dir, command::memory_mib(spec) << 20)
+                .map_err(|words| HypervisorError::Ended(End::new(EndKind::RestoreRefused, words)))?;
+        }
         let accelerator = match spec.accelerator {
             Accelerator::Auto => accel::detect(bundle).await,
             known => known,
@@ -155,7 +163,8 @@ impl Hypervisor for Qemu {
             Err(None) => return Err(HypervisorError::Silent { what, seconds }),
         };
         tracing::info!(pid = child.pid(), accelerator = %accelerator, "QEMU is up");
-        Ok(Arc::new(QemuMachine::spawn(child, stderr, qmp, events, channel, accelerator)))
+        let state_use = spec.state.clone();
+        Ok(Arc::new(QemuMachine::spawn(child, stderr, qmp, events, channel, accelerator, state_use)))
     }
 }
 
@@ -169,7 +178,11 @@ fn end_of(seen: &Seen, exit: io::Result<std::process::ExitStatus>, stderr: &str)
 struct QemuMachine {
     qmp: Qmp,
     state: watch::Receiver<MachineState>,
-    saving: watch::Receiver<Option<api::MigrationStatus>>,
+    /// How far a save or a restore is.
+    moving: watch::Receiver<Option<api::MigrationStatus>>,
+    state_use: StateUse,
+    /// Its state is saved: its memory file must not change any more.
+    saved: AtomicBool,
     channel: Mutex<Option<UnixStream>>,
     accelerator: Accelerator,
     pid: u32,
@@ -185,10 +198,11 @@ impl QemuMachine {
         events: Events,
         channel: UnixStream,
         accelerator: Accelerator,
+        state_use: StateUse,
     ) -> Self {
         let (pid, killer) = (child.pid(), child.killer());
         let (state_sender, state) = watch::channel(MachineState::Created);
-        let (saving_sender, saving) = watch::channel(None);
+        let (moving_sender, moving) = watch::channel(None);
         let kill_asked = Arc::new(AtomicBool::new(false));
         let seen = Seen { up: true, ..Seen::default() };
         let owner = Owner {
@@ -197,11 +211,22 @@ impl QemuMachine {
             events,
             seen,
             state: state_sender,
-            saving: saving_sender,
+            moving: moving_sender,
             kill_asked: kill_asked.clone(),
         };
         tokio::spawn(owner.run());
-        Self { qmp, state, saving, channel: Mutex::new(Some(channel)), accelerator, pid, killer, kill_asked }
+        Self {
+            qmp,
+            state,
+            moving,
+            state_use,
+            saved: AtomicBool::new(false),
+            channel: Mutex::new(Some(channel)),
+            accelerator,
+            pid,
+            killer,
+            kill_asked,
+        }
     }
 
     /// Waits until the machine is in the state `wanted`.
@@ -216,6 +241,70 @@ impl QemuMachine {
             },
             Ok(Err(_)) => Err(HypervisorError::Ended(owner_died())),
         }
+    }
+
+    /// Puts the machine into the state saved in `path`, paused.
+    async fn load(&self, path: &Path) -> Result<(), HypervisorError> {
+        let what = "read the saved state";
+        self.without_memory(what).await?;
+        let uri = Some(format!("file:{}", path.display()));
+        let incoming = api::migrate_incoming { channels: None, exit_on_error: None, uri };
+        self.moved(what, incoming, LOAD_DEADLINE, || format!("{path:?} is damaged, or of another machine"))
+            .await
+    }
+
+    /// A save or restore from now on is of the devices only: the memory is a file already.
+    async fn without_memory(&self, what: &'static str) -> Result<(), HypervisorError> {
+        // Not in every QEMU's schema as an event of its own: without `events` none tells how far it is.
+        let capabilities = [api::MigrationCapability::events, api::MigrationCapability::x_ignore_shared]
+            .map(|capability| api::MigrationCapabilityStatus { capability, state: true })
+            .to_vec();
+        let set = api::migrate_set_capabilities { capabilities };
+        self.run(self.qmp.run(what, set, COMMAND_DEADLINE)).await.map(drop)
+    }
+
+    /// Runs a save or restore to its end.
+    async fn moved<C>(
+        &self,
+        what: &'static str,
+        command: C,
+        deadline: Duration,
+        words: impl Fn() -> String,
+    ) -> Result<(), HypervisorError>
+    where
+        C: api::QmpCommand + ::qapi::Command,
+        ::qapi::futures::QmpStreamTokio<tokio::io::WriteHalf<UnixStream>>:
+            futures::Sink<::qapi::Execute<C, u32>, Error = io::Error>,
+    {
+        let mut moving = self.moving.clone();
+        moving.mark_unchanged();
+        self.run(self.qmp.run(what, command, COMMAND_DEADLINE)).await?;
+        let over = async {
+            let mut state = self.state.clone();
+            loop {
+                tokio::select! {
+                    changed = moving.changed() => if changed.is_err() {
+                        return Err(HypervisorError::Ended(owner_died()));
+                    },
+                    // A QEMU that cannot read a state may leave at once.
+                    ended = state.wait_for(|s| matches!(s, MachineState::Ended(_))) => {
+                        return Err(match ended.as_deref() {
+                            Ok(MachineState::Ended(end)) => HypervisorError::Ended(end.clone()),
+                            _ => HypervisorError::Ended(owner_died()),
+                        });
+                    }
+                }
+                match *moving.borrow_and_update() {
+                    Some(api::MigrationStatus::completed) => return Ok(()),
+                    Some(api::MigrationStatus::failed | api::MigrationStatus::cancelled) => {
+                        return Err(HypervisorError::Refused { what, why: words() });
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let silent = || HypervisorError::Silent { what, seconds: deadline.as_secs() };
+        self.run(async { timeout(deadline, over).await.map_err(|_| silent())? }).await
     }
 
     /// Runs one command; when the machine is over, its end explains the failure better than QMP does.
@@ -246,6 +335,15 @@ impl Drop for QemuMachine {
 #[async_trait]
 impl Machine for QemuMachine {
     async fn start(&self) -> Result<(), HypervisorError> {
+        if let StateUse::Restore(dir) = &self.state_use {
+            self.load(&dir.join(saved::file::STATE)).await.map_err(|error| {
+                self.kill();
+                HypervisorError::Ended(End::new(
+                    EndKind::RestoreRefused,
+                    format!("the saved state {dir:?} cannot be restored: {error}"),
+                ))
+            })?;
+        }
         let what = "start the guest";
         self.run(self.qmp.run(what, api::cont {}, COMMAND_DEADLINE)).await?;
         self.reach(MachineState::Running, what).await
@@ -259,6 +357,10 @@ impl Machine for QemuMachine {
 
     async fn resume(&self) -> Result<(), HypervisorError> {
         let what = "resume the guest";
+        if self.saved.load(Ordering::Acquire) {
+            let why = "its state is saved, and its memory is part of that; end this VM and restore another";
+            return Err(HypervisorError::Refused { what, why: why.into() });
+        }
         self.run(self.qmp.run(what, api::cont {}, COMMAND_DEADLINE)).await?;
         self.reach(MachineState::Running, what).await
     }
@@ -266,38 +368,20 @@ impl Machine for QemuMachine {
     async fn save(&self, path: &Path) -> Result<(), HypervisorError> {
         let what = "save the guest";
         let refused = |why: String| HypervisorError::Refused { what, why };
+        if !matches!(self.state_use, StateUse::Save(_)) {
+            return Err(refused("this VM was not made so that its state can be saved".into()));
+        }
         if *self.state.borrow() != MachineState::Paused {
             return Err(refused("it must be paused first".into()));
         }
-        let capabilities = [api::MigrationCapability::events, api::MigrationCapability::mapped_ram]
-            .map(|capability| api::MigrationCapabilityStatus { capability, state: true })
-            .to_vec();
-        let set = api::migrate_set_capabilities { capabilities };
-        self.run(self.qmp.run(what, set, COMMAND_DEADLINE)).await?;
-        let mut saving = self.saving.clone();
-        saving.mark_unchanged();
+        self.saved.store(true, Ordering::Release);
+        self.without_memory(what).await?;
         let uri = Some(format!("file:{}", path.display()));
         let migrate = api::migrate { channels: None, detach: None, resume: None, uri };
-        self.run(self.qmp.run(what, migrate, COMMAND_DEADLINE)).await?;
-        let over = async {
-            loop {
-                if saving.changed().await.is_err() {
-                    return Err(HypervisorError::Ended(owner_died()));
-                }
-                match *saving.borrow_and_update() {
-                    Some(api::MigrationStatus::completed) => return Ok(()),
-                    Some(api::MigrationStatus::failed | api::MigrationStatus::cancelled) => {
-                        return Err(refused(format!(
-                            "writing {path:?} failed; is there room for the guest's memory?"
-                        )));
-                    }
-                    _ => {}
-                }
-            }
-        };
+        let writing = || format!("writing {path:?} failed; is there room for it?");
+        self.moved(what, migrate, SAVE_DEADLINE, writing).await?;
         let silent = || HypervisorError::Silent { what, seconds: SAVE_DEADLINE.as_secs() };
-        self.run(async { timeout(SAVE_DEADLINE, over).await.map_err(|_| silent())? }).await?;
-        // "completed" is told a moment before the guest may go on, and no event tells the latter.
+        // "completed" is told a moment before the file is whole, and no event tells the latter.
         let mut pause = Duration::from_millis(1);
         let finalized = async {
             while self.qmp.run(what, api::query_status {}, COMMAND_DEADLINE).await?.status
@@ -347,7 +431,7 @@ struct Owner {
     events: Events,
     seen: Seen,
     state: watch::Sender<MachineState>,
-    saving: watch::Sender<Option<api::MigrationStatus>>,
+    moving: watch::Sender<Option<api::MigrationStatus>>,
     kill_asked: Arc<AtomicBool>,
 }
 
@@ -384,7 +468,7 @@ impl Owner {
             None => return false,
             // An answer nobody waits for any more (its asker's deadline passed), or an event newer than our schema.
             Some(Err(error)) => tracing::warn!(%error, "QMP message not understood"),
-            Some(Ok(event)) => match qmp::note(event, &mut self.seen, &self.state, &self.saving) {
+            Some(Ok(event)) => match qmp::note(event, &mut self.seen, &self.state, &self.moving) {
                 Do::Nothing => {}
                 Do::Kill => self.child.killer().kill(),
             },

@@ -38,13 +38,16 @@ use tokio::{
 use super::{Channel, Hypervisor, HypervisorError, Machine, MachineState};
 use crate::{
     end::{End, EndKind},
-    spec::{Display, VmSpec},
+    saved,
+    spec::{Display, StateUse, VmSpec},
 };
 
 /// Until the framework runs the guest's first instruction; it takes about a second.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// Until a command without much to do is done.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(20);
+/// Until a guest's memory is read again.
+const RESTORE_DEADLINE: Duration = Duration::from_secs(120);
 /// Until a guest's memory is on disk.
 const SAVE_DEADLINE: Duration = Duration::from_secs(300);
 /// Until the framework has ended a guest; what hangs longer ends with this process.
@@ -84,10 +87,15 @@ impl Hypervisor for Vz {
 
         let (state, _) = watch::channel(MachineState::Created);
         let (knock, knocks) = mpsc::unbounded_channel();
+        let restore = match &spec.state {
+            StateUse::Restore(dir) => Some(dir.join(saved::file::STATE)),
+            StateUse::None | StateUse::Save(_) => None,
+        };
         let shared = Arc::new(Shared { vm, state, asked: AtomicBool::new(false), kill: Notify::new() });
         tokio::spawn(own(shared.clone(), events, knock));
         let sockets = Sockets { dial: Arc::new(Dialer(shared.vm.clone())), knocks };
-        Ok(Arc::new(VzMachine { shared, channel: Mutex::new(Some(sockets)) }))
+        let saved = AtomicBool::new(false);
+        Ok(Arc::new(VzMachine { shared, restore, saved, channel: Mutex::new(Some(sockets)) }))
     }
 }
 
@@ -141,7 +149,7 @@ fn machine_spec(spec: &VmSpec, bundle: &Path) -> Result<String, HypervisorError>
         console_log: file::CONSOLE_LOG,
         linux,
         vsock_listen: [port::VSOCK],
-        savable: false,
+        savable: spec.state != StateUse::None,
     };
     // A path that is no UTF-8 is the one thing that cannot be written.
     serde_json::to_string(&spec).map_err(|error| HypervisorError::Refused {
@@ -177,6 +185,10 @@ struct Shared {
 
 struct VzMachine {
     shared: Arc<Shared>,
+    /// The state its guest goes on from.
+    restore: Option<PathBuf>,
+    /// Its state is saved: what the guest did from here on would not be in it.
+    saved: AtomicBool,
     channel: Mutex<Option<Sockets>>,
 }
 
@@ -199,7 +211,16 @@ impl VzMachine {
 #[async_trait]
 impl Machine for VzMachine {
     async fn start(&self) -> Result<(), HypervisorError> {
-        self.call("start the guest", |vm| vm.start(START_DEADLINE)).await
+        let Some(state) = self.restore.clone() else {
+            return self.call("start the guest", |vm| vm.start(START_DEADLINE)).await;
+        };
+        let path = state.clone();
+        let restored = self.call("restore the guest", move |vm| vm.restore(&path, RESTORE_DEADLINE)).await;
+        restored.map_err(|error| {
+            let words = format!("the saved state {state:?} cannot be restored: {error}");
+            HypervisorError::Ended(End::new(EndKind::RestoreRefused, words))
+        })?;
+        self.call("start the guest", |vm| vm.resume(COMMAND_DEADLINE)).await
     }
 
     async fn pause(&self) -> Result<(), HypervisorError> {
@@ -207,7 +228,12 @@ impl Machine for VzMachine {
     }
 
     async fn resume(&self) -> Result<(), HypervisorError> {
-        self.call("resume the guest", |vm| vm.resume(COMMAND_DEADLINE)).await
+        let what = "resume the guest";
+        if self.saved.load(Ordering::Acquire) {
+            let why = "its state is saved; end this VM and restore another";
+            return Err(HypervisorError::Refused { what, why: why.into() });
+        }
+        self.call(what, |vm| vm.resume(COMMAND_DEADLINE)).await
     }
 
     async fn save(&self, path: &Path) -> Result<(), HypervisorError> {
@@ -215,7 +241,9 @@ impl Machine for VzMachine {
         let what = "save the guest's state";
         let path = std::path::absolute(path)
             .map_err(|source| HypervisorError::Io { what: format!("finding {path:?}"), source })?;
-        self.call(what, move |vm| vm.save_support().and_then(|()| vm.save(&path, SAVE_DEADLINE))).await
+        self.call(what, move |vm| vm.save_support().and_then(|()| vm.save(&path, SAVE_DEADLINE))).await?;
+        self.saved.store(true, Ordering::Release);
+        Ok(())
     }
 
     async fn request_stop(&self) -> Result<(), HypervisorError> {

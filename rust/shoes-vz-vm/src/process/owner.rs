@@ -26,7 +26,7 @@ use super::{
 use crate::{
     end::{End, EndKind},
     hypervisor::{Hypervisor, HypervisorError, Machine, MachineState},
-    spec::VmSpec,
+    spec::{StateUse, VmSpec},
 };
 
 /// Until the guest agent has taken the request to power off; then the power button is tried too.
@@ -267,6 +267,7 @@ impl Owner {
             s.hypervisor_pid = machine.pid();
             s.accelerator = machine.accelerator().into();
             s.started_ms = took;
+            s.restored = matches!(self.spec.state, StateUse::Restore(_));
         });
         for reply in self.start_replies.drain(..) {
             drop(reply.send(Ok(())));

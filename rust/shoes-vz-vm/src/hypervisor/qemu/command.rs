@@ -7,7 +7,8 @@ use shoes_vz_model::{bundle, guest, template::file};
 
 use crate::{
     clone::OVERLAY,
-    spec::{Accelerator, Display, VmSpec},
+    saved::file as saved,
+    spec::{Accelerator, Display, StateUse, VmSpec},
 };
 
 /// QEMU connects to these sockets of ours, in its working directory, so that its being up is an event.
@@ -79,7 +80,14 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
 
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    add(&["-machine", arch.machine()]);
+    // Memory in a file: shared, it is what a save leaves behind; private, a clone of that.
+    let backing = match &spec.state {
+        StateUse::None => None,
+        StateUse::Save(dir) => Some((dir, "on")),
+        StateUse::Restore(dir) => Some((dir, "off")),
+    };
+    let backend = if backing.is_some() { ",memory-backend=ram" } else { "" };
+    add(&["-machine", &format!("{}{backend}", arch.machine())]);
     match accelerator {
         Accelerator::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
         Accelerator::Tcg | Accelerator::Auto => {
@@ -87,7 +95,19 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
         }
     }
     add(&["-smp", &spec.cpus.to_string()]);
-    add(&["-m", &format!("{}M", spec.memory_bytes.div_ceil(1 << 20))]);
+    let mebibytes = memory_mib(spec);
+    add(&["-m", &format!("{mebibytes}M")]);
+    if let Some((dir, share)) = backing {
+        // As JSON, so that no comma in a path means anything.
+        let ram = json!({
+            "qom-type": "memory-backend-file", "id": "ram", "size": mebibytes << 20,
+            "mem-path": dir.join(saved::MEMORY), "share": share == "on",
+        });
+        add(&["-object", &ram.to_string()]);
+    }
+    if matches!(spec.state, StateUse::Restore(_)) {
+        add(&["-incoming", "defer"]);
+    }
     match spec.display {
         Display::Headless => add(&["-display", "none"]),
         Display::Window => add(&["-display", "gtk", "-device", "virtio-gpu-pci"]),
@@ -132,6 +152,11 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
         add(&["-device", "vmgenid,guid=auto"]);
     }
     args
+}
+
+/// Memory is given in whole mebibytes.
+pub(crate) fn memory_mib(spec: &VmSpec) -> u64 {
+    spec.memory_bytes.div_ceil(1 << 20)
 }
 
 /// The template's words win; a kernel told of no console would write to none of ours.
@@ -206,6 +231,28 @@ mod tests {
             assert_eq!((value(&line, "-cpu"), value(&line, "-append")), (cpu, console), "{arch:?}");
             assert_eq!(line.iter().any(|a| a.starts_with("vmgenid")), arch == Arch::X86_64);
         }
+    }
+
+    #[test]
+    fn a_state_is_restored_into_the_machine_it_was_saved_from_but_for_its_own_memory() {
+        let with = |state| line(Arch::X86_64, Accelerator::Tcg, &VmSpec { state, ..spec() });
+        let (saves, restores) = (with(StateUse::Save("/s,t".into())), with(StateUse::Restore("/s,t".into())));
+        let ram =
+            |line: &[String]| serde_json::from_str::<serde_json::Value>(value(line, "-object")).unwrap();
+        for (line, share) in [(&saves, true), (&restores, false)] {
+            assert!(value(line, "-machine").ends_with(",memory-backend=ram"));
+            assert_eq!((&ram(line)["mem-path"], &ram(line)["share"]), (&"/s,t/memory".into(), &share.into()));
+            assert_eq!(ram(line)["size"], 513 << 20);
+        }
+        let rest = |line: &[String]| {
+            let mut line = line.to_vec();
+            let object = line.iter().position(|a| a == "-object").unwrap();
+            line.drain(object..object + 2);
+            line.retain(|a| a != "-incoming" && a != "defer");
+            line
+        };
+        assert_eq!(rest(&saves), rest(&restores));
+        assert!(!value(&line(Arch::X86_64, Accelerator::Tcg, &spec()), "-machine").contains("memory"));
     }
 
     #[test]

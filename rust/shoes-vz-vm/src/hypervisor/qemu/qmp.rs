@@ -102,7 +102,7 @@ pub(super) fn note(
     event: Event,
     seen: &mut Seen,
     state: &watch::Sender<MachineState>,
-    saving: &watch::Sender<Option<MigrationStatus>>,
+    moving: &watch::Sender<Option<MigrationStatus>>,
 ) -> Do {
     match event {
         Event::RESUME { .. } => {
@@ -136,7 +136,7 @@ pub(super) fn note(
             return Do::Kill;
         }
         Event::MIGRATION { data, .. } => {
-            saving.send_replace(Some(data.status));
+            moving.send_replace(Some(data.status));
         }
         other => tracing::debug!(event = ?other, "QMP event"),
     }
