@@ -35,6 +35,8 @@ pub trait Guest: Send + Sync + 'static {
     async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError>;
     /// Makes it unlike every other clone of its state, as far as that is asked for.
     async fn renew(&self, renewal: &Renewal) -> Result<(), GuestError>;
+    /// Gets it ready for its state to be saved.
+    async fn prepare_save(&self) -> Result<(), GuestError>;
     /// Its state now; `None` when it answers with something else, as one whose disk is full may. The caller sets the
     /// deadline.
     async fn ask(&self) -> Result<Option<Status>, GuestError>;

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, SetupStatus, Status, port};
+use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, Renewal, Renewed, SetupStatus, Status, port};
 
 use crate::socket::{DialError, dial};
 
@@ -70,14 +70,6 @@ pub struct GuestApi {
 }
 
 impl GuestApi {
-    /// stub
-    pub async fn renew(
-        &self,
-        _: &shoes_vz_model::guest::Renewal,
-    ) -> Result<shoes_vz_model::guest::Renewed, ApiError> {
-        Ok(Default::default())
-    }
-
     /// No connection is made yet.
     pub fn new(guest_socket: impl AsRef<Path>) -> Self {
         Self { socket: guest_socket.as_ref().to_owned() }
@@ -146,6 +138,18 @@ impl GuestApi {
     /// guest agent goes away; go on from where it stopped.
     pub fn setup_log(&self, offset: u64) -> BoxStream<'static, Result<Bytes, ApiError>> {
         self.stream(format!("/setup/log?offset={offset}")).boxed()
+    }
+
+    /// Makes a restored guest unlike every other clone of its state; all of it is in force when this returns.
+    pub async fn renew(&self, renewal: &Renewal) -> Result<Renewed, ApiError> {
+        // Strings and a number: this cannot fail.
+        let body = serde_json::to_vec(renewal).unwrap_or_default();
+        self.json(Method::POST, "/renew", body.into()).await
+    }
+
+    /// Gets the guest ready for its state to be saved.
+    pub async fn prepare_save(&self) -> Result<(), ApiError> {
+        self.call(Method::POST, "/prepare-save", Bytes::new()).await.map(drop)
     }
 
     /// Has the guest power itself off.

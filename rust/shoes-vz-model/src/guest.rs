@@ -10,6 +10,7 @@
 //! | PUT /setup/{id} (addition) | the script's bytes | [`SetupStatus`]; the same id again changes nothing; another id: 409 |
 //! | GET /setup (addition) | | [`SetupStatus`] |
 //! | GET /setup/log?offset=N (addition) | | the log's bytes from N on, followed until the script has exited |
+//! | POST /prepare-save (addition) | | 204; before its state is saved: what a restore needs first is got ready |
 //! | POST /renew (addition) | [`Renewal`] | [`Renewed`], once it is done; 501: this guest cannot |
 //! | POST /shutdown (addition) | | 202; then the guest powers off |
 

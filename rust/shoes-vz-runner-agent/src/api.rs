@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http::{StatusCode, header};
 use serde::Deserialize;
-use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, SetupStatus, Status};
+use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, Renewal, SetupStatus, Status};
 use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
 
@@ -38,6 +38,8 @@ pub fn router(state: State) -> Router {
         .route("/setup/log", get(setup_log))
         .route("/setup/{id}", put(put_setup))
         .route("/shutdown", post(shutdown))
+        .route("/renew", post(renew))
+        .route("/prepare-save", post(prepare_save))
         .layer(DefaultBodyLimit::max(MAX_SCRIPT))
         .with_state(state)
 }
@@ -123,6 +125,32 @@ async fn setup_log(Of(state): Of<State>, Query(from): Query<From>) -> Response {
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("reading the log: {error}\n")).into_response()
         }
+    }
+}
+
+async fn renew(Of(state): Of<State>, body: Bytes) -> Response {
+    // The error of serde's would quote what it does not understand, and that may be a secret.
+    let Ok(renewal) = serde_json::from_slice::<Renewal>(&body) else {
+        return (StatusCode::BAD_REQUEST, "no renewal is understood\n").into_response();
+    };
+    match state.means().renew(&renewal).await {
+        Ok(renewed) => {
+            if !renewal.entropy.is_empty() {
+                state.renewed(crate::start_id());
+            }
+            Json(renewed).into_response()
+        }
+        Err(words) => {
+            warn!(words, "this guest was not renewed");
+            (StatusCode::NOT_IMPLEMENTED, format!("this guest cannot be renewed: {words}\n")).into_response()
+        }
+    }
+}
+
+async fn prepare_save(Of(state): Of<State>) -> Response {
+    match state.means().prepare_save().await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(words) => (StatusCode::NOT_IMPLEMENTED, format!("{words}\n")).into_response(),
     }
 }
 

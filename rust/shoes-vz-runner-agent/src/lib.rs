@@ -20,6 +20,7 @@ mod fd;
 mod forward;
 mod ip;
 mod power;
+pub mod renew;
 #[cfg(target_os = "linux")]
 mod serial;
 pub mod settings;
@@ -115,7 +116,7 @@ async fn serve_tcp(settings: Arc<Settings>, router: axum::Router, has_channel: b
 }
 
 /// Random enough to tell two starts apart, without waiting for the kernel's entropy (`RandomState` does not).
-fn start_id() -> String {
+pub(crate) fn start_id() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::Parser;
-use shoes_vz_runner_agent::{go_style, run, settings, setup};
+use shoes_vz_runner_agent::{go_style, renew, run, settings, setup};
 use tracing::error;
 
 fn main() -> ExitCode {
@@ -17,6 +17,9 @@ fn main() -> ExitCode {
             }
             _ => ExitCode::from(2),
         };
+    }
+    if args.get(1).is_some_and(|a| a == renew::HELPER) && args.len() == 2 {
+        return renew::helper::run();
     }
     let flags = settings::Flags::parse_from(go_style(args));
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHOESVZ_RUNNER_AGENT_LOG")

@@ -8,7 +8,7 @@ use std::{
 use shoes_vz_model::guest::Status;
 use tokio::sync::watch;
 
-use crate::{env::ChildEnv, setup::Store};
+use crate::{env::ChildEnv, renew::Means, setup::Store};
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -19,12 +19,14 @@ struct Inner {
     status: watch::Sender<Status>,
     setup: Store,
     env: ChildEnv,
+    means: Means,
 }
 
 impl State {
     pub(crate) fn new(start_id: &str, state_dir: PathBuf, env: ChildEnv) -> anyhow::Result<Self> {
         let exe = std::env::current_exe()?;
-        Self::with_supervisor(start_id, state_dir, &exe, env)
+        let means = Means::of_this_guest(env.home.clone());
+        Self::with_supervisor(start_id, state_dir, &exe, env, means)
     }
 
     fn with_supervisor(
@@ -32,15 +34,27 @@ impl State {
         state_dir: PathBuf,
         exe: &Path,
         env: ChildEnv,
+        means: Means,
     ) -> anyhow::Result<Self> {
         let status = watch::Sender::new(Status { agent_start: start_id.to_owned(), ..Status::default() });
         let setup = Store::open(state_dir, exe.to_owned(), env.clone(), status.clone())?;
-        Ok(Self(Arc::new(Inner { status, setup, env })))
+        Ok(Self(Arc::new(Inner { status, setup, env, means })))
     }
 
     /// For tests: files in `state_dir`, the supervisor being `exe`, home being `home`.
     pub fn for_tests(start_id: &str, state_dir: PathBuf, exe: &Path, home: PathBuf) -> anyhow::Result<Self> {
-        Self::with_supervisor(start_id, state_dir, exe, ChildEnv { home, user: "runner".into() })
+        let means = Means::new(home.join("init.sock"), vec![home.join("helper")], Some(home.clone()));
+        Self::with_supervisor(start_id, state_dir, exe, ChildEnv { home, user: "runner".into() }, means)
+    }
+
+    /// How what is root's to do is done here.
+    pub(crate) fn means(&self) -> &Means {
+        &self.0.means
+    }
+
+    /// This is another guest than the one whose state was saved.
+    pub(crate) fn renewed(&self, start_id: String) {
+        self.0.status.send_modify(|s| s.agent_start = start_id);
     }
 
     /// Follow it.

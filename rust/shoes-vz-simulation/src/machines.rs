@@ -346,6 +346,10 @@ impl Guest for SimGuest {
         }
     }
 
+    async fn prepare_save(&self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
     async fn ask(&self) -> Result<Option<Status>, GuestError> {
         self.host.takes(0, 5).await;
         if self.vm.is_paused() {

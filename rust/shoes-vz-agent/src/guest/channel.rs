@@ -79,6 +79,10 @@ impl Guest for ChannelGuest {
         }
     }
 
+    async fn prepare_save(&self) -> Result<(), GuestError> {
+        self.api().prepare_save().await.map_err(api_error)
+    }
+
     async fn ask(&self) -> Result<Option<Status>, GuestError> {
         match self.api().status().await {
             Ok(status) => Ok(Some(status)),

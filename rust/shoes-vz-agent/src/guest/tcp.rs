@@ -96,6 +96,10 @@ impl Guest for TcpGuest {
         Err(GuestError::Refused("a guest that is reached by TCP cannot be renewed".into()))
     }
 
+    async fn prepare_save(&self) -> Result<(), GuestError> {
+        Err(GuestError::Refused("the state of a guest that is reached by TCP is not saved".into()))
+    }
+
     async fn ask(&self) -> Result<Option<Status>, GuestError> {
         match get_status(self.ip).await {
             Ok(status) => Ok(Some(status)),

@@ -88,6 +88,10 @@ impl Life {
     async fn save(&mut self, draft: Draft) -> Result<(), Unsaved> {
         let state = |words: String| Unsaved::State(words);
         let guest = self.held.guest().map_err(Unsaved::because)?;
+        // A restore works without, only slower.
+        if let Err(error) = guest.prepare_save().await {
+            tracing::warn!(%error, "the guest did not get ready for its state to be saved");
+        }
         for _ in 1..LOGINS {
             guest.try_ssh().await.map_err(|e| state(format!("logging in before the save: {e}")))?;
         }

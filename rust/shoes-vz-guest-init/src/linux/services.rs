@@ -8,11 +8,13 @@
 //! ```
 
 mod ears;
+mod renew;
+mod standby;
 
 use std::{
     fs::File,
     os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
@@ -61,9 +63,18 @@ pub(super) enum Event {
     SshdListens,
     /// A program to be run once, by name.
     RunOnce(&'static str, Command),
+    /// An sshd is to be got ready, to the point where it would read its host key.
+    Prepare(Answer),
+    /// It waits there; whoever writes to this lets it go on.
+    Gate(File),
+    /// There is a new host key: sshd is to be another one, with that key.
+    NewHostKey(Answer),
     /// The guest is to end.
     End(Wish),
 }
+
+/// For whoever asked: nothing, or why it was not done.
+pub(super) type Answer = mpsc::Sender<Result<(), String>>;
 
 /// Starts the owner and its ears; they inherit the caller's signal mask.
 pub(super) fn spawn(events: mpsc::Sender<Event>, inbox: mpsc::Receiver<Event>, booted: Booted) {
@@ -78,6 +89,9 @@ pub(super) fn spawn(events: mpsc::Sender<Event>, inbox: mpsc::Receiver<Event>, b
         agent: Service::new("guest agent", guest_agent),
         once: Vec::new(),
         late_modules: Some(booted.late_modules),
+        standby: None,
+        prepared: None,
+        changing: None,
         agent_at: Some(Instant::now() + PORT_DEADLINE),
         late_at: Some(Instant::now() + SSHD_DEADLINE),
         ending: None,
@@ -89,6 +103,7 @@ pub(super) fn spawn(events: mpsc::Sender<Event>, inbox: mpsc::Receiver<Event>, b
     owner.start_sshd();
     ears::ports(booted.uevents, events.clone());
     ears::control(booted.cmdline.test, events.clone());
+    renew::listen(&owner.spawner(), &events);
     thread::spawn(move || reap(&fork, &spawned, &events));
     thread::spawn(move || owner.run(&inbox));
 }
@@ -152,6 +167,12 @@ struct Owner {
     agent: Service,
     once: Vec<(Pid, &'static str)>,
     late_modules: Option<Vec<(String, File)>>,
+    /// An sshd that waits for its host key, and how to let it go on.
+    standby: Option<(Pid, Option<File>)>,
+    /// Who asked for it.
+    prepared: Option<Answer>,
+    /// Who waits for sshd to be another one.
+    changing: Option<Answer>,
     agent_at: Option<Instant>,
     late_at: Option<Instant>,
     ending: Option<(Wish, Signal, Instant)>,
@@ -191,6 +212,7 @@ impl Owner {
             Event::PortReady => self.start_agent_first(),
             Event::SshdListens => {
                 mark("sshd listens");
+                self.changed();
                 self.start_late();
             }
             Event::RunOnce(name, command) => {
@@ -198,6 +220,9 @@ impl Owner {
                     self.once.push((pid, name));
                 }
             }
+            Event::Prepare(answer) => self.prepare(answer),
+            Event::Gate(gate) => self.at_the_gate(gate),
+            Event::NewHostKey(answer) => self.change_sshd(answer),
             Event::End(wish) => self.end(wish),
         }
     }
@@ -231,6 +256,9 @@ impl Owner {
             let (_, name) = self.once.swap_remove(at);
             mark(&format!("{name} is done: {how}"));
             return;
+        }
+        if self.is_changing(pid) {
+            return self.let_the_next_one_go_on();
         }
         let now = Instant::now();
         for service in [&mut self.sshd, &mut self.agent] {
@@ -276,14 +304,9 @@ impl Owner {
             }
             command.stderr(console);
         }
-        let making = lock(&self.fork);
-        let made = command.process_group(0).spawn();
-        drop(making);
-        match made {
+        match self.spawner().spawn(command.process_group(0)) {
             Ok(child) => {
                 mark(&format!("{name} started"));
-                // The reaper is gone only when this process is.
-                let _ = self.children.send(());
                 i32::try_from(child.id()).ok().map(Pid::from_raw)
             }
             Err(e) => {
@@ -291,6 +314,10 @@ impl Owner {
                 None
             }
         }
+    }
+
+    fn spawner(&self) -> Spawner {
+        Spawner { fork: Arc::clone(&self.fork), children: self.children.clone() }
     }
 
     fn start_late(&mut self) {
@@ -320,6 +347,24 @@ impl Owner {
         }
         // Makes the reaper look again and say so when there is no child.
         let _ = self.children.send(());
+    }
+}
+
+/// Makes children that are the reaper's to collect.
+#[derive(Clone)]
+struct Spawner {
+    fork: Arc<Mutex<()>>,
+    children: mpsc::Sender<()>,
+}
+
+impl Spawner {
+    fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
+        let making = lock(&self.fork);
+        let made = command.spawn();
+        drop(making);
+        // The reaper is gone only when this process is.
+        let _ = self.children.send(());
+        made
     }
 }
 

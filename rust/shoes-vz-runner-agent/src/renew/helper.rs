@@ -1,0 +1,227 @@
+//! `shoes-vz-runner-agent renew`, as root: a [`Renewal`] on stdin, its outcome on stdout.
+//!
+//! Entropy comes first, so that nothing after it is made of the saved state's. On Linux a VM generation id has made the
+//! kernel reseed already (QEMU's vmgenid); what is written here is mixed in besides. macOS mixes in what is written to
+//! /dev/random (its random(4)). Machine and boot id are Linux' own: elsewhere they are left alone.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use shoes_vz_model::guest::{Renewal, Renewed};
+
+/// Less than this is left to the guest's own time service.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
+/// Set by shoes-vz-guest-init, which changes sshd over itself.
+pub const BY_INIT: &str = "SHOESVZ_RENEW_BY_INIT";
+const SSH: &str = "/etc/ssh";
+const HOST_KEY: &str = "ssh_host_ed25519_key";
+
+/// The body of the subcommand.
+pub fn run() -> ExitCode {
+    let mut request = Vec::new();
+    let outcome = io::stdin()
+        .read_to_end(&mut request)
+        .map_err(|e| e.to_string())
+        .and_then(|_| serde_json::from_slice(&request).map_err(|e| format!("no renewal was given: {e}")))
+        .and_then(|renewal| apply(&renewal));
+    let (words, code) = match outcome {
+        // A number: this cannot fail.
+        Ok(renewed) => (format!("ok {}\n", serde_json::json!(renewed)), ExitCode::SUCCESS),
+        Err(words) => (format!("error {words}\n"), ExitCode::FAILURE),
+    };
+    match io::stdout().write_all(words.as_bytes()) {
+        Ok(()) => code,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What the helper said.
+pub(super) fn understand(answer: &[u8]) -> Result<Renewed, String> {
+    let text = String::from_utf8_lossy(answer);
+    let text = text.trim();
+    if let Some(json) = text.strip_prefix("ok") {
+        let json = json.trim();
+        if json.is_empty() {
+            return Ok(Renewed::default());
+        }
+        return serde_json::from_str(json).map_err(|e| format!("its answer is not understood: {e}"));
+    }
+    Err(text.strip_prefix("error ").unwrap_or(text).to_owned())
+}
+
+fn apply(renewal: &Renewal) -> Result<Renewed, String> {
+    let mut renewed = Renewed::default();
+    if !renewal.entropy.is_empty() {
+        add_entropy(&renewal.entropy).map_err(|e| format!("the kernel takes no entropy: {e}"))?;
+    }
+    if renewal.unix_nanos != 0 {
+        renewed.clock_was_behind_ms = set_clock(renewal.unix_nanos)?;
+    }
+    if cfg!(target_os = "linux") {
+        set_ids(renewal)?;
+    }
+    if !renewal.ssh_host_key.is_empty() {
+        replace_host_keys(Path::new(SSH), &renewal.ssh_host_key)
+            .map_err(|e| format!("the SSH host key in {SSH} cannot be replaced: {e}"))?;
+        #[cfg(target_os = "linux")]
+        if std::env::var_os(BY_INIT).is_none() {
+            sshd::read_keys_again()?;
+        }
+    }
+    Ok(renewed)
+}
+
+fn add_entropy(base64: &str) -> io::Result<()> {
+    let bytes = STANDARD.decode(base64).map_err(|_| io::Error::other("it is no base64"))?;
+    let device = if cfg!(target_os = "macos") { "/dev/random" } else { "/dev/urandom" };
+    fs::OpenOptions::new().write(true).open(device)?.write_all(&bytes)
+}
+
+/// Gives by how many milliseconds it was behind.
+fn set_clock(unix_nanos: i64) -> Result<i64, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    let behind = unix_nanos.saturating_sub(now);
+    if behind.unsigned_abs() >= CLOCK_TOLERANCE.as_nanos() as u64 {
+        step_clock(unix_nanos).map_err(|e| format!("the clock cannot be set: {e}"))?;
+    }
+    Ok(behind / 1_000_000)
+}
+
+fn step_clock(unix_nanos: i64) -> nix::Result<()> {
+    let spec = nix::sys::time::TimeSpec::from_duration(Duration::from_nanos(unix_nanos.unsigned_abs()));
+    nix::time::clock_settime(nix::time::ClockId::CLOCK_REALTIME, spec)
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() <= 64 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+#[cfg(target_os = "linux")]
+fn set_ids(renewal: &Renewal) -> Result<(), String> {
+    use nix::mount::{MsFlags, mount};
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    const OURS: &str = "/run/shoes-vz-boot-id";
+    if !is_id(&renewal.machine_id) || !is_id(&renewal.boot_id) {
+        return Err("the machine id or the boot id is no id".into());
+    }
+    if !renewal.machine_id.is_empty() {
+        super::replace(Path::new("/etc/machine-id"), format!("{}\n", renewal.machine_id).as_bytes(), 0o444)
+            .map_err(|e| format!("/etc/machine-id cannot be written: {e}"))?;
+    }
+    if !renewal.boot_id.is_empty() {
+        // The kernel draws it once, perhaps before the save: then every clone would have the same.
+        super::replace(Path::new(OURS), format!("{}\n", renewal.boot_id).as_bytes(), 0o444)
+            .map_err(|e| format!("{OURS} cannot be written: {e}"))?;
+        mount(Some(OURS), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|e| format!("{BOOT_ID} cannot be covered: {e}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_ids(_: &Renewal) -> Result<(), String> {
+    Ok(())
+}
+
+/// `key` becomes the only one. Its public half is in it; a file with another's would be believed.
+fn replace_host_keys(dir: &Path, key: &str) -> io::Result<()> {
+    super::replace(&dir.join(HOST_KEY), key.as_bytes(), 0o600)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("ssh_host_") && name != HOST_KEY {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+mod sshd {
+    //! An sshd that runs all the time reads its keys again on SIGHUP: it unlinks its pid file, and writes it anew once it
+    //! listens with the new ones (sshd(8); OpenSSH's sshd.c).
+
+    use std::{
+        fs,
+        os::unix::fs::MetadataExt as _,
+        path::Path,
+        thread::sleep,
+        time::{Duration, Instant},
+    };
+
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+
+    const PID_FILE: &str = "/run/sshd.pid";
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    pub(super) fn read_keys_again() -> Result<(), String> {
+        let path = Path::new(PID_FILE);
+        // Started for each connection, it has no pid file, and needs no telling.
+        let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+        let pid = text.trim().parse().map_err(|_| format!("{PID_FILE} holds no process id"))?;
+        let look = || fs::metadata(path).map(|m| (m.ino(), m.mtime(), m.mtime_nsec())).ok();
+        let before = look();
+        kill(Pid::from_raw(pid), Signal::SIGHUP).map_err(|e| format!("telling sshd ({pid}): {e}"))?;
+        let told = Instant::now();
+        while look().is_none_or(|now| Some(now) == before) {
+            if told.elapsed() > DEADLINE {
+                return Err(format!("sshd ({pid}) did not start anew within {} s", DEADLINE.as_secs()));
+            }
+            sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_host_key_is_the_only_one_and_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["ssh_host_rsa_key", "ssh_host_ed25519_key.pub", "ssh_host_ed25519_key", "sshd_config"] {
+            fs::write(dir.path().join(name), "old").unwrap();
+        }
+        replace_host_keys(dir.path(), "new").unwrap();
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [HOST_KEY, "sshd_config"]);
+        let key = dir.path().join(HOST_KEY);
+        assert_eq!(fs::read_to_string(&key).unwrap(), "new");
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_answer_is_understood_and_an_error_keeps_its_words() {
+        assert_eq!(understand(b"ok\n"), Ok(Renewed::default()));
+        assert_eq!(understand(b"ok {\"clock_was_behind_ms\":7}\n"), Ok(Renewed { clock_was_behind_ms: 7 }));
+        assert_eq!(understand(b"error because\n"), Err("because".into()));
+        assert_eq!(understand(b""), Err(String::new()));
+    }
+
+    #[test]
+    fn a_clock_that_is_right_is_left_alone() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64;
+        let behind = set_clock(now + 20_000_000).unwrap();
+        assert!((-400..=20).contains(&behind), "{behind}");
+    }
+
+    #[test]
+    fn an_id_is_nothing_but_digits_and_dashes() {
+        assert!(is_id("") && is_id("0123-af"));
+        assert!(!is_id("a/b") && !is_id(&"a".repeat(65)) && !is_id("a\n"));
+    }
+}
