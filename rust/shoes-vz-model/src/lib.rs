@@ -16,4 +16,4 @@ pub mod time;
 pub use id::{AgentId, CloudId, RunnerId, RunnerName};
 pub use outside::Outside;
 pub use resource::ResourceType;
-pub use state::{Stage, State};
+pub use state::{Stage, StartPath, State};

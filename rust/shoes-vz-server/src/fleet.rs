@@ -10,6 +10,7 @@ pub mod agent;
 pub mod commands;
 pub mod core;
 pub mod demand;
+pub mod hot;
 pub mod labels;
 pub mod owner;
 pub mod report;

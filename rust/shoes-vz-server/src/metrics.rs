@@ -7,7 +7,7 @@ use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
     Registry, TextEncoder, core::Collector,
 };
-use shoes_vz_model::Stage;
+use shoes_vz_model::{Stage, StartPath};
 use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
 use crate::fleet::{
@@ -103,6 +103,9 @@ pub struct Metrics {
     adds: IntCounterVec,
     deletes: IntCounterVec,
     ended: IntCounterVec,
+    starts: HistogramVec,
+    started: IntCounterVec,
+    fallbacks: IntCounterVec,
     resent: IntCounter,
     elsewhere: IntCounter,
     /// Locked for a whole scrape, so that two at once do not mix.
@@ -121,6 +124,7 @@ struct Gauges {
     takes_none: Gauge,
     agent_capacity: GaugeVec,
     agent_runners: GaugeVec,
+    hot: GaugeVec,
     total: Gauge,
     available: Gauge,
     utilization: Gauge,
@@ -172,6 +176,28 @@ impl Metrics {
                 "status",
             )?,
             ended: counters(r, "shoesvz_runners_ended_total", "Runners that ended, by how.", "kind")?,
+            starts: keep(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "shoesvz_runner_start_seconds",
+                        "From AddInstance to SSH, by how the VM came to be ready.",
+                    )
+                    .buckets(STAGE.to_vec()),
+                    &["path"],
+                )?,
+            )?,
+            started: counters(r, "shoesvz_runner_starts_total", "Runners that became ready.", "path")?,
+            fallbacks: keep(
+                r,
+                IntCounterVec::new(
+                    Opts::new(
+                        "shoesvz_saved_state_fallbacks_total",
+                        "Saved states that could not be used, so that a guest was booted.",
+                    ),
+                    &["hostname", "reason"],
+                )?,
+            )?,
             resent: keep(
                 r,
                 IntCounter::new(
@@ -205,6 +231,10 @@ impl Metrics {
         for stage in Stage::ALL {
             metrics.stages.with_label_values(&[stage.as_str()]);
         }
+        for path in StartPath::ALL {
+            metrics.starts.with_label_values(&[path.as_str()]);
+            metrics.started.with_label_values(&[path.as_str()]);
+        }
         for kind in ENDS {
             metrics.ended.with_label_values(&[end_label(kind)]);
         }
@@ -218,6 +248,14 @@ impl Metrics {
                 self.stages.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
             }
             Observation::Startup(took) => self.startup.observe(took.as_secs_f64()),
+            Observation::Started(path, took) => {
+                self.starts.with_label_values(&[path.as_str()]).observe(took.as_secs_f64());
+                self.started.with_label_values(&[path.as_str()]).inc();
+            }
+            Observation::StateFallback { hostname, reason, count } => {
+                let reason = FALLBACKS.into_iter().find(|known| known == reason).unwrap_or("other");
+                self.fallbacks.with_label_values(&[hostname.as_str(), reason]).inc_by(*count);
+            }
             Observation::Job(took) => self.job.observe(took.as_secs_f64()),
             Observation::Ended(kind) => self.ended.with_label_values(&[end_label(*kind)]).inc(),
             Observation::Resent => self.resent.inc(),
@@ -277,6 +315,12 @@ impl Gauges {
                 "An agent's slots in use or promised.",
                 &["agent_id", "hostname"],
             )?,
+            hot: gauges(
+                r,
+                "shoesvz_agents_hot_vms",
+                "An online agent's VMs that wait for a runner.",
+                &["agent_id", "hostname", "state"],
+            )?,
             total: gauge(r, "shoesvz_capacity_total_runners", "Slots of all online agents.")?,
             available: gauge(
                 r,
@@ -294,7 +338,7 @@ impl Gauges {
 
     fn set(&self, fleet: &Snapshot) {
         let online = wire::AgentStatus::Online.as_str_name();
-        for vec in [&self.runners, &self.agents, &self.agent_capacity, &self.agent_runners] {
+        for vec in [&self.runners, &self.agents, &self.agent_capacity, &self.agent_runners, &self.hot] {
             vec.reset();
         }
         for state in 1..=6 {
@@ -327,6 +371,12 @@ impl Gauges {
             self.agents.with_label_values(&[agent.status().as_str_name()]).inc();
             self.agent_capacity.with_label_values(&labels).set(f64::from(slots));
             self.agent_runners.with_label_values(&labels).set(f64::from(view.runners));
+            for hot in &view.hot {
+                for (state, n) in [("ready", hot.ready), ("preparing", hot.preparing)] {
+                    let labels = [labels[0], labels[1], state];
+                    self.hot.with_label_values(&labels).add(f64::from(n));
+                }
+            }
             if agent.status() == wire::AgentStatus::Online {
                 total += f64::from(slots);
                 taken += f64::from(view.runners);
@@ -347,6 +397,23 @@ impl Gauges {
 fn count(fleet: &Snapshot, so: impl Fn(&AgentView) -> bool) -> f64 {
     u32::try_from(fleet.agents.iter().filter(|view| so(view)).count()).map_or(f64::MAX, f64::from)
 }
+
+/// Why a saved state is not used, in agents' words (`shoes_vz_vm::saved::Kind`, `shoes_vz_agent::slot_vm::restore`).
+const FALLBACKS: [&str; 13] = [
+    "missing",
+    "version",
+    "cpus",
+    "memory",
+    "configuration",
+    "damaged",
+    "unproved",
+    "clone",
+    "refused",
+    "guest",
+    "renew",
+    "ssh",
+    "late",
+];
 
 const ENDS: [wire::EndKind; 6] = [
     wire::EndKind::Finished,

@@ -12,8 +12,8 @@ use nix::{
 use shoes_vz_proto::{
     agent::{EndKind, RunnerEnd, RunnerStage, RunnerState},
     fleet::{
-        AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListRunnersRequest, RunnerView,
-        WatchRunnersRequest, fleet_service_client::FleetServiceClient,
+        AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListAgentsRequest,
+        ListRunnersRequest, RunnerView, WatchRunnersRequest, fleet_service_client::FleetServiceClient,
         shoes_service_client::ShoesServiceClient,
     },
 };
@@ -113,6 +113,32 @@ impl Fleet {
         self.server = Some(server);
     }
 
+    /// Saves a state of each slot, with the agent's own settings, before there is an agent.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub async fn warm(&self) {
+        let output = Command::new(self.bins.path("shoes-vz-agent"))
+            .args(["template", "warm", "--hostname", "test-host"])
+            .args(self.host_args())
+            .env("SHOESVZ_AGENT_MIN_FREE_DISK", "0")
+            .output()
+            .await
+            .expect("the agent's program runs");
+        assert!(output.status.success(), "template warm: {output:?}");
+    }
+
+    /// What a host's slots are and where they are.
+    fn host_args(&self) -> Vec<std::ffi::OsString> {
+        let mut args: Vec<std::ffi::OsString> =
+            vec!["--max-runners".into(), self.options.max_runners.to_string().into()];
+        args.extend(["--template-path".into(), self.options.template.clone().into_os_string()]);
+        args.extend(["--runners-path".into(), self.runners_path().into_os_string()]);
+        args.extend(["--state-dir".into(), self.dir.path().join("agent").into_os_string()]);
+        args.extend(self.options.agent_args.iter().map(Into::into));
+        args
+    }
+
     /// Starts the agent, without waiting for it.
     pub fn spawn_agent(&mut self) {
         let _ = std::fs::remove_file(self.agent_ready_file());
@@ -120,16 +146,9 @@ impl Fleet {
         command
             .arg("run")
             .args(["--server", &self.grpc_addr, "--hostname", "test-host"])
-            .args(["--max-runners", &self.options.max_runners.to_string()])
-            .arg("--template-path")
-            .arg(&self.options.template)
-            .arg("--runners-path")
-            .arg(self.runners_path())
-            .arg("--state-dir")
-            .arg(self.dir.path().join("agent"))
+            .args(self.host_args())
             .arg("--ready-file")
             .arg(self.agent_ready_file())
-            .args(&self.options.agent_args)
             // However full the machine is these tests run on.
             .env("SHOESVZ_AGENT_MIN_FREE_DISK", "0")
             // Tests of runners alone; those of hot VMs and saved states say so in their arguments.
@@ -363,6 +382,43 @@ impl Fleet {
             .output()
             .await
             .expect("the agent's program runs")
+    }
+
+    /// Waits until so many VMs are hot, and no more are being started.
+    ///
+    /// # Panics
+    /// When that takes longer than [`PATIENCE`] for each.
+    pub async fn until_hot(&self, wanted: u32) {
+        let mut last = (0, 0);
+        let hot = async {
+            loop {
+                let request = ListAgentsRequest {};
+                let agents = self.fleet_client().list_agents(request).await.expect("ListAgents").into_inner();
+                let all = agents.agents.iter().flat_map(|a| &a.hot);
+                last = all.fold((0, 0), |(r, p), h| (r + h.ready, p + h.preparing));
+                if last == (wanted, 0) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE * wanted.max(1), hot).await.is_err() {
+            panic!("{last:?} are hot and being started, not {wanted}\n{}", self.logs());
+        }
+    }
+
+    /// Ends the agent, and then every VM that waits for a runner.
+    ///
+    /// # Panics
+    /// When one of them cannot be deleted.
+    pub async fn end_agent_and_hot_vms(&mut self) {
+        self.end_agent(Signal::SIGTERM).await;
+        let bundles = std::fs::read_dir(self.runners_path()).expect("the runners path").flatten();
+        for bundle in bundles.map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "bundle")) {
+            let id = bundle.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let deleted = self.agent_command("delete", &[&id]).await;
+            assert!(deleted.status.success(), "{deleted:?}");
+        }
     }
 
     /// Waits until no bundle and no process is left of any VM.

@@ -4,6 +4,7 @@ pub mod bins;
 pub mod daemon;
 pub mod fleet;
 pub mod leftover;
+pub mod plugin;
 pub mod report;
 pub mod scenario;
 pub mod script;

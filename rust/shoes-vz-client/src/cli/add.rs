@@ -139,7 +139,7 @@ async fn add_instance(
     if result.is_ok() {
         // The agent's word and the server's answer race.
         let until = Instant::now() + LAST_STAGE;
-        while !tracker.is_over(Stage::Ssh) {
+        while !tracker.is_over(Stage::Ssh) && !tracker.is_over(Stage::Claim) {
             let Ok(Some(view)) = timeout_at(until, seen.recv()).await else { break };
             tracker.update(&view).iter().for_each(|e| teller.tell(e));
         }

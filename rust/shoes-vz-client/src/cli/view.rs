@@ -1,10 +1,10 @@
 //! Runners and agents, as JSON and as lines for people.
 
 use serde_json::{Map, Value, json};
-use shoes_vz_model::state::{stage_from_wire, state_from_wire};
+use shoes_vz_model::state::{stage_from_wire, start_path_from_wire, state_from_wire};
 use shoes_vz_model::time;
 use shoes_vz_proto::{
-    agent::{AgentStatus, EndKind, Runner},
+    agent::{AgentStatus, EndKind, HotVms, Runner},
     fleet::{AgentView, RunnerView},
 };
 
@@ -25,6 +25,11 @@ fn short(name: &str, prefix: &str) -> String {
 /// `SSH_READY` and so on; "" when unknown.
 pub(super) fn state(runner: &Runner) -> &'static str {
     state_from_wire(runner.state).map_or("", |s| s.metric_label().trim_start_matches("RUNNER_STATE_"))
+}
+
+/// "hot", "restored" or "cold" once its VM is ready; "" before.
+fn started_by(runner: &Runner) -> &'static str {
+    start_path_from_wire(runner.start_path).map_or("", |path| path.as_str())
 }
 
 fn guest(runner: &Runner) -> String {
@@ -53,6 +58,7 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
         "runner_name": runner.runner_name,
         "state": state(runner),
         "stage": stage_from_wire(runner.stage).map_or("", |s| s.as_str()),
+        "start_path": started_by(runner),
         "stages_ms": stages,
         "queue_ms": view.queue_ms,
         "guest": guest(runner),
@@ -123,8 +129,34 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         "templates": templates,
         "last_seen": at(view.last_seen.as_ref()),
         "takes_none_because": view.takes_none_because,
+        "hot": hot_json(view),
         "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": at(c.since.as_ref()) })),
     })
+}
+
+/// VMs that wait there for a runner, by size.
+fn hot_json(view: &AgentView) -> Vec<Value> {
+    let shown = view.hot.iter().map(|h| {
+        json!({
+            "template": h.template, "cpus": h.cpus, "memory_bytes": h.memory_bytes, "disk_bytes": h.disk_bytes,
+            "ready": h.ready, "preparing": h.preparing, "own_size": h.own_size,
+        })
+    });
+    shown.collect()
+}
+
+/// `2 hot, 1 preparing`; another size than the agent's own is named.
+fn hot(view: &AgentView) -> String {
+    let of_one = |h: &HotVms| {
+        let ready = (h.ready > 0).then(|| format!("{} hot", h.ready));
+        let preparing = (h.preparing > 0).then(|| format!("{} preparing", h.preparing));
+        let words = ready.into_iter().chain(preparing).collect::<Vec<_>>().join(", ");
+        match h.own_size || words.is_empty() {
+            true => words,
+            false => format!("{words} ({}x{}MiB)", h.cpus, h.memory_bytes >> 20),
+        }
+    };
+    view.hot.iter().map(of_one).filter(|w| !w.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// Where a runner is, and whether that agent can be heard.
@@ -174,6 +206,7 @@ pub(super) fn runner_line(view: &RunnerView) -> String {
         view.cloud_id.clone(),
         if runner.end.is_some() { "gone".into() } else { state(runner).to_owned() },
         stage_from_wire(runner.stage).map_or(String::new(), |s| format!("stage={}", s.as_str())),
+        Some(started_by(runner)).filter(|p| !p.is_empty()).map_or(String::new(), |p| format!("start={p}")),
         Some(guest(runner)).filter(|g| !g.is_empty()).map_or(String::new(), |g| format!("guest={g}")),
         Some(whereabouts(view)).filter(|a| !a.is_empty()).map_or(String::new(), |a| format!("agent={a}")),
         note(view),
@@ -204,10 +237,10 @@ pub(super) fn agent_table(views: &[AgentView]) -> String {
         let status = agent_status(agent.status());
         let runners = format!("{}/{most}", view.runners);
         let (host, id, note) = (agent.hostname, agent.agent_id, agent_note(view));
-        vec![host, id, status, runners, info.os, info.hypervisor, info.version, seen, note]
+        vec![host, id, status, runners, hot(view), info.os, info.hypervisor, info.version, seen, note]
     });
     table(
-        &["HOST", "AGENT ID", "STATUS", "RUNNERS", "OS", "HYPERVISOR", "VERSION", "LAST SEEN", "NOTE"],
+        &["HOST", "AGENT ID", "STATUS", "RUNNERS", "HOT", "OS", "HYPERVISOR", "VERSION", "LAST SEEN", "NOTE"],
         rows,
     )
 }
@@ -319,6 +352,22 @@ mod tests {
         );
         assert_eq!(agent_json(&view)["cordon"]["reason"], "new disk");
         assert_eq!(agent_json(&AgentView::default())["cordon"], Value::Null);
+    }
+
+    #[test]
+    fn hot_vms_are_counted_and_another_size_is_named() {
+        let vms = |cpus, ready, preparing, own_size| HotVms {
+            cpus,
+            ready,
+            preparing,
+            own_size,
+            memory_bytes: 8 << 30,
+            ..HotVms::default()
+        };
+        let hot = vec![vms(4, 2, 1, true), vms(8, 1, 0, false), vms(2, 0, 0, false)];
+        let view = AgentView { hot, ..AgentView::default() };
+        assert!(agent_table(std::slice::from_ref(&view)).contains("2 hot, 1 preparing; 1 hot (8x8192MiB)"));
+        assert_eq!(agent_json(&view)["hot"][0]["ready"], 2);
     }
 
     #[test]

@@ -13,9 +13,10 @@ use shoes_vz_proto::{
 };
 
 use super::{
+    hot::{Fallbacks, Hot},
     labels::Offers,
     schedule::{Candidate, Link},
-    types::SessionId,
+    types::{SessionId, Shape},
 };
 
 /// An operator's decision that an agent gets no new runners. Those it has go on.
@@ -27,7 +28,7 @@ pub struct Cordon {
     pub since: Timestamp,
 }
 
-/// One agent; everything but `session` is durable.
+/// One agent; everything but `session` and `fallbacks` is durable.
 #[derive(Debug, Clone)]
 pub struct Agent {
     /// Stable on its disk.
@@ -46,6 +47,8 @@ pub struct Agent {
     pub cordon: Option<Cordon>,
     /// The Sync stream it is on.
     pub session: Option<Session>,
+    /// Saved states it could not use, as counted so far.
+    pub fallbacks: Fallbacks,
 }
 
 /// How commands reach an agent.
@@ -70,6 +73,8 @@ pub struct Session {
     pub strays: BTreeSet<RunnerId>,
     /// Why the agent takes no runners for now, in its words; "" = it does.
     pub takes_none: String,
+    /// Its hot VMs.
+    pub hot: Hot,
     /// The runners it lists that are not over.
     present: BTreeSet<RunnerId>,
     /// How often what it says of itself has changed.
@@ -118,6 +123,7 @@ impl Session {
             deletes: HashMap::new(),
             strays: BTreeSet::new(),
             takes_none: String::new(),
+            hot: Hot::default(),
             present: BTreeSet::new(),
             changes: 0,
             not_before: HashMap::new(),
@@ -206,8 +212,8 @@ impl Agent {
         if self.session.is_some() { Link::Online } else { Link::Offline }
     }
 
-    /// As the scheduler sees it, with `taken` slots in use.
-    pub fn candidate(&self, taken: usize) -> Candidate<'_> {
+    /// As the scheduler sees it, with `taken` slots in use, of which it has not told `promised` yet.
+    pub fn candidate(&self, taken: usize, promised: Vec<Shape>) -> Candidate<'_> {
         Candidate {
             id: self.id,
             hostname: &self.hostname,
@@ -220,6 +226,8 @@ impl Agent {
             cpus: self.capacity.cpu_cores,
             memory_bytes: self.capacity.memory_bytes,
             offers: &self.offers,
+            hot: self.session.as_ref().map(|s| &s.hot),
+            promised,
         }
     }
 
@@ -257,7 +265,7 @@ impl Agent {
             runners: u32::try_from(taken).unwrap_or(u32::MAX),
             last_seen: Some(time::to_wire(self.last_seen)),
             takes_none_because: self.takes_none().to_owned(),
-            hot: Vec::new(),
+            hot: self.session.as_ref().map(|s| s.hot.shown().to_vec()).unwrap_or_default(),
             cordon: self
                 .cordon
                 .as_ref()

@@ -30,7 +30,7 @@ use super::{
     labels::{Accepted, UnknownLabels},
     runner::{Delivery, Phase, Placed, Runner},
     schedule::{self, Choice, Want, WhyNot},
-    types::{Effect, Event, Now, Observation, SessionId, Turn, WaiterId, Waits, Write},
+    types::{Effect, Event, Now, Observation, SessionId, Shape, Turn, WaiterId, Waits, Write},
 };
 
 /// What the operator decided.
@@ -275,7 +275,16 @@ impl Core {
     }
 
     fn candidates(&self) -> Vec<schedule::Candidate<'_>> {
-        self.agents.values().map(|a| a.candidate(self.taken(a.id))).collect()
+        self.agents.values().map(|a| a.candidate(self.taken(a.id), self.promised(a.id))).collect()
+    }
+
+    /// The shapes of an agent's runners it has not told of yet.
+    fn promised(&self, agent: AgentId) -> Vec<Shape> {
+        let held = self.by_agent.get(&agent).into_iter().flatten();
+        let untold = held.filter_map(|id| self.runners.get(id)).filter(|r| {
+            matches!(&r.phase, Phase::Placed(placed) if placed.report.is_none())
+        });
+        untold.map(|r| r.shape).collect()
     }
 
     fn want<'a>(&'a self, runner: &'a Runner) -> Want<'a> {
@@ -307,6 +316,7 @@ impl Core {
                 free -= 1;
                 if let Some(chosen) = candidates.iter_mut().find(|c| c.id == choice.agent) {
                     chosen.taken += 1;
+                    chosen.promised.push(runner.shape);
                 }
                 served.push((*id, choice));
             }

@@ -1,4 +1,5 @@
-//! The scheduler: a function of a snapshot. Most free slots first; reservations are counted by whoever takes the
+//! The scheduler: a function of a snapshot. An agent with a hot VM that fits first, then one that is starting such a VM,
+//! then the one with most free slots; reservations, and hot VMs promised, are counted by whoever takes the
 //! snapshot; an agent that is not connected, or cordoned, or says that it takes none, is never chosen, nor one that
 //! refused this very runner and has said nothing new since.
 
@@ -8,6 +9,7 @@ use shoes_vz_model::AgentId;
 
 use super::{
     agent::{Heard, Refused},
+    hot::{Hot, Warmth},
     labels::{self, Accepted, Misfit, Offers, UnknownLabels},
     types::Shape,
 };
@@ -46,9 +48,18 @@ pub struct Candidate<'a> {
     pub memory_bytes: u64,
     /// Its templates.
     pub offers: &'a Offers,
+    /// Its hot VMs; `None` = it is not connected.
+    pub hot: Option<&'a Hot>,
+    /// Runners it has, or is to have, that it has not told of yet: what they were promised is in `hot` still.
+    pub promised: Vec<Shape>,
 }
 
 impl Candidate<'_> {
+    /// How soon it could have that runner ready.
+    fn warmth(&self, template: &str, shape: Shape) -> Warmth {
+        self.hot.map_or(Warmth::Cold, |hot| hot.warmth(template, shape, &self.promised))
+    }
+
     /// Slots that can be had now.
     pub fn free(&self) -> u32 {
         match (self.link, self.cordon, self.takes_none) {
@@ -126,14 +137,16 @@ impl fmt::Display for WhyNot {
 
 /// Chooses, or says of every agent why not.
 pub fn choose<'a>(candidates: &[Candidate<'a>], want: Want<'_>) -> Result<Choice, Vec<(&'a str, WhyNot)>> {
-    let mut best: Option<(u32, Choice)> = None;
+    let mut best: Option<((Warmth, u32), Choice)> = None;
     let mut why_not = Vec::new();
     for candidate in candidates {
         match fits(candidate, want) {
-            Ok(template) if best.as_ref().is_none_or(|(free, _)| candidate.free() > *free) => {
-                best = Some((candidate.free(), Choice { agent: candidate.id, template }));
+            Ok(template) => {
+                let worth = (candidate.warmth(&template, want.shape), candidate.free());
+                if best.as_ref().is_none_or(|(other, _)| worth > *other) {
+                    best = Some((worth, Choice { agent: candidate.id, template }));
+                }
             }
-            Ok(_) => {}
             Err(why) => why_not.push((candidate.hostname, why)),
         }
     }
@@ -190,6 +203,8 @@ mod tests {
             cpus: 8,
             memory_bytes: 16 << 30,
             offers: &ANY,
+            hot: None,
+            promised: Vec::new(),
         }
     }
 
@@ -206,6 +221,50 @@ mod tests {
     fn the_agent_with_most_free_slots_is_chosen() {
         let all = [candidate("a", 2, 1), candidate("b", 4, 1), candidate("c", 9, 9)];
         assert_eq!(pick(&all, Shape::default()), Ok(all[1].id));
+    }
+
+    #[test]
+    fn a_hot_vm_that_fits_is_worth_more_than_free_slots_until_it_is_promised() {
+        let vms = |ready, preparing| {
+            let own = wire::HotVms { cpus: 4, ready, preparing, own_size: true, ..Default::default() };
+            Hot::told(vec![own])
+        };
+        let (ready, warming) = (vms(1, 0), vms(0, 1));
+        let mut all = [candidate("free", 9, 0), candidate("warming", 2, 1), candidate("hot", 2, 1)];
+        (all[1].hot, all[2].hot) = (Some(&warming), Some(&ready));
+        assert_eq!(pick(&all, Shape::default()), Ok(all[2].id));
+        assert_eq!(pick(&all, Shape { cpus: 8, ..Shape::default() }), Ok(all[0].id), "another size");
+        all[2].promised.push(Shape::default());
+        assert_eq!(pick(&all, Shape::default()), Ok(all[1].id));
+        all[1].cordon = Some("");
+        assert_eq!(pick(&all, Shape::default()), Ok(all[0].id));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_hot_vm_is_promised_twice_and_none_is_left_out(
+            hosts in proptest::collection::vec((0_u32..4, 0_u32..4), 1..5),
+            runners in 1_usize..12,
+        ) {
+            let hot: Vec<Hot> = hosts
+                .iter()
+                .map(|(ready, _)| Hot::told(vec![wire::HotVms { ready: *ready, own_size: true, ..Default::default() }]))
+                .collect();
+            let mut all: Vec<_> = hosts.iter().map(|(ready, more)| candidate("h", ready + more, 0)).collect();
+            for (one, hot) in all.iter_mut().zip(&hot) {
+                one.hot = Some(hot);
+            }
+            let ready: u32 = hosts.iter().map(|(ready, _)| *ready).sum();
+            for n in 0..runners {
+                let Ok(agent) = pick(&all, Shape::default()) else { break };
+                let chosen = all.iter_mut().find(|c| c.id == agent).unwrap();
+                // As long as there is a hot VM anywhere, that is where a runner goes.
+                let is_hot = chosen.warmth("", Shape::default()) == Warmth::Hot;
+                proptest::prop_assert_eq!(is_hot, n < ready as usize);
+                chosen.taken += 1;
+                chosen.promised.push(Shape::default());
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, CloudId, Outside, ResourceType, RunnerId, RunnerName, Stage};
+use shoes_vz_model::{AgentId, CloudId, Outside, ResourceType, RunnerId, RunnerName, Stage, StartPath};
 use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
 use super::{agent::Agent, runner::Runner};
@@ -317,6 +317,17 @@ pub enum Observation {
     Stage(Stage, Duration),
     /// From the request to SSH.
     Startup(Duration),
+    /// The same, by how the VM came to be ready.
+    Started(StartPath, Duration),
+    /// An agent could not use saved states so often more.
+    StateFallback {
+        /// The agent's.
+        hostname: String,
+        /// In its word.
+        reason: String,
+        /// How often.
+        count: u64,
+    },
     /// A job is over.
     Job(Duration),
     /// A runner ended.

@@ -11,6 +11,7 @@ use shoes_vz_proto::agent as wire;
 
 use crate::fleet::{
     agent::Agent,
+    hot::Fallbacks,
     labels::Offers,
     runner::{Delivery, Doom, Ended, Live, Phase, Placed, Runner},
     types::{Script, Shape},
@@ -180,6 +181,7 @@ fn agent(row: &rusqlite::Row<'_>, id: &str) -> Result<Agent, String> {
         last_seen: details.last_seen,
         cordon: cordon.map(|c| serde_json::from_str(&c).map_err(text)).transpose()?,
         session: None,
+        fallbacks: Fallbacks::default(),
     })
 }
 

@@ -73,6 +73,7 @@ fn what_was_written_is_read_back_in_every_phase() {
         last_seen: Timestamp::UNIX_EPOCH,
         cordon: Some(Cordon { reason: "new disk".into(), since: Timestamp::UNIX_EPOCH }),
         session: None,
+        fallbacks: Default::default(),
     };
     let ended = Phase::Ended(Ended {
         agent: Some(agent.id),
@@ -151,6 +152,7 @@ fn a_transaction_is_whole_or_not_at_all() {
         offers: Offers::Anything,
         cordon: None,
         session: None,
+        fallbacks: Default::default(),
     };
     let twin = Runner { cloud_id: CloudId::random(), ..twin };
     let failed = store.write(&[Write::Runner(Box::new(twin)), Write::Agent(Box::new(agent))]).unwrap_err();

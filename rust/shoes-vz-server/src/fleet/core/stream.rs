@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use shoes_vz_model::{AgentId, RunnerId, State, time};
+use shoes_vz_model::{AgentId, RunnerId, State, state, time};
 use shoes_vz_proto::agent as wire;
 
 use crate::fleet::{
     agent::{Agent, News, Session, Style},
     commands,
+    hot::Hot,
     labels::Offers,
     report,
     runner::{Delivery, Doom, DoomKind, Phase, Placed, Runner},
@@ -39,8 +40,10 @@ impl Core {
         tracing::info!(agent_id = %id, hostname, slots = capacity.max_runners,
             version = info.as_ref().map_or("Go agent", |i| i.version.as_str()), "agent registered");
         let offers = Offers::of(info.as_ref());
-        let session = self.agents.get_mut(&id).and_then(|a| a.session.take());
-        let agent = Agent { id, hostname, capacity, info, last_seen: now.wall, offers, cordon, session };
+        let before = self.agents.get_mut(&id).map(|a| (a.session.take(), std::mem::take(&mut a.fallbacks)));
+        let (session, fallbacks) = before.unwrap_or_default();
+        let last_seen = now.wall;
+        let agent = Agent { id, hostname, capacity, info, last_seen, offers, cordon, session, fallbacks };
         self.turn.writes.push(Write::Agent(Box::new(agent.clone())));
         self.agents.insert(id, agent);
         self.effect(Effect::Registered(waiter, id));
@@ -129,6 +132,7 @@ impl Core {
                 self.bury_vanished(*runner, now);
             }
         }
+        self.on_hot(id, request.hot, &request.state_fallbacks);
         if let Some(session) = self.agents.get_mut(&id).and_then(|a| a.session.as_mut()) {
             session.set_strays(strays);
             match session.hear(report::one_line(&request.takes_none_because), present) {
@@ -144,6 +148,23 @@ impl Core {
             self.on_ack(id, &ack, &listed, now);
         }
         self.answer(session, id, end_acks, now);
+    }
+
+    /// What an agent has hot is for the next choice: nobody who waits is served by it, since it takes no slot.
+    fn on_hot(&mut self, id: AgentId, told: Vec<wire::HotVms>, fallbacks: &[wire::StateFallback]) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        let new = agent.fallbacks.told(fallbacks);
+        let hostname = agent.hostname.clone();
+        if let Some(session) = &mut agent.session {
+            let hot = Hot::told(told);
+            if session.hot != hot {
+                session.hot = hot;
+                self.turn.agents.push(id);
+            }
+        }
+        for (reason, count) in new {
+            self.observe(Observation::StateFallback { hostname: hostname.clone(), reason, count });
+        }
     }
 
     /// Whether `session` is this agent's present stream; the first message on a new one makes it so.
@@ -247,7 +268,10 @@ impl Core {
         placed.report = Some(told);
         let after = runner.state();
         if after.is_ready() && !was_ready {
-            seen.push(Observation::Startup(now.mono.saturating_sub(began)));
+            let took = now.mono.saturating_sub(began);
+            seen.push(Observation::Startup(took));
+            let path = state::start_path_from_wire(runner.report().start_path);
+            seen.extend(path.map(|path| Observation::Started(path, took)));
         }
         if after != before {
             tracing::info!(runner_id = %id, runner_name = %runner.name, state = after.metric_label(), "runner state");
