@@ -195,7 +195,7 @@ impl Metrics {
                         "shoesvz_saved_state_fallbacks_total",
                         "Saved states that could not be used, so that a guest was booted.",
                     ),
-                    &["hostname", "reason"],
+                    &["agent_id", "hostname", "reason"],
                 )?,
             )?,
             resent: keep(
@@ -252,10 +252,6 @@ impl Metrics {
                 self.starts.with_label_values(&[path.as_str()]).observe(took.as_secs_f64());
                 self.started.with_label_values(&[path.as_str()]).inc();
             }
-            Observation::StateFallback { hostname, reason, count } => {
-                let reason = FALLBACKS.into_iter().find(|known| known == reason).unwrap_or("other");
-                self.fallbacks.with_label_values(&[hostname.as_str(), reason]).inc_by(*count);
-            }
             Observation::Job(took) => self.job.observe(took.as_secs_f64()),
             Observation::Ended(kind) => self.ended.with_label_values(&[end_label(*kind)]).inc(),
             Observation::Resent => self.resent.inc(),
@@ -278,10 +274,23 @@ impl Metrics {
         }
     }
 
+    /// Counted by the fleet, so that an agent that is gone takes its counts with it.
+    fn count_fallbacks(&self, fleet: &Snapshot) {
+        self.fallbacks.reset();
+        for view in &fleet.agents {
+            let Some(agent) = &view.agent else { continue };
+            for told in &view.state_fallbacks {
+                let labels = [agent.agent_id.as_str(), agent.hostname.as_str(), told.reason.as_str()];
+                self.fallbacks.with_label_values(&labels).inc_by(told.count);
+            }
+        }
+    }
+
     /// A scrape's answer.
     pub fn render(&self, fleet: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
         let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         gauges.set(fleet);
+        self.count_fallbacks(fleet);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -397,23 +406,6 @@ impl Gauges {
 fn count(fleet: &Snapshot, so: impl Fn(&AgentView) -> bool) -> f64 {
     u32::try_from(fleet.agents.iter().filter(|view| so(view)).count()).map_or(f64::MAX, f64::from)
 }
-
-/// Why a saved state is not used, in agents' words (`shoes_vz_vm::saved::Kind`, `shoes_vz_agent::slot_vm::restore`).
-const FALLBACKS: [&str; 13] = [
-    "missing",
-    "version",
-    "cpus",
-    "memory",
-    "configuration",
-    "damaged",
-    "unproved",
-    "clone",
-    "refused",
-    "guest",
-    "renew",
-    "ssh",
-    "late",
-];
 
 const ENDS: [wire::EndKind; 6] = [
     wire::EndKind::Finished,

@@ -3,6 +3,7 @@
 pub mod bins;
 pub mod daemon;
 pub mod fleet;
+pub mod hot;
 pub mod leftover;
 pub mod plugin;
 pub mod report;
@@ -10,3 +11,4 @@ pub mod scenario;
 pub mod script;
 pub mod stages;
 pub mod template;
+pub mod unique;

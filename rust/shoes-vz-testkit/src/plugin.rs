@@ -38,8 +38,9 @@ pub async fn add_by_plugin(
         .spawn()
         .context("starting shoes-vz-client")?;
     let mut line = String::new();
-    let stdout = child.stdout.take().context("the plugin has no stdout")?;
-    BufReader::new(stdout).read_line(&mut line).await?;
+    // Open to the end: a plugin whose host hangs up ends its call.
+    let mut stdout = BufReader::new(child.stdout.take().context("the plugin has no stdout")?);
+    stdout.read_line(&mut line).await?;
     let socket: PathBuf = line.split('|').nth(3).with_context(|| format!("{line:?} is no handshake"))?.into();
     let channel = connect(socket).await?;
     let request = AddInstanceRequest {
@@ -52,6 +53,7 @@ pub async fn add_by_plugin(
     let took = began.elapsed();
     GrpcControllerClient::new(channel).shutdown(Empty {}).await?;
     child.wait().await?;
+    drop(stdout);
     Ok((added, took))
 }
 

@@ -258,6 +258,9 @@ impl Draft {
             _ => {}
         }
         fs::rename(&self.dir, &self.place)?;
+        if let Some(root) = self.place.parent() {
+            fs::File::open(root)?.sync_all()?;
+        }
         remove(&self.old)
     }
 }

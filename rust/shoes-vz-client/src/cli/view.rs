@@ -130,6 +130,7 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         "last_seen": at(view.last_seen.as_ref()),
         "takes_none_because": view.takes_none_because,
         "hot": hot_json(view),
+        "state_fallbacks": view.state_fallbacks.iter().map(|f| (f.reason.clone(), json!(f.count))).collect::<Map<_, _>>(),
         "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": at(c.since.as_ref()) })),
     })
 }
@@ -222,9 +223,10 @@ pub(super) fn runner_table(views: &[RunnerView]) -> String {
         let stage = stage_from_wire(runner.stage).map_or(String::new(), |s| s.as_str().to_owned());
         let guest = guest(&runner);
         let (agent, size) = (whereabouts(view), view.resource_type.clone());
-        vec![runner.runner_name, view.cloud_id.clone(), state, stage, guest, agent, size, note(view)]
+        let start = started_by(&runner).to_owned();
+        vec![runner.runner_name, view.cloud_id.clone(), state, stage, start, guest, agent, size, note(view)]
     });
-    table(&["RUNNER", "CLOUD ID", "STATE", "STAGE", "GUEST", "AGENT", "TYPE", "NOTE"], rows)
+    table(&["RUNNER", "CLOUD ID", "STATE", "STAGE", "START", "GUEST", "AGENT", "TYPE", "NOTE"], rows)
 }
 
 /// The agents as a table.

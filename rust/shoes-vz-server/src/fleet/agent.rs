@@ -266,6 +266,7 @@ impl Agent {
             last_seen: Some(time::to_wire(self.last_seen)),
             takes_none_because: self.takes_none().to_owned(),
             hot: self.session.as_ref().map(|s| s.hot.shown().to_vec()).unwrap_or_default(),
+            state_fallbacks: self.fallbacks.shown(),
             cordon: self
                 .cordon
                 .as_ref()

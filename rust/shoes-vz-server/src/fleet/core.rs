@@ -150,6 +150,7 @@ impl Core {
             runner.live.arrival = core.next_arrival();
             // It may have been: that it was placed is stored before the command is sent.
             runner.live.sent_before = true;
+            runner.live.found = !matches!(runner.phase, Phase::Queued(_));
             core.by_cloud.insert(runner.cloud_id, id);
             match &runner.phase {
                 Phase::Queued(_) => core.queue.push(id),

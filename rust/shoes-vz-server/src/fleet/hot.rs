@@ -21,9 +21,6 @@ pub enum Warmth {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Hot(Vec<wire::HotVms>);
 
-/// A size without zeros.
-type Size = (u32, u64, u64);
-
 impl Hot {
     /// As told; more sizes than any host has are not looked at.
     pub fn told(mut told: Vec<wire::HotVms>) -> Self {
@@ -53,42 +50,73 @@ impl Hot {
         }
     }
 
-    fn size(&self, shape: Shape) -> Option<Size> {
+    /// What an agent makes of a shape: never less than its own size.
+    fn size(&self, shape: Shape) -> Option<Shape> {
         let own = self.0.iter().find(|h| h.own_size)?;
-        let or = |asked: u64, own: u64| if asked == 0 { own } else { asked };
-        Some((
-            if shape.cpus == 0 { own.cpus } else { shape.cpus },
-            or(shape.memory_bytes, own.memory_bytes),
-            or(shape.disk_bytes, own.disk_bytes),
-        ))
+        Some(shape.at_least(size_of(own)))
     }
 }
 
-fn size_of(hot: &wire::HotVms) -> Size {
-    (hot.cpus, hot.memory_bytes, hot.disk_bytes)
+fn size_of(hot: &wire::HotVms) -> Shape {
+    Shape { cpus: hot.cpus, memory_bytes: hot.memory_bytes, disk_bytes: hot.disk_bytes }
 }
 
 fn is_of(hot: &wire::HotVms, template: &str) -> bool {
     template.is_empty() || hot.template == template
 }
 
-/// Counts an agent tells since its start, as counts of the server's: an agent that started anew tells less.
+/// How often an agent could not use a saved state, by reason: it tells what it counted since its start, and this goes on
+/// counting over its restarts.
 #[derive(Debug, Clone, Default)]
-pub struct Fallbacks(BTreeMap<String, u64>);
+pub struct Fallbacks {
+    /// As told last.
+    told: BTreeMap<&'static str, u64>,
+    totals: BTreeMap<&'static str, u64>,
+}
 
 impl Fallbacks {
-    /// What is new, by reason.
-    pub fn told(&mut self, told: &[wire::StateFallback]) -> Vec<(String, u64)> {
-        let mut new = Vec::new();
+    /// Takes in what the agent tells. One that tells less than before has started anew.
+    pub fn hear(&mut self, told: &[wire::StateFallback]) {
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
         for told in told.iter().take(32) {
-            let last = self.0.insert(told.reason.clone(), told.count).unwrap_or(0);
-            let more = if told.count >= last { told.count - last } else { told.count };
-            if more > 0 {
-                new.push((told.reason.clone(), more));
-            }
+            let count = counts.entry(known(&told.reason)).or_default();
+            *count = count.saturating_add(told.count);
         }
-        new
+        let told = counts;
+        let anew = self.told.iter().any(|(reason, count)| told.get(reason).is_none_or(|now| now < count));
+        for (reason, count) in &told {
+            let before = if anew { 0 } else { self.told.get(reason).copied().unwrap_or(0) };
+            let total = self.totals.entry(reason).or_default();
+            *total = total.saturating_add(count - before);
+        }
+        self.told = told;
     }
+
+    /// All of them.
+    pub fn shown(&self) -> Vec<wire::StateFallback> {
+        let of = |(reason, count): (&&str, &u64)| wire::StateFallback { reason: (*reason).into(), count: *count };
+        self.totals.iter().map(of).collect()
+    }
+}
+
+/// The words agents have (`shoes_vz_vm::saved::Kind`, `shoes_vz_agent::slot_vm`); others are "other".
+fn known(reason: &str) -> &'static str {
+    const KNOWN: [&str; 13] = [
+        "missing",
+        "version",
+        "cpus",
+        "memory",
+        "configuration",
+        "damaged",
+        "unproved",
+        "clone",
+        "refused",
+        "guest",
+        "renew",
+        "ssh",
+        "late",
+    ];
+    KNOWN.into_iter().find(|known| *known == reason).unwrap_or("other")
 }
 
 #[cfg(test)]
@@ -123,12 +151,32 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_starts_anew_counts_from_zero() {
-        let told = |count| [wire::StateFallback { reason: "missing".into(), count }];
+    fn a_size_below_the_agents_own_is_the_agents_own() {
+        let hot = Hot::told(vec![vms(4, 1, 0, true)]);
+        let small = Shape { cpus: 2, ..OWN };
+        assert_eq!(hot.warmth("", small, &[]), Warmth::Hot);
+        assert_eq!(hot.warmth("", OWN, &[small]), Warmth::Cold, "it is promised");
+    }
+
+    #[test]
+    fn counts_go_on_over_an_agents_restart_and_unknown_reasons_are_one() {
+        let told = |counts: &[(&str, u64)]| -> Vec<wire::StateFallback> {
+            let of = |(reason, count): &(&str, u64)| wire::StateFallback { reason: (*reason).into(), count: *count };
+            counts.iter().map(of).collect()
+        };
         let mut all = Fallbacks::default();
-        assert_eq!(all.told(&told(2)), [("missing".into(), 2)]);
-        assert_eq!(all.told(&told(2)), []);
-        assert_eq!(all.told(&told(5)), [("missing".into(), 3)]);
-        assert_eq!(all.told(&told(1)), [("missing".into(), 1)]);
+        all.hear(&told(&[("missing", 2), ("guest", 1)]));
+        all.hear(&told(&[("missing", 2), ("guest", 1)]));
+        assert_eq!(all.shown(), told(&[("guest", 1), ("missing", 2)]));
+        // It tells less: it has started anew, and all it tells is new.
+        all.hear(&told(&[("missing", 3)]));
+        assert_eq!(all.shown(), told(&[("guest", 1), ("missing", 5)]));
+        all.hear(&told(&[]));
+        all.hear(&told(&[("missing", 2), ("moon", 4)]));
+        assert_eq!(all.shown(), told(&[("guest", 1), ("missing", 7), ("other", 4)]));
+        for n in 0..1000 {
+            all.hear(&told(&[(&format!("reason-{n}"), 1)]));
+        }
+        assert!(all.told.len() <= 1 && all.shown().len() == 3);
     }
 }

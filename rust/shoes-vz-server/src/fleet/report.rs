@@ -53,6 +53,10 @@ pub fn follow(last: Option<&wire::Runner>, mut told: wire::Runner) -> wire::Runn
         _ => before,
     };
     told.state = wire::RunnerState::from(kept).into();
+    // How it came to be ready does not change, and is not unlearned.
+    if told.start_path == 0 {
+        told.start_path = last.map_or(0, |r| r.start_path);
+    }
     told
 }
 
@@ -108,7 +112,7 @@ pub fn adopted(agent: AgentId, id: RunnerId, told: &wire::Runner, now: Now) -> O
             report: None,
             doom: None,
         }),
-        live: Live { began: now.mono, ..Live::default() },
+        live: Live { began: now.mono, found: true, ..Live::default() },
     })
 }
 

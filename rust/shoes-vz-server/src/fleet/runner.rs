@@ -141,6 +141,8 @@ pub struct Live {
     pub sweep: Option<Duration>,
     /// Its create was sent on some stream already.
     pub sent_before: bool,
+    /// Its request was not seen by this server: it was stored before, or its agent told of it.
+    pub found: bool,
     /// Since when a job runs.
     pub busy_since: Option<Duration>,
 }

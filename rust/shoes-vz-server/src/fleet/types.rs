@@ -319,15 +319,6 @@ pub enum Observation {
     Startup(Duration),
     /// The same, by how the VM came to be ready.
     Started(StartPath, Duration),
-    /// An agent could not use saved states so often more.
-    StateFallback {
-        /// The agent's.
-        hostname: String,
-        /// In its word.
-        reason: String,
-        /// How often.
-        count: u64,
-    },
     /// A job is over.
     Job(Duration),
     /// A runner ended.

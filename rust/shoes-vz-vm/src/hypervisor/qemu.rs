@@ -158,7 +158,12 @@ impl Hypervisor for Qemu {
             Ok(all) => all,
             Err(Some(exit)) => {
                 let said = stderr.rest().await;
-                return Err(HypervisorError::Ended(end_of(&Seen::default(), exit, &said)));
+                let end = end_of(&Seen::default(), exit, &said);
+                return Err(HypervisorError::Ended(match &spec.state {
+                    // Whatever it did not like, it is part of the state, or a boot will not like it either.
+                    StateUse::Restore(_) => End::new(EndKind::RestoreRefused, end.reason),
+                    StateUse::None | StateUse::Save(_) => end,
+                }));
             }
             Err(None) => return Err(HypervisorError::Silent { what, seconds }),
         };
@@ -249,8 +254,18 @@ impl QemuMachine {
         self.without_memory(what).await?;
         let uri = Some(format!("file:{}", path.display()));
         let incoming = api::migrate_incoming { channels: None, exit_on_error: None, uri };
-        self.moved(what, incoming, LOAD_DEADLINE, || format!("{path:?} is damaged, or of another machine"))
-            .await
+        let words = || format!("{path:?} is damaged, or of another machine");
+        let moved = self.moved(what, incoming, LOAD_DEADLINE, words).await;
+        if !matches!(moved, Err(HypervisorError::Refused { .. })) {
+            return moved;
+        }
+        // A QEMU that cannot read a state says why on its stderr, and ends.
+        let mut state = self.state.clone();
+        let ended = timeout(DRAIN_DEADLINE, state.wait_for(|s| matches!(s, MachineState::Ended(_)))).await;
+        match ended.as_ref().map(|ended| ended.as_deref()) {
+            Ok(Ok(MachineState::Ended(end))) => Err(HypervisorError::Ended(end.clone())),
+            _ => moved,
+        }
     }
 
     /// A save or restore from now on is of the devices only: the memory is a file already.

@@ -214,11 +214,14 @@ impl Machine for VzMachine {
         let Some(state) = self.restore.clone() else {
             return self.call("start the guest", |vm| vm.start(START_DEADLINE)).await;
         };
-        let path = state.clone();
-        let restored = self.call("restore the guest", move |vm| vm.restore(&path, RESTORE_DEADLINE)).await;
-        restored.map_err(|error| {
-            let words = format!("the saved state {state:?} cannot be restored: {error}");
-            HypervisorError::Ended(End::new(EndKind::RestoreRefused, words))
+        let (vm, path) = (self.shared.vm.clone(), state.clone());
+        blocking(move || vm.restore(&path, RESTORE_DEADLINE)).await.map_err(|failure| match failure.code {
+            // No fault of the state's: the host is full, or its disk.
+            Code::LimitExceeded | Code::DiskFull => refused("restore the guest", failure),
+            _ => {
+                let words = format!("the saved state {state:?} cannot be restored: {failure}");
+                HypervisorError::Ended(End::new(EndKind::RestoreRefused, words))
+            }
         })?;
         self.call("start the guest", |vm| vm.resume(COMMAND_DEADLINE)).await
     }
@@ -239,6 +242,10 @@ impl Machine for VzMachine {
     async fn save(&self, path: &Path) -> Result<(), HypervisorError> {
         // Before anything else that could refuse: why this configuration's state cannot be saved at all.
         let what = "save the guest's state";
+        if self.restore.is_some() {
+            let why = "this VM was not made so that its state can be saved".into();
+            return Err(HypervisorError::Refused { what, why });
+        }
         let path = std::path::absolute(path)
             .map_err(|source| HypervisorError::Io { what: format!("finding {path:?}"), source })?;
         self.call(what, move |vm| vm.save_support().and_then(|()| vm.save(&path, SAVE_DEADLINE))).await?;

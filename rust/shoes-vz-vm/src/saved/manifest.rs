@@ -98,7 +98,9 @@ impl Manifest {
     }
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        write_atomically(&dir.join(file::MANIFEST), &serde_json::to_vec_pretty(self)?)?;
+        let path = dir.join(file::MANIFEST);
+        write_atomically(&path, &serde_json::to_vec_pretty(self)?)?;
+        fs::File::open(path)?.sync_all()?;
         fs::File::open(dir)?.sync_all()
     }
 

@@ -153,17 +153,13 @@ impl Core {
     /// What an agent has hot is for the next choice: nobody who waits is served by it, since it takes no slot.
     fn on_hot(&mut self, id: AgentId, told: Vec<wire::HotVms>, fallbacks: &[wire::StateFallback]) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
-        let new = agent.fallbacks.told(fallbacks);
-        let hostname = agent.hostname.clone();
+        agent.fallbacks.hear(fallbacks);
         if let Some(session) = &mut agent.session {
             let hot = Hot::told(told);
             if session.hot != hot {
                 session.hot = hot;
                 self.turn.agents.push(id);
             }
-        }
-        for (reason, count) in new {
-            self.observe(Observation::StateFallback { hostname: hostname.clone(), reason, count });
         }
     }
 
@@ -267,7 +263,8 @@ impl Core {
         let end = told.end.clone();
         placed.report = Some(told);
         let after = runner.state();
-        if after.is_ready() && !was_ready {
+        // Of one whose beginning was not seen nobody knows how long it took.
+        if after.is_ready() && !was_ready && !runner.live.found {
             let took = now.mono.saturating_sub(began);
             seen.push(Observation::Startup(took));
             let path = state::start_path_from_wire(runner.report().start_path);

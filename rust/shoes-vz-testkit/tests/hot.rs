@@ -1,0 +1,103 @@
+//! Hot VMs and saved states, with real processes and real QEMU guests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shoes_vz_model::state::{StartPath, start_path_from_wire};
+use shoes_vz_testkit::{
+    fleet::{Fleet, Options},
+    hot, leftover,
+    script::held,
+    template,
+};
+
+fn args(args: &[&str]) -> Options {
+    Options { agent_args: args.iter().map(|a| (*a).to_owned()).collect(), ..Options::default() }
+}
+
+#[tokio::test]
+async fn a_runner_takes_a_hot_vm_over_and_another_takes_its_place() {
+    hot::a_runner_takes_a_hot_vm_over_and_another_takes_its_place(Options::default()).await;
+}
+
+#[tokio::test]
+async fn eight_clones_of_saved_states_share_nothing() {
+    hot::clones_of_saved_states_share_nothing(Options::default(), 8, &[]).await;
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew() {
+    hot::a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew(Options::default()).await;
+}
+
+#[tokio::test]
+async fn hot_vms_outlive_their_agent() {
+    hot::hot_vms_outlive_their_agent(Options::default()).await;
+}
+
+#[tokio::test]
+async fn a_state_of_another_memory_size_costs_a_boot() {
+    let dir = tempfile::Builder::new().prefix("svzt").tempdir().unwrap();
+    template::linked_copy(dir.path());
+    let options = |states: &str| Options {
+        max_runners: 1,
+        template: dir.path().to_owned(),
+        ..args(&["--hot", "none", "--saved-states", states])
+    };
+    let mut fleet = Fleet::server_only(options("use")).await;
+    fleet.warm().await;
+    template::edit(dir.path(), |meta| meta["min_memory_bytes"] = (640_u64 << 20).into());
+    fleet.start_agent().await;
+    let added = fleet.add("larger", &held()).await.unwrap();
+    let view = fleet.until("larger", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
+    assert_eq!(start_path_from_wire(view.runner.unwrap().start_path), Some(StartPath::Cold));
+    assert!(fleet.logs().contains("reason=\"memory\""), "{}", fleet.logs());
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_hot_vm_that_hangs_is_never_handed_over() {
+    let mut fleet =
+        Fleet::start_with(Options { max_runners: 2, ..args(&["--hot", "1", "--saved-states", "off"]) }).await;
+    fleet.until_hot(1).await;
+    let hot: Vec<i32> = leftover::processes(&fleet.runners_path());
+    for pid in &hot {
+        kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap();
+    }
+    let added = fleet.add("not-that-one", &held()).await.unwrap();
+    let view = fleet.until("not-that-one", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
+    let runner = view.runner.unwrap();
+    assert_eq!(start_path_from_wire(runner.start_path), Some(StartPath::Cold), "{runner:?}");
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.until_hot(1).await;
+    assert!(leftover::processes(&fleet.runners_path()).iter().all(|pid| !hot.contains(pid)), "it is gone");
+    fleet.end_agent_and_hot_vms().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn paused_hot_vms_know_the_time_once_they_are_claimed() {
+    let mut fleet = Fleet::start_with(Options {
+        max_runners: 1,
+        ..args(&["--hot", "all", "--hot-idle", "paused", "--saved-states", "off"])
+    })
+    .await;
+    fleet.until_hot(1).await;
+    // Time goes by for everybody but the guest.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let added = fleet.add("woken", &held()).await.unwrap();
+    let view = fleet.until("woken", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
+    assert_eq!(start_path_from_wire(view.runner.unwrap().start_path), Some(StartPath::Hot));
+    let before = std::time::SystemTime::now();
+    let said = fleet.agent_command("exec", &[&fleet.only_runner_id(), "date", "+%s"]).await;
+    let guests: u64 = String::from_utf8(said.stdout).unwrap().trim().parse().unwrap();
+    let ours = before.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(guests.abs_diff(ours) <= 1, "the guest has {guests}, the host {ours}");
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.until_hot(1).await;
+    fleet.end_agent_and_hot_vms().await;
+    fleet.finish().await;
+}
