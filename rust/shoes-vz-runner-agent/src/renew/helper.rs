@@ -2,7 +2,8 @@
 //!
 //! Entropy comes first, so that nothing after it is made of the saved state's. On Linux a VM generation id has made the
 //! kernel reseed already (QEMU's vmgenid); what is written here is mixed in besides. macOS mixes in what is written to
-//! /dev/random (its random(4)). Machine and boot id are Linux' own: elsewhere they are left alone.
+//! /dev/random (its random(4)). Machine and boot id are Linux' own: elsewhere they are left alone. A container's clock is
+//! its host's: it is left alone too, and only told how far it is off.
 
 use std::{
     fs,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use nix::{errno::Errno, unistd::Uid};
 use shoes_vz_model::guest::{Renewal, Renewed};
 
 /// Less than this is left to the guest's own time service.
@@ -28,7 +30,8 @@ pub fn run() -> ExitCode {
     let outcome = io::stdin()
         .read_to_end(&mut request)
         .map_err(|e| e.to_string())
-        .and_then(|_| serde_json::from_slice(&request).map_err(|e| format!("no renewal was given: {e}")))
+        // Without serde's words: they quote what is not understood, and that may be a secret.
+        .and_then(|_| serde_json::from_slice(&request).map_err(|_| "no renewal is understood".to_owned()))
         .and_then(|renewal| apply(&renewal));
     let (words, code) = match outcome {
         // A number: this cannot fail.
@@ -71,7 +74,7 @@ fn apply(renewal: &Renewal) -> Result<Renewed, String> {
             .map_err(|e| format!("the SSH host key in {SSH} cannot be replaced: {e}"))?;
         #[cfg(target_os = "linux")]
         if std::env::var_os(BY_INIT).is_none() {
-            sshd::read_keys_again()?;
+            super::sshd::read_keys_again()?;
         }
     }
     Ok(renewed)
@@ -88,10 +91,16 @@ fn set_clock(unix_nanos: i64) -> Result<i64, String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
     let behind = unix_nanos.saturating_sub(now);
-    if behind.unsigned_abs() >= CLOCK_TOLERANCE.as_nanos() as u64 {
-        step_clock(unix_nanos).map_err(|e| format!("the clock cannot be set: {e}"))?;
+    let behind_ms = behind / 1_000_000;
+    if behind.unsigned_abs() < CLOCK_TOLERANCE.as_nanos() as u64 {
+        return Ok(behind_ms);
     }
-    Ok(behind / 1_000_000)
+    match step_clock(unix_nanos) {
+        Ok(()) => Ok(behind_ms),
+        // Root of a container: the clock is its host's, which keeps it.
+        Err(Errno::EPERM) if Uid::effective().is_root() => Ok(behind_ms),
+        Err(e) => Err(format!("the clock cannot be set: {e}")),
+    }
 }
 
 fn step_clock(unix_nanos: i64) -> nix::Result<()> {
@@ -142,46 +151,6 @@ fn replace_host_keys(dir: &Path, key: &str) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(target_os = "linux")]
-mod sshd {
-    //! An sshd that runs all the time reads its keys again on SIGHUP: it unlinks its pid file, and writes it anew once it
-    //! listens with the new ones (sshd(8); OpenSSH's sshd.c).
-
-    use std::{
-        fs,
-        os::unix::fs::MetadataExt as _,
-        path::Path,
-        thread::sleep,
-        time::{Duration, Instant},
-    };
-
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::Pid,
-    };
-
-    const PID_FILE: &str = "/run/sshd.pid";
-    const DEADLINE: Duration = Duration::from_secs(10);
-
-    pub(super) fn read_keys_again() -> Result<(), String> {
-        let path = Path::new(PID_FILE);
-        // Started for each connection, it has no pid file, and needs no telling.
-        let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
-        let pid = text.trim().parse().map_err(|_| format!("{PID_FILE} holds no process id"))?;
-        let look = || fs::metadata(path).map(|m| (m.ino(), m.mtime(), m.mtime_nsec())).ok();
-        let before = look();
-        kill(Pid::from_raw(pid), Signal::SIGHUP).map_err(|e| format!("telling sshd ({pid}): {e}"))?;
-        let told = Instant::now();
-        while look().is_none_or(|now| Some(now) == before) {
-            if told.elapsed() > DEADLINE {
-                return Err(format!("sshd ({pid}) did not start anew within {} s", DEADLINE.as_secs()));
-            }
-            sleep(Duration::from_millis(2));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
