@@ -64,7 +64,7 @@ fn apply(renewal: &Renewal) -> Result<Renewed, String> {
         add_entropy(&renewal.entropy).map_err(|e| format!("the kernel takes no entropy: {e}"))?;
     }
     if renewal.unix_nanos != 0 {
-        renewed.clock_was_behind_ms = set_clock(renewal.unix_nanos)?;
+        renewed.clock_was_behind_ms = set_clock(SystemTime::now(), renewal.unix_nanos, step_clock)?;
     }
     if cfg!(target_os = "linux") {
         set_ids(renewal)?;
@@ -86,16 +86,20 @@ fn add_entropy(base64: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(device)?.write_all(&bytes)
 }
 
-/// Gives by how many milliseconds it was behind.
-fn set_clock(unix_nanos: i64) -> Result<i64, String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+/// Sets it by `step` unless it is right; gives by how many milliseconds it was behind.
+fn set_clock(
+    now: SystemTime,
+    unix_nanos: i64,
+    step: impl FnOnce(i64) -> nix::Result<()>,
+) -> Result<i64, String> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
     let behind = unix_nanos.saturating_sub(now);
     let behind_ms = behind / 1_000_000;
-    if behind.unsigned_abs() < CLOCK_TOLERANCE.as_nanos() as u64 {
+    if u128::from(behind.unsigned_abs()) < CLOCK_TOLERANCE.as_nanos() {
         return Ok(behind_ms);
     }
-    match step_clock(unix_nanos) {
+    match step(unix_nanos) {
         Ok(()) => Ok(behind_ms),
         // Root of a container: the clock is its host's, which keeps it.
         Err(Errno::EPERM) if Uid::effective().is_root() => Ok(behind_ms),
@@ -181,11 +185,43 @@ mod tests {
         assert_eq!(understand(b""), Err(String::new()));
     }
 
+    /// The moment all of these tests take for now, never this machine's clock.
+    fn noon() -> (SystemTime, i64) {
+        let since = Duration::from_secs(1_800_000_000);
+        (UNIX_EPOCH + since, i64::try_from(since.as_nanos()).unwrap())
+    }
+
     #[test]
     fn a_clock_that_is_right_is_left_alone() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64;
-        let behind = set_clock(now + 20_000_000).unwrap();
-        assert!((-400..=20).contains(&behind), "{behind}");
+        let (now, nanos) = noon();
+        let never = |_| panic!("it is right");
+        assert_eq!(set_clock(now, nanos + 20_000_000, never), Ok(20));
+        assert_eq!(set_clock(now, nanos - 499_000_000, never), Ok(-499));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_set_whichever_way() {
+        let (now, nanos) = noon();
+        for (to, behind) in [(nanos + 57_000_000_000, 57_000), (nanos - 500_000_000, -500)] {
+            let mut set = None;
+            let outcome = set_clock(now, to, |to| {
+                set = Some(to);
+                Ok(())
+            });
+            assert_eq!((outcome, set), (Ok(behind), Some(to)));
+        }
+    }
+
+    #[test]
+    fn a_containers_clock_is_only_told_of_and_any_other_that_cannot_be_set_is_an_error() {
+        let (now, nanos) = noon();
+        let outcome = set_clock(now, nanos + 1_000_000_000, |_| Err(Errno::EPERM));
+        match Uid::effective().is_root() {
+            true => assert_eq!(outcome, Ok(1000)),
+            false => assert!(outcome.unwrap_err().contains("cannot be set")),
+        }
+        let outcome = set_clock(now, nanos + 1_000_000_000, |_| Err(Errno::EINVAL));
+        assert!(outcome.unwrap_err().contains("cannot be set"));
     }
 
     #[test]
