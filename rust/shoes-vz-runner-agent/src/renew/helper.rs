@@ -2,7 +2,8 @@
 //!
 //! Entropy comes first, so that nothing after it is made of the saved state's. On Linux a VM generation id has made the
 //! kernel reseed already (QEMU's vmgenid); what is written here is mixed in besides. macOS mixes in what is written to
-//! /dev/random (its random(4)). Machine and boot id are Linux' own: elsewhere they are left alone.
+//! /dev/random (its random(4)). Machine and boot id are Linux' own: elsewhere they are left alone. A container's clock is
+//! its host's: it is left alone too, and only told how far it is off.
 
 use std::{
     fs,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use nix::{errno::Errno, unistd::Uid};
 use shoes_vz_model::guest::{Renewal, Renewed};
 
 /// Less than this is left to the guest's own time service.
@@ -28,7 +30,8 @@ pub fn run() -> ExitCode {
     let outcome = io::stdin()
         .read_to_end(&mut request)
         .map_err(|e| e.to_string())
-        .and_then(|_| serde_json::from_slice(&request).map_err(|e| format!("no renewal was given: {e}")))
+        // Without serde's words: they quote what is not understood, and that may be a secret.
+        .and_then(|_| serde_json::from_slice(&request).map_err(|_| "no renewal is understood".to_owned()))
         .and_then(|renewal| apply(&renewal));
     let (words, code) = match outcome {
         // A number: this cannot fail.
@@ -61,7 +64,7 @@ fn apply(renewal: &Renewal) -> Result<Renewed, String> {
         add_entropy(&renewal.entropy).map_err(|e| format!("the kernel takes no entropy: {e}"))?;
     }
     if renewal.unix_nanos != 0 {
-        renewed.clock_was_behind_ms = set_clock(renewal.unix_nanos)?;
+        renewed.clock_was_behind_ms = set_clock(SystemTime::now(), renewal.unix_nanos, step_clock)?;
     }
     if cfg!(target_os = "linux") {
         set_ids(renewal)?;
@@ -71,7 +74,7 @@ fn apply(renewal: &Renewal) -> Result<Renewed, String> {
             .map_err(|e| format!("the SSH host key in {SSH} cannot be replaced: {e}"))?;
         #[cfg(target_os = "linux")]
         if std::env::var_os(BY_INIT).is_none() {
-            sshd::read_keys_again()?;
+            super::sshd::read_keys_again()?;
         }
     }
     Ok(renewed)
@@ -83,15 +86,25 @@ fn add_entropy(base64: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(device)?.write_all(&bytes)
 }
 
-/// Gives by how many milliseconds it was behind.
-fn set_clock(unix_nanos: i64) -> Result<i64, String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+/// Sets it by `step` unless it is right; gives by how many milliseconds it was behind.
+fn set_clock(
+    now: SystemTime,
+    unix_nanos: i64,
+    step: impl FnOnce(i64) -> nix::Result<()>,
+) -> Result<i64, String> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
     let behind = unix_nanos.saturating_sub(now);
-    if behind.unsigned_abs() >= CLOCK_TOLERANCE.as_nanos() as u64 {
-        step_clock(unix_nanos).map_err(|e| format!("the clock cannot be set: {e}"))?;
+    let behind_ms = behind / 1_000_000;
+    if u128::from(behind.unsigned_abs()) < CLOCK_TOLERANCE.as_nanos() {
+        return Ok(behind_ms);
     }
-    Ok(behind / 1_000_000)
+    match step(unix_nanos) {
+        Ok(()) => Ok(behind_ms),
+        // Root of a container: the clock is its host's, which keeps it.
+        Err(Errno::EPERM) if Uid::effective().is_root() => Ok(behind_ms),
+        Err(e) => Err(format!("the clock cannot be set: {e}")),
+    }
 }
 
 fn step_clock(unix_nanos: i64) -> nix::Result<()> {
@@ -144,46 +157,6 @@ fn replace_host_keys(dir: &Path, key: &str) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
-mod sshd {
-    //! An sshd that runs all the time reads its keys again on SIGHUP: it unlinks its pid file, and writes it anew once it
-    //! listens with the new ones (sshd(8); OpenSSH's sshd.c).
-
-    use std::{
-        fs,
-        os::unix::fs::MetadataExt as _,
-        path::Path,
-        thread::sleep,
-        time::{Duration, Instant},
-    };
-
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::Pid,
-    };
-
-    const PID_FILE: &str = "/run/sshd.pid";
-    const DEADLINE: Duration = Duration::from_secs(10);
-
-    pub(super) fn read_keys_again() -> Result<(), String> {
-        let path = Path::new(PID_FILE);
-        // Started for each connection, it has no pid file, and needs no telling.
-        let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
-        let pid = text.trim().parse().map_err(|_| format!("{PID_FILE} holds no process id"))?;
-        let look = || fs::metadata(path).map(|m| (m.ino(), m.mtime(), m.mtime_nsec())).ok();
-        let before = look();
-        kill(Pid::from_raw(pid), Signal::SIGHUP).map_err(|e| format!("telling sshd ({pid}): {e}"))?;
-        let told = Instant::now();
-        while look().is_none_or(|now| Some(now) == before) {
-            if told.elapsed() > DEADLINE {
-                return Err(format!("sshd ({pid}) did not start anew within {} s", DEADLINE.as_secs()));
-            }
-            sleep(Duration::from_millis(2));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,11 +185,43 @@ mod tests {
         assert_eq!(understand(b""), Err(String::new()));
     }
 
+    /// The moment all of these tests take for now, never this machine's clock.
+    fn noon() -> (SystemTime, i64) {
+        let since = Duration::from_secs(1_800_000_000);
+        (UNIX_EPOCH + since, i64::try_from(since.as_nanos()).unwrap())
+    }
+
     #[test]
     fn a_clock_that_is_right_is_left_alone() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64;
-        let behind = set_clock(now + 20_000_000).unwrap();
-        assert!((-400..=20).contains(&behind), "{behind}");
+        let (now, nanos) = noon();
+        let never = |_| panic!("it is right");
+        assert_eq!(set_clock(now, nanos + 20_000_000, never), Ok(20));
+        assert_eq!(set_clock(now, nanos - 499_000_000, never), Ok(-499));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_set_whichever_way() {
+        let (now, nanos) = noon();
+        for (to, behind) in [(nanos + 57_000_000_000, 57_000), (nanos - 500_000_000, -500)] {
+            let mut set = None;
+            let outcome = set_clock(now, to, |to| {
+                set = Some(to);
+                Ok(())
+            });
+            assert_eq!((outcome, set), (Ok(behind), Some(to)));
+        }
+    }
+
+    #[test]
+    fn a_containers_clock_is_only_told_of_and_any_other_that_cannot_be_set_is_an_error() {
+        let (now, nanos) = noon();
+        let outcome = set_clock(now, nanos + 1_000_000_000, |_| Err(Errno::EPERM));
+        match Uid::effective().is_root() {
+            true => assert_eq!(outcome, Ok(1000)),
+            false => assert!(outcome.unwrap_err().contains("cannot be set")),
+        }
+        let outcome = set_clock(now, nanos + 1_000_000_000, |_| Err(Errno::EINVAL));
+        assert!(outcome.unwrap_err().contains("cannot be set"));
     }
 
     #[test]

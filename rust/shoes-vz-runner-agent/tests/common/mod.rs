@@ -101,7 +101,7 @@ impl Guest {
         });
         let sockets = self.path().join(format!("{}.sock", child.id().unwrap()));
         let agent = Agent { child, addr, dir: self.path().to_owned(), logged, sockets };
-        agent.bridge();
+        bridge(&agent.sockets, addr);
         agent
     }
 }
@@ -135,12 +135,6 @@ impl shoes_vz_channel::socket::Open for Tcp {
 }
 
 impl Agent {
-    /// A `guest.sock` in front of the TCP listener, so that the typed client can be used.
-    fn bridge(&self) {
-        let listener = tokio::net::UnixListener::bind(&self.sockets).unwrap();
-        tokio::spawn(shoes_vz_channel::socket::serve(listener, Tcp(self.addr)));
-    }
-
     pub fn api(&self) -> GuestApi {
         GuestApi::new(&self.sockets)
     }
@@ -170,6 +164,12 @@ impl Agent {
         }
         seen
     }
+}
+
+/// A `guest.sock` in front of a TCP listener, so that the typed client can be used.
+pub fn bridge(socket: &Path, addr: SocketAddr) {
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    tokio::spawn(shoes_vz_channel::socket::serve(listener, Tcp(addr)));
 }
 
 /// Writes an executable.
