@@ -41,7 +41,8 @@ async fn deleted(fleet: &Fleet, name: &str, added: &AddInstanceResponse) {
 }
 
 async fn fallbacks(fleet: &Fleet, reason: &str) -> u64 {
-    let agents = fleet.fleet_client().list_agents(ListAgentsRequest {}).await.expect("ListAgents").into_inner();
+    let agents =
+        fleet.fleet_client().list_agents(ListAgentsRequest {}).await.expect("ListAgents").into_inner();
     let all = agents.agents.iter().flat_map(|a| &a.state_fallbacks);
     all.filter(|f| f.reason == reason).map(|f| f.count).sum()
 }
@@ -114,9 +115,12 @@ pub async fn a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew(options: 
     let damages: Vec<(&str, Damage)> = vec![
         ("missing", Box::new(|state| fs::remove_dir_all(state).expect("it is removed"))),
         ("version", Box::new(edit("\"agent_version\": \"", "\"agent_version\": \"0."))),
-        ("damaged", Box::new(|state| {
-            fs::write(state.join("machine-state"), "nonsense").expect("it is changed");
-        })),
+        (
+            "damaged",
+            Box::new(|state| {
+                fs::write(state.join("machine-state"), "nonsense").expect("it is changed");
+            }),
+        ),
     ];
     for (n, (reason, damage)) in damages.into_iter().enumerate() {
         let (name, before) = (format!("restored-{n}"), fallbacks(&fleet, reason).await);

@@ -79,8 +79,9 @@ impl TemplateDir {
             Ok(m) => format!("{name}:{}:{}.{:09}:{}", m.len(), m.mtime(), m.mtime_nsec(), m.ino()),
             Err(e) => format!("{name}:{}", e.kind()),
         };
-        let files: Vec<String> =
-            self.meta.os.required_files().iter().chain(&[file::METADATA]).map(of).collect();
+        let key = (!self.meta.ssh_key_file.is_empty()).then_some(self.meta.ssh_key_file.as_str());
+        let names = self.meta.os.required_files().iter().copied().chain([file::METADATA]).chain(key);
+        let files: Vec<String> = names.map(|name| of(&name)).collect();
         files.join(" ")
     }
 

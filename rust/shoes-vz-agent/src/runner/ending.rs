@@ -19,6 +19,8 @@ const CONSOLE_LINES: usize = 20;
 pub(crate) struct Ending {
     pub(crate) kind: EndKind,
     pub(crate) reason: String,
+    /// A saved state was refused.
+    pub(crate) state_refused: bool,
 }
 
 impl Ending {
@@ -31,7 +33,7 @@ impl Ending {
             }
             reason.truncate(cut);
         }
-        Self { kind, reason }
+        Self { kind, reason, state_refused: false }
     }
 
     pub(crate) fn failed(reason: impl Into<String>) -> Self {
@@ -59,7 +61,7 @@ impl Ending {
         if stage <= Stage::Ssh && kind == EndKind::VmDied {
             reason.push_str(&console_tail(bundle));
         }
-        Self::new(kind, reason)
+        Self { state_refused: end.kind() == VmEndKind::RestoreRefused, ..Self::new(kind, reason) }
     }
 
     /// SSH did not answer in time.

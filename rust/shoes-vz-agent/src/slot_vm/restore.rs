@@ -30,8 +30,15 @@ pub(crate) enum Restored {
 enum Not {
     /// Nothing more is to be done here.
     Ending(Ending),
-    /// It is to be booted.
-    Fallback { reason: &'static str, words: String },
+    /// It is to be booted; the state may be to blame, or not.
+    Fallback { reason: &'static str, words: String, blame: Blame },
+}
+
+/// Whether a state that did not lead to a ready guest is good for another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    State,
+    Host,
 }
 
 impl Not {
@@ -39,7 +46,12 @@ impl Not {
     fn because(reason: &'static str) -> impl Fn(Ending) -> Self {
         move |ending| match ending.kind {
             EndKind::Deleted => Self::Ending(ending),
-            _ => Self::Fallback { reason, words: ending.reason },
+            _ => {
+                // A full disk, or two VMs running already, is no fault of the state's.
+                let innocent = matches!(reason, "clone" | "refused") && !ending.state_refused;
+                let blame = if innocent { Blame::Host } else { Blame::State };
+                Self::Fallback { reason, words: ending.reason, blame }
+            }
         }
     }
 }
@@ -112,6 +124,7 @@ impl SlotVm {
             Ok(outcome) => outcome,
             Err(_) => Err(Not::Fallback {
                 reason: "late",
+                blame: Blame::State,
                 words: format!(
                     "not ready within {} at stage {}; the last try said: {}",
                     crate::duration::words(RESTORE_DEADLINE),
@@ -126,10 +139,12 @@ impl SlotVm {
                 Ok(Restored::Ready)
             }
             Err(Not::Ending(ending)) => Err(ending),
-            Err(Not::Fallback { reason, words }) => {
+            Err(Not::Fallback { reason, words, blame }) => {
                 tracing::warn!(slot, reason, words, "the saved state could not be used; the guest is booted");
                 self.ctx.states.count(reason);
-                self.ctx.states.discard(&self.ctx, slot, reason).await;
+                if blame == Blame::State {
+                    self.ctx.states.discard(&self.ctx, slot, reason).await;
+                }
                 self.clear().await?;
                 Ok(Restored::No)
             }

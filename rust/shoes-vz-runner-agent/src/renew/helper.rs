@@ -59,6 +59,7 @@ pub(super) fn understand(answer: &[u8]) -> Result<Renewed, String> {
 }
 
 fn apply(renewal: &Renewal) -> Result<Renewed, String> {
+    check(renewal)?;
     let mut renewed = Renewed::default();
     if !renewal.entropy.is_empty() {
         add_entropy(&renewal.entropy).map_err(|e| format!("the kernel takes no entropy: {e}"))?;
@@ -78,6 +79,26 @@ fn apply(renewal: &Renewal) -> Result<Renewed, String> {
         }
     }
     Ok(renewed)
+}
+
+/// Before anything is done; the words hold nothing of it.
+fn check(renewal: &Renewal) -> Result<(), String> {
+    let key = renewal.ssh_host_key.trim();
+    let is_key = key.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----")
+        && key.ends_with("-----END OPENSSH PRIVATE KEY-----");
+    if !key.is_empty() && !is_key {
+        return Err("the SSH host key is no private key in OpenSSH's format".into());
+    }
+    if STANDARD.decode(&renewal.entropy).is_err() {
+        return Err("the entropy is no base64".into());
+    }
+    if renewal.unix_nanos < 0 {
+        return Err("the time is before 1970".into());
+    }
+    match is_id(&renewal.machine_id) && is_id(&renewal.boot_id) {
+        true => Ok(()),
+        false => Err("the machine id or the boot id is no id".into()),
+    }
 }
 
 fn add_entropy(base64: &str) -> io::Result<()> {
@@ -113,7 +134,8 @@ fn step_clock(unix_nanos: i64) -> nix::Result<()> {
 }
 
 fn is_id(text: &str) -> bool {
-    text.len() <= 64 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+    let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+    text.is_empty() || (digits == 32 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
 }
 
 #[cfg(target_os = "linux")]
@@ -121,9 +143,6 @@ fn set_ids(renewal: &Renewal) -> Result<(), String> {
     use nix::mount::{MsFlags, mount};
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
     const OURS: &str = "/run/shoes-vz-boot-id";
-    if !is_id(&renewal.machine_id) || !is_id(&renewal.boot_id) {
-        return Err("the machine id or the boot id is no id".into());
-    }
     if !renewal.machine_id.is_empty() {
         super::replace(Path::new("/etc/machine-id"), format!("{}\n", renewal.machine_id).as_bytes(), 0o444)
             .map_err(|e| format!("/etc/machine-id cannot be written: {e}"))?;
@@ -225,8 +244,25 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_nothing_but_digits_and_dashes() {
-        assert!(is_id("") && is_id("0123-af"));
-        assert!(!is_id("a/b") && !is_id(&"a".repeat(65)) && !is_id("a\n"));
+    fn an_id_is_thirty_two_digits_with_or_without_dashes() {
+        assert!(is_id("") && is_id(&"a".repeat(32)) && is_id("01234567-89ab-4def-8123-456789abcdef"));
+        assert!(!is_id("----") && !is_id(&"a".repeat(33)) && !is_id(&("a".repeat(32) + "\n")));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_before_anything_is_done_and_not_repeated() {
+        let of = |change: fn(&mut Renewal)| {
+            let mut renewal = Renewal::default();
+            change(&mut renewal);
+            apply(&renewal).unwrap_err()
+        };
+        for words in [
+            of(|r| r.ssh_host_key = "secret".into()),
+            of(|r| r.entropy = "secret!".into()),
+            of(|r| r.machine_id = "secret".into()),
+            of(|r| r.unix_nanos = -1),
+        ] {
+            assert!(!words.contains("secret"), "{words}");
+        }
     }
 }

@@ -282,9 +282,9 @@ impl Core {
     /// The shapes of an agent's runners it has not told of yet.
     fn promised(&self, agent: AgentId) -> Vec<Shape> {
         let held = self.by_agent.get(&agent).into_iter().flatten();
-        let untold = held.filter_map(|id| self.runners.get(id)).filter(|r| {
-            matches!(&r.phase, Phase::Placed(placed) if placed.report.is_none())
-        });
+        let untold = held
+            .filter_map(|id| self.runners.get(id))
+            .filter(|r| matches!(&r.phase, Phase::Placed(placed) if placed.report.is_none()));
         untold.map(|r| r.shape).collect()
     }
 

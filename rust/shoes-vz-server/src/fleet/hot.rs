@@ -94,7 +94,8 @@ impl Fallbacks {
 
     /// All of them.
     pub fn shown(&self) -> Vec<wire::StateFallback> {
-        let of = |(reason, count): (&&str, &u64)| wire::StateFallback { reason: (*reason).into(), count: *count };
+        let of =
+            |(reason, count): (&&str, &u64)| wire::StateFallback { reason: (*reason).into(), count: *count };
         self.totals.iter().map(of).collect()
     }
 }
@@ -161,7 +162,10 @@ mod tests {
     #[test]
     fn counts_go_on_over_an_agents_restart_and_unknown_reasons_are_one() {
         let told = |counts: &[(&str, u64)]| -> Vec<wire::StateFallback> {
-            let of = |(reason, count): &(&str, u64)| wire::StateFallback { reason: (*reason).into(), count: *count };
+            let of = |(reason, count): &(&str, u64)| wire::StateFallback {
+                reason: (*reason).into(),
+                count: *count,
+            };
             counts.iter().map(of).collect()
         };
         let mut all = Fallbacks::default();

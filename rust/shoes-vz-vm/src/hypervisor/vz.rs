@@ -215,12 +215,14 @@ impl Machine for VzMachine {
             return self.call("start the guest", |vm| vm.start(START_DEADLINE)).await;
         };
         let (vm, path) = (self.shared.vm.clone(), state.clone());
-        blocking(move || vm.restore(&path, RESTORE_DEADLINE)).await.map_err(|failure| match failure.code {
-            // No fault of the state's: the host is full, or its disk.
-            Code::LimitExceeded | Code::DiskFull => refused("restore the guest", failure),
-            _ => {
-                let words = format!("the saved state {state:?} cannot be restored: {failure}");
-                HypervisorError::Ended(End::new(EndKind::RestoreRefused, words))
+        blocking(move || vm.restore(&path, RESTORE_DEADLINE)).await.map_err(|failure| {
+            match failure.code {
+                // No fault of the state's: the host is full, or its disk.
+                Code::LimitExceeded | Code::DiskFull => refused("restore the guest", failure),
+                _ => {
+                    let words = format!("the saved state {state:?} cannot be restored: {failure}");
+                    HypervisorError::Ended(End::new(EndKind::RestoreRefused, words))
+                }
             }
         })?;
         self.call("start the guest", |vm| vm.resume(COMMAND_DEADLINE)).await

@@ -138,12 +138,8 @@ pub(crate) async fn measure(
 pub(crate) async fn at_once(template: &FilePath, bursts: usize) -> anyhow::Result<Vec<f64>> {
     const TEN: u32 = 10;
     let args = ["--hot", "all", "--saved-states", "use"].map(str::to_owned).to_vec();
-    let options = Options {
-        max_runners: TEN,
-        template: template.to_owned(),
-        agent_args: args,
-        ..Options::default()
-    };
+    let options =
+        Options { max_runners: TEN, template: template.to_owned(), agent_args: args, ..Options::default() };
     let mut fleet = Fleet::server_only(options).await;
     fleet.warm().await;
     fleet.start_agent().await;
