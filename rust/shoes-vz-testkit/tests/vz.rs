@@ -15,7 +15,7 @@ use shoes_vz_proto::agent::EndKind;
 use shoes_vz_testkit::{
     bins::vz_template,
     fleet::{Fleet, Options},
-    leftover, scenario,
+    hot, leftover, scenario,
     script::{Job, held, plain},
 };
 use shoes_vz_vm::spec::VmSpec;
@@ -184,4 +184,25 @@ async fn macos_is_installed_from_a_restore_image_into_a_template_that_has_all_it
     let (damaged, _, wrong) =
         run(&["install-macos", "--ipsw", ipsw, "--output", &format!("{output}2")]).await;
     assert!(!damaged && wrong.contains("VZErrorDomain"), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_runner_takes_a_hot_vm_over_and_another_takes_its_place() {
+    hot::a_runner_takes_a_hot_vm_over_and_another_takes_its_place(options()).await;
+}
+
+#[tokio::test]
+async fn clones_of_saved_states_share_nothing() {
+    // Two are all a Mac runs; containers have no network card of their own.
+    hot::clones_of_saved_states_share_nothing(options(), 2, &["mac"]).await;
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew() {
+    hot::a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew(options()).await;
+}
+
+#[tokio::test]
+async fn hot_vms_outlive_their_agent() {
+    hot::hot_vms_outlive_their_agent(options()).await;
 }

@@ -30,10 +30,12 @@ impl Life {
         let slot = self.held.ticket.index();
         match self.restore().await.map_err(failed)? {
             Restored::Ready => Ok(()),
-            Restored::No if mode == StatesMode::Use => self.boot(StateUse::None).await.map_err(failed),
-            Restored::No => match self.save_and_restore().await {
+            Restored::No(_) if mode == StatesMode::Use => self.boot(StateUse::None).await.map_err(failed),
+            Restored::No(_) => match self.save_and_restore().await {
                 Ok(()) => Ok(()),
                 Err(Unsaved::Over(over)) => Err(over),
+                // Nobody waits for it, and the state was all it was for.
+                Err(Unsaved::State(words)) if self.is_for_its_state() => Err(Over::Failed(words)),
                 Err(Unsaved::State(words)) => {
                     let again_in = self.ctx.states.failed(slot, words.clone());
                     tracing::warn!(
@@ -80,7 +82,7 @@ impl Life {
             self.held.restore_to_prove(&mut self.record, &making).await.map_err(Unsaved::because)?;
         match restored {
             Restored::Ready => Ok(()),
-            Restored::No => Err(Unsaved::State("the saved state could not be restored".into())),
+            Restored::No(why) => Err(Unsaved::State(format!("it could not be restored: {why}"))),
         }
     }
 

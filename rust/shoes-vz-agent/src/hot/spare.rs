@@ -178,8 +178,6 @@ impl Life {
         }
         self.record.meta.ssh_ready = true;
         self.record.enter(State::SshReady, Stage::Setup);
-        let path = self.record.meta.start_path.map_or("unknown", StartPath::as_str);
-        tracing::info!(path, slot = self.held.ticket.index(), "a VM is hot");
         self.wait().await.unwrap_or_else(|over| over)
     }
 
@@ -190,9 +188,11 @@ impl Life {
         if paused {
             vm.pause().await.map_err(|e| Over::Failed(format!("pausing it: {}", chain(&e))))?;
         }
-        if self.spare.purpose == Purpose::State && !self.is_claimed() {
+        if self.is_for_its_state() {
             return Err(Over::Retired("its state is saved".into()));
         }
+        let path = self.record.meta.start_path.map_or("unknown", StartPath::as_str);
+        tracing::info!(path, slot = self.held.ticket.index(), "a VM is hot");
         self.spare.pool.ready(self.id());
         let old = sleep_until(Instant::now() + self.age_left());
         tokio::pin!(old);
@@ -274,6 +274,11 @@ impl Life {
 
     pub(super) fn id(&self) -> RunnerId {
         self.held.bundle.runner
+    }
+
+    /// Whether it is for nothing but its slot's state.
+    pub(super) fn is_for_its_state(&self) -> bool {
+        self.spare.purpose == Purpose::State && !self.is_claimed()
     }
 
     /// Whether a runner waits for it already.

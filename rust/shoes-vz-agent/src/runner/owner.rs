@@ -181,7 +181,7 @@ impl Owner {
         let making = Making { class, script: Some(&order.script), lives_until };
         let (held, record) = self.vm_and_record()?;
         record.meta.slot = Some(held.ticket.index());
-        if held.restore_if_possible(record, &making).await? == Restored::No {
+        if held.restore_if_possible(record, &making).await? != Restored::Ready {
             held.boot_cold(record, &making, StateUse::None).await?;
         }
         record.ssh_ready();

@@ -18,12 +18,12 @@ use crate::{
 const RESTORE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Whether a guest goes on from a saved state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Restored {
     /// It does, and SSH answers.
     Ready,
-    /// There is no state for it, or it could not be used; the slot is empty.
-    No,
+    /// There is no state for it, or it could not be used: why. The slot is empty.
+    No(String),
 }
 
 /// Why a guest does not go on from a state.
@@ -66,7 +66,7 @@ impl SlotVm {
         let ctx = self.ctx.clone();
         // Other sizes have none.
         if ctx.pool.plan().states == StatesMode::Off || making.class != Class::own(&ctx.template) {
-            return Ok(Restored::No);
+            return Ok(Restored::No("no states are used for it".into()));
         }
         let spec = self.spec(making, StateUse::None);
         match ctx.states.find(&ctx, self.ticket.index(), &spec).await {
@@ -77,7 +77,7 @@ impl SlotVm {
                     slot = self.ticket.index(), reason = unusable.kind.as_str(), words = %unusable,
                     "there is no saved state to use; the guest is booted"
                 );
-                Ok(Restored::No)
+                Ok(Restored::No(unusable.to_string()))
             }
         }
     }
@@ -93,8 +93,7 @@ impl SlotVm {
         let state = match ctx.states.find_unproved(&ctx, self.ticket.index(), &spec).await {
             Ok(state) => state,
             Err(unusable) => {
-                tracing::warn!(words = %unusable, "the state that was just saved is of no use");
-                return Ok(Restored::No);
+                return Ok(Restored::No(unusable.to_string()));
             }
         };
         let restored = self.restore(record, making, state.dir()).await?;
@@ -146,7 +145,7 @@ impl SlotVm {
                     self.ctx.states.discard(&self.ctx, slot, reason).await;
                 }
                 self.clear().await?;
-                Ok(Restored::No)
+                Ok(Restored::No(words))
             }
         }
     }
