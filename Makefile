@@ -15,7 +15,7 @@ VZ_TEMPLATE := target/vz-template
 HAS_SWIFT := $(shell packaging/dev/with-swift true 2> /dev/null && echo yes)
 FEATURES := $(if $(HAS_SWIFT),$(if $(filter Linux,$(shell uname -s)),--features shoes-vz-agent/swift))
 
-.PHONY: help setup setup-swift build guest template vz-template demo test simulate chaos swift-test check api-check macos-check bundle bench clean
+.PHONY: help setup setup-swift build guest template vz-template demo test simulate chaos soak swift-test check api-check macos-check bundle bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,11 @@ chaos: template ## kill -9 of server, agent, VM processes and QEMUs at random in
 	SHOESVZ_CHAOS_ROUNDS=$(ROUNDS) SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) \
 	    cargo test --workspace $(FEATURES) --test chaos -- --nocapture
 
+CYCLES ?= 500
+soak: template ## Claim, job, delete on hot VMs, again and again: nothing is left, nothing grows (CYCLES=500)
+	SHOESVZ_SOAK_CYCLES=$(CYCLES) SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) \
+	    cargo test --workspace $(FEATURES) --test soak -- --nocapture
+
 swift-test: ## Swift's tests alone: format, coverage, races
 	packaging/dev/swift-test.sh
 
@@ -74,7 +79,7 @@ macos-check: ## All that Linux can prove of the macOS build: clippy, tests and b
 bundle: ## ShoesVZAgent.app, signed (SIGN_IDENTITY, or ad hoc): target/bundle/
 	packaging/macos/bundle.sh
 
-bench: template ## Speed on real guests, printed as a table; numbers in target/bench/start.json
+bench: template ## Speed on real guests — cold, restored, hot, and as the Go implementation waits — as a table; numbers in target/bench/start.json
 	RUSTFLAGS= cargo build --release -p shoes-vz-client -p shoes-vz-server -p shoes-vz-agent -p shoes-vz-testkit --bins
 	$(TARGET_DIR)/release/shoes-vz-bench --template $(TEMPLATE) --report target/bench/start.json
 

@@ -74,7 +74,7 @@ pub(crate) async fn context(
     let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
     let slots = Slots::new(settings.max_runners);
     let states = States::below(&settings.runners_path);
-    states.sweep().await;
+    states.sweep(settings.max_runners).await;
     let program = std::env::current_exe().context("finding this program's own file")?;
     Ok(Arc::new(Context {
         agent_id: agent_id.to_string(),

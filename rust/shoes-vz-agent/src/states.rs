@@ -55,10 +55,10 @@ impl States {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes what former agents left half-made.
-    pub async fn sweep(&self) {
+    /// Removes what former agents left half-made, and the states of slots this host has no more.
+    pub async fn sweep(&self, slots: u32) {
         let store = self.store.clone();
-        let swept = spawn_blocking(move || store.sweep()).await;
+        let swept = spawn_blocking(move || store.sweep(slots)).await;
         if let Ok(Err(error)) = swept {
             tracing::warn!(%error, "half-saved states cannot be removed; they only take space");
         }

@@ -209,6 +209,22 @@ impl Fleet {
         self.dir.path()
     }
 
+    /// The server's process.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn server_pid(&self) -> u32 {
+        self.server.as_ref().and_then(Daemon::pid).expect("a server runs")
+    }
+
+    /// The agent's process.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().and_then(Daemon::pid).expect("an agent runs")
+    }
+
     /// The built binaries.
     pub fn bins(&self) -> &Bins {
         &self.bins

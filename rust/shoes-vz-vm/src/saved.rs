@@ -198,8 +198,9 @@ impl SavedStates {
         }
     }
 
-    /// Removes what dead processes left half-made. The caller has the runners path to itself.
-    pub fn sweep(&self) -> io::Result<()> {
+    /// Removes what dead processes left half-made, and the states of slots from `slots` on, which are there no more. The
+    /// caller has the runners path to itself.
+    pub fn sweep(&self, slots: u32) -> io::Result<()> {
         let entries = match fs::read_dir(&self.root) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             entries => entries?,
@@ -207,7 +208,10 @@ impl SavedStates {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            if [NEW, OLD].iter().any(|begin| name.to_string_lossy().starts_with(begin)) {
+            let name = name.to_string_lossy();
+            let slot = name.strip_prefix("slot-").and_then(|n| n.parse::<u32>().ok());
+            let is_half_made = [NEW, OLD].iter().any(|begin| name.starts_with(begin));
+            if is_half_made || slot.is_some_and(|slot| slot >= slots) {
                 remove(&entry.path())?;
             }
         }
@@ -287,7 +291,8 @@ pub(crate) fn disk_files(spec: &VmSpec) -> &'static [&'static str] {
     }
 }
 
-/// Whether the memory in `dir` is as large as the VM's: else why not, in words.
+/// Whether the memory in `dir` is as large as the VM's: else why not, in words. QEMU's alone is a file of its own.
+#[cfg(target_os = "linux")]
 pub(crate) fn check_memory(dir: &Path, bytes: u64) -> Result<(), String> {
     let path = dir.join(file::MEMORY);
     match fs::metadata(&path) {

@@ -72,7 +72,7 @@ fn table(rows: &[Row]) -> String {
             m.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
             m.updated_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
             row.bundle_path.clone(),
-            or_dash(&m.runner_name),
+            if m.spare { "(hot)".into() } else { or_dash(&m.runner_name) },
         ]
     }));
     let widths: Vec<usize> =

@@ -128,15 +128,18 @@ impl Owner {
         let class = Class::of(&self.ctx.template, order);
         let pool = self.ctx.pool.clone();
         let limit = Duration::from_secs(self.record.meta.max_lifetime_seconds);
-        let waiting = pool.wait();
+        let mut waiting = Some(pool.wait());
         loop {
             let mut freed = pool.changes();
             match pool.offer(&self.ctx, class, limit) {
                 Offer::Hot(coming) => {
+                    // It has one promised: nobody need make room for it.
+                    drop(waiting.take());
                     self.record.enter_stage(Stage::Claim);
                     if self.claim(coming, &order.script).await? {
                         return Ok(());
                     }
+                    waiting = Some(pool.wait());
                 }
                 Offer::Slot(ticket) => {
                     drop(waiting);

@@ -9,6 +9,7 @@ mod host;
 
 mod accounting;
 mod adoption;
+mod hot;
 mod life;
 mod silence;
 mod talk;

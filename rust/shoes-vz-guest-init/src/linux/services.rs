@@ -260,6 +260,9 @@ impl Owner {
         if self.is_changing(pid) {
             return self.let_the_next_one_go_on();
         }
+        if self.standby_is_gone(pid, how) {
+            return;
+        }
         let now = Instant::now();
         for service in [&mut self.sshd, &mut self.agent] {
             if service.running.is_some_and(|(running, _)| running == pid) {

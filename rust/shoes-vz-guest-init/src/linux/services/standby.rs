@@ -59,6 +59,18 @@ impl Owner {
         }
     }
 
+    /// Whether this process was the sshd that waited.
+    pub(super) fn standby_is_gone(&mut self, pid: Pid, how: &str) -> bool {
+        if self.standby.as_ref().is_none_or(|(waits, _)| *waits != pid) {
+            return false;
+        }
+        self.standby = None;
+        if let Some(answer) = self.prepared.take() {
+            let _ = answer.send(Err(format!("the second sshd ended ({how}); see the console")));
+        }
+        true
+    }
+
     pub(super) fn change_sshd(&mut self, answer: Answer) {
         self.changing = Some(answer);
         match self.sshd.running {

@@ -1,0 +1,167 @@
+//! VMs that wait for a runner: claimed, evicted, found again.
+
+use shoes_vz_agent::{hot::HotPlan, runners::Runners};
+use shoes_vz_model::{
+    bundle::{RuntimeMetadata, file},
+    id::RunnerId,
+};
+use shoes_vz_proto::{
+    agent::{RunnerState, StartPath},
+    vm::VmEndKind,
+};
+use tokio::time::timeout;
+
+use crate::host::{Host, PATIENCE, command, create, until, until_gone};
+
+fn host(slots: u32, wanted: &str) -> Host {
+    let mut host = Host::new();
+    host.max_runners = slots;
+    host.hot = HotPlan::none();
+    host.hot.parse_wanted(wanted).unwrap();
+    host
+}
+
+/// Waits until so many are ready, and none is being started.
+async fn until_hot(runners: &Runners, wanted: u32) {
+    let ctx = runners.context();
+    let mut changes = ctx.pool.watch();
+    let there = async {
+        loop {
+            let shown = ctx.pool.shown(ctx);
+            let (ready, preparing) = shown.iter().fold((0, 0), |(r, p), h| (r + h.ready, p + h.preparing));
+            if (ready, preparing) == (wanted, 0) {
+                return;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, there).await.expect("they are started in time");
+}
+
+fn metadata(host: &Host) -> RuntimeMetadata {
+    let [entry] = &host.entries()[..] else { panic!("one bundle, not {:?}", host.entries()) };
+    let bytes = std::fs::read(host.runners_path().join(entry).join(file::METADATA)).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+#[tokio::test]
+async fn a_claimed_vm_is_the_runners_under_its_own_name_and_gets_its_script() {
+    let host = host(1, "all");
+    let runners = host.agent().await;
+    until_hot(&runners, 1).await;
+    let spare = metadata(&host);
+    assert!(spare.spare && spare.ssh_ready && spare.runner_name.is_empty(), "{spare:?}");
+    let id = RunnerId::random();
+    assert_eq!(runners.apply(command("1", create(id, "the script"))), "");
+    let runner = until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    assert_eq!(runner.start_path(), StartPath::Hot);
+    let vm = host.vms.only();
+    vm.until_set_up().await;
+    assert_eq!(vm.scripts(), [(id.to_string(), "the script".into())]);
+    assert_eq!(host.entries(), [format!("{id}.bundle")]);
+    let meta = metadata(&host);
+    assert!(!meta.spare && meta.runner_id == id.to_string() && meta.slot == spare.slot, "{meta:?}");
+    assert_eq!(runners.apply(command("2", id)), "");
+    until_gone(&runners, id).await;
+    until_hot(&runners, 1).await;
+    assert_eq!(host.vms.all().len(), 2, "another took its place");
+}
+
+#[tokio::test]
+async fn a_vm_of_another_size_makes_room() {
+    let host = host(1, "7x3GiB=1");
+    let runners = host.agent().await;
+    until_hot(&runners, 1).await;
+    let other = host.vms.only();
+    let id = RunnerId::random();
+    assert_eq!(runners.apply(command("1", create(id, ""))), "");
+    let runner = until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    assert_eq!(runner.start_path(), StartPath::Cold);
+    assert!(other.is_over(), "never two VMs in one slot");
+    assert_eq!(host.entries(), [format!("{id}.bundle")]);
+}
+
+#[tokio::test]
+async fn a_vm_that_died_is_not_handed_over_and_another_is_started() {
+    let host = host(1, "all");
+    let runners = host.agent().await;
+    until_hot(&runners, 1).await;
+    host.vms.only().end(VmEndKind::GuestPanic, "its kernel panicked");
+    let id = RunnerId::random();
+    assert_eq!(runners.apply(command("1", create(id, ""))), "");
+    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    let all = host.vms.all();
+    assert_eq!(all.iter().filter(|vm| !vm.is_over()).count(), 1, "the runner's");
+}
+
+#[tokio::test]
+async fn a_guest_that_no_longer_answers_is_not_handed_over() {
+    let host = host(2, "1");
+    let runners = host.agent().await;
+    until_hot(&runners, 1).await;
+    let dumb = host.vms.only();
+    dumb.silent(true);
+    let id = RunnerId::random();
+    assert_eq!(runners.apply(command("1", create(id, ""))), "");
+    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    assert_eq!(dumb.scripts(), [], "nobody relies on it");
+    until_hot(&runners, 1).await;
+    assert!(dumb.is_over());
+}
+
+#[tokio::test]
+async fn the_next_agent_goes_on_with_those_that_were_ready() {
+    let host = host(1, "all");
+    let agent = host.mortal_agent();
+    until_hot(&agent.runners, 1).await;
+    let before = metadata(&host);
+    agent.kill();
+    let (runners, account) = host.agent_and_account().await;
+    until_hot(&runners, 1).await;
+    assert_eq!((account.adopted, metadata(&host).runner_id), (1, before.runner_id));
+    assert_eq!(host.vms.all().len(), 1, "nothing was started anew");
+}
+
+#[tokio::test]
+async fn the_next_agent_removes_what_was_not_ready_or_is_not_wanted() {
+    let mut host = host(1, "all");
+    host.vms.boots.send_replace(false);
+    let agent = host.mortal_agent();
+    let mut pool = agent.runners.context().pool.watch();
+    while host.vms.all().is_empty() {
+        // Its launch is an event of the pool's only in the beginning: then the VM is there at once.
+        drop(timeout(std::time::Duration::from_millis(5), pool.changed()).await);
+    }
+    agent.kill();
+    host.hot = HotPlan::none();
+    let runners = host.agent().await;
+    let gone = async {
+        while !host.entries().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("it is removed");
+    assert!(host.vms.only().is_over());
+    assert!(runners.context().slots.free() == [0], "its slot is free");
+}
+
+#[tokio::test]
+async fn an_agent_that_died_between_the_deed_and_the_renaming_is_completed_by_the_next() {
+    let host = host(1, "all");
+    let agent = host.mortal_agent();
+    until_hot(&agent.runners, 1).await;
+    agent.kill();
+    let spare = metadata(&host);
+    let id = RunnerId::random();
+    let bundle = host.runners_path().join(format!("{}.bundle", spare.runner_id));
+    std::fs::write(bundle.join("setup-script"), "its script").unwrap();
+    let deed =
+        RuntimeMetadata { runner_id: id.to_string(), runner_name: "claimed".into(), spare: false, ..spare };
+    std::fs::write(bundle.join(file::METADATA), serde_json::to_vec(&deed).unwrap()).unwrap();
+    let runners = host.agent().await;
+    until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
+    assert_eq!(host.entries(), [format!("{id}.bundle")]);
+    let vm = host.vms.only();
+    vm.until_set_up().await;
+    assert_eq!(vm.scripts(), [(id.to_string(), "its script".into())]);
+}
