@@ -29,7 +29,7 @@ macro_rules! table {
 }
 
 table! {
-    a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "said never to have been", "converges", "left behind", "running job", "a cordoned agent takes nothing new"];
+    a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "said never to have been", "converges", "left behind", "running job", "a cordoned agent takes nothing new", "own invariant"];
     tombstones_lost: TombstonesAreLost => ["said never to have been"];
     runners_lost: RunnersAreLost => ["said never to have been"];
     abandoned_runners_that_stay: AbandonedRunnersStay => ["nothing is left behind"];

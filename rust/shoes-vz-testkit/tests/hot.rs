@@ -68,9 +68,9 @@ async fn a_hot_vm_that_hangs_is_never_handed_over() {
         kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap();
     }
     let added = fleet.add("not-that-one", &held()).await.unwrap();
-    let view = fleet.until("not-that-one", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
-    let runner = view.runner.unwrap();
-    assert_eq!(start_path_from_wire(runner.start_path), Some(StartPath::Cold), "{runner:?}");
+    // By whichever way was quickest then: a boot of its own, or the next hot VM.
+    fleet.until("not-that-one", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
+    assert!(fleet.logs().contains("the hot VM is not fit for its runner"), "{}", fleet.logs());
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.until_hot(1).await;
     assert!(leftover::processes(&fleet.runners_path()).iter().all(|pid| !hot.contains(pid)), "it is gone");

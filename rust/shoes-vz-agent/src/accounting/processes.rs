@@ -82,9 +82,11 @@ impl Ended {
 }
 
 impl Found {
-    /// Its parent may have ended meanwhile.
+    /// Its parent may have ended meanwhile, and the kernel's word on when the host was booted, from which `began` is
+    /// reckoned, is rounded anew each time.
     fn is_same(&self, now: &Self) -> bool {
-        *self == Self { parent: self.parent, ..now.clone() }
+        self.began.abs_diff(now.began) <= 1
+            && *self == Self { parent: self.parent, began: self.began, ..now.clone() }
     }
 }
 
@@ -283,6 +285,15 @@ mod tests {
         ] {
             assert_eq!(recognise(args, cwd), None, "{args:?}");
         }
+    }
+
+    #[test]
+    fn a_process_is_the_same_though_its_start_is_rounded_otherwise_and_another_of_its_number_is_not() {
+        let found = |began| Found { pid: 7, parent: 1, began, what: What::Vm, bundle: "/r/a".into() };
+        let orphaned = Found { parent: 2, ..found(101) };
+        assert!(found(100).is_same(&found(99)) && found(100).is_same(&orphaned));
+        assert!(!found(100).is_same(&found(102)));
+        assert!(!found(100).is_same(&Found { bundle: "/r/b".into(), ..found(100) }));
     }
 
     #[test]

@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(hot.warmth("", OWN, &[]), Warmth::Hot);
         assert_eq!(hot.warmth("t", Shape { cpus: 4, ..OWN }, &[]), Warmth::Hot);
         assert_eq!(hot.warmth("", Shape { cpus: 8, ..OWN }, &[]), Warmth::Hot);
-        assert_eq!(hot.warmth("", Shape { cpus: 2, ..OWN }, &[]), Warmth::Cold);
+        assert_eq!(hot.warmth("", Shape { cpus: 6, ..OWN }, &[]), Warmth::Cold);
         assert_eq!(hot.warmth("other", OWN, &[]), Warmth::Cold);
         assert_eq!(Hot::default().warmth("", OWN, &[]), Warmth::Cold, "an agent that tells of none");
     }
