@@ -227,10 +227,12 @@ enum Order {
 impl Caller {
     /// Until the server confirms it.
     async fn order(&self, agent: &str, order: Order) {
+        // One whose answer was lost may have been taken in: it is over when the last try is.
+        if order == Order::Uncordon {
+            self.world.to_be_uncordoned(agent);
+        }
         for _ in 0..TRIES {
-            if order == Order::Uncordon {
-                self.world.to_be_uncordoned(agent);
-            }
+            let before = self.world.uncordons(agent);
             let mut service = FleetServiceClient::new(self.channel());
             let named = agent.to_owned();
             let call = async {
@@ -247,8 +249,9 @@ impl Caller {
             match within(ORDER_PATIENCE, call).await {
                 Some(Ok(())) => {
                     self.world.note(format_args!("{agent}: {order:?} is confirmed"));
-                    if order == Order::Cordon {
-                        self.world.cordoned(agent);
+                    match order {
+                        Order::Cordon => self.world.cordoned(agent, before),
+                        Order::Uncordon => self.world.uncordon_is_over(agent),
                     }
                     return;
                 }

@@ -70,6 +70,8 @@ struct State {
     last_disturbed: BTreeMap<String, Duration>,
     /// Agents the server has confirmed to be cordoned, and when it did.
     cordoned: BTreeMap<String, Duration>,
+    /// Uncordons asked for, and those that are over: as long as these differ nobody knows which order comes last.
+    uncordons: BTreeMap<String, (u64, u64)>,
     /// When each name was first asked for.
     asked: BTreeMap<String, Duration>,
     /// Living runners and waiting callers, as the server has them.
@@ -160,6 +162,7 @@ impl World {
             disturbed: BTreeSet::new(),
             last_disturbed: BTreeMap::new(),
             cordoned: BTreeMap::new(),
+            uncordons: BTreeMap::new(),
             asked: BTreeMap::new(),
             servers_view: (0, 0),
             violations: Vec::new(),
@@ -289,14 +292,29 @@ impl World {
 
     // Operators.
 
-    pub(crate) fn cordoned(&self, agent: &str) {
+    /// A cordon is confirmed that was asked for when [`World::uncordons`] was `before`.
+    pub(crate) fn cordoned(&self, agent: &str, before: (u64, u64)) {
+        if before.0 != before.1 || self.uncordons(agent) != before {
+            return;
+        }
         let mut state = self.lock();
         let now = state.clock;
         state.cordoned.insert(agent.to_owned(), now);
     }
 
+    /// Uncordons asked for, and over.
+    pub(crate) fn uncordons(&self, agent: &str) -> (u64, u64) {
+        self.lock().uncordons.get(agent).copied().unwrap_or_default()
+    }
+
     pub(crate) fn to_be_uncordoned(&self, agent: &str) {
-        self.lock().cordoned.remove(agent);
+        let mut state = self.lock();
+        state.cordoned.remove(agent);
+        state.uncordons.entry(agent.to_owned()).or_default().0 += 1;
+    }
+
+    pub(crate) fn uncordon_is_over(&self, agent: &str) {
+        self.lock().uncordons.entry(agent.to_owned()).or_default().1 += 1;
     }
 
     pub(crate) fn asked(&self, name: &str) {

@@ -70,7 +70,7 @@ impl Life {
     /// A new state for this slot, proved by a restore, after which the VM is ready.
     async fn save_and_restore(&mut self) -> Result<(), Unsaved> {
         let making = self.making();
-        let draft = self.held.draft_state(&making).await.map_err(|words| Unsaved::State(words))?;
+        let draft = self.held.draft_state(&making).await.map_err(Unsaved::State)?;
         self.boot(StateUse::Save(draft.dir().to_owned())).await.map_err(Unsaved::because)?;
         if self.is_claimed() {
             // Ready is ready: the state is saved another time.

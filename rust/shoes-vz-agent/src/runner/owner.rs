@@ -148,7 +148,7 @@ impl Owner {
                     return self.start(class, order).await;
                 }
                 // Whatever changes may be what is waited for.
-                Offer::Wait => drop(freed.changed().await),
+                Offer::Wait => freed.changed().await,
             }
         }
     }

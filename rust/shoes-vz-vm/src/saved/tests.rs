@@ -126,7 +126,8 @@ fn a_state_of_another_vm_is_told_by_what_differs_most() {
 
 #[test]
 fn whatever_is_done_to_a_file_of_it_is_noticed() {
-    let damages: [(&str, &dyn Fn(&Path)); 7] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage<'_>); 7] = [
         (file::STATE, &|p| fs::write(p, "devicez").unwrap()),
         (file::STATE, &|p| fs::write(p, "").unwrap()),
         (file::STATE, &|p| fs::remove_file(p).unwrap()),
