@@ -255,7 +255,13 @@ impl Caller {
                     }
                     return;
                 }
-                other => self.world.note(format_args!("{agent}: {order:?} is not confirmed: {other:?}")),
+                // Without its headers: one of them is the real time.
+                Some(Err(status)) => self.world.note(format_args!(
+                    "{agent}: {order:?} is not confirmed: {:?}: {}",
+                    status.code(),
+                    status.message()
+                )),
+                None => self.world.note(format_args!("{agent}: {order:?} is not answered")),
             }
             sleep(LONGEST_PAUSE).await;
         }
