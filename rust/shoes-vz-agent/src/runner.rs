@@ -121,26 +121,14 @@ pub fn begin(ctx: Arc<Context>, order: Order, place: Place) -> Handle {
     let lifetime = order.max_lifetime.or(ctx.max_lifetime);
     let class = Class::of(&ctx.template, &order);
     let meta = RuntimeMetadata {
-        runner_id: order.id.to_string(),
-        ip_address: String::new(),
-        created_at: now,
-        state: DiskState::Creating,
-        updated_at: now,
         runner_name: order.name.clone(),
         cloud_id: order.cloud_id.clone(),
         template_path: ctx.template.path.to_string_lossy().into_owned(),
-        setup_handed_over: false,
-        ssh_ready: false,
-        runner_seen: false,
-        stages: Vec::new(),
         max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs()),
-        slot: None,
-        spare: false,
-        start_path: None,
         cpus: class.cpus,
         memory_bytes: class.memory_bytes,
         disk_bytes: class.disk_bytes,
-        template_fingerprint: ctx.template.fingerprint(),
+        ..RuntimeMetadata::begun(order.id, DiskState::Creating, now)
     };
     let record = Record::begin(ctx.clone(), bundle, meta);
     record.publish();

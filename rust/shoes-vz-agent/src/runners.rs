@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     id::{RunnerId, RunnerName},
@@ -105,12 +104,13 @@ impl Runners {
     }
 
     async fn adopt(&self, bundle: Bundle) -> Past {
+        let nameless = || RuntimeMetadata::begun(bundle.runner, DiskState::Error, self.ctx.outside.now());
         let meta = match bundle.metadata() {
             Ok(Some(meta)) => meta,
-            Ok(None) => nameless(&bundle, self.ctx.outside.now()),
+            Ok(None) => nameless(),
             Err(error) => {
                 tracing::warn!(bundle = ?bundle.path, %error, "RuntimeMetadata.json cannot be read; the runner is known by its id only");
-                nameless(&bundle, self.ctx.outside.now())
+                nameless()
             }
         };
         if meta.spare {
@@ -290,30 +290,4 @@ enum Past {
     /// It is there, and does not answer.
     Unknown,
     Over,
-}
-
-/// All that is known of a bundle without metadata.
-fn nameless(bundle: &Bundle, now: Timestamp) -> RuntimeMetadata {
-    RuntimeMetadata {
-        runner_id: bundle.runner.to_string(),
-        ip_address: String::new(),
-        created_at: now,
-        state: DiskState::Error,
-        updated_at: now,
-        runner_name: String::new(),
-        cloud_id: String::new(),
-        template_path: String::new(),
-        setup_handed_over: false,
-        ssh_ready: false,
-        runner_seen: false,
-        stages: Vec::new(),
-        max_lifetime_seconds: 0,
-        slot: None,
-        spare: false,
-        start_path: None,
-        cpus: 0,
-        memory_bytes: 0,
-        disk_bytes: 0,
-        template_fingerprint: String::new(),
-    }
 }

@@ -115,9 +115,37 @@ pub struct RuntimeMetadata {
     /// Addition: the size of its disk.
     #[serde(default)]
     pub disk_bytes: u64,
-    /// Addition: of the template's files when it was begun; "" = not written down.
+    /// Addition: of the template's files when a spare was begun; "" = not written down, or begun for its runner.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub template_fingerprint: String,
+}
+
+impl RuntimeMetadata {
+    /// What is true of any bundle begun at `now`: everything else is "", 0 or not yet.
+    pub fn begun(runner: RunnerId, state: DiskState, now: jiff::Timestamp) -> Self {
+        Self {
+            runner_id: runner.to_string(),
+            ip_address: String::new(),
+            created_at: now,
+            state,
+            updated_at: now,
+            runner_name: String::new(),
+            cloud_id: String::new(),
+            template_path: String::new(),
+            setup_handed_over: false,
+            ssh_ready: false,
+            runner_seen: false,
+            stages: Vec::new(),
+            max_lifetime_seconds: 0,
+            slot: None,
+            spare: false,
+            start_path: None,
+            cpus: 0,
+            memory_bytes: 0,
+            disk_bytes: 0,
+            template_fingerprint: String::new(),
+        }
+    }
 }
 
 #[cfg(test)]

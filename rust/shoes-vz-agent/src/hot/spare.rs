@@ -74,26 +74,14 @@ impl Spare {
     pub(super) fn begin(self, ctx: Arc<Context>, bundle: Bundle, ticket: Ticket) {
         let now = ctx.outside.now();
         let meta = RuntimeMetadata {
-            runner_id: bundle.runner.to_string(),
-            ip_address: String::new(),
-            created_at: now,
-            state: DiskState::Creating,
-            updated_at: now,
-            runner_name: String::new(),
-            cloud_id: String::new(),
             template_path: ctx.template.path.to_string_lossy().into_owned(),
-            setup_handed_over: false,
-            ssh_ready: false,
-            runner_seen: false,
-            stages: Vec::new(),
-            max_lifetime_seconds: 0,
             slot: Some(ticket.index()),
             spare: true,
-            start_path: None,
             cpus: self.class.cpus,
             memory_bytes: self.class.memory_bytes,
             disk_bytes: self.class.disk_bytes,
             template_fingerprint: ctx.template.fingerprint(),
+            ..RuntimeMetadata::begun(bundle.runner, DiskState::Creating, now)
         };
         let held = SlotVm::new(ctx.clone(), bundle, ticket);
         self.spawn(ctx, held, meta, From::Nothing);
