@@ -1,0 +1,143 @@
+//! Whole files: replaced durably, read up to a limit.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Suffix of a file that is being written. Whoever cleans up after a crash looks for it.
+pub const PART_SUFFIX: &str = ".new";
+
+/// Who may read a file that [`replace`] writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// The owner alone (mode 0600).
+    Owner,
+    /// Everyone (mode 0644).
+    Everyone,
+}
+
+/// Puts `bytes` in the place of whatever is at `path`. A reader sees the old file or the new one, whole; so does a
+/// machine that loses its power: file and directory are flushed (`fsync`) before this returns.
+///
+/// On an error the old file stays.
+pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(PART_SUFFIX);
+    let part = PathBuf::from(name);
+    let written = write_part(&part, bytes, readers).and_then(|()| fs::rename(&part, path));
+    if let Err(e) = written {
+        // On a full disk the part would keep the room that everybody waits for. The first error is the one to report.
+        let _ = fs::remove_file(&part);
+        return Err(e);
+    }
+    sync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+fn write_part(part: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
+    let mode = match readers {
+        Readers::Owner => 0o600,
+        Readers::Everyone => 0o644,
+    };
+    let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(part)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes renamings, creations and removals in `dir` durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Reads a file of at most `limit` bytes. A longer one, also one without an end (`/dev/zero`), is an error
+/// ([`io::ErrorKind::FileTooLarge`]) that names the limit, and so is what is not a file: a FIFO would block for ever.
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let kind = fs::metadata(path)?.file_type();
+    use std::os::unix::fs::FileTypeExt as _;
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if kind.is_fifo() || kind.is_socket() {
+        return Err(io::Error::other("it is a FIFO or a socket, not a regular file"));
+    }
+    read_up_to(File::open(path)?, limit)
+}
+
+/// [`read_bounded`], as text.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    String::from_utf8(read_bounded(path, limit)?).map_err(|e| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8 ({})", e.utf8_error()))
+    })
+}
+
+/// [`read_bounded`]; `None` when there is no such file.
+pub fn read_if_any(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    match read_bounded(path, limit) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// All of `reader`, which must not be longer than `limit` bytes.
+pub fn read_up_to(reader: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let text = format!("it is larger than {}", crate::units::show_size(limit));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_only_its_readers_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        assert_eq!(read_if_any(&path, 10).unwrap(), None);
+        replace(&path, b"first, long", Readers::Owner).unwrap();
+        replace(&path, b"second", Readers::Owner).unwrap();
+        assert_eq!(read_if_any(&path, 10).unwrap().as_deref(), Some(&b"second"[..]));
+        assert_eq!(mode(&path), 0o600);
+        replace(&dir.path().join("g"), b"", Readers::Everyone).unwrap();
+        assert_eq!(mode(&dir.path().join("g")) & 0o600, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no part stays behind");
+    }
+
+    #[test]
+    fn a_replacement_that_fails_leaves_the_old_file_and_no_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("inside"), "x").unwrap();
+        assert!(replace(&path, b"bytes", Readers::Owner).is_err(), "a directory is not replaced by a file");
+        assert!(path.join("inside").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_read_ends_at_its_limit_and_never_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read_bounded(&path, 5).unwrap(), b"12345");
+        let long = read_bounded(&path, 4).unwrap_err();
+        assert!(long.kind() == io::ErrorKind::FileTooLarge && long.to_string().contains("4 bytes"), "{long}");
+        assert!(read_bounded(Path::new("/dev/zero"), 1 << 16).unwrap_err().to_string().contains("64.0 KiB"));
+        assert_eq!(read_bounded(dir.path(), 1).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        fs::write(&path, [0xff]).unwrap();
+        assert!(read_text(&path, 5).unwrap_err().to_string().contains("UTF-8"));
+    }
+}

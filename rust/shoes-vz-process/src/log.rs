@@ -1,0 +1,247 @@
+//! One log for every program: lines to stderr, as text or JSON, times in UTC (RFC 3339).
+//!
+//! A log can lose lines; it never changes what the program does. Writing never fails, never panics and, for a service,
+//! never waits: a thread of its own writes, and when stderr takes no more (its reader is stopped, or gone, or its disk
+//! is full) lines are dropped and counted ([`lost`]). Once lines can be written again, one says how many are missing.
+
+use std::{
+    io::{self, IsTerminal as _, Write},
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// How many lines may wait for stderr.
+const WAITING: usize = 8192;
+
+/// Lines that a writer could not write. Those dropped before they reached it are counted by [`ErrorCounter`].
+static LOST: AtomicU64 = AtomicU64::new(0);
+/// The counter of the service's writer, once there is one.
+static DROPPED: std::sync::OnceLock<ErrorCounter> = std::sync::OnceLock::new();
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, fields flattened.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(format!("{other:?} is neither \"text\" nor \"json\"")),
+        }
+    }
+}
+
+/// Which lines are written: `info`, or `warn,shoes_vz_agent=debug` (`tracing`'s `EnvFilter`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter(String);
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(e) => Err(format!(
+                "{text:?} is not a valid log filter ({e}); write info, or warn,shoes_vz_agent=debug"
+            )),
+        }
+    }
+}
+
+impl Filter {
+    /// What is logged unless something else is asked for.
+    pub fn info() -> Self {
+        Self("info".to_owned())
+    }
+
+    /// For `tracing`.
+    pub fn layer(&self) -> EnvFilter {
+        EnvFilter::builder().parse_lossy(&self.0)
+    }
+}
+
+/// Who writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// A program that runs for long: a thread writes, and nobody waits for it.
+    Service,
+    /// A command: lines are written at once, so that they stand before what the command prints next.
+    Command,
+}
+
+/// Keeps the log's thread. Dropped last, so that the last lines are written.
+#[derive(Debug)]
+#[must_use = "the log's last lines are written when this is dropped"]
+pub struct Log {
+    _thread: Option<WorkerGuard>,
+}
+
+/// Starts the log of this process and counts its panics from now on. A second call changes nothing.
+pub fn start(filter: &Filter, format: Format, writer: Writer) -> Log {
+    let log = match writer {
+        Writer::Service => {
+            let (writer, guard) = non_blocking(io::stderr());
+            let _ = DROPPED.set(writer.error_counter());
+            install(filter, format, writer);
+            Log { _thread: Some(guard) }
+        }
+        Writer::Command => {
+            install(filter, format, stderr);
+            Log { _thread: None }
+        }
+    };
+    crate::panics::watch();
+    log
+}
+
+fn non_blocking(inner: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(Unfailing::new(inner))
+}
+
+fn install<W>(filter: &Filter, format: Format, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let ansi = format == Format::Text && io::stderr().is_terminal();
+    // Without `log_internal_errors(false)` a failed write is printed by `eprintln!`, which panics.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter.layer())
+        .with_writer(writer)
+        .with_ansi(ansi)
+        .log_internal_errors(false);
+    // An error means that this process, a test's, has a log already.
+    let _ = match format {
+        Format::Text => tracing::subscriber::set_global_default(log.finish()),
+        Format::Json => tracing::subscriber::set_global_default(log.json().flatten_event(true).finish()),
+    };
+}
+
+/// A writer of stderr for `tracing` that never fails; what it cannot write is counted.
+pub fn stderr() -> Unfailing<io::Stderr> {
+    Unfailing::new(io::stderr())
+}
+
+/// How many lines this process has lost.
+pub fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed) + DROPPED.get().map_or(0, |d| d.dropped_lines() as u64)
+}
+
+pub(crate) fn count_lost(lines: u64) {
+    LOST.fetch_add(lines, Ordering::Relaxed);
+}
+
+/// Writes to `inner` and counts, instead of reporting, what cannot be written.
+#[derive(Debug)]
+pub struct Unfailing<W> {
+    inner: W,
+    /// Lines lost before this one, not yet said to be missing.
+    missing: u64,
+}
+
+impl<W> Unfailing<W> {
+    /// Around any writer.
+    pub fn new(inner: W) -> Self {
+        Self { inner, missing: 0 }
+    }
+}
+
+impl<W: Write> Write for Unfailing<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.missing > 0
+            && writeln!(
+                self.inner,
+                "{{\"level\":\"WARN\",\"message\":\"log lines are missing here\",\"lines\":{}}}",
+                self.missing
+            )
+            .is_ok()
+        {
+            self.missing = 0;
+        }
+        if self.inner.write_all(line).is_err() {
+            self.missing += 1;
+            count_lost(1);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // What cannot be flushed was counted when it was written, or is lost with the process.
+        let _ = self.inner.flush();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Fails while `full`.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(bool, Vec<u8>)>>);
+
+    impl Disk {
+        fn set_full(&self, full: bool) {
+            self.0.lock().unwrap().0 = full;
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().1.clone()).unwrap()
+        }
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut disk = self.0.lock().unwrap();
+            if disk.0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            disk.1.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_said_to_be_missing_later() {
+        let disk = Disk::default();
+        let mut writer = Unfailing::new(disk.clone());
+        let before = lost();
+        writer.write_all(b"one\n").unwrap();
+        disk.set_full(true);
+        writer.write_all(b"two\n").unwrap();
+        writer.write_all(b"three\n").unwrap();
+        disk.set_full(false);
+        writer.write_all(b"four\n").unwrap();
+        writer.flush().unwrap();
+        let text = disk.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!((lines[0], lines[2], lines.len()), ("one", "four", 3));
+        assert!(lines[1].contains("missing") && lines[1].contains(":2}"), "{}", lines[1]);
+        assert!(lost() >= before + 2);
+    }
+
+    #[test]
+    fn filters_and_formats_are_checked() {
+        assert!("info".parse::<Filter>().is_ok() && "warn,shoes_vz_agent=debug".parse::<Filter>().is_ok());
+        assert!("a=b=c".parse::<Filter>().unwrap_err().contains("not a valid log filter"));
+        assert_eq!("json".parse(), Ok(Format::Json));
+        assert!("xml".parse::<Format>().unwrap_err().contains("neither"));
+    }
+}

@@ -1,0 +1,146 @@
+//! The command line: Go's single dash does as well as two, and every unknown flag is reported at once.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+};
+
+use clap::{
+    ArgMatches, Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::Mistakes;
+
+/// What `command` makes of `args` (with the program's name), and the mistakes so far: each flag that it does not have.
+///
+/// The error is `clap`'s own: `--help`, `--version`, or the one mistake that keeps it from reading on.
+pub fn parse(
+    mut command: Command,
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<(ArgMatches, Mistakes), clap::Error> {
+    // So that flags of a parent are known below it.
+    command.build();
+    let mut args = two_dashes(&command, args);
+    let mut mistakes = Mistakes::default();
+    loop {
+        let error = match command.clone().try_get_matches_from(&args) {
+            Ok(matches) => return Ok((matches, mistakes)),
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::UnknownArgument {
+            return Err(with(error, &mistakes));
+        }
+        let Some(at) = unknown(&error).and_then(|unknown| position(&args, &unknown)) else {
+            return Err(with(error, &mistakes));
+        };
+        let removed = args.remove(at);
+        if !removed.as_bytes().starts_with(b"--") {
+            // A stray word: where one is, the flags around it may be its remains, so say no more.
+            return Err(with(error, &mistakes));
+        }
+        mistakes.0.push(first_lines(&error));
+        let is_value = |next: &OsString| !next.as_bytes().starts_with(b"-");
+        if !removed.as_bytes().contains(&b'=') && args.get(at).is_some_and(is_value) {
+            args.remove(at);
+        }
+    }
+}
+
+/// `error`, with what was found before it.
+fn with(error: clap::Error, before: &Mistakes) -> clap::Error {
+    if before.0.is_empty() || !error.use_stderr() {
+        return error;
+    }
+    let all = before.0.iter().map(|m| format!("\nerror: {m}")).collect::<String>();
+    clap::Error::raw(error.kind(), format!("{}{all}\n", first_lines(&error)))
+}
+
+fn unknown(error: &clap::Error) -> Option<String> {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(arg)) => Some(arg.clone()),
+        _ => None,
+    }
+}
+
+/// Where the argument that `clap` calls `name` is: `--name`, or `--name=value`.
+fn position(args: &[OsString], name: &str) -> Option<usize> {
+    let same = |arg: &OsString| {
+        let bytes = arg.as_bytes();
+        bytes == name.as_bytes()
+            || bytes.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+    };
+    args.iter().skip(1).position(same).map(|at| at + 1)
+}
+
+/// `clap`'s message without its usage: "unexpected argument '--grpc-adr' found; a similar argument exists: '--grpc-addr'".
+pub fn first_lines(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .map(|line| line.trim().trim_start_matches("error: ").trim_start_matches("tip: "))
+        .filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+/// Rewrites `-flag` and `-flag=value` as `--flag`, as far as `command` reads flags: not the value of a flag, nothing after
+/// `--`, and not the arguments of a program that a subcommand runs.
+pub(super) fn two_dashes(command: &Command, args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args = args.into_iter();
+    let mut out: Vec<OsString> = args.next().into_iter().collect();
+    let mut at = command;
+    let mut positionals = 0;
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        if bytes == b"--" {
+            out.push(arg);
+            break;
+        }
+        let Some(flag) = bytes.strip_prefix(b"-").filter(|rest| !rest.is_empty()) else {
+            if positionals == 0
+                && let Some(sub) = arg.to_str().and_then(|name| at.find_subcommand(name))
+            {
+                at = sub;
+                out.push(arg);
+                continue;
+            }
+            positionals += 1;
+            out.push(arg);
+            if runs_a_program(at, positionals) {
+                break;
+            }
+            continue;
+        };
+        let body = flag.strip_prefix(b"-").unwrap_or(flag);
+        let (name, has_value) = match body.iter().position(|b| *b == b'=') {
+            Some(at) => (&body[..at], true),
+            None => (body, false),
+        };
+        if name.len() < 2 || !name[0].is_ascii_lowercase() {
+            // `-h`, `-V`, `-1`, `---x`: as they are.
+            out.push(arg);
+            continue;
+        }
+        let value_follows = !has_value && takes_value(at, name);
+        out.push(OsString::from_vec([b"--", body].concat()));
+        if value_follows && let Some(value) = args.next() {
+            out.push(value);
+        }
+    }
+    out.extend(args);
+    out
+}
+
+fn takes_value(command: &Command, name: &[u8]) -> bool {
+    let named = |arg: &&clap::Arg| arg.get_long().is_some_and(|long| OsStr::new(long).as_bytes() == name);
+    command
+        .get_arguments()
+        .find(named)
+        .is_some_and(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set())
+}
+
+/// Whether the last positional seen is the first of a program's own arguments.
+fn runs_a_program(command: &Command, positionals: usize) -> bool {
+    command.get_positionals().nth(positionals - 1).is_some_and(clap::Arg::is_trailing_var_arg_set)
+}

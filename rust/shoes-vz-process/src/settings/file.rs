@@ -1,0 +1,64 @@
+//! The TOML file.
+
+use std::path::Path;
+
+use super::{CONFIG, Program, Setting};
+
+/// Longest configuration file that is read, in bytes.
+pub(super) const LONGEST: u64 = 1 << 20;
+
+/// What the file says: settings as a flag would have them, and the program's own tables.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) given: Vec<(&'static Setting, String)>,
+    pub(super) tables: toml::Table,
+}
+
+pub(super) fn read(program: &Program, text: &str, path: &Path, mistakes: &mut Vec<String>) -> File {
+    let at = path.display();
+    let table: toml::Table = match text.parse() {
+        Ok(table) => table,
+        Err(e) => {
+            mistakes.push(format!("{at} is not valid TOML: {}", e.to_string().trim_end()));
+            return File::default();
+        }
+    };
+    let mut file = File::default();
+    for (key, value) in table {
+        if program.tables.contains(&key.as_str()) {
+            file.tables.insert(key, value);
+            continue;
+        }
+        let Some(setting) = program.find(&key.replace('_', "-")) else {
+            mistakes.push(format!("{at}: {key:?} is not a setting of {}; see --help", program.name));
+            continue;
+        };
+        if setting.name == CONFIG.name {
+            mistakes.push(format!("{at}: a configuration file cannot name another one"));
+        } else if file.given.iter().any(|(s, _)| s.name == setting.name) {
+            mistakes.push(format!("{at}: {:?} is there twice, with \"-\" and with \"_\"", setting.name));
+        } else if let Some(text) = scalar(&value) {
+            file.given.push((setting, text));
+        } else {
+            let kind = value.type_str();
+            mistakes.push(format!(
+                "{at}: {key}: it is a TOML {kind}; a string, a number, true or false is needed"
+            ));
+        }
+    }
+    file
+}
+
+/// A TOML value as the text a flag would have; an array of strings as a flag's list.
+pub fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        toml::Value::Array(all) => {
+            let texts: Option<Vec<&str>> = all.iter().map(toml::Value::as_str).collect();
+            texts.map(|t| t.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
