@@ -8,12 +8,14 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use shoes_vz_model::id::RunnerId;
+use shoes_vz_process::settings::Values;
 
-use crate::{bundles::Bundle, cli::PlaceArgs, settings};
+use crate::{bundles::Bundle, settings};
 
 /// The bundle of the runner the operator named.
-fn bundle(place: &PlaceArgs, id: &str) -> anyhow::Result<Bundle> {
-    let runners_path = settings::runners_path(place)?;
+fn bundle(mut values: Values, id: &str) -> anyhow::Result<Bundle> {
+    let runners_path = settings::runners_path(&mut values);
+    let runners_path = values.finish(runners_path)?;
     let runner: RunnerId = id.trim_end_matches('/').trim_end_matches(".bundle").parse()?;
     let bundle = Bundle::of(&runners_path, runner);
     anyhow::ensure!(

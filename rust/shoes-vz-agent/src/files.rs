@@ -1,29 +1,20 @@
 //! Small files that are there either wholly or not at all, readable by nobody else.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
-/// Puts `bytes` in the place of whatever was at `path`, mode 0600.
+use shoes_vz_process::files::{self, Readers};
+
+/// Longest of the agent's own files, in bytes: a setup script is the largest.
+const LONGEST: u64 = 64 << 20;
+
+/// Puts `bytes` in the place of whatever was at `path`, mode 0600, durably.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    fs::rename(&new, path)
+    files::replace(path, bytes, Readers::Owner)
 }
 
 /// The file's bytes; `None` when there is none.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
+    files::read_if_any(path, LONGEST)
 }
 
 /// The file's last `max` bytes; none at all when it is not there.

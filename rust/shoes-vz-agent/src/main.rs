@@ -4,13 +4,16 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::Parser as _;
 use shoes_vz_agent::{
-    cli::{Cli, Command, RunArgs, TemplateCommand, from_go},
+    cli::{Cli, Command, TemplateCommand, with_default_command},
     commands, run,
-    settings::{LogFormat, Raw, Settings, log_format},
+    settings::Settings,
     template_build, template_install, warm,
 };
+use shoes_vz_process::{
+    USAGE, log, say,
+    settings::{Mistakes, Values, command_line},
+};
 use shoes_vz_vm::{process, template::TemplateDir};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -20,16 +23,20 @@ fn main() -> ExitCode {
         Some("vm") => return vm(args),
         _ => {}
     }
-    let cli = match Cli::try_parse_from(from_go(args)) {
-        Ok(cli) => cli,
+    let (cli, mistakes) = match command_line::read::<Cli>(with_default_command(args)) {
+        Ok(read) => read,
         Err(error) => error.exit(),
     };
     let is_exec = matches!(cli.command, Command::Exec(_));
-    match runtime(tokio::runtime::Builder::new_multi_thread(), dispatch(cli.command)) {
+    match runtime(tokio::runtime::Builder::new_multi_thread(), dispatch(cli.command, mistakes)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("shoes-vz-agent: {error:#}");
-            ExitCode::from(if is_exec { commands::exec::OWN_FAILURE } else { 1 })
+            say(format_args!("shoes-vz-agent: {error:#}"));
+            ExitCode::from(match error.is::<Mistakes>() {
+                _ if is_exec => commands::exec::OWN_FAILURE,
+                true => USAGE,
+                false => 1,
+            })
         }
     }
 }
@@ -54,7 +61,7 @@ fn vm(args: Vec<OsString>) -> ExitCode {
         .name("vm".into())
         .spawn(move || std::process::exit(i32::from(run() != ExitCode::SUCCESS)));
     if let Err(error) = vm {
-        eprintln!("shoes-vz-agent: starting the VM's thread: {error}");
+        say(format_args!("shoes-vz-agent: cannot start the VM's thread: {error}"));
         return ExitCode::FAILURE;
     }
     process::main_loop();
@@ -72,9 +79,14 @@ fn runtime(
     outcome
 }
 
-async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+async fn dispatch(command: Command, mistakes: Mistakes) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => serve(&args).await?,
+        Command::Run(flags) => return serve(Values::gather(&flags, std::env::vars_os(), mistakes)).await,
+        Command::Template { command: TemplateCommand::Warm(flags) } => {
+            let values = Values::gather(&flags, std::env::vars_os(), mistakes);
+            warm::run(Settings::check(values)?).await?
+        }
+        _ if !mistakes.0.is_empty() => return Err(mistakes.into()),
         Command::List(args) => commands::list::run(&args).await?,
         Command::Start(args) => commands::power::start(&args).await?,
         Command::Stop(args) => commands::power::stop(&args).await?,
@@ -89,9 +101,6 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Template { command: TemplateCommand::RestoreImage { ipsw } } => {
             template_install::look(ipsw.as_deref()).await?
         }
-        Command::Template { command: TemplateCommand::Warm(args) } => {
-            warm::run(Settings::check(&Raw::of_run(&args))?).await?
-        }
         Command::Template { command: TemplateCommand::Check { path } } => {
             let template = TemplateDir::open(&path)?;
             println!("the template {:?} ({}) has all it needs", template.name, template.meta.os.as_str());
@@ -103,17 +112,15 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(args: &RunArgs) -> anyhow::Result<()> {
-    let raw = Raw::of_run(args);
-    log_to_stdout(log_format(&raw).unwrap_or(LogFormat::Text));
-    run::run(Settings::check(&raw)?).await
-}
-
-fn log_to_stdout(format: LogFormat) {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
-    match format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout())).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+async fn serve(mut values: Values) -> anyhow::Result<ExitCode> {
+    let (filter, format) = values.log();
+    let settings = Settings::check(values)?;
+    let _log = log::start(&filter, format, log::Writer::Service);
+    match run::run(settings).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!(reason = format!("{error:#}"), "shoes-vz-agent cannot go on");
+            Ok(ExitCode::FAILURE)
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::Context as _;
 use shoes_vz_model::{Outside, id::AgentId};
+use shoes_vz_process::signals::Signals;
 use shoes_vz_vm::spec::{Accelerator, HypervisorKind};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     bundles::Lock,
@@ -29,7 +29,7 @@ use crate::{
 
 /// Serves this host until told to stop.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let mut stop = Stop::catch()?;
+    let mut signals = Signals::catch().context("cannot install signal handlers")?;
     let _lock = Lock::take(&settings.runners_path)?;
     let agent_id = agent_id(&settings.state_dir)?;
     let notices = match settings.ip_notify_port {
@@ -46,7 +46,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (server, token) = (settings.server.clone(), settings.token.clone());
     let ctx = tokio::select! {
         ctx = context(settings, agent_id, notices) => ctx?,
-        () = stop.told() => return Ok(()),
+        _ = signals.stop() => return Ok(()),
     };
     let runners = Arc::new(Runners::new(ctx.clone()));
     runners.adopt_all().await.context("looking through the runners path")?;
@@ -58,7 +58,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         () = server.serve(|_| ready.write()) => {}
         () = disk.look_on(disk::LOOK_EVERY) => {}
         () = pool.keep(ctx) => {}
-        () = stop.told() => {}
+        _ = signals.stop() => {}
     }
     tracing::info!("the agent stops; its VMs go on, and the next agent adopts them");
     ready.remove()
@@ -125,23 +125,6 @@ async fn accelerator(settings: &Settings) -> Accelerator {
         #[cfg(target_os = "linux")]
         (HypervisorKind::Qemu, Accelerator::Auto) => shoes_vz_vm::accel::detect(&settings.state_dir).await,
         (HypervisorKind::Qemu | HypervisorKind::Vz, given) => given,
-    }
-}
-
-/// SIGTERM or SIGINT.
-struct Stop {
-    term: Signal,
-    int: Signal,
-}
-
-impl Stop {
-    fn catch() -> anyhow::Result<Self> {
-        let catch = |kind| signal(kind).context("catching signals");
-        Ok(Self { term: catch(SignalKind::terminate())?, int: catch(SignalKind::interrupt())? })
-    }
-
-    async fn told(&mut self) {
-        tokio::select! { _ = self.term.recv() => {}, _ = self.int.recv() => {} }
     }
 }
 

@@ -13,6 +13,7 @@ mod stream;
 use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::id::AgentId;
+use shoes_vz_process::secret::Token;
 use shoes_vz_proto::agent::{
     AgentCapacity, AgentInfo, RegisterAgentRequest, RegisterAgentResponse, TemplateInfo,
     agent_service_client::AgentServiceClient,
@@ -26,7 +27,7 @@ use tonic::{
 };
 
 use self::backoff::Backoff;
-use crate::{runners::Runners, settings::Token};
+use crate::runners::Runners;
 
 /// What this agent speaks: ids on commands, pushes, acknowledged ends.
 pub const PROTOCOL: u32 = 1;
@@ -48,7 +49,7 @@ pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
 impl Bearer {
     fn of(token: Option<&Token>) -> Result<Self, InvalidMetadataValue> {
         let value = token.map(|t| {
-            let mut value: MetadataValue<Ascii> = format!("Bearer {}", t.secret()).parse()?;
+            let mut value: MetadataValue<Ascii> = t.authorization().parse()?;
             value.set_sensitive(true);
             Ok(value)
         });

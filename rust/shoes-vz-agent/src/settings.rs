@@ -1,14 +1,12 @@
-//! What `run` was told, read whole: command line and environment before the TOML file before the defaults, and every
-//! mistake reported at once.
+//! What `run` needs, checked on this host.
 
 mod values;
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     net::ToSocketAddrs as _,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,18 +15,17 @@ use shoes_vz_model::{
     id::RunnerId,
     template::{Os, Transport},
 };
+use shoes_vz_process::{
+    secret::Token,
+    settings::{Flags, Mistakes, Table, Values, Zero},
+};
 use shoes_vz_vm::{
     hypervisor::vz,
     spec::{Accelerator, Display, HypervisorKind, Network},
     template::TemplateDir,
 };
 
-pub use values::{LogFormat, Raw, log_format};
-
-use crate::{cli::PlaceArgs, disk, hot::HotPlan, ssh::Login};
-
-/// Where VMs are when nothing else is said; the Go implementation's.
-pub const DEFAULT_RUNNERS_PATH: &str = "/opt/myshoes/vz/runners";
+use crate::{hot::HotPlan, ssh::Login};
 
 /// Everything `run` needs, checked.
 #[derive(Debug)]
@@ -75,115 +72,42 @@ pub struct Settings {
     pub ready_file: Option<PathBuf>,
 }
 
-/// A bearer token; never printed.
-#[derive(Clone)]
-pub struct Token(Arc<str>);
-
-impl Token {
-    /// The token itself.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-
-    fn read(path: &Path) -> Result<Self, String> {
-        let told = |e: &dyn fmt::Display| format!("--token-file: {path:?} cannot be read ({e})");
-        let text = fs::read_to_string(path).map_err(|e| told(&e))?;
-        let token = text.trim();
-        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(format!("--token-file: {path:?} must hold one line of printable ASCII"));
-        }
-        Ok(Self(token.into()))
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
-
-/// All that is wrong with the settings.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<String>);
-
-impl fmt::Display for Mistakes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [one] => f.write_str(one),
-            many => {
-                write!(f, "{} settings are wrong:", many.len())?;
-                many.iter().try_for_each(|m| write!(f, "\n  - {m}"))
-            }
-        }
-    }
-}
-
-impl std::error::Error for Mistakes {}
-
-impl Mistakes {
-    fn take<T>(&mut self, result: Result<T, String>) -> Option<T> {
-        result.map_err(|e| self.0.push(e)).ok()
-    }
-
-    fn take_all<T>(&mut self, result: Result<T, Vec<String>>) -> Option<T> {
-        result.map_err(|all| self.0.extend(all)).ok()
-    }
-}
-
 impl Settings {
-    /// Checks everything `raw` says, on this host.
-    pub fn check(raw: &Raw) -> Result<Self, Mistakes> {
-        let mut wrong = Mistakes(raw.mistakes.clone());
-        let template_path = raw.path("template-path").unwrap_or("/opt/myshoes/vz/templates/macos-26".into());
-        let template =
-            wrong.take(TemplateDir::open(&template_path).map_err(|e| format!("--template-path: {e}")));
-        let hypervisor = wrong.take(values::hypervisor(raw)).flatten();
-        if let (Some(template), Some(kind)) = (&template, hypervisor) {
-            wrong.take(hypervisor_fits(kind, template.meta.os));
+    /// Checks everything that `values` says, on this host.
+    pub fn check(mut values: Values) -> Result<Self, Mistakes> {
+        let v = &mut values;
+        let template_path = v.path("template-path").unwrap_or_default();
+        let template = TemplateDir::open(&template_path).map_err(|e| v.mistake("template-path", e)).ok();
+        let hypervisor = values::hypervisor(v);
+        if let (Some(template), Some(kind)) = (&template, hypervisor)
+            && let Err(why) = hypervisor_fits(kind, template.meta.os)
+        {
+            v.mistake("hypervisor", why);
         }
         let macos = template.as_ref().is_some_and(|t| t.meta.os == Os::Macos);
-        let max_runners = wrong.take(values::max_runners(raw, macos));
-        let runners_path =
-            wrong.take(usable_runners_path(&raw.path("runners-path").unwrap_or(DEFAULT_RUNNERS_PATH.into())));
-        let state_dir = match raw.path("state-dir") {
-            Some(dir) => wrong.take(usable_dir("--state-dir", &dir)),
+        let max_runners = values::max_runners(v, macos);
+        let runners_path = v.path("runners-path").unwrap_or_default();
+        let runners_path = usable_runners_path(&runners_path).map_err(|e| v.mistake("runners-path", e)).ok();
+        let state_dir = match v.path("state-dir") {
+            Some(dir) => usable_dir(&dir).map_err(|e| v.mistake("state-dir", e)).ok(),
             None => runners_path.clone(),
         };
-        let key = raw.path("ssh-key").or_else(|| template.as_ref().and_then(TemplateDir::ssh_key));
-        let login = template.as_ref().and_then(|t| {
-            let Some(key) = key else {
-                wrong.0.push(format!(
-                    "--ssh-key: none was given, and the template {:?} names none (ssh_key_file)",
-                    t.path
-                ));
-                return None;
-            };
-            wrong.take(Login::new(&t.meta.ssh_user, &key, &t.meta.ssh_host_key).map_err(|e| e.to_string()))
-        });
-        if login.is_none() && template.is_none() {
-            // With no template nobody can log in, but a wrong --ssh-key is a mistake of its own.
-            if let Some(key) = raw.path("ssh-key") {
-                wrong.take(Login::new("runner", &key, "").map_err(|e| e.to_string()));
-            }
-        }
+        let login = login(v, template.as_ref());
         let needs_tcp = template.as_ref().is_some_and(|t| t.meta.guest_agent == Transport::Tcp);
-        let port = wrong.take(values::port(raw, "ip-notify-port"));
-        let ip_notify_port = port.and_then(|given| given.or(needs_tcp.then_some(8081)));
-        let token = raw.path("token-file").and_then(|path| wrong.take(Token::read(&path)));
-        let server = wrong.take(values::server(raw));
-        let hostname = wrong.take(values::hostname(raw));
-        let display = wrong.take(values::display(raw));
-        let accelerator = wrong.take(values::accelerator(raw));
-        let network = wrong.take(values::network(raw, hypervisor));
-        let start_deadline = wrong.take(values::duration(raw, "start-deadline", 300, values::Zero::Refused));
-        let max_lifetime =
-            wrong.take(values::duration(raw, "max-lifetime", 24 * 3600, values::Zero::MeansNone));
-        let registration =
-            wrong.take(values::duration(raw, "registration-deadline", 600, values::Zero::Refused));
-        let silence = wrong.take(values::duration(raw, "silent-guest-limit", 600, values::Zero::MeansNone));
-        let min_free_disk = wrong.take(values::size(raw, "min-free-disk", disk::DEFAULT_MIN_FREE));
-        let hot = wrong.take_all(values::hot(raw, needs_tcp));
-        wrong.take(values::log_format(raw));
+        let ip_notify_port = v.port("ip-notify-port").or(needs_tcp.then_some(8081));
+        let token = v.token("token-file");
+        let server = values::server(v);
+        let hostname = values::hostname(v);
+        let display = values::display(v);
+        let accelerator = v.parse("accelerator", str::parse);
+        let network = values::network(v, hypervisor);
+        let start_deadline = v.duration("start-deadline", Zero::Refused);
+        let max_lifetime = v.duration("max-lifetime", Zero::Allowed);
+        let registration = v.duration("registration-deadline", Zero::Refused);
+        let silence = v.duration("silent-guest-limit", Zero::Allowed);
+        let min_free_disk = v.size("min-free-disk");
+        let hot = values::hot(v, needs_tcp);
+        let ready_file = v.path("ready-file");
 
         let whole = || {
             Some(Self {
@@ -197,7 +121,7 @@ impl Settings {
                 display: display?,
                 token,
                 state_dir: state_dir?,
-                hypervisor: hypervisor.unwrap_or(HypervisorKind::of_this_host()),
+                hypervisor: hypervisor?,
                 accelerator: accelerator?,
                 network: network?,
                 start_deadline: start_deadline?,
@@ -206,59 +130,76 @@ impl Settings {
                 silent_guest_limit: silence.filter(|d| !d.is_zero()),
                 min_free_disk: min_free_disk?,
                 hot: hot?,
-                ready_file: raw.path("ready-file"),
+                ready_file,
             })
         };
-        match whole() {
-            Some(settings) if wrong.0.is_empty() => Ok(settings),
-            _ => Err(wrong),
-        }
+        let whole = whole();
+        values.finish(whole)
     }
 }
 
-/// The runners path of the other subcommands, which need nothing else: it must be there.
-pub fn runners_path(place: &PlaceArgs) -> Result<PathBuf, Mistakes> {
-    let raw = Raw::of_place(place);
-    if !raw.mistakes.is_empty() {
-        return Err(Mistakes(raw.mistakes));
-    }
-    let path = raw.path("runners-path").unwrap_or(DEFAULT_RUNNERS_PATH.into());
-    fs::canonicalize(&path)
-        .map_err(|e| Mistakes(vec![format!("--runners-path: {path:?} cannot be opened ({e})")]))
+/// With the key that was given, else the template's.
+fn login(v: &mut Values, template: Option<&TemplateDir>) -> Option<Login> {
+    let given = v.path("ssh-key");
+    let Some(t) = template else {
+        // With no template nobody can log in, but a wrong --ssh-key is a mistake of its own.
+        let key = given?;
+        let _ = Login::new("runner", &key, "").map_err(|e| v.mistake("ssh-key", e));
+        return None;
+    };
+    let Some(key) = given.or_else(|| t.ssh_key()) else {
+        let file = t.path.join("Template.json");
+        v.mistake(
+            "ssh-key",
+            format_args!("no SSH key: name one, or set \"ssh_key_file\" in {}", file.display()),
+        );
+        return None;
+    };
+    Login::new(&t.meta.ssh_user, &key, &t.meta.ssh_host_key).map_err(|e| v.mistake("ssh-key", e)).ok()
+}
+
+/// The values of a subcommand's few settings.
+pub fn of<T: Table>(flags: &Flags<T>) -> Values {
+    Values::gather(flags, std::env::vars_os(), Mistakes::default())
+}
+
+/// The runners path of the other subcommands: it must be there.
+pub fn runners_path(values: &mut Values) -> Option<PathBuf> {
+    let path = values.path("runners-path").unwrap_or_default();
+    let found = fs::canonicalize(&path);
+    found.map_err(|e| values.mistake("runners-path", format_args!("{path:?} cannot be opened ({e})"))).ok()
 }
 
 fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
     match (kind, os) {
         (HypervisorKind::Vz, _) if !vz::Vz::available() => {
-            Err("--hypervisor: this build has no Virtualization.framework, nor its \
+            Err("this build has no Virtualization.framework, nor its \
              stand-in (feature \"swift\"; `make setup-swift build` on Linux); use qemu with a Linux template"
                 .into())
         }
         (HypervisorKind::Qemu, Os::Linux) | (HypervisorKind::Vz, _) => Ok(()),
-        (HypervisorKind::Qemu, Os::Macos) => {
-            Err("--hypervisor: qemu runs Linux guests, and the template is for macOS; \
+        (HypervisorKind::Qemu, Os::Macos) => Err("qemu runs Linux guests, and the template is for macOS; \
              macOS guests need a macOS host, Linux ones a Template.json with \"os\": \"linux\""
-                .into())
-        }
+            .into()),
     }
 }
 
 fn usable_runners_path(path: &Path) -> Result<PathBuf, String> {
-    let path = usable_dir("--runners-path", path)?;
+    let path = usable_dir(path)?;
     let longest = path.join(bundle::dir_name(RunnerId::random())).join(bundle::file::GUEST_SOCKET);
     let over = longest.as_os_str().len().saturating_sub(MAX_SOCKET_PATH);
     match over {
         0 => Ok(path),
         n => Err(format!(
-            "--runners-path: {path:?} is {n} bytes too long for the sockets inside ({MAX_SOCKET_PATH} bytes are all a \
+            "{path:?} is {n} bytes too long for the sockets inside ({MAX_SOCKET_PATH} bytes are all a \
              Unix socket's path may have); use a shorter one"
         )),
     }
 }
 
 /// Makes the directory if need be, and writes into it to see whether that works.
-fn usable_dir(flag: &str, path: &Path) -> Result<PathBuf, String> {
-    let fail = |what: &str, e: io::Error| format!("{flag}: {path:?} {what} ({e})");
+fn usable_dir(path: &Path) -> Result<PathBuf, String> {
+    let fail = |what: &str, e: io::Error| format!("{path:?} {what} ({e})");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| fail("cannot be made", e))?;
     let path = fs::canonicalize(path).map_err(|e| fail("cannot be opened", e))?;
     let probe = path.join(format!(".probe-{}", std::process::id()));
@@ -279,22 +220,18 @@ fn is_host_port(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    pub(crate) fn raw(pairs: &[(&'static str, &str)]) -> Raw {
-        let mut raw = Raw::default();
-        for (name, value) in pairs {
-            raw.set(name, value);
-        }
-        raw
-    }
+    use crate::cli::Run;
 
     #[test]
-    fn every_mistake_is_told_at_once() {
+    fn every_mistake_is_reported_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         let in_file = file.join("runners");
-        let mut raw = raw(&[
+        let config = dir.path().join("agent.toml");
+        fs::write(&config, "max_runers = 1\nhot-idle = \"asleep\"\n[odd]\n").unwrap();
+        let given = [
+            ("config", config.to_str().unwrap()),
             ("server", "nowhere"),
             ("max-runners", "0"),
             ("template-path", "/no/template"),
@@ -308,14 +245,16 @@ mod tests {
             ("log-format", "xml"),
             ("enable-graphics", "maybe"),
             ("token-file", "/no/token"),
-        ]);
-        raw.file("max_runers = 1\n[odd]\n", Path::new("agent.toml"));
-        let wrong = Settings::check(&raw).unwrap_err();
-        for word in [
-            "server",
-            "max-runners",
+        ];
+        let flags = Flags::<Run>::of(given.iter().map(|(n, v)| (*n, (*v).as_ref())));
+        let mut values = Values::gather(&flags, [], Mistakes::default());
+        values.log();
+        let wrong = Settings::check(values).unwrap_err();
+        for part in [
+            "--server",
+            "--max-runners",
             "/no/template",
-            "runners-path",
+            "--runners-path",
             "/no/key",
             "70000",
             "soon",
@@ -327,10 +266,11 @@ mod tests {
             "/no/token",
             "max_runers",
             "odd",
+            "asleep",
         ] {
-            assert_eq!(wrong.0.iter().filter(|m| m.contains(word)).count(), 1, "{word}: {wrong}");
+            assert_eq!(wrong.0.iter().filter(|m| m.contains(part)).count(), 1, "{part}: {wrong}");
         }
-        assert_eq!(wrong.0.len(), 15, "{wrong}");
+        assert_eq!(wrong.0.len(), 16, "{wrong}");
     }
 
     #[test]
@@ -338,19 +278,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let long = dir.path().join("x".repeat(60));
         let wrong = usable_runners_path(&long).unwrap_err();
-        assert!(wrong.contains("too long") && wrong.contains("--runners-path"), "{wrong}");
+        assert!(wrong.contains("too long") && wrong.contains(long.to_str().unwrap()), "{wrong}");
         assert!(usable_runners_path(&dir.path().join("r")).is_ok());
-    }
-
-    #[test]
-    fn a_token_is_read_from_its_file_and_never_printed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        fs::write(&path, "s3cret\n").unwrap();
-        let token = Token::read(&path).unwrap();
-        assert_eq!(token.secret(), "s3cret");
-        assert!(!format!("{token:?}").contains("s3cret"));
-        fs::write(&path, "two words\n").unwrap();
-        assert!(!Token::read(&path).unwrap_err().contains("two words"));
     }
 }

@@ -347,10 +347,10 @@ mod tests {
 
     #[test]
     fn sizes_are_understood_and_nonsense_is_refused() {
-        assert_eq!(bytes("8G"), Ok(8 << 30));
+        assert_eq!(bytes("8GiB"), Ok(8 << 30));
         assert_eq!(bytes("2048MiB"), Ok(2 << 30));
         assert_eq!(bytes("4294967296"), Ok(4 << 30));
-        for wrong in ["8X", "G", "", "12", "99999999G", "1073741825"] {
+        for wrong in ["8X", "G", "", "12", "99999999GiB", "1073741825"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }

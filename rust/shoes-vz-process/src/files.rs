@@ -17,6 +17,8 @@ pub enum Readers {
     Owner,
     /// Everyone (mode 0644).
     Everyone,
+    /// Everyone, and nobody may write it (mode 0444).
+    EveryoneReadOnly,
 }
 
 /// Puts `bytes` in the place of whatever is at `path`. A reader sees the old file or the new one, whole; so does a
@@ -40,8 +42,14 @@ fn write_part(part: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
     let mode = match readers {
         Readers::Owner => 0o600,
         Readers::Everyone => 0o644,
+        Readers::EveryoneReadOnly => 0o444,
     };
-    let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(part)?;
+    // A part that a crash has left may have another mode, or be a link that somebody put there.
+    match fs::remove_file(part) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(part)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -7,7 +7,10 @@
 use std::{
     io::{self, IsTerminal as _, Write},
     str::FromStr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -66,6 +69,12 @@ impl Filter {
         Self("info".to_owned())
     }
 
+    /// From the first of these environment variables that is set; one that cannot be understood counts as not set.
+    pub fn of_env(names: &[&str]) -> Self {
+        let set = names.iter().filter_map(|name| std::env::var(name).ok()).find(|text| !text.is_empty());
+        set.and_then(|text| text.parse().ok()).unwrap_or_else(Self::info)
+    }
+
     /// For `tracing`.
     pub fn layer(&self) -> EnvFilter {
         EnvFilter::builder().parse_lossy(&self.0)
@@ -94,11 +103,11 @@ pub fn start(filter: &Filter, format: Format, writer: Writer) -> Log {
         Writer::Service => {
             let (writer, guard) = non_blocking(io::stderr());
             let _ = DROPPED.set(writer.error_counter());
-            install(filter, format, writer);
+            install(filter, format, writer, io::stderr().is_terminal());
             Log { _thread: Some(guard) }
         }
         Writer::Command => {
-            install(filter, format, stderr);
+            install(filter, format, Mutex::new(stderr()), io::stderr().is_terminal());
             Log { _thread: None }
         }
     };
@@ -110,11 +119,17 @@ fn non_blocking(inner: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard
     NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(Unfailing::new(inner))
 }
 
-fn install<W>(filter: &Filter, format: Format, writer: W)
+/// Starts the log of a process that writes it to a file of its own, as text.
+pub fn start_in(file: std::fs::File, filter: &Filter) {
+    install(filter, Format::Text, Mutex::new(Unfailing::new(file)), false);
+    crate::panics::watch();
+}
+
+fn install<W>(filter: &Filter, format: Format, writer: W, terminal: bool)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let ansi = format == Format::Text && io::stderr().is_terminal();
+    let ansi = format == Format::Text && terminal;
     // Without `log_internal_errors(false)` a failed write is printed by `eprintln!`, which panics.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter.layer())
@@ -185,7 +200,7 @@ impl<W: Write> Write for Unfailing<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use super::*;
 

@@ -119,8 +119,8 @@ impl Program {
 pub trait Table: 'static {
     /// Whose they are.
     const PROGRAM: &'static Program;
-    /// Names of those that this command takes.
-    const NAMES: &'static [&'static str];
+    /// Names of those that this command takes; `None`: all of them.
+    const ONLY: Option<&'static [&'static str]> = None;
     /// Whether the flags may stand before and after a subcommand.
     const GLOBAL: bool = false;
 }
@@ -164,9 +164,9 @@ impl<T: Table> clap::FromArgMatches for Flags<T> {
     }
 
     fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        for name in T::NAMES {
-            if let Some(value) = matches.get_one::<OsString>(name) {
-                self.given.insert(name, value.clone());
+        for setting in taken::<T>() {
+            if let Some(value) = matches.get_one::<OsString>(setting.name) {
+                self.given.insert(setting.name, value.clone());
             }
         }
         Ok(())
@@ -175,12 +175,16 @@ impl<T: Table> clap::FromArgMatches for Flags<T> {
 
 impl<T: Table> clap::Args for Flags<T> {
     fn augment_args(command: clap::Command) -> clap::Command {
-        command.args(T::NAMES.iter().filter_map(|name| T::PROGRAM.find(name)).map(argument::<T>))
+        command.args(taken::<T>().map(argument::<T>))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
         Self::augment_args(command)
     }
+}
+
+fn taken<T: Table>() -> impl Iterator<Item = &'static Setting> {
+    T::PROGRAM.settings.iter().filter(|s| T::ONLY.is_none_or(|only| only.contains(&s.name)))
 }
 
 fn argument<T: Table>(setting: &'static Setting) -> clap::Arg {

@@ -15,12 +15,12 @@ use futures::StreamExt;
 use http::{StatusCode, header};
 use serde::Deserialize;
 use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, Renewal, SetupStatus, Status};
+use shoes_vz_process::secret::Token;
 use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
 
 use crate::{
     State, VERSION, exec, power,
-    settings::Token,
     setup::{self, PutError},
 };
 
@@ -49,12 +49,12 @@ pub fn with_token(router: Router, token: Option<Token>) -> Router {
     let Some(token) = token else { return router };
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
         let shown = request.headers().get(header::AUTHORIZATION).map(|h| h.as_bytes());
-        let may = request.uri().path() == "/health" || shown.is_some_and(|h| token.is_borne_by(h));
+        let may = request.uri().path() == "/health" || token.is_shown_by(shown);
         async move {
             if may {
                 next.run(request).await
             } else {
-                (StatusCode::UNAUTHORIZED, "this guest agent asks for its token (Authorization: Bearer …)\n")
+                (StatusCode::UNAUTHORIZED, "authentication required: send \"Authorization: Bearer TOKEN\"\n")
                     .into_response()
             }
         }

@@ -210,7 +210,6 @@ mod tests {
 
     #[tokio::test]
     async fn fault_17_the_host_is_told_until_it_accepts_and_again_after_a_change() {
-        use clap::Parser;
         use tokio::{
             io::{AsyncReadExt, AsyncWriteExt},
             net::TcpListener,
@@ -219,7 +218,7 @@ mod tests {
         let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = host.local_addr().unwrap().port().to_string();
         let args = ["x", "--host-ip", "127.0.0.1", "--agent-port", &port, "--runner-id", "me"];
-        let settings = crate::settings::Flags::parse_from(args).resolve().unwrap();
+        let settings = crate::settings::Settings::read(args.map(Into::into), []).unwrap();
         let change = Arc::new(Notify::new());
         let changed = change.clone();
         tokio::spawn(async move {

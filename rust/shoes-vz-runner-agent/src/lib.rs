@@ -11,7 +11,6 @@
 //! nothing here asks NSS or a resolver.
 
 pub mod api;
-mod args;
 mod channel;
 pub mod detect;
 mod env;
@@ -34,7 +33,6 @@ use anyhow::Context;
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{info, warn};
 
-pub use args::go_style;
 use settings::{Ask, Settings};
 pub use state::State;
 

@@ -2,9 +2,13 @@
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::Parser;
-use shoes_vz_runner_agent::{go_style, renew, run, settings, setup};
-use tracing::error;
+use shoes_vz_process::{USAGE, log, say, signals::Signals};
+use shoes_vz_runner_agent::{
+    renew, run,
+    settings::{Settings, Unusable},
+    setup,
+};
+use tracing::{error, info};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -21,28 +25,37 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|a| a == renew::HELPER) && args.len() == 2 {
         return renew::helper::run();
     }
-    let flags = settings::Flags::parse_from(go_style(args));
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOESVZ_RUNNER_AGENT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let settings = match flags.resolve() {
+    let settings = match Settings::read(args, std::env::vars_os()) {
         Ok(settings) => settings,
-        Err(mistakes) => {
-            eprintln!("{mistakes}");
-            return ExitCode::from(2);
+        Err(Unusable::Flags(e)) => e.exit(),
+        Err(Unusable::Mistakes(e)) => {
+            say(format_args!("shoes-vz-runner-agent: {e}"));
+            return ExitCode::from(USAGE);
         }
     };
+    let (filter, format) = &settings.log;
+    let _log = log::start(filter, *format, log::Writer::Service);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            error!(%error, "no runtime");
+            error!(reason = %error, "cannot start the async runtime");
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(settings)) {
+    let until_stopped = async {
+        let mut signals = Signals::catch()?;
+        tokio::select! {
+            ended = run(settings) => ended,
+            signal = signals.stop() => {
+                info!(signal, "stopping; a setup script that runs goes on");
+                Ok(())
+            }
+        }
+    };
+    match runtime.block_on(until_stopped) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{error:#}");
+            error!(reason = format!("{error:#}"), "shoes-vz-runner-agent cannot go on");
             ExitCode::FAILURE
         }
     }

@@ -12,12 +12,7 @@ mod keys;
 #[cfg(target_os = "linux")]
 mod sshd;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{io, path::PathBuf, process::Stdio, time::Duration};
 
 use nix::unistd::Uid;
 use shoes_vz_model::guest::{Renewal, Renewed};
@@ -137,15 +132,4 @@ impl Means {
             Err(_) => Err(named(&format!("no end after {} s", DEADLINE.as_secs()))),
         }
     }
-}
-
-/// Puts `bytes` in the place of what is at `path`, whole or not at all.
-fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _};
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-    file.write_all(bytes)?;
-    fs::rename(&new, path)
 }

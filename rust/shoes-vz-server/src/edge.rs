@@ -16,7 +16,7 @@ use shoes_vz_proto::{
 };
 use tonic::{Status, service::Routes};
 
-pub use gate::{Gate, Token};
+pub use gate::Gate;
 
 use crate::{
     fleet::{owner::Fleet, types::Refusal},

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
 
-use crate::{edge::Token, fleet::owner::Fleet, metrics::Metrics};
+use shoes_vz_process::secret::Token;
+
+use crate::{fleet::owner::Fleet, metrics::Metrics};
 
 #[derive(Clone)]
 struct Shared {
@@ -33,12 +35,16 @@ pub fn router(fleet: Fleet, metrics: Arc<Metrics>, token: Option<Token>) -> Rout
 
 async fn with_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     match &shared.token {
-        Some(token) if !token.is_shown_by(request.headers().get(header::AUTHORIZATION)) => {
-            let words = "this server wants its token: send it as \"Authorization: Bearer …\"\n";
-            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], words).into_response()
+        Some(token) if !token.is_shown_by(authorization(&request)) => {
+            let text = "authentication required: send \"Authorization: Bearer TOKEN\"\n";
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], text).into_response()
         }
         Some(_) | None => next.run(request).await,
     }
+}
+
+fn authorization(request: &Request) -> Option<&[u8]> {
+    request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes)
 }
 
 async fn scrape(State(shared): State<Shared>) -> Response {

@@ -1,18 +1,20 @@
 //! Building the server from its settings, running it, and ending it.
 
 use std::{
-    fs,
     future::{Future, IntoFuture as _},
-    io::{self, Write as _},
+    io,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use futures::Stream;
 use shoes_vz_model::Outside;
+use shoes_vz_process::{
+    files::{self, Readers},
+    secret::Token,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -24,7 +26,7 @@ use tonic::transport::{
 };
 
 use crate::{
-    edge::{self, Defaults, Gate, Token},
+    edge::{self, Defaults, Gate},
     fleet::owner::{self, Fleet, Owner},
     http,
     metrics::Metrics,
@@ -145,7 +147,7 @@ impl Bound {
 
         if let Some(path) = &settings.ready_file {
             let text = serde_json::json!({"grpc_addr": grpc_addr.to_string(), "metrics_addr": metrics_addr.to_string()});
-            write_whole(path, &text.to_string())
+            files::replace(path, text.to_string().as_bytes(), Readers::Everyone)
                 .map_err(|source| ServeError::ReadyFile { path: path.clone(), source })?;
         }
         tracing::info!(%grpc_addr, %metrics_addr, version = env!("CARGO_PKG_VERSION"), "ready");
@@ -224,12 +226,4 @@ async fn over<T>(part: tokio::task::JoinHandle<T>) {
     if !part.is_finished() {
         let _ = part.await;
     }
-}
-
-/// Readers see the whole text or none of it.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let part = path.with_extension(format!("part{}", std::process::id()));
-    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&part)?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&part, path)
 }

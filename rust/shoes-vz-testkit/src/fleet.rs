@@ -103,7 +103,7 @@ impl Fleet {
             .arg("--ready-file")
             .arg(&ready)
             .args(&self.options.server_args)
-            .env("RUST_LOG", "info,shoes_vz_server=debug");
+            .env("SHOESVZ_LOG", "info,shoes_vz_server=debug");
         let mut server = Daemon::start("shoes-vz-server", &mut command, &self.dir.path().join("server.log"))
             .expect("the server starts");
         let text = server.ready(&ready, PATIENCE).await.expect("the server gets ready");
@@ -154,7 +154,7 @@ impl Fleet {
             // Tests of runners alone; those of hot VMs and saved states say so in their arguments.
             .env("SHOESVZ_AGENT_HOT", "none")
             .env("SHOESVZ_AGENT_SAVED_STATES", "off")
-            .env("RUST_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
+            .env("SHOESVZ_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
         let agent = Daemon::start("shoes-vz-agent", &mut command, &self.dir.path().join("agent.log"))
             .expect("the agent starts");
         self.agent = Some(agent);

@@ -1,13 +1,10 @@
 //! How a VM ended: in memory, on disk (`VmEnd.json`), on the wire.
 
-use std::{
-    fmt, fs, io,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fmt, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use shoes_vz_model::bundle::file;
+use shoes_vz_process::files::{self, Readers};
 use shoes_vz_proto::vm as wire;
 
 /// What kind of end it was.
@@ -127,14 +124,9 @@ impl End {
     }
 }
 
-/// Writes a file, mode 0600, that is there either wholly or not at all.
+/// Writes a file, mode 0600, that is there either whole or not at all.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    io::Write::write_all(&mut file, bytes)?;
-    fs::rename(&new, path)
+    files::replace(path, bytes, Readers::Owner)
 }
 
 #[cfg(test)]

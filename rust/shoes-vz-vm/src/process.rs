@@ -24,6 +24,7 @@ use std::{
 
 use shoes_vz_channel::socket;
 use shoes_vz_model::bundle::file;
+use shoes_vz_process::log;
 use shoes_vz_proto::vm::vm_service_server::VmServiceServer;
 use tokio::{
     net::UnixListener,
@@ -129,13 +130,10 @@ fn prepare(bundle: &Path) -> Result<(VmSpec, Arc<dyn Hypervisor>), ProcessError>
 }
 
 fn log_to(path: &Path) -> io::Result<()> {
-    let log = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
-        .from_env_lossy();
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Arc::new(log));
-    subscriber.try_init().map_err(io::Error::other)
+    let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    // The agent's settings, as far as a child inherits them.
+    log::start_in(file, &log::Filter::of_env(&["SHOESVZ_AGENT_LOG", "SHOESVZ_LOG"]));
+    Ok(())
 }
 
 #[cfg(target_os = "linux")]

@@ -10,7 +10,7 @@ use shoes_vz_model::{
 };
 use shoes_vz_vm::client::Vm;
 
-use crate::{cli::ExecArgs, duration, guest};
+use crate::{cli::ExecArgs, guest, settings};
 
 /// Exit code when the program never ran, as `env`, `timeout` and `docker` have it.
 pub const OWN_FAILURE: u8 = 125;
@@ -19,8 +19,7 @@ const NOT_STARTED: u8 = 127;
 
 /// Runs it, and gives its exit code.
 pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
-    let bundle = super::bundle(&args.place, &args.id)?;
-    let limit = duration::parse(&args.timeout).map_err(|e| anyhow::anyhow!("--timeout: {e}"))?;
+    let bundle = super::bundle(settings::of(&args.place), &args.id)?;
     let vm = Vm::adopt(&bundle.path).await?;
     anyhow::ensure!(
         vm.is_some(),
@@ -31,8 +30,11 @@ pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
     let ip =
         bundle.metadata().context("reading RuntimeMetadata.json")?.and_then(|m| m.ip_address.parse().ok());
     let (command, rest) = args.command.split_first().context("no program was given")?;
-    let request =
-        ExecRequest { command: command.clone(), args: rest.to_vec(), timeout_seconds: limit.as_secs() };
+    let request = ExecRequest {
+        command: command.clone(),
+        args: rest.to_vec(),
+        timeout_seconds: args.timeout.as_secs(),
+    };
     let done = guest::exec(spec.transport, &bundle.file(file::GUEST_SOCKET), ip, request).await?;
     let mut out = std::io::stdout().lock();
     out.write_all(&output(&done)?).and_then(|()| out.flush()).context("writing the program's output")?;

@@ -20,7 +20,9 @@ struct Row {
 
 /// Prints them.
 pub async fn run(args: &ListArgs) -> anyhow::Result<()> {
-    let runners_path = settings::runners_path(&args.place)?;
+    let mut values = settings::of(&args.place);
+    let runners_path = settings::runners_path(&mut values);
+    let runners_path = values.finish(runners_path)?;
     let mut rows = Vec::new();
     for bundle in bundles::scan(&runners_path)?.bundles {
         let metadata = match bundle.metadata() {

@@ -1,6 +1,6 @@
 //! `start`, `stop`, `delete`.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use shoes_vz_model::{
     guest::port,
     template::Transport,
 };
+use shoes_vz_process::settings::Zero;
 use shoes_vz_vm::{
     client::{Stop, Vm},
     clone,
@@ -21,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     bundles::{Bundle, Lock, LockError},
     cli::{OneArgs, StartArgs, StopArgs},
-    duration, files,
+    duration, files, settings,
     ssh::{Login, Ssh},
 };
 
@@ -30,9 +31,10 @@ const REMOVALS: usize = 5;
 
 /// Boots a stopped VM and waits until SSH answers.
 pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
-    let bundle = super::bundle(&args.place, &args.id)?;
-    let deadline = duration::parse(args.start_deadline.as_deref().unwrap_or("5m"))
-        .map_err(|e| anyhow::anyhow!("--start-deadline: {e}"))?;
+    let mut values = settings::of(&args.place);
+    let deadline = values.duration("start-deadline", Zero::Refused).unwrap_or_default();
+    let given_key = values.path("ssh-key");
+    let bundle = super::bundle(values, &args.id)?;
     anyhow::ensure!(Vm::adopt(&bundle.path).await?.is_none(), "the VM {} is running already", bundle.runner);
     // A running agent removes stopped VMs, and follows none that it did not start.
     let _lock = lock(&bundle)?;
@@ -43,7 +45,7 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
         bundle.runner
     );
     let template = TemplateDir::open(&spec.template)?;
-    let key = args.ssh_key.as_ref().map(PathBuf::from).or_else(|| template.ssh_key());
+    let key = given_key.or_else(|| template.ssh_key());
     let key = key.context("no SSH key: give --ssh-key")?;
     let ssh = Login::new(&template.meta.ssh_user, &key, &template.meta.ssh_host_key)?.of_one_vm();
     renew_lifetime(&bundle, &mut spec)?;
@@ -102,13 +104,12 @@ fn renew_lifetime(bundle: &Bundle, spec: &mut VmSpec) -> anyhow::Result<()> {
 
 /// Ends a VM; its bundle stays.
 pub async fn stop(args: &StopArgs) -> anyhow::Result<()> {
-    let bundle = super::bundle(&args.place, &args.id)?;
-    let grace = duration::parse(&args.grace).map_err(|e| anyhow::anyhow!("--grace: {e}"))?;
+    let bundle = super::bundle(settings::of(&args.place), &args.id)?;
     let vm = Vm::adopt(&bundle.path).await?;
     let vm = vm.with_context(|| format!("the VM {} is not running", bundle.runner))?;
     // Whoever has it knows the VM as its own, and removes the bundle.
     let agent = lock(&bundle).err();
-    vm.stop(Stop::Grace(grace)).await?;
+    vm.stop(Stop::Grace(args.grace)).await?;
     match agent {
         None => {
             set_state(&bundle, DiskState::Stopped)?;
@@ -121,7 +122,7 @@ pub async fn stop(args: &StopArgs) -> anyhow::Result<()> {
 
 /// Ends a VM and removes its bundle. An agent that runs sees both and reports the runner deleted.
 pub async fn delete(args: &OneArgs) -> anyhow::Result<()> {
-    let bundle = super::bundle(&args.place, &args.id)?;
+    let bundle = super::bundle(settings::of(&args.place), &args.id)?;
     if let Some(vm) = Vm::adopt(&bundle.path).await? {
         vm.stop(Stop::Force).await?;
     }

@@ -12,6 +12,14 @@ use clap::{
 
 use super::Mistakes;
 
+/// [`parse`], into a type that `clap` derives.
+pub fn read<C: clap::CommandFactory + clap::FromArgMatches>(
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<(C, Mistakes), clap::Error> {
+    let (matches, mistakes) = parse(C::command(), args)?;
+    Ok((C::from_arg_matches(&matches)?, mistakes))
+}
+
 /// What `command` makes of `args` (with the program's name), and the mistakes so far: each flag that it does not have.
 ///
 /// The error is `clap`'s own: `--help`, `--version`, or the one mistake that keeps it from reading on.

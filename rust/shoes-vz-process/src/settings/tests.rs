@@ -27,18 +27,6 @@ struct All;
 
 impl Table for All {
     const PROGRAM: &'static Program = &PROGRAM;
-    const NAMES: &'static [&'static str] = &[
-        "listen-addr",
-        "state-dir",
-        "grace",
-        "room",
-        "labels",
-        "token-file",
-        "insecure",
-        "config",
-        "log",
-        "log-format",
-    ];
 }
 
 #[derive(Debug, clap::Parser)]

@@ -16,6 +16,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use nix::{errno::Errno, unistd::Uid};
 use shoes_vz_model::guest::{Renewal, Renewed};
+use shoes_vz_process::files::{self, Readers};
 
 /// Less than this is left to the guest's own time service.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
@@ -144,13 +145,21 @@ fn set_ids(renewal: &Renewal) -> Result<(), String> {
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
     const OURS: &str = "/run/shoes-vz-boot-id";
     if !renewal.machine_id.is_empty() {
-        super::replace(Path::new("/etc/machine-id"), format!("{}\n", renewal.machine_id).as_bytes(), 0o444)
-            .map_err(|e| format!("/etc/machine-id cannot be written: {e}"))?;
+        files::replace(
+            Path::new("/etc/machine-id"),
+            format!("{}\n", renewal.machine_id).as_bytes(),
+            Readers::EveryoneReadOnly,
+        )
+        .map_err(|e| format!("/etc/machine-id cannot be written: {e}"))?;
     }
     if !renewal.boot_id.is_empty() {
         // The kernel draws it once, perhaps before the save: then every clone would have the same.
-        super::replace(Path::new(OURS), format!("{}\n", renewal.boot_id).as_bytes(), 0o444)
-            .map_err(|e| format!("{OURS} cannot be written: {e}"))?;
+        files::replace(
+            Path::new(OURS),
+            format!("{}\n", renewal.boot_id).as_bytes(),
+            Readers::EveryoneReadOnly,
+        )
+        .map_err(|e| format!("{OURS} cannot be written: {e}"))?;
         mount(Some(OURS), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|e| format!("{BOOT_ID} cannot be covered: {e}"))?;
     }
@@ -164,7 +173,7 @@ fn set_ids(_: &Renewal) -> Result<(), String> {
 
 /// `key` becomes the only one. Its public half is in it; a file with another's would be believed.
 fn replace_host_keys(dir: &Path, key: &str) -> io::Result<()> {
-    super::replace(&dir.join(HOST_KEY), key.as_bytes(), 0o600)?;
+    files::replace(&dir.join(HOST_KEY), key.as_bytes(), Readers::Owner)?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();

@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use shoes_vz_process::files::{self, Readers};
+
 /// What our line ends with.
 const MARK: &str = "shoes-vz-renewal";
 
@@ -19,7 +21,7 @@ pub(super) fn authorize(home: &Path, key: &str) -> io::Result<()> {
         old => old.unwrap_or_default(),
     };
     let new = edited(&old, key).ok_or_else(|| io::Error::other("the new key is no line of a public key"))?;
-    super::replace(&path, new.as_bytes(), 0o600)?;
+    files::replace(&path, new.as_bytes(), Readers::Owner)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
 }
 

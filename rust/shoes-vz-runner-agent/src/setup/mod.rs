@@ -22,6 +22,8 @@ pub mod supervise;
 
 use std::path::{Path, PathBuf};
 
+use shoes_vz_process::files::{self, Readers};
+
 pub use log::follow;
 pub use store::{PutError, Store};
 
@@ -59,17 +61,7 @@ impl Files {
     }
 }
 
-/// Writes a file only its owner can read, so that it is there wholly or not at all.
+/// Writes a file only its owner can read, so that it is there whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let aside = path.with_extension("new");
-    // mode applies to new files only.
-    match std::fs::remove_file(&aside) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    file.write_all(bytes)?;
-    drop(file);
-    std::fs::rename(&aside, path)
+    files::replace(path, bytes, Readers::Owner)
 }

@@ -1,15 +1,14 @@
 //! What every call passes first: the token, and one span with its request id.
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{HeaderValue, Request, Response, header};
 use shoes_vz_model::Outside;
+use shoes_vz_process::secret::Token;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, field::Empty};
@@ -19,40 +18,6 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// The only service that answers without a token: whether the server lives is no secret.
 const OPEN: &str = "/grpc.health.v1.Health/";
-
-/// The fleet's shared secret.
-#[derive(Clone)]
-pub struct Token(Arc<str>);
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
-
-impl Token {
-    /// From a token file's content. `None` when it is empty, or holds what no header can carry.
-    pub fn parse(text: &str) -> Option<Self> {
-        let token = text.trim();
-        let usable = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-        usable.then(|| Self(token.into()))
-    }
-
-    /// Whether an `Authorization` header shows it. Takes as long for a near miss as for any other.
-    pub fn is_shown_by(&self, authorization: Option<&HeaderValue>) -> bool {
-        let shown = authorization.map(HeaderValue::as_bytes).and_then(|value| {
-            let (scheme, rest) = value.split_at_checked(7)?;
-            scheme.eq_ignore_ascii_case(b"bearer ").then_some(rest)
-        });
-        let Some(shown) = shown else { return false };
-        let own = self.0.as_bytes();
-        let mut differ = u8::from(shown.len() != own.len());
-        for (at, byte) in shown.iter().enumerate() {
-            differ |= byte ^ own[at % own.len()];
-        }
-        differ == 0
-    }
-}
 
 /// The id of a request, for handlers.
 #[derive(Debug, Clone)]
@@ -112,13 +77,13 @@ where
             tracing::info_span!("rpc", method = %path, request_id = %id, runner_id = Empty, cloud_id = Empty);
         let admitted = match &self.token {
             Some(token) if !path.starts_with(OPEN) => {
-                token.is_shown_by(request.headers().get(header::AUTHORIZATION))
+                token.is_shown_by(request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes))
             }
             Some(_) | None => true,
         };
         if !admitted {
             span.in_scope(|| tracing::warn!("call refused: no valid token"));
-            let words = "this server wants its token: send it as \"authorization: Bearer …\" (--token-file)";
+            let words = "authentication required: send \"Authorization: Bearer TOKEN\" (set --token-file on clients and agents)";
             let refused = Status::unauthenticated(words).into_http();
             return Box::pin(async move { Ok(refused) });
         }
@@ -141,25 +106,4 @@ where
 /// The id [`Gated`] gave the request.
 pub(super) fn request_id<T>(request: &tonic::Request<T>) -> String {
     request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_whole_token_opens() {
-        let token = Token::parse(" s3cret\n").unwrap();
-        let shows = |text: &str| token.is_shown_by(Some(&HeaderValue::from_str(text).unwrap()));
-        assert!(shows("Bearer s3cret"));
-        assert!(shows("bearer s3cret"));
-        for wrong in
-            ["", "Bearer ", "Bearer s3cre", "Bearer s3crets3cret", "Bearer S3cret", "s3cret", "Basic s3cret"]
-        {
-            assert!(!shows(wrong), "{wrong:?}");
-        }
-        assert!(!token.is_shown_by(None));
-        assert!(Token::parse(" \n").is_none());
-        assert!(!format!("{token:?}").contains("s3cret"));
-    }
 }

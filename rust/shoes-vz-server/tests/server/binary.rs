@@ -24,7 +24,7 @@ async fn output(args: &[&str]) -> Output {
 
 /// Waits for the line that says that it is ready.
 async fn ready(child: &mut Child) -> serde_json::Value {
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let line = async {
         while let Some(line) = lines.next_line().await.unwrap() {
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -41,11 +41,12 @@ async fn ready(child: &mut Child) -> serde_json::Value {
 async fn it_says_when_it_is_ready_and_ends_at_once_when_told_to_even_with_streams_open() {
     let dir = tempdir().unwrap();
     let (state, ready_file) = (dir.path().join("state"), dir.path().join("ready"));
-    let mut child = server(&["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"])
-        .env("SHOESVZ_SERVER_STATE_DIR", &state)
-        .env("SHOESVZ_SERVER_READY_FILE", &ready_file)
-        .spawn()
-        .unwrap();
+    let mut child =
+        server(&["-grpc-addr", "127.0.0.1:0", "-metrics-addr", "127.0.0.1:0", "--log-format", "json"])
+            .env("SHOESVZ_SERVER_STATE_DIR", &state)
+            .env("SHOESVZ_SERVER_READY_FILE", &ready_file)
+            .spawn()
+            .unwrap();
     let line = ready(&mut child).await;
     let file: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&ready_file).unwrap()).unwrap();
@@ -89,7 +90,7 @@ async fn a_damaged_database_is_its_end_unless_it_is_told_to_begin_without_it() {
     assert!(told.contains(file.to_str().unwrap()) && told.contains("--replace-damaged-state"), "{told}");
     assert_eq!(std::fs::read(&file).unwrap(), b"no database");
 
-    let mut child = server(&args).arg("--replace-damaged-state").spawn().unwrap();
+    let mut child = server(&args).args(["--replace-damaged-state", "--log-format=json"]).spawn().unwrap();
     ready(&mut child).await;
     let kept = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
     let kept: Vec<_> = kept.filter(|p| p.to_str().unwrap().contains(".damaged-")).collect();
@@ -102,7 +103,98 @@ async fn mistakes_in_its_settings_are_its_end_and_all_are_told() {
     let output = output(&["--grpc-addr", "nowhere", "--caller-grace", "soon"]).await;
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    for part in ["nowhere", "soon", "state-dir", "3 mistake(s)"] {
+    for part in ["nowhere", "soon", "state-dir", "3 settings are wrong"] {
         assert!(told.contains(part), "{told}");
     }
+}
+
+/// Starts one whose ready file is written, and gives it with its HTTP address.
+async fn started(dir: &std::path::Path, configure: impl FnOnce(&mut Command)) -> (Child, String) {
+    let ready_file = dir.join("ready");
+    let mut command = server(&["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"]);
+    command.env("SHOESVZ_SERVER_STATE_DIR", dir.join("state")).env("SHOESVZ_SERVER_READY_FILE", &ready_file);
+    configure(&mut command);
+    let child = command.spawn().unwrap();
+    let written = async {
+        loop {
+            if let Ok(text) = std::fs::read_to_string(&ready_file) {
+                return serde_json::from_str::<serde_json::Value>(&text).unwrap();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let ready = timeout(PATIENCE, written).await.expect("it gets ready");
+    (child, ready["metrics_addr"].as_str().unwrap().to_owned())
+}
+
+async fn is_healthy(addr: &str) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text.starts_with("HTTP/1.0 200")
+}
+
+fn kill(child: &Child, signal: &str) {
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_changes_nothing() {
+    let dir = tempdir().unwrap();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (mut child, addr) = started(dir.path(), |command| {
+        command.stdout(full()).stderr(full());
+    })
+    .await;
+    assert!(is_healthy(&addr).await);
+    kill(&child, "-TERM");
+    assert!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    let dir = tempdir().unwrap();
+    // A pipe of one page that stays full: the reader is there and reads nothing.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (mut child, addr) = started(dir.path(), |command| {
+        command.stderr(writer).env("SHOESVZ_LOG", "trace");
+    })
+    .await;
+    for _ in 0..200 {
+        assert!(is_healthy(&addr).await);
+    }
+    kill(&child, "-TERM");
+    assert!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
+    drop(reader);
+}
+
+#[tokio::test]
+async fn a_hangup_drains_and_stops_it_and_the_users_signals_do_nothing() {
+    let dir = tempdir().unwrap();
+    let (mut child, addr) = started(dir.path(), |_| ()).await;
+    kill(&child, "-USR1");
+    kill(&child, "-USR2");
+    assert!(is_healthy(&addr).await);
+    kill(&child, "-HUP");
+    let output = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(output.code(), Some(0), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_hangup_that_nohup_has_switched_off_stays_off() {
+    let dir = tempdir().unwrap();
+    let (mut child, addr) = started(dir.path(), |command| {
+        let own = std::mem::replace(command, Command::new("nohup"));
+        command.arg(own.as_std().get_program()).args(own.as_std().get_args());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.envs(own.as_std().get_envs().filter_map(|(n, v)| Some((n, v?))));
+    })
+    .await;
+    kill(&child, "-HUP");
+    assert!(is_healthy(&addr).await);
+    kill(&child, "-TERM");
+    assert!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
 }

@@ -42,9 +42,17 @@ impl Server {
 
     pub(crate) async fn start_with(state: &Path, args: &[&str]) -> Self {
         let state = state.to_str().unwrap();
-        let usual = ["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
+        let usual = [
+            "shoes-vz-server",
+            "--grpc-addr",
+            "127.0.0.1:0",
+            "--metrics-addr",
+            "127.0.0.1:0",
+            "--state-dir",
+            state,
+        ];
         let args = usual.iter().chain(args).map(OsString::from);
-        let settings = Settings::read(args, [], |p| std::fs::read_to_string(p)).unwrap();
+        let settings = Settings::read(args, []).unwrap();
         let bound = serve::bind(settings).await.unwrap();
         let (grpc_addr, metrics_addr) = (bound.grpc_addr(), bound.metrics_addr());
         let (stop, stopped) = oneshot::channel();

@@ -232,8 +232,9 @@ async fn a_taken_port_is_told_with_its_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let state = dir.path().to_str().unwrap();
-    let args = ["--grpc-addr", &addr, "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
-    let settings = Settings::read(args.iter().map(Into::into), [], |p| std::fs::read_to_string(p)).unwrap();
+    let args =
+        ["shoes-vz-server", "--grpc-addr", &addr, "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
+    let settings = Settings::read(args.iter().map(Into::into), []).unwrap();
     let told = serve::bind(settings).await.err().unwrap().to_string();
     assert!(told.contains(&addr) && told.contains("--grpc-addr"), "{told}");
 }
