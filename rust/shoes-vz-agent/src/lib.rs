@@ -40,6 +40,7 @@ pub mod notify_ip;
 pub mod context;
 pub mod disk;
 pub mod slots;
+pub mod tasks;
 
 pub mod bundles;
 pub mod ends;

@@ -25,7 +25,12 @@ use shoes_vz_vm::{
 
 pub use values::{LogFormat, Raw, log_format};
 
-use crate::{cli::PlaceArgs, disk, hot::HotPlan, ssh::Login};
+use crate::{
+    cli::PlaceArgs,
+    disk,
+    hot::HotPlan,
+    ssh::{Login, LoginKeys},
+};
 
 /// Where VMs are when nothing else is said; the Go implementation's.
 pub const DEFAULT_RUNNERS_PATH: &str = "/opt/myshoes/vz/runners";
@@ -150,15 +155,9 @@ impl Settings {
             None => runners_path.clone(),
         };
         let key = raw.path("ssh-key").or_else(|| template.as_ref().and_then(TemplateDir::ssh_key));
+        let keys = LoginKeys::file_or_users(key);
         let login = template.as_ref().and_then(|t| {
-            let Some(key) = key else {
-                wrong.0.push(format!(
-                    "--ssh-key: none was given, and the template {:?} names none (ssh_key_file)",
-                    t.path
-                ));
-                return None;
-            };
-            wrong.take(Login::new(&t.meta.ssh_user, &key, &t.meta.ssh_host_key).map_err(|e| e.to_string()))
+            wrong.take(Login::new(&t.meta.ssh_user, keys, &t.meta.ssh_host_key).map_err(|e| e.to_string()))
         });
         if login.is_none() && template.is_none() {
             // With no template nobody can log in, but a wrong --ssh-key is a mistake of its own.
@@ -245,6 +244,11 @@ fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
 
 fn usable_runners_path(path: &Path) -> Result<PathBuf, String> {
     let path = usable_dir("--runners-path", path)?;
+    if path.to_str().is_none() {
+        return Err(format!(
+            "--runners-path: {path:?} is not UTF-8, as the settings of VMs must be; use another path"
+        ));
+    }
     let longest = path.join(bundle::dir_name(RunnerId::random())).join(bundle::file::GUEST_SOCKET);
     let over = longest.as_os_str().len().saturating_sub(MAX_SOCKET_PATH);
     match over {

@@ -7,8 +7,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use shoes_vz_model::bundle::file;
+use shoes_vz_model::{bundle::file, read};
 use shoes_vz_proto::vm as wire;
+
+/// Of `VmEnd.json`.
+const MAX_END: u64 = 1 << 20;
 
 /// What kind of end it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -115,7 +118,7 @@ impl End {
 
     /// What `bundle` says of its VM's end; `None` when the VM process wrote nothing.
     pub fn read(bundle: &Path) -> io::Result<Option<Self>> {
-        match fs::read(bundle.join(file::VM_END)) {
+        match read::bounded(&bundle.join(file::VM_END), MAX_END) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),

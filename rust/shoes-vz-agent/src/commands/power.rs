@@ -22,7 +22,7 @@ use crate::{
     bundles::{Bundle, Lock, LockError},
     cli::{OneArgs, StartArgs, StopArgs},
     duration, files,
-    ssh::{Login, Ssh},
+    ssh::{Login, LoginKeys, Ssh},
 };
 
 /// How often a bundle is tried to be removed while an agent may be writing into it.
@@ -44,8 +44,8 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
     );
     let template = TemplateDir::open(&spec.template)?;
     let key = args.ssh_key.as_ref().map(PathBuf::from).or_else(|| template.ssh_key());
-    let key = key.context("no SSH key: give --ssh-key")?;
-    let ssh = Login::new(&template.meta.ssh_user, &key, &template.meta.ssh_host_key)?.of_one_vm();
+    let keys = LoginKeys::file_or_users(key);
+    let ssh = Login::new(&template.meta.ssh_user, keys, &template.meta.ssh_host_key)?.of_one_vm();
     renew_lifetime(&bundle, &mut spec)?;
 
     let vm = Vm::spawn(&std::env::current_exe()?, &bundle.path).await?;

@@ -96,9 +96,10 @@ impl Spare {
         let id = held.bundle.runner;
         let fingerprint = meta.template_fingerprint.clone();
         let record = Record::of_spare(ctx.clone(), held.bundle.clone(), meta);
+        let tasks = ctx.tasks.clone();
         let life = Life { ctx, spare: self, held, record, fingerprint };
         let span = tracing::info_span!("spare", spare = %id);
-        tokio::spawn(life.live(from).instrument(span));
+        drop(tasks.spawn("a hot VM's task", life.live(from).instrument(span)));
     }
 }
 
