@@ -273,6 +273,10 @@ impl Ssh {
             *self.trying() = Trying { rest, outcomes: found.skipped };
         }
         for n in 0..KEYS_AT_ONCE {
+            // A guest with a lower MaxAuthTries hangs up instead of refusing the last key.
+            if n > 0 && handle.is_closed() {
+                break;
+            }
             let Some(candidate) = self.trying().rest.pop_front() else { break };
             match try_key(&mut handle, &self.login.user, &candidate).await {
                 Ok(Tried::In) => {
@@ -285,10 +289,13 @@ impl Ssh {
                     return Ok(Session { handle });
                 }
                 Ok(Tried::Useless(why)) => self.trying().outcomes.push(Outcome { name: candidate.name, why }),
-                // A guest with a lower MaxAuthTries hangs up instead of refusing.
+                // It had hung up before it was asked: this key has the next connection.
+                Err(SshError::Protocol(russh::Error::SendError)) if n > 0 => {
+                    self.trying().rest.push_front(candidate);
+                    break;
+                }
                 Err(error) if n > 0 => {
-                    let why = format!("the guest hung up ({error})");
-                    self.trying().outcomes.push(Outcome { name: candidate.name, why });
+                    self.trying().outcomes.push(Outcome { name: candidate.name, why: error.to_string() });
                     break;
                 }
                 Err(error) => {
@@ -382,9 +389,7 @@ async fn try_key(
                 Ok(Err(russh::AgentAuthError::Key(error))) => {
                     return Ok(Tried::Useless(format!("the SSH agent did not sign ({error})")));
                 }
-                Ok(Err(russh::AgentAuthError::Send(error))) => {
-                    return Err(SshError::Connect(format!("the guest hung up ({error})")));
-                }
+                Ok(Err(russh::AgentAuthError::Send(_))) => return Err(russh::Error::SendError.into()),
                 Err(_) => {
                     return Err(SshError::Connect(format!(
                         "the SSH agent did not sign within {} s",
