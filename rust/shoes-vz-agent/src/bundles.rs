@@ -107,6 +107,9 @@ fn is_ours(path: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(path)?.next().is_none())
 }
 
+/// Of a lock file, which holds a process id.
+const MAX_HOLDER: u64 = 64;
+
 /// The right to manage a runners path; given back when dropped, or when the process dies.
 #[derive(Debug)]
 pub struct Lock {
@@ -152,7 +155,8 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).map_err(fail)?.trim().to_owned();
+                let holder =
+                    shoes_vz_process::files::read_text(&path, MAX_HOLDER).map_err(fail)?.trim().to_owned();
                 return Err(LockError::Held { path: runners_path.to_owned(), holder });
             }
             Err(fs::TryLockError::Error(source)) => return Err(fail(source)),

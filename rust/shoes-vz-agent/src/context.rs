@@ -26,6 +26,7 @@ use crate::{
     slots::Slots,
     ssh::Login,
     states::States,
+    tasks::Tasks,
 };
 
 /// Starts VM processes. A seam for tests only: theirs answer in the test's own process.
@@ -129,6 +130,8 @@ pub struct Context {
     pub disk: Disk,
     /// Addresses of guests that are reached by TCP; `None` when no template needs them.
     pub notices: Option<Notices>,
+    /// What the agent cannot do without.
+    pub tasks: Tasks,
 }
 
 impl Context {

@@ -14,12 +14,11 @@ use std::{
     time::Duration,
 };
 
+use shoes_vz_process::units;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
-
-use crate::size;
 
 /// What `--min-free-disk` is when nothing is said.
 pub const DEFAULT_MIN_FREE: &str = "10GiB";
@@ -91,9 +90,9 @@ impl Disk {
                 "the file system of {:?} has {} free: VMs are refused below {} (--min-free-disk) and taken again from {} \
                  on; free some space on it, or give this agent a --runners-path with more",
                 self.path,
-                size::words(*free),
-                size::words(self.wanted),
-                size::words(again)
+                units::show_size(*free),
+                units::show_size(self.wanted),
+                units::show_size(again)
             )),
             Err(error) => {
                 Some(format!("how much space is free at {:?} cannot be found out ({error})", self.path))

@@ -13,6 +13,7 @@ use shoes_vz_model::{
     template::Transport,
 };
 
+pub(crate) use follow::lost;
 pub use follow::{Following, Watched};
 
 use self::{channel::ChannelGuest, tcp::TcpGuest};

@@ -40,6 +40,7 @@ pub mod notify_ip;
 pub mod context;
 pub mod disk;
 pub mod slots;
+pub mod tasks;
 
 pub mod bundles;
 pub mod ends;
@@ -51,6 +52,4 @@ pub mod warm;
 pub mod template_build;
 pub mod template_install;
 
-mod duration;
 mod files;
-mod size;

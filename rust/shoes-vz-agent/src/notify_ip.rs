@@ -8,13 +8,16 @@ use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{ConnectInfo, State},
+    extract::{ConnectInfo, DefaultBodyLimit, State},
     http::StatusCode,
     routing::post,
 };
@@ -25,10 +28,15 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::tasks::Tasks;
+
 /// Where the listener binds: on macOS guests come in over vmnet's interface, which is there only once a VM is; on Linux
 /// guests come in through the hypervisor's own process.
 const INTERFACE: Ipv4Addr =
     if cfg!(target_os = "macos") { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+
+/// Of a notice, which is an id and an address.
+const MAX_NOTICE: usize = 4 << 10;
 
 /// Addresses of guests, as they come.
 #[derive(Clone)]
@@ -40,6 +48,8 @@ struct Shared {
     turn: Arc<Semaphore>,
     state: Mutex<Desk>,
     address: SocketAddr,
+    /// Notices of addresses that were not their senders'.
+    refused: AtomicU64,
     _server: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -58,8 +68,8 @@ pub struct ListenError {
 }
 
 impl Notices {
-    /// Listens on `port`; 0 is any.
-    pub async fn listen(port: u16) -> Result<Self, ListenError> {
+    /// Listens on `port`; 0 is any. The listener is one of `tasks`.
+    pub async fn listen(port: u16, tasks: &Tasks) -> Result<Self, ListenError> {
         let address = SocketAddr::new(INTERFACE.into(), port);
         let fail = |source| ListenError { address, source };
         let listener = TcpListener::bind(address).await.map_err(fail)?;
@@ -68,10 +78,12 @@ impl Notices {
             turn: Arc::new(Semaphore::new(1)),
             state: Mutex::default(),
             address,
+            refused: AtomicU64::new(0),
             _server: Mutex::default(),
         });
         let notices = Self { shared: shared.clone() };
-        let server = tokio::spawn(serve(listener, Arc::downgrade(&shared)));
+        let serving = serve(listener, Arc::downgrade(&shared), tasks.clone());
+        let server = tasks.spawn("the address listener (--ip-notify-port)", serving);
         *shared._server.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(server));
         Ok(notices)
     }
@@ -124,11 +136,15 @@ impl Turn {
 
 type Desks = std::sync::Weak<Shared>;
 
-async fn serve(listener: TcpListener, shared: Desks) {
-    let app = Router::new().route("/notify-ip", post(notice)).with_state(shared);
+async fn serve(listener: TcpListener, shared: Desks, tasks: Tasks) {
+    let app = Router::new()
+        .route("/notify-ip", post(notice))
+        .layer(DefaultBodyLimit::max(MAX_NOTICE))
+        .with_state(shared);
     let served = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await;
     if let Err(error) = served {
-        tracing::error!(%error, "the address listener ended; guests with the Go guest agent cannot be found any more");
+        // Guests with the Go guest agent cannot be found any more.
+        tasks.fail(format!("the address listener (--ip-notify-port) ended: {error}"));
     }
 }
 
@@ -147,11 +163,20 @@ async fn notice(
     let Ok(claimed) = notice.ip_address.parse::<IpAddr>() else {
         return said(StatusCode::BAD_REQUEST, "ip_address is no IP address");
     };
+    let Some(shared) = shared.upgrade() else { return said(StatusCode::NOT_FOUND, "No pending requests") };
     if claimed.to_canonical() != source.ip().to_canonical() {
-        tracing::warn!(%source, %claimed, "somebody told an address that is not its own");
+        let times = shared.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        match is_said(times) {
+            true => tracing::warn!(
+                %source, %claimed, times,
+                "an address that is not its sender's own is refused; more such notices are counted, not logged each"
+            ),
+            false => {
+                tracing::debug!(%source, %claimed, times, "an address that is not its sender's own is refused")
+            }
+        }
         return said(StatusCode::FORBIDDEN, "ip_address is not where this request comes from");
     }
-    let Some(shared) = shared.upgrade() else { return said(StatusCode::NOT_FOUND, "No pending requests") };
     let mut desk = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
     let ok = || (StatusCode::OK, "{\"status\":\"ok\"}\n".to_owned());
     if desk.given.contains(&claimed) {
@@ -165,6 +190,11 @@ async fn notice(
         }
         _ => said(StatusCode::NOT_FOUND, "No pending requests"),
     }
+}
+
+/// The first time, the tenth, the hundredth and so on: whoever sends them must not be able to fill the log.
+fn is_said(times: u64) -> bool {
+    times > 0 && times == 10u64.pow(times.ilog10())
 }
 
 #[cfg(test)]
@@ -199,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn fault_18_a_guests_own_address_reaches_whoever_waits_and_nobody_else() {
-        let notices = Notices::listen(0).await.unwrap();
+        let notices = Notices::listen(0, &Tasks::default()).await.unwrap();
         let address = notices.address();
         assert_eq!(post(address, &told("127.0.0.1")).await.0, 404, "nobody waits");
         let waiting = tokio::spawn({
@@ -217,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn fault_16_a_known_guests_repeated_notice_is_not_given_to_another_vm() {
-        let notices = Notices::listen(0).await.unwrap();
+        let notices = Notices::listen(0, &Tasks::default()).await.unwrap();
         let ip = notices.known(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let waiting = tokio::spawn({
             let notices = notices.clone();
@@ -232,9 +262,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn fault_18_refused_addresses_are_counted_and_logged_ever_more_rarely() {
+        let notices = Notices::listen(0, &Tasks::default()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(post(notices.address(), &told("10.0.0.1")).await.0, 403);
+        }
+        assert_eq!(notices.shared.refused.load(Ordering::Relaxed), 3);
+        let said: Vec<u64> = (0..=2000).filter(|n| is_said(*n)).collect();
+        assert_eq!(said, [1, 10, 100, 1000]);
+        let long = format!(r#"{{"runner_id":"{}","ip_address":"127.0.0.1"}}"#, "x".repeat(MAX_NOTICE));
+        assert_eq!(post(notices.address(), &long).await.0, 413);
+    }
+
+    #[tokio::test]
     async fn a_taken_port_is_named() {
-        let taken = Notices::listen(0).await.unwrap();
-        let Err(error) = Notices::listen(taken.address().port()).await else { panic!("the port is taken") };
+        let taken = Notices::listen(0, &Tasks::default()).await.unwrap();
+        let Err(error) = Notices::listen(taken.address().port(), &Tasks::default()).await else {
+            panic!("the port is taken")
+        };
         assert!(error.to_string().contains(&taken.address().to_string()), "{error}");
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     settings::Settings,
     slots::Slots,
     states::States,
+    tasks::Tasks,
 };
 
 /// Serves this host until told to stop.
@@ -32,8 +33,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut signals = Signals::catch().context("cannot install signal handlers")?;
     let _lock = Lock::take(&settings.runners_path)?;
     let agent_id = agent_id(&settings.state_dir)?;
+    let tasks = Tasks::default();
     let notices = match settings.ip_notify_port {
-        Some(port) => Some(Notices::listen(port).await?),
+        Some(port) => Some(Notices::listen(port, &tasks).await?),
         None => None,
     };
     let host = Host { agent_id, hostname: settings.hostname.clone(), max_runners: settings.max_runners };
@@ -45,7 +47,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let ready_file = settings.ready_file.clone();
     let (server, token) = (settings.server.clone(), settings.token.clone());
     let ctx = tokio::select! {
-        ctx = context(settings, agent_id, notices) => ctx?,
+        ctx = context(settings, agent_id, notices, tasks.clone()) => ctx?,
         _ = signals.stop() => return Ok(()),
     };
     let runners = Arc::new(Runners::new(ctx.clone()));
@@ -55,13 +57,20 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ready.remove()?;
     let (pool, disk) = (ctx.pool.clone(), ctx.disk.clone());
     tokio::select! {
-        () = server.serve(|_| ready.write()) => {}
-        () = disk.look_on(disk::LOOK_EVERY) => {}
-        () = pool.keep(ctx) => {}
+        () = tasks.watched("the server's stream", server.serve(|_| ready.write())) => {}
+        () = tasks.watched("watching the disk", disk.look_on(disk::LOOK_EVERY)) => {}
+        () = tasks.watched("keeping VMs hot", pool.keep(ctx)) => {}
+        _ = tasks.failed() => {}
         _ = signals.stop() => {}
     }
-    tracing::info!("the agent stops; its VMs go on, and the next agent adopts them");
-    ready.remove()
+    let removed = ready.remove();
+    match tasks.failure() {
+        Some(reason) => anyhow::bail!(
+            "a fault of the agent's own: {reason}. Its VMs go on; the next agent adopts them. Please report this"
+        ),
+        None => tracing::info!("the agent stops; its VMs go on, and the next agent adopts them"),
+    }
+    removed
 }
 
 /// What every VM of this host shares.
@@ -69,7 +78,9 @@ pub(crate) async fn context(
     settings: Settings,
     agent_id: AgentId,
     notices: Option<Notices>,
+    tasks: Tasks,
 ) -> anyhow::Result<Arc<Context>> {
+    settings.login.say().await;
     let accelerator = accelerator(&settings).await;
     let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
     let slots = Slots::new(settings.max_runners);
@@ -100,6 +111,7 @@ pub(crate) async fn context(
         states,
         disk,
         notices,
+        tasks,
     }))
 }
 

@@ -12,6 +12,7 @@
 //! | maximum lifetime | at any stage | torn down: EXPIRED |
 //! | the guest answers nothing for too long | after hand-over | torn down: SILENT |
 //! | the script fails, the runner finishes | after hand-over | torn down: FAILED, FINISHED |
+//! | this task panics | at any stage | torn down: FAILED, as a fault of the agent; in its teardown: the agent ends |
 //! | this agent dies | at any stage | the next one adopts the VM, or removes a bundle without one |
 //! | the VM found does not answer | after that | asked again for a while, then torn down: VM_DIED |
 //!
@@ -201,8 +202,8 @@ type Life = std::pin::Pin<Box<dyn Future<Output = wire::Runner> + Send>>;
 
 fn spawn(owner: Owner, life: impl FnOnce(Owner) -> Life) -> Handle {
     let span = tracing::info_span!("runner", runner_id = %owner.runner(), runner_name = owner.name());
-    let delete = owner.delete_token();
+    let (delete, tasks) = (owner.delete_token(), owner.ctx.tasks.clone());
     let life = life(owner);
-    let task = tokio::spawn(async move { drop(life.await) }.instrument(span));
+    let task = tasks.spawn("a runner's task", async move { drop(life.await) }.instrument(span));
     Handle { delete, task }
 }

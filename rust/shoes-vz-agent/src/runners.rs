@@ -172,7 +172,7 @@ impl Runners {
                 tracing::info!(spare = %bundle.runner, "removing a hot VM that was not ready, or is not wanted any more");
                 held.vm = found.ok().flatten();
                 let lives = held.vm.as_ref().map(|vm| vm.status().borrow().clone());
-                tokio::spawn(async move { held.remove().await });
+                drop(ctx.tasks.spawn("removing a hot VM", async move { held.remove().await }));
                 lives.map_or(Past::Over, Past::Lives)
             }
         }

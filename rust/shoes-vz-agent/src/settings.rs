@@ -25,7 +25,10 @@ use shoes_vz_vm::{
     template::TemplateDir,
 };
 
-use crate::{hot::HotPlan, ssh::Login};
+use crate::{
+    hot::HotPlan,
+    ssh::{Login, LoginKeys},
+};
 
 /// Everything `run` needs, checked.
 #[derive(Debug)]
@@ -138,7 +141,7 @@ impl Settings {
     }
 }
 
-/// With the key that was given, else the template's.
+/// With the key that was given, else the template's, else the user's own.
 fn login(v: &mut Values, template: Option<&TemplateDir>) -> Option<Login> {
     let given = v.path("ssh-key");
     let Some(t) = template else {
@@ -147,15 +150,8 @@ fn login(v: &mut Values, template: Option<&TemplateDir>) -> Option<Login> {
         let _ = Login::new("runner", &key, "").map_err(|e| v.mistake("ssh-key", e));
         return None;
     };
-    let Some(key) = given.or_else(|| t.ssh_key()) else {
-        let file = t.path.join("Template.json");
-        v.mistake(
-            "ssh-key",
-            format_args!("no SSH key: name one, or set \"ssh_key_file\" in {}", file.display()),
-        );
-        return None;
-    };
-    Login::new(&t.meta.ssh_user, &key, &t.meta.ssh_host_key).map_err(|e| v.mistake("ssh-key", e)).ok()
+    let keys = LoginKeys::file_or_users(given.or_else(|| t.ssh_key()));
+    Login::new(&t.meta.ssh_user, keys, &t.meta.ssh_host_key).map_err(|e| v.mistake("ssh-key", e)).ok()
 }
 
 /// The values of a subcommand's few settings.
@@ -186,6 +182,9 @@ fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
 
 fn usable_runners_path(path: &Path) -> Result<PathBuf, String> {
     let path = usable_dir(path)?;
+    if path.to_str().is_none() {
+        return Err(format!("{path:?} is not UTF-8, as the settings of VMs must be; use another path"));
+    }
     let longest = path.join(bundle::dir_name(RunnerId::random())).join(bundle::file::GUEST_SOCKET);
     let over = longest.as_os_str().len().saturating_sub(MAX_SOCKET_PATH);
     match over {

@@ -16,6 +16,7 @@ pub(crate) use self::{restore::Restored, start::Making};
 use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::{bundle::RuntimeMetadata, state::Stage};
+use shoes_vz_process::units;
 use shoes_vz_vm::{
     client::{Stop, VmError},
     clone::CloneError,
@@ -128,7 +129,7 @@ impl SlotVm {
                 shoes_vz_proto::agent::EndKind::VmDied,
                 format!(
                     "the VM process did not answer this agent within {}: {}",
-                    crate::duration::words(SEEK_DEADLINE),
+                    units::show_duration(SEEK_DEADLINE),
                     self.last_error
                 ),
             )),

@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use shoes_vz_model::template::{Os, Template, Transport, file};
+use shoes_vz_process::units;
 use tokio::{io::AsyncWriteExt, process::Command};
 
 use publish::{Scratch, publish};
@@ -294,7 +295,7 @@ fn is_package_name(name: &str) -> bool {
 
 /// A guest's disk.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    match crate::size::parse(text)? {
+    match units::size(text)? {
         size if (1 << 30..=1 << 43).contains(&size) && size % 4096 == 0 => Ok(size),
         _ => Err("a guest's disk has between 1 GiB and 8 TiB, in whole blocks of 4 KiB".into()),
     }

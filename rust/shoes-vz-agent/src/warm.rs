@@ -10,7 +10,9 @@ use crate::{
     hot::HotPlan,
     run,
     settings::Settings,
+    tasks::Tasks,
 };
+use shoes_vz_process::units;
 
 /// Saves them, tells how it goes, and returns once each slot has one or none could be had.
 pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
@@ -27,11 +29,12 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let agent_id = run::agent_id(&settings.state_dir)?;
     let slots = settings.max_runners;
     println!("saving a state of template {:?} for each of {slots} slots", settings.template.name);
-    let ctx = run::context(settings, agent_id, None).await?;
+    let ctx = run::context(settings, agent_id, None, Tasks::default()).await?;
     let pool = ctx.pool.clone();
     let failed = tokio::select! {
         failed = until_done(&ctx, slots) => failed,
         () = pool.keep(ctx.clone()) => anyhow::bail!("the task that starts VMs ended"),
+        fault = ctx.tasks.failed() => anyhow::bail!("a fault of the agent's own: {fault}. Please report it"),
     };
     // VMs of slots that are done are being removed.
     let mut changes = ctx.pool.changes();
@@ -56,7 +59,7 @@ async fn until_done(ctx: &Arc<Context>, slots: u32) -> usize {
             if told.contains_key(&slot) {
                 continue;
             }
-            let took = crate::duration::words(began.elapsed());
+            let took = units::show_duration(began.elapsed());
             match &standing {
                 Ok(()) => println!("slot {slot}: saved, and restored once ({took} since the beginning)"),
                 Err(why) => println!("slot {slot}: no state could be saved: {why}"),

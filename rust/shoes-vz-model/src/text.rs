@@ -1,4 +1,4 @@
-//! Bounded pieces of possibly huge, possibly non-UTF-8 output.
+//! Bounded pieces of possibly huge, possibly non-UTF-8, possibly malicious output.
 
 /// The last `max_lines` lines of `bytes`, in all at most `max_bytes` bytes of UTF-8; invalid bytes become U+FFFD.
 pub fn tail(bytes: &[u8], max_lines: usize, max_bytes: usize) -> String {
@@ -18,6 +18,42 @@ pub fn tail(bytes: &[u8], max_lines: usize, max_bytes: usize) -> String {
     text[cut..].to_owned()
 }
 
+/// `text` without anything a terminal would obey: escape sequences go as a whole, every control character but line feed
+/// and tab goes, and so do the characters that turn the direction of writing. A carriage return ends a line.
+pub fn plain(text: &str) -> String {
+    let lines = text.replace("\r\n", "\n").replace('\r', "\n");
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = |c: &char| matches!(c, '\n' | '\t') || !(c.is_control() || turns(*c));
+    anstream::adapter::strip_str(&lines).to_string().chars().filter(shown).collect()
+}
+
+/// The first `max` bytes of `text`, with "…" when there are more.
+pub fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut end = max.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+/// `text` [`plain`] and in one line of at most `max` bytes.
+pub fn one_line(text: &str, max: usize) -> String {
+    let plain = plain(text);
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    cut(&words.join(" "), max)
+}
+
+/// The last line of `text` that shows anything, as [`one_line`]; `None` when none does.
+pub fn last_line(text: &str, max: usize) -> Option<String> {
+    let plain = plain(text);
+    let last = plain.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(one_line(last, max))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,7 +67,33 @@ mod tests {
         assert_eq!(tail(b"\xff\xfe!\n", 1, 100), "\u{fffd}\u{fffd}!");
     }
 
+    #[test]
+    fn what_a_terminal_would_obey_goes_as_a_whole() {
+        assert_eq!(plain("\u{1b}[0;31mred\u{1b}[0m \u{1b}]0;title\u{7}end"), "red end");
+        assert_eq!(plain("\u{1b}]8;;http://evil\u{1b}\\link\u{1b}]8;;\u{1b}\\"), "link");
+        assert_eq!(plain("10%\r20%\r\ndone\t\u{8}!\u{202e}"), "10%\n20%\ndone\t!");
+        assert_eq!(plain("日本語"), "日本語");
+    }
+
+    #[test]
+    fn the_last_line_that_shows_anything_is_one_line_and_bounded() {
+        assert_eq!(
+            last_line("first\n\u{1b}[1mthe   cause\u{1b}[0m\n\n  \n", 100).as_deref(),
+            Some("the cause")
+        );
+        assert_eq!(last_line("\u{1b}[0m\r\n", 100), None);
+        assert_eq!(last_line(&"é".repeat(100), 10).as_deref(), Some("ééé…"));
+        assert_eq!(one_line("a\nb\r\n c", 100), "a b c");
+    }
+
     proptest! {
+        #[test]
+        fn no_control_character_is_left_and_no_bound_is_passed(text: String, max in 3usize..100) {
+            prop_assert!(plain(&text).chars().all(|c| c == '\n' || c == '\t' || !c.is_control()));
+            let line = one_line(&text, max);
+            prop_assert!(line.len() <= max && !line.contains('\n'));
+        }
+
         #[test]
         fn a_tail_is_bounded_whatever_comes(bytes: Vec<u8>, lines in 1usize..60, max in 0usize..200) {
             let t = tail(&bytes, lines, max);

@@ -175,7 +175,7 @@ async fn runner_id(settings: &Settings) -> String {
         None => {
             let id = ["/sys/class/dmi/id/product_uuid", "/etc/machine-id"]
                 .iter()
-                .find_map(|file| std::fs::read_to_string(Path::new(file)).ok());
+                .find_map(|file| shoes_vz_process::files::read_text(Path::new(file), 4 << 10).ok());
             id.map(|id| id.trim().to_lowercase()).unwrap_or_else(|| "unknown".into())
         }
     }

@@ -24,6 +24,7 @@ pub mod renew;
 mod serial;
 pub mod settings;
 pub mod setup;
+mod signals;
 mod state;
 mod vsock;
 
@@ -41,6 +42,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Runs until a task that must not end has ended, which is an error.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    end_with_a_panic();
     let settings = Arc::new(settings);
     let start_id = start_id();
     let state = State::new(&start_id, settings.state_dir.clone(), settings.child_env())?;
@@ -74,6 +76,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     tasks.spawn(serve_tcp(settings.clone(), api::with_token(router, settings.token.clone()), has_channel));
 
+    tasks.spawn(signals::ignore());
     let watched = state.clone();
     let paths = settings.runner_paths.clone();
     let which = settings.runner_processes;
@@ -87,6 +90,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Some(Err(panic)) => Err(panic).context("a task of the guest agent panicked"),
         None => anyhow::bail!("nothing to do"),
     }
+}
+
+/// A guest agent that goes on without one of its tasks would look healthy and tell nothing. Its next start, by init or
+/// launchd, finds the setup script and the runner again. Guests' builds abort at a panic anyway; this is for all others.
+fn end_with_a_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        std::process::abort();
+    }));
 }
 
 /// With a guest channel the host does without TCP: a job that took the port must not cost the channel.

@@ -23,6 +23,8 @@ use tokio::{
     time::timeout,
 };
 
+/// Of the init's answer, which is one line.
+const MAX_ANSWER: u64 = 64 << 10;
 /// The hidden subcommand.
 pub const HELPER: &str = "renew";
 /// shoes-vz-guest-init's.
@@ -94,7 +96,7 @@ impl Means {
             stream.write_all(request).await?;
             stream.shutdown().await?;
             let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
+            stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
             Ok::<_, io::Error>(answer)
         };
         match timeout(DEADLINE, asked).await {

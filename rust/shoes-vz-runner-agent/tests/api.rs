@@ -149,3 +149,25 @@ async fn a_bad_request_is_answered_in_words() {
     }
     assert!(raw(&agent, "GET /setup/log HTTP/1.0\r\n\r\n").await.contains("no setup script"));
 }
+
+#[tokio::test]
+async fn signals_that_mean_nothing_do_not_end_the_guest_agent() {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    let guest = Guest::new();
+    let mut agent = guest.agent(&[]).await;
+    // Answers only once every task of its has begun.
+    exec(&agent, "true", &[], 0).await;
+    let pid = Pid::from_raw(agent.child.id().unwrap().cast_signed());
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        kill(pid, signal).unwrap();
+        let named = |log: &String| log.contains(signal.as_str());
+        timeout(LONG, agent.logged.wait_for(named)).await.expect("it is logged").unwrap();
+    }
+    assert_eq!(exec(&agent, "true", &[], 0).await.exit_code, 0);
+    // What it starts has the signal's default again.
+    let r = exec(&agent, "/bin/sh", &["-c", "kill -HUP $$"], 0).await;
+    assert_eq!(r.exit_code, 129);
+}

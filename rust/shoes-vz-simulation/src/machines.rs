@@ -37,7 +37,6 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     parts, plan,
@@ -364,7 +363,8 @@ impl Guest for SimGuest {
     fn follow(&self, _: RunnerId, _: &Path) -> Following {
         let (sender, status) = watch::channel::<Option<Status>>(None);
         let mut guest = self.vm.guest();
-        let follow = tokio::spawn(async move {
+        let mut follow = tokio::task::JoinSet::new();
+        follow.spawn(async move {
             loop {
                 let present = guest.borrow_and_update().clone();
                 sender.send_replace(Some(present));
@@ -374,7 +374,7 @@ impl Guest for SimGuest {
             }
         });
         let (_, logged) = watch::channel(u64::MAX);
-        Following::new(status, logged, None, vec![AbortOnDropHandle::new(follow)])
+        Following::new(status, logged, None, follow)
     }
 }
 

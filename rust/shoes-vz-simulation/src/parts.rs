@@ -22,6 +22,7 @@ use shoes_vz_agent::{
     slots::Slots,
     ssh::Login,
     states::States,
+    tasks::Tasks,
 };
 use shoes_vz_model::{AgentId, ResourceType};
 use shoes_vz_server::{
@@ -248,6 +249,7 @@ pub(crate) async fn agent(
         silent_guest_limit: Some(SILENT_GUEST),
         disk: disk.clone(),
         notices: None,
+        tasks: Tasks::default(),
     };
     let runners = Arc::new(Runners::new(Arc::new(context)));
     tokio::spawn(disk.look_on(Duration::from_secs(1)));

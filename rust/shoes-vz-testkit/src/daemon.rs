@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -26,6 +27,16 @@ impl Daemon {
     /// Starts `command`, its output appended to `log`.
     pub fn start(name: &'static str, command: &mut Command, log: &Path) -> io::Result<Self> {
         let out = File::options().create(true).append(true).open(log)?;
+        Self::start_into(name, command, log, out.into())
+    }
+
+    /// Starts `command`, its stdout and stderr both `out`.
+    pub fn start_into(
+        name: &'static str,
+        command: &mut Command,
+        log: &Path,
+        out: OwnedFd,
+    ) -> io::Result<Self> {
         let child = command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)

@@ -1,6 +1,7 @@
 //! A server and an agent, started as an operator would, on ports and directories of their own.
 
 use std::{
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -141,6 +142,13 @@ impl Fleet {
 
     /// Starts the agent, without waiting for it.
     pub fn spawn_agent(&mut self) {
+        let log = self.dir.path().join("agent.log");
+        let out = std::fs::File::options().create(true).append(true).open(log).expect("the agent's log");
+        self.spawn_agent_into(out.into());
+    }
+
+    /// Starts the agent with stdout and stderr in one pipe or file, without waiting for it.
+    pub fn spawn_agent_into(&mut self, out: OwnedFd) {
         let _ = std::fs::remove_file(self.agent_ready_file());
         let mut command = Command::new(self.bins.path("shoes-vz-agent"));
         command
@@ -155,8 +163,8 @@ impl Fleet {
             .env("SHOESVZ_AGENT_HOT", "none")
             .env("SHOESVZ_AGENT_SAVED_STATES", "off")
             .env("SHOESVZ_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
-        let agent = Daemon::start("shoes-vz-agent", &mut command, &self.dir.path().join("agent.log"))
-            .expect("the agent starts");
+        let log = self.dir.path().join("agent.log");
+        let agent = Daemon::start_into("shoes-vz-agent", &mut command, &log, out).expect("the agent starts");
         self.agent = Some(agent);
     }
 

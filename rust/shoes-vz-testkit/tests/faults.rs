@@ -187,3 +187,32 @@ async fn guest_init(fleet: &Fleet, word: &str) {
     // The guest may be gone before the command is over, so its outcome says nothing.
     let _ = fleet.agent_command("exec", &[&id, "sh", "-c", &command]).await;
 }
+
+#[tokio::test]
+async fn a_job_ends_and_its_slot_is_free_although_the_reader_of_the_agents_log_is_gone() {
+    let mut fleet = Fleet::server_only(Options { max_runners: 1, ..Options::default() }).await;
+    let (reading, writing) = std::io::pipe().unwrap();
+    let mut reader = tokio::process::Command::new("cat")
+        .stdin(reading)
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    fleet.spawn_agent_into(writing.into());
+    fleet.agent_ready().await;
+    let pid = fleet.agent_pid();
+    let job = Job::new("until [ -e /tmp/go ]; do sleep 0.1; done; echo done");
+    let added = fleet.add("piped", &job.setup_script("piped")).await.unwrap();
+    let id = fleet.until_running("piped").await.runner.unwrap().runner_id;
+    reader.kill().await.unwrap();
+    go_on(&fleet, &id).await;
+    let end = fleet.until_ended("piped").await;
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    fleet.until_clean().await;
+    assert_eq!(fleet.agent_pid(), pid, "it is the same agent");
+    fleet.delete(&added.cloud_id).await.unwrap();
+    // Its only slot.
+    let next = fleet.add("next", &held()).await.unwrap();
+    fleet.delete(&next.cloud_id).await.unwrap();
+    fleet.finish().await;
+}

@@ -14,6 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use shoes_vz_model::text;
+use shoes_vz_process::files;
 use tokio::process::Command;
 
 use crate::{end::write_atomically, hypervisor::qemu::command::Arch, spec::Accelerator};
@@ -21,6 +22,8 @@ use crate::{end::write_atomically, hypervisor::qemu::command::Arch, spec::Accele
 /// More than enough for real KVM on a busy host.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 const CACHE: &str = "accelerator.json";
+/// Of that file, which is a few lines.
+const MAX_CACHED: u64 = 64 << 10;
 const ROM: &str = "accelerator-probe.rom";
 
 /// What was found out, and for which host and QEMU it holds.
@@ -37,7 +40,7 @@ struct Found {
 pub async fn detect(cache_dir: &Path) -> Accelerator {
     let cached = cache_dir.join(CACHE);
     let host = host().await;
-    if let Ok(bytes) = fs::read(&cached)
+    if let Ok(bytes) = files::read_bounded(&cached, MAX_CACHED)
         && let Ok(found) = serde_json::from_slice::<Found>(&bytes)
         && (&found.boot_id, &found.kernel, &found.qemu) == (&host.boot_id, &host.kernel, &host.qemu)
         && found.accelerator != Accelerator::Auto

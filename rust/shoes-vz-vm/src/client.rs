@@ -54,6 +54,9 @@ const STOP_MARGIN: Duration = FORCE_DEADLINE;
 /// Until a process that has said farewell is gone.
 const EXIT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Of the end of a VM process' log.
+const MAX_TAIL: u64 = 16 << 10;
+
 /// Why a VM process could not be started, asked or told.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
@@ -85,7 +88,8 @@ pub enum VmError {
     },
     /// `vm.sock` is there and answers wrongly, or not at all.
     #[error(
-        "the VM process behind {socket:?} does not answer: {words}; it hangs, and ends with its process (see vm.log)"
+        "the VM process behind {socket:?} does not answer: {words}; it hangs (its log is vm.log beside the socket), and \
+         its VM ends with it"
     )]
     NoAnswer {
         /// The socket.
@@ -236,6 +240,10 @@ impl Vm {
     /// Ends the VM; returns when it, and a process started by us, is gone. A VM that is over already is fine.
     /// When the VM process itself hangs it is killed, and the hypervisor with it.
     pub async fn stop(&self, how: Stop) -> Result<(), VmError> {
+        if self.status.borrow().end.is_some() {
+            // There is nobody left to ask: a VM whose state was saved is ended before its bundle is removed.
+            return Ok(());
+        }
         let (force, grace) = match how {
             Stop::Force => (true, Duration::ZERO),
             Stop::Grace(grace) => (false, grace),
@@ -246,16 +254,18 @@ impl Vm {
         let deadline = if force { FORCE_DEADLINE } else { Duration::from_secs(grace_seconds) + STOP_MARGIN };
         let mut service = self.service.clone();
         let asked = timeout(deadline, service.stop(request)).await;
-        match asked {
-            Ok(Ok(_)) => {}
-            // Its end, published below, says what the answer could not.
-            Ok(Err(status)) => {
-                tracing::info!(words = status.message(), "the VM process could not answer a stop")
-            }
-            Err(_) => self.kill_process(),
+        if asked.is_err() {
+            self.kill_process();
         }
         if timeout(deadline, self.ended()).await.is_ok() {
+            // Its end says what an answer that did not come could not.
             return Ok(());
+        }
+        if let Ok(Err(status)) = asked {
+            tracing::warn!(
+                words = status.message(),
+                "the VM process could not answer a stop, and did not end"
+            );
         }
         self.kill_process();
         match timeout(EXIT_DEADLINE, self.ended()).await {
@@ -355,12 +365,23 @@ async fn ready(child: &mut Child) -> Result<(), String> {
     if said.trim_end() == READY { Ok(()) } else { Err(said.trim_end().to_owned()) }
 }
 
-fn log_tail(bundle: &Path) -> String {
-    match fs::read(bundle.join(file::VM_LOG)) {
+/// The last of a VM process' log, quoted: the log itself goes with the bundle.
+pub(crate) fn log_tail(bundle: &Path) -> String {
+    match last_bytes(&bundle.join(file::VM_LOG), MAX_TAIL) {
         Ok(log) if log.is_empty() => "its log is empty".into(),
-        Ok(log) => format!("the end of its log: {}", text::tail(&log, 10, 2048)),
+        Ok(log) => format!("the end of its log: {}", text::plain(&text::tail(&log, 10, 2048))),
         Err(e) => format!("its log cannot be read ({e})"),
     }
+}
+
+fn last_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    use std::io::{Read as _, Seek as _};
+    let mut file = fs::File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(max);
+    file.seek(io::SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn service(place: Place) -> Result<VmServiceClient<Channel>, tonic::transport::Error> {

@@ -1,11 +1,14 @@
 //! How a VM ended: in memory, on disk (`VmEnd.json`), on the wire.
 
-use std::{fmt, fs, io, path::Path};
+use std::{fmt, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use shoes_vz_model::bundle::file;
 use shoes_vz_process::files::{self, Readers};
 use shoes_vz_proto::vm as wire;
+
+/// Of `VmEnd.json`.
+const MAX_END: u64 = 1 << 20;
 
 /// What kind of end it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,7 +115,7 @@ impl End {
 
     /// What `bundle` says of its VM's end; `None` when the VM process wrote nothing.
     pub fn read(bundle: &Path) -> io::Result<Option<Self>> {
-        match fs::read(bundle.join(file::VM_END)) {
+        match files::read_bounded(&bundle.join(file::VM_END), MAX_END) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -131,6 +134,8 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -95,9 +95,7 @@ pub enum HypervisorError {
         why: String,
     },
     /// The hypervisor did not answer.
-    #[error(
-        "the hypervisor did not {what} within {seconds} s; it hangs, or the host is overloaded: see vm.log, and end the VM if this stays so"
-    )]
+    #[error("the hypervisor did not {what} within {seconds} s; it hangs, or the host is overloaded")]
     Silent {
         /// What was asked.
         what: &'static str,

@@ -7,6 +7,7 @@
 //! | the agent dies | nothing: a later agent finds `vm.sock` |
 //! | the agent dies before Start | this process ends itself after a minute |
 //! | the hypervisor dies | its reason is noted and told; this process ends |
+//! | a task of this process panics | the VM is ended, with that as its reason |
 //! | this process dies | the hypervisor dies with it (parent-death signal); the client words the end |
 //! | the maximum lifetime passes | the VM is ended, agent or no agent |
 
@@ -30,13 +31,14 @@ use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_stream::wrappers::UnixListenerStream;
 
 use self::{guest::Guest, owner::Owner, service::Service};
 use crate::{
-    end::End,
+    end::{End, EndKind},
     hypervisor::{Hypervisor, HypervisorError, vz::Vz},
     spec::{Display, HypervisorKind, SpecError, VmSpec},
 };
@@ -161,16 +163,30 @@ fn hang_up() {
     }
 }
 
+/// SIGTERM or SIGINT. The other signals that would end a process by default mean nothing here, and must not cost a job.
 async fn terminated() {
-    let (term, int) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    match (term, int) {
-        (Ok(mut term), Ok(mut int)) => {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        }
-        (Err(error), _) | (_, Err(error)) => {
+    let caught = || {
+        let [hup, usr1, usr2] =
+            [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()].map(signal);
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok::<_, io::Error>((term, int, hup?, usr1?, usr2?))
+    };
+    let (mut term, mut int, mut hup, mut usr1, mut usr2) = match caught() {
+        Ok(all) => all,
+        Err(error) => {
             tracing::warn!(%error, "signals cannot be caught: SIGTERM will end the VM without a word");
-            std::future::pending().await
+            return std::future::pending().await;
         }
+    };
+    loop {
+        let ignored = tokio::select! {
+            _ = term.recv() => return,
+            _ = int.recv() => return,
+            _ = hup.recv() => "SIGHUP",
+            _ = usr1.recv() => "SIGUSR1",
+            _ = usr2.recv() => "SIGUSR2",
+        };
+        tracing::info!(signal = ignored, "this signal means nothing to a VM process; SIGTERM ends the VM");
     }
 }
 
@@ -187,7 +203,7 @@ async fn serve(
     let (vm, guest) = (Name::bind(bundle, file::VM_SOCKET)?, Name::bind(bundle, file::GUEST_SOCKET)?);
     let (owner, handle) = Owner::new(spec, bundle.to_owned(), hypervisor, start_deadline);
 
-    let guests = tokio::spawn(socket::serve(guest.listener, Guest(handle.guest.clone())));
+    let mut guests = tokio::spawn(socket::serve(guest.listener, Guest(handle.guest.clone())));
     let (over, is_over) = oneshot::channel::<()>();
     let service = tonic::transport::Server::builder()
         .add_service(VmServiceServer::new(Service { owner: handle }))
@@ -202,7 +218,17 @@ async fn serve(
         vm.path.remove();
         guest.path.remove();
     };
-    let end = owner.run(terminated, record).await;
+    let end = tokio::select! {
+        biased;
+        end = owner.run(terminated, &record) => end,
+        // Nobody could ask for anything any more, nor reach the guest. Dropping the owner has ended the VM.
+        fault = lost(&mut service, &mut guests) => {
+            let end = End::new(EndKind::HypervisorFailed, format!("a fault of the VM process ended the VM: {fault}"));
+            tracing::error!(reason = %end.reason, "the VM is over");
+            record(&end);
+            return Ok(end);
+        }
+    };
     drop(over);
     guests.abort();
     match timeout(FAREWELL, &mut service).await {
@@ -215,6 +241,24 @@ async fn serve(
         }
     }
     Ok(end)
+}
+
+/// Waits until one of the two tasks that serve the sockets has ended, which neither does before the VM.
+async fn lost<E: std::fmt::Display>(
+    service: &mut JoinHandle<Result<(), E>>,
+    guests: &mut JoinHandle<()>,
+) -> String {
+    tokio::select! {
+        ended = service => match ended {
+            Ok(Ok(())) => "serving vm.sock ended".into(),
+            Ok(Err(error)) => format!("serving vm.sock ended: {error}"),
+            Err(panic) => format!("serving vm.sock: {panic}"),
+        },
+        ended = guests => match ended {
+            Ok(()) => "serving guest.sock ended".into(),
+            Err(panic) => format!("serving guest.sock: {panic}"),
+        },
+    }
 }
 
 /// Two processes on one disk would destroy it. Held as long as the file is open, and freed by any death.

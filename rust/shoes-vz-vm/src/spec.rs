@@ -1,7 +1,7 @@
 //! `<bundle>/Vm.json`: everything the VM process must know, written by the agent before it starts that process.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +10,7 @@ use shoes_vz_model::{
     bundle::file,
     template::{Os, Transport},
 };
+use shoes_vz_process::files;
 
 use crate::{end::write_atomically, template::TemplateDir};
 
@@ -201,7 +202,8 @@ impl VmSpec {
     /// Reads `bundle`'s.
     pub fn read(bundle: &Path) -> Result<Self, SpecError> {
         let path = bundle.join(file::VM_SPEC);
-        let bytes = fs::read(&path).map_err(|source| SpecError::Read { path: path.clone(), source })?;
+        let bytes = files::read_bounded(&path, MAX_SPEC)
+            .map_err(|source| SpecError::Read { path: path.clone(), source })?;
         serde_json::from_slice(&bytes).map_err(|source| SpecError::Parse { path, source })
     }
 
@@ -209,6 +211,9 @@ impl VmSpec {
         write_atomically(&bundle.join(file::VM_SPEC), &serde_json::to_vec_pretty(self)?)
     }
 }
+
+/// Of `Vm.json`.
+const MAX_SPEC: u64 = 1 << 20;
 
 /// Why a bundle's `Vm.json` is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -233,6 +238,8 @@ pub enum SpecError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

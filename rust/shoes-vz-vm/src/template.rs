@@ -6,6 +6,10 @@ use std::{
 };
 
 use shoes_vz_model::template::{HardwareModel, Os, Template, file};
+use shoes_vz_process::files;
+
+/// Of a template's JSON files, each of which is a few lines.
+const MAX_JSON: u64 = 1 << 20;
 
 /// A template that has all it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +50,10 @@ impl TemplateDir {
             return Err(fail(vec!["it is no directory".into()]));
         }
         let mut mistakes = Vec::new();
+        if dir.to_str().is_none() {
+            mistakes
+                .push(format!("its path {dir:?} is not UTF-8, as the settings of VMs must be; rename it"));
+        }
         let meta = read_metadata(&dir, &mut mistakes);
         // Without a readable Template.json nobody knows which files to ask for but the disk.
         let required = meta.as_ref().map_or(&[file::DISK][..], |m| m.os.required_files());
@@ -92,7 +100,7 @@ impl TemplateDir {
 }
 
 fn read_metadata(dir: &Path, mistakes: &mut Vec<String>) -> Option<Template> {
-    match fs::read(dir.join(file::METADATA)) {
+    match files::read_bounded(&dir.join(file::METADATA), MAX_JSON) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(meta) => Some(meta),
             Err(e) => {
@@ -143,8 +151,9 @@ fn check_metadata(dir: &Path, meta: &Template, mistakes: &mut Vec<String>) {
     }
     let model = dir.join(file::HARDWARE_MODEL);
     if meta.os == Os::Macos
-        && let Ok(bytes) = fs::read(&model)
-        && let Err(e) = serde_json::from_slice::<HardwareModel>(&bytes)
+        && let Err(e) = files::read_bounded(&model, MAX_JSON)
+            .and_then(|bytes| Ok(serde_json::from_slice::<HardwareModel>(&bytes)?))
+        && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
     {
         mistakes.push(format!("{} is not valid ({e})", file::HARDWARE_MODEL));
     }
@@ -208,6 +217,29 @@ mod tests {
         assert!(text.contains("oss") && text.contains("Disk.img is missing"), "{text}");
         let text = TemplateDir::open(&dir.path().join("nowhere")).unwrap_err().to_string();
         assert!(text.contains("nowhere"), "{text}");
+    }
+
+    #[test]
+    fn a_description_without_an_end_is_refused_by_its_limit() {
+        let dir = template(&[("Disk.img", &"x".repeat(512)), ("AuxiliaryStorage", "a")]);
+        for name in ["Template.json", "HardwareModel.json"] {
+            fs::File::create(dir.path().join(name)).unwrap().set_len(1 << 40).unwrap();
+        }
+        let text = TemplateDir::open(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("Template.json cannot be read (it holds more than"), "{text}");
+        fs::remove_file(dir.path().join("Template.json")).unwrap();
+        let text = TemplateDir::open(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("HardwareModel.json is not valid (it holds more than"), "{text}");
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_is_refused_rather_than_failing_each_runner() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join(std::ffi::OsStr::from_bytes(b"t\xe9"));
+        fs::create_dir(&dir).unwrap();
+        let text = TemplateDir::open(&dir).unwrap_err().to_string();
+        assert!(text.contains("is not UTF-8") && text.contains("Disk.img is missing"), "{text}");
     }
 
     #[test]

@@ -436,3 +436,38 @@ async fn a_path_too_long_for_a_socket_is_told_before_anything_starts() {
     let error = Vm::adopt(&PathBuf::from(format!("/{}", "x".repeat(120)))).await.unwrap_err().to_string();
     assert!(error.contains("--runners-path"), "{error}");
 }
+
+#[tokio::test]
+async fn signals_that_mean_nothing_cost_no_vm() {
+    let host = Host::new(&program::image(program::HANG));
+    let vm = host.started().await;
+    let pid = Pid::from_raw(i32::try_from(vm.status().borrow().pid).unwrap());
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        kill(pid, signal).unwrap();
+        // Each is on record before the next question.
+        until_logged(&host.bundle, signal.as_str()).await;
+    }
+    vm.pause().await.expect("the VM process answers, and its VM runs");
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(vm.ended().await.kind(), VmEndKind::Requested);
+}
+
+async fn until_logged(bundle: &Path, word: &str) {
+    let logged = async {
+        while !fs::read_to_string(bundle.join(file::VM_LOG)).unwrap_or_default().contains(word) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), logged).await.expect("it is logged");
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_costs_no_vm() {
+    let host = Host::new(&program::image(program::HANG));
+    std::os::unix::fs::symlink("/dev/full", host.bundle.join(file::VM_LOG)).unwrap();
+    let vm = host.spawn().await;
+    vm.start().await.unwrap();
+    vm.pause().await.unwrap();
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(vm.ended().await.kind(), VmEndKind::Requested);
+}

@@ -11,6 +11,7 @@ use shoes_vz_model::{
     template::Transport,
 };
 use shoes_vz_process::settings::Zero;
+use shoes_vz_process::units;
 use shoes_vz_vm::{
     client::{Stop, Vm},
     clone,
@@ -22,8 +23,8 @@ use tokio::time::{sleep, timeout};
 use crate::{
     bundles::{Bundle, Lock, LockError},
     cli::{OneArgs, StartArgs, StopArgs},
-    duration, files, settings,
-    ssh::{Login, Ssh},
+    files, settings,
+    ssh::{Login, LoginKeys, Ssh},
 };
 
 /// How often a bundle is tried to be removed while an agent may be writing into it.
@@ -45,9 +46,8 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
         bundle.runner
     );
     let template = TemplateDir::open(&spec.template)?;
-    let key = given_key.or_else(|| template.ssh_key());
-    let key = key.context("no SSH key: give --ssh-key")?;
-    let ssh = Login::new(&template.meta.ssh_user, &key, &template.meta.ssh_host_key)?.of_one_vm();
+    let keys = LoginKeys::file_or_users(given_key.or_else(|| template.ssh_key()));
+    let ssh = Login::new(&template.meta.ssh_user, keys, &template.meta.ssh_host_key)?.of_one_vm();
     renew_lifetime(&bundle, &mut spec)?;
 
     let vm = Vm::spawn(&std::env::current_exe()?, &bundle.path).await?;
@@ -64,7 +64,7 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
         other => {
             let words = match other {
                 Ok(outcome) => outcome.err().map_or_else(String::new, |e| format!("{e:#}")),
-                Err(_) => format!("SSH did not answer within {}", duration::words(deadline)),
+                Err(_) => format!("SSH did not answer within {}", units::show_duration(deadline)),
             };
             vm.stop(Stop::Force)
                 .await

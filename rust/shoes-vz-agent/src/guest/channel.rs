@@ -19,9 +19,9 @@ use shoes_vz_model::{
 };
 use tokio::{
     sync::{Notify, watch},
+    task::JoinSet,
     time::Instant,
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Following, Guest, GuestError,
@@ -96,10 +96,9 @@ impl Guest for ChannelGuest {
         let reopen = Arc::new(Notify::new());
         let log = Log::open(log);
         let logged = log.written.subscribe();
-        let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(follow_status(self.api(), sender, reopen.clone()))),
-            AbortOnDropHandle::new(tokio::spawn(follow_log(self.api(), status.clone(), log))),
-        ];
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_status(self.api(), sender, reopen.clone()));
+        tasks.spawn(follow_log(self.api(), status.clone(), log));
         Following::new(status, logged, Some(reopen), tasks)
     }
 }

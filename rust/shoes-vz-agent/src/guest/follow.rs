@@ -12,9 +12,11 @@ use std::{
 use shoes_vz_model::guest::Status;
 use tokio::{
     sync::{Notify, watch},
+    task::JoinSet,
     time::sleep,
 };
-use tokio_util::task::AbortOnDropHandle;
+
+use crate::tasks::message;
 
 /// Dropping it ends the following, and nothing else.
 pub struct Following {
@@ -24,7 +26,20 @@ pub struct Following {
     pub logged: watch::Receiver<u64>,
     /// Has the events asked for anew; `None` where there are none.
     reopen: Option<Arc<Notify>>,
-    _tasks: Vec<AbortOnDropHandle<()>>,
+    /// What feeds it; they end with it.
+    pub(crate) tasks: JoinSet<()>,
+}
+
+/// Waits until one of a [`Following`]'s tasks has panicked, and gives its message. One that ends otherwise is done.
+pub(crate) async fn lost(tasks: &mut JoinSet<()>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            return message(&*panic);
+        }
+    }
+    std::future::pending().await
 }
 
 impl Following {
@@ -33,9 +48,9 @@ impl Following {
         status: watch::Receiver<Option<Status>>,
         logged: watch::Receiver<u64>,
         reopen: Option<Arc<Notify>>,
-        tasks: Vec<AbortOnDropHandle<()>>,
+        tasks: JoinSet<()>,
     ) -> Self {
-        Self { status, logged, reopen, _tasks: tasks }
+        Self { status, logged, reopen, tasks }
     }
 
     /// What it tells, for another who wants to know.
@@ -124,5 +139,20 @@ impl Pause {
     pub(super) async fn wait(&mut self) {
         sleep(self.0).await;
         self.0 = Self::LONGEST.min(self.0 * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_that_panics_is_told_and_one_that_is_done_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        tasks.spawn(async { panic!("no room") });
+        assert_eq!(lost(&mut tasks).await, "no room");
+        let done = lost(&mut tasks);
+        assert!(tokio::time::timeout(Duration::from_millis(20), done).await.is_err());
     }
 }

@@ -17,10 +17,12 @@ use hyper_util::rt::TokioIo;
 use shoes_vz_model::{
     guest::{ExecRequest, ExecResponse, Renewal, SetupPhase, SetupStatus, Status, port},
     id::RunnerId,
+    text,
 };
 use tokio::{
     net::TcpStream,
     sync::watch,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -38,7 +40,12 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const STATUS_DEADLINE: Duration = Duration::from_secs(10);
 /// The Go guest agent can only be asked.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// Of an answer: the Go guest agent's `/exec` holds a program's whole output.
 const MAX_ANSWER: usize = 64 << 20;
+/// Of a status, which is a few lines.
+const MAX_STATUS: usize = 1 << 20;
+/// Of an answer that is an error, quoted in a reason.
+const MAX_WORDS: usize = 500;
 
 /// See the module.
 #[derive(Clone)]
@@ -115,10 +122,9 @@ impl Guest for TcpGuest {
         let setup = watch::Sender::new(setup);
         let log = Log::open(log);
         let logged = log.written.subscribe();
-        let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(follow_status(self.ip, setup.subscribe(), sender))),
-            AbortOnDropHandle::new(tokio::spawn(follow_script(self.clone(), setup, log))),
-        ];
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_status(self.ip, setup.subscribe(), sender));
+        tasks.spawn(follow_script(self.clone(), setup, log));
         Following::new(status, logged, None, tasks)
     }
 }
@@ -218,17 +224,17 @@ async fn follow_status(
 }
 
 async fn get_status(ip: IpAddr) -> Result<Status, GuestError> {
-    let answer = call(ip, "GET", "/status", Bytes::new()).await?;
+    let answer = call(ip, "GET", "/status", Bytes::new(), MAX_STATUS).await?;
     serde_json::from_slice(&answer).map_err(|e| GuestError::Broken(format!("GET /status: {e}")))
 }
 
 pub(super) async fn exec(ip: IpAddr, request: ExecRequest) -> Result<ExecResponse, GuestError> {
     let body = serde_json::to_vec(&request).map_err(|e| GuestError::Refused(e.to_string()))?;
-    let answer = call(ip, "POST", "/exec", body.into()).await?;
+    let answer = call(ip, "POST", "/exec", body.into(), MAX_ANSWER).await?;
     serde_json::from_slice(&answer).map_err(|e| GuestError::Broken(format!("POST /exec: {e}")))
 }
 
-async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes) -> Result<Bytes, GuestError> {
+async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes, limit: usize) -> Result<Bytes, GuestError> {
     let address = SocketAddr::new(ip, port::API);
     let broken = |e: &dyn std::error::Error| GuestError::Broken(format!("{method} {path} at {address}: {e}"));
     let stream = TcpStream::connect(address).await.map_err(|e| broken(&e))?;
@@ -244,14 +250,13 @@ async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes) -> Result<Bytes
         .map_err(|e| broken(&e))?;
     let answer = sender.send_request(request).await.map_err(|e| broken(&e))?;
     let status = answer.status();
-    let bytes =
-        Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| broken(&*e))?.to_bytes();
+    let bytes = Limited::new(answer.into_body(), limit).collect().await.map_err(|e| broken(&*e))?.to_bytes();
     drop(connection);
     match status.is_success() {
         true => Ok(bytes),
         false => Err(GuestError::Refused(format!(
             "{method} {path} at {address}: answered {status}: {}",
-            String::from_utf8_lossy(&bytes).trim()
+            text::one_line(&String::from_utf8_lossy(&bytes), MAX_WORDS)
         ))),
     }
 }

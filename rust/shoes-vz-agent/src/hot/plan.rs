@@ -5,10 +5,10 @@
 
 use std::{str::FromStr, time::Duration};
 
+use shoes_vz_process::units;
 use shoes_vz_vm::template::TemplateDir;
 
 use super::Class;
-use crate::size;
 
 /// How many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,9 +123,9 @@ impl FromStr for Wanted {
         let mut parts = size.split('x');
         wanted.cpus = parts.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0).ok_or_else(bad)?;
         wanted.memory_bytes =
-            size::parse(parts.next().ok_or_else(bad)?).map_err(|e| format!("{text:?}: {e}"))?;
+            units::size(parts.next().ok_or_else(bad)?).map_err(|e| format!("{text:?}: {e}"))?;
         if let Some(disk) = parts.next() {
-            wanted.disk_bytes = size::parse(disk).map_err(|e| format!("{text:?}: {e}"))?;
+            wanted.disk_bytes = units::size(disk).map_err(|e| format!("{text:?}: {e}"))?;
         }
         match parts.next() {
             None if wanted.memory_bytes > 0 => Ok(wanted),

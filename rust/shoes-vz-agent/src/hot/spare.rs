@@ -8,6 +8,7 @@ use shoes_vz_model::{
     id::RunnerId,
     state::{Stage, StartPath, State},
 };
+use shoes_vz_process::units;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until, timeout},
@@ -96,9 +97,10 @@ impl Spare {
         let id = held.bundle.runner;
         let fingerprint = meta.template_fingerprint.clone();
         let record = Record::of_spare(ctx.clone(), held.bundle.clone(), meta);
+        let tasks = ctx.tasks.clone();
         let life = Life { ctx, spare: self, held, record, fingerprint };
         let span = tracing::info_span!("spare", spare = %id);
-        tokio::spawn(life.live(from).instrument(span));
+        drop(tasks.spawn("a hot VM's task", life.live(from).instrument(span)));
     }
 }
 
@@ -157,7 +159,7 @@ impl Life {
             Err(_) => {
                 let words = format!(
                     "not ready within the start deadline of {}, at stage {}; the last try said: {}",
-                    crate::duration::words(deadline),
+                    units::show_duration(deadline),
                     self.record.stage().as_str(),
                     self.held.last_error
                 );
@@ -232,7 +234,7 @@ impl Life {
             Ok(Ok(Some(_))) => Ok(()),
             Ok(Ok(None)) => Err("its guest agent answers with something else than its state".into()),
             Ok(Err(error)) => Err(format!("its guest agent does not answer: {error}")),
-            Err(_) => Err(format!("no answer within {}", crate::duration::words(deadline))),
+            Err(_) => Err(format!("no answer within {}", units::show_duration(deadline))),
         }
     }
 

@@ -3,17 +3,20 @@
 use std::{path::Path, time::Duration};
 
 use shoes_vz_model::{bundle::file, state::Stage, text};
+use shoes_vz_process::units;
 use shoes_vz_proto::{
     agent::EndKind,
     vm::{VmEnd, VmEndKind},
 };
 
 use super::silence::Silence;
-use crate::{duration, files};
+use crate::files;
 
 /// Longest reason (`error_message` in agent.proto).
 const MAX_REASON: usize = 8 << 10;
 const CONSOLE_LINES: usize = 20;
+/// Of a guest's last line, quoted in a reason.
+const MAX_LAST_LINE: usize = 300;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ending {
@@ -25,19 +28,30 @@ pub(crate) struct Ending {
 
 impl Ending {
     pub(crate) fn new(kind: EndKind, reason: impl Into<String>) -> Self {
-        let mut reason = reason.into();
-        if reason.len() > MAX_REASON {
-            let mut cut = MAX_REASON;
-            while !reason.is_char_boundary(cut) {
-                cut -= 1;
-            }
-            reason.truncate(cut);
-        }
-        Self { kind, reason, state_refused: false }
+        // Parts of it come from guests and from what they print.
+        Self { kind, reason: text::cut(&text::plain(&reason.into()), MAX_REASON), state_refused: false }
     }
 
     pub(crate) fn failed(reason: impl Into<String>) -> Self {
         Self::new(EndKind::Failed, reason)
+    }
+
+    /// A task of the runner's panicked.
+    pub(crate) fn fault_of_the_agent(message: &str) -> Self {
+        Self::failed(format!(
+            "a fault of the agent, not of the job or the template, ended this runner: {message}; the agent's log has more, \
+             please report it"
+        ))
+    }
+
+    /// In one line: the last of its output is in `Setup.log_tail`.
+    pub(super) fn setup_failed(code: i32, tail: &str) -> Self {
+        let signal = if code > 128 { format!(" (signal {})", code - 128) } else { String::new() };
+        let last = match text::last_line(tail, MAX_LAST_LINE) {
+            Some(line) => format!("last line: \"{line}\""),
+            None => "it printed nothing".into(),
+        };
+        Self::failed(format!("setup script exited with code {code}{signal}; {last}"))
     }
 
     pub(crate) fn deleted() -> Self {
@@ -57,8 +71,9 @@ impl Ending {
             _ => EndKind::VmDied,
         };
         let mut reason = format!("the VM ended at stage {}: {}", stage.as_str(), end.reason);
-        // Later the console has no more to tell than the job itself.
-        if stage <= Stage::Ssh && kind == EndKind::VmDied {
+        // Later the console has no more to tell than the job itself, unless it is the kernel that failed.
+        let kernel = matches!(end.kind(), VmEndKind::GuestPanic | VmEndKind::GuestReset);
+        if kind == EndKind::VmDied && (stage <= Stage::Ssh || kernel) {
             reason.push_str(&console_tail(bundle));
         }
         Self { state_refused: end.kind() == VmEndKind::RestoreRefused, ..Self::new(kind, reason) }
@@ -82,9 +97,9 @@ impl Ending {
         let last = if last.is_empty() { String::new() } else { format!("; the last try said: {last}") };
         Self::failed(format!(
             "not ready within the start deadline of {}: stage {} took {} so far, {doing}{last}{}",
-            duration::words(deadline),
+            units::show_duration(deadline),
             stage.as_str(),
-            duration::words(in_stage),
+            units::show_duration(in_stage),
             console_tail(bundle)
         ))
     }
@@ -92,14 +107,14 @@ impl Ending {
     pub(super) fn expired(limit: Duration) -> Self {
         Self::new(
             EndKind::Expired,
-            format!("the VM reached its maximum lifetime of {}", duration::words(limit)),
+            format!("the VM reached its maximum lifetime of {}", units::show_duration(limit)),
         )
     }
 
     /// The guest agent answers nothing any more.
     pub(super) fn silent(silence: &Silence, stage: Stage, bundle: &Path) -> Self {
         let last = match &silence.last {
-            Some((what, ago)) => format!("it last said, {} ago: {what}", duration::words(*ago)),
+            Some((what, ago)) => format!("it last said, {} ago: {what}", units::show_duration(*ago)),
             None => "it said nothing since this agent follows it".into(),
         };
         Self::new(
@@ -107,7 +122,7 @@ impl Ending {
             format!(
                 "the guest was not heard of for {} at stage {} (--silent-guest-limit): it left {} questions unanswered, \
                  the last one with: {}; {last}{}",
-                duration::words(silence.lasted),
+                units::show_duration(silence.lasted),
                 stage.as_str(),
                 silence.unanswered,
                 silence.error,
@@ -121,19 +136,19 @@ impl Ending {
     }
 }
 
-/// "; the console's last lines:…", without what a terminal would obey.
+/// `; the console's last line: "…"`, and below it more of them, without what a terminal would obey. The bundle with the
+/// whole log is gone once the reason is read.
 pub(super) fn console_tail(bundle: &Path) -> String {
     let bytes = match files::last_bytes(&bundle.join(file::CONSOLE_LOG), 64 << 10) {
         Ok(bytes) => bytes,
         Err(error) => return format!("; the console's log cannot be read ({error})"),
     };
-    let plain: String = text::tail(&bytes, CONSOLE_LINES, 4 << 10)
-        .chars()
-        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
-        .collect();
-    match plain.trim() {
-        "" => "; the console printed nothing".into(),
-        lines => format!("; the console's last lines:\n{lines}"),
+    let lines = text::plain(&text::tail(&bytes, CONSOLE_LINES, 4 << 10));
+    match text::last_line(&lines, MAX_LAST_LINE) {
+        None => "; the console printed nothing".into(),
+        Some(last) => {
+            format!("; the console's last line: \"{last}\"\nThe console's last lines:\n{}", lines.trim())
+        }
     }
 }
 
@@ -158,6 +173,32 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_scripts_reason_is_useful_in_one_line_and_nothing_a_terminal_obeys() {
+        let reason = |code, tail: &str| Ending::setup_failed(code, tail).reason;
+        assert_eq!(
+            reason(3, "fetching\n\u{1b}[31mcurl: (6) Could not resolve host\u{1b}[0m\n\n"),
+            "setup script exited with code 3; last line: \"curl: (6) Could not resolve host\""
+        );
+        assert_eq!(reason(137, ""), "setup script exited with code 137 (signal 9); it printed nothing");
+        assert!(reason(1, &"x".repeat(10_000)).len() < 400);
+    }
+
+    #[test]
+    fn a_kernel_that_panics_is_quoted_at_every_stage_since_its_log_goes_with_the_bundle() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join(file::CONSOLE_LOG),
+            "ok\n\u{1b}[1mKernel panic - not syncing\u{1b}[0m\r\n",
+        )
+        .unwrap();
+        let end = VmEnd { kind: VmEndKind::GuestPanic.into(), reason: "the guest's kernel panicked".into() };
+        let reason = Ending::vm_over(&end, Stage::Job, dir.path()).reason;
+        let first = reason.lines().next().unwrap();
+        assert!(first.contains("\"Kernel panic - not syncing\""), "{reason}");
+        assert!(!reason.contains("console.log") && !reason.contains("[1m"), "{reason}");
+    }
+
+    #[test]
     fn each_end_of_a_vm_has_its_kind_and_keeps_its_words() {
         let dir = tempfile::tempdir().unwrap();
         let over = |kind: VmEndKind, stage| {
@@ -166,7 +207,7 @@ mod tests {
         };
         assert_eq!(over(VmEndKind::Requested, Stage::Job).kind, EndKind::Deleted);
         assert_eq!(over(VmEndKind::MaxLifetime, Stage::Job).kind, EndKind::Expired);
-        let died = over(VmEndKind::GuestPanic, Stage::Job);
+        let died = over(VmEndKind::DiskError, Stage::Job);
         assert_eq!(
             (died.kind, died.reason.as_str()),
             (EndKind::VmDied, "the VM ended at stage job: because")
@@ -176,6 +217,6 @@ mod tests {
 
     #[test]
     fn fault_22_a_reason_is_bounded() {
-        assert_eq!(Ending::failed("é".repeat(8 << 10)).reason.len(), MAX_REASON);
+        assert!(Ending::failed("é".repeat(8 << 10)).reason.len() <= MAX_REASON);
     }
 }

@@ -8,6 +8,7 @@ use shoes_vz_model::{
     state::{Stage, StartPath},
     text,
 };
+use shoes_vz_process::units;
 use shoes_vz_proto::{agent as wire, agent::EndKind};
 use shoes_vz_vm::{End, spec::StateUse};
 use tokio::{
@@ -26,10 +27,11 @@ use super::{
 use crate::{
     context::Context,
     files,
-    guest::Following,
+    guest::{Following, lost},
     hot::{Class, Offer},
     slot_vm::{FIRST_PAUSE, LONGEST_PAUSE, Making, Restored, SlotVm},
     slots::Place,
+    tasks::caught,
 };
 
 /// Until the last of a failed script's output has come over.
@@ -191,7 +193,7 @@ impl Owner {
         Ok(())
     }
 
-    /// A life, cut short by whatever ends a runner from outside.
+    /// A life, cut short by whatever ends a runner from outside, or by a panic: whatever must be undone is in `self`.
     async fn bounded(&mut self, life: impl AsyncFnOnce(&mut Self) -> Result<Ending, Ending>) -> Ending {
         let delete = self.delete.clone();
         let limit = Duration::from_secs(self.record.meta.max_lifetime_seconds);
@@ -202,7 +204,10 @@ impl Owner {
             () = delete.cancelled() => Ending::deleted(),
             // Before the VM's own limit, which strikes at the same moment.
             () = over => Ending::expired(limit),
-            ending = life(self) => ending.unwrap_or_else(|ending| ending),
+            ending = caught(life(self)) => match ending {
+                Ok(ending) => ending.unwrap_or_else(|ending| ending),
+                Err(message) => Ending::fault_of_the_agent(&message),
+            },
         }
     }
 
@@ -306,8 +311,9 @@ impl Owner {
             let patience_ends = sleep_until(patience.unwrap_or_else(|| Instant::now() + AGES));
             tokio::select! {
                 biased;
+                message = lost(&mut following.tasks) => return Err(Ending::fault_of_the_agent(&message)),
                 changed = following.status.changed() => if changed.is_err() {
-                    return Err(Ending::failed("the task that follows the guest died"));
+                    return Err(Ending::fault_of_the_agent("the task that follows the guest ended"));
                 },
                 end = vm.ended() => return Ok(self.vm_over(&end, seen, status.as_ref())),
                 silence = &mut silence => {
@@ -341,7 +347,7 @@ impl Owner {
             EndKind::Expired,
             format!(
                 "the setup script exited 0, but no Actions runner showed within {} (--registration-deadline)",
-                crate::duration::words(self.ctx.registration_deadline)
+                units::show_duration(self.ctx.registration_deadline)
             ),
         )
     }
@@ -351,16 +357,12 @@ impl Owner {
             tracing::warn!("the last of the setup script's output did not come over in time");
         }
         let tail = match files::last_bytes(&self.record.bundle.file(file::SETUP_LOG), 1 << 20) {
-            Ok(bytes) => text::tail(&bytes, TAIL_LINES, TAIL_BYTES),
+            Ok(bytes) => text::plain(&text::tail(&bytes, TAIL_LINES, TAIL_BYTES)),
             Err(error) => format!("(setup.log cannot be read: {error})"),
         };
-        let words = match code {
-            129.. => format!("exit code {code} (signal {})", code - 128),
-            _ => format!("exit code {code}"),
-        };
-        let reason = format!("the setup script ended with {words}; its last lines:\n{tail}");
+        let ending = Ending::setup_failed(code, &tail);
         self.record.setup_tail(tail);
-        Ending::failed(reason)
+        ending
     }
 
     /// Of a bundle no VM process answers for any more.

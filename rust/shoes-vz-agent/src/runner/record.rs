@@ -6,12 +6,15 @@ use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     guest::{RunnerActivity, Status},
     state::{Stage, StartPath, State},
-    time,
+    text, time,
 };
 use shoes_vz_proto::agent as wire;
 
 use super::{clock::Clock, ending::Ending};
 use crate::{bundles::Bundle, context::Context};
+
+/// Of a name a guest tells.
+const MAX_NAME: usize = 256;
 
 /// Who is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,10 +140,11 @@ impl Record {
 
     /// What the guest agent says.
     pub(super) fn observe(&mut self, status: &Status) {
+        let address = || status.ip_addresses.first()?.parse::<std::net::IpAddr>().ok();
         if self.meta.ip_address.is_empty()
-            && let Some(ip) = status.ip_addresses.first()
+            && let Some(ip) = address()
         {
-            self.meta.ip_address.clone_from(ip);
+            self.meta.ip_address = ip.to_string();
             self.save();
         }
         if let Some(code) = status.setup.exit_code {
@@ -249,12 +253,14 @@ impl Record {
 
 fn job(status: &Status) -> Option<wire::Job> {
     let job = status.job.as_ref()?;
+    // Whoever writes a workflow chooses them, and they are shown in terminals.
+    let shown = |text: &str| text::one_line(text, MAX_NAME);
     Some(wire::Job {
-        job_id: job.job_id.clone(),
-        run_id: job.run_id.clone(),
-        repository: status.repository.clone(),
-        workflow_name: job.workflow_name.clone(),
-        job_name: job.job_name.clone(),
+        job_id: shown(&job.job_id),
+        run_id: shown(&job.run_id),
+        repository: shown(&status.repository),
+        workflow_name: shown(&job.workflow_name),
+        job_name: shown(&job.job_name),
         started_at: job.started_at.map(time::to_wire),
     })
 }

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::guest::{RunnerActivity, SetupPhase, Status};
+use shoes_vz_process::units;
 use shoes_vz_proto::vm::{VmState, VmStatus};
 use tokio::{
     sync::watch,
@@ -69,7 +70,7 @@ pub(super) async fn silence(
                 continue;
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {}", crate::duration::words(count.deadline)),
+            Err(_) => format!("no answer within {}", units::show_duration(count.deadline)),
         };
         if told != before {
             count.heard(told.0.as_ref().map_or_else(|| "the setup script's output".into(), words));

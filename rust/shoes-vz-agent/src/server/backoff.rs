@@ -1,8 +1,10 @@
-//! Growing pauses between tries, no two agents' alike, so that a restarted server is not met by all at once.
+//! Pauses between attempts to reach the server, no two agents' alike, so that a restarted server is not met by all at
+//! once.
 
 use std::time::Duration;
 
 use shoes_vz_model::Outside;
+use shoes_vz_process::backoff;
 use tokio::time::sleep;
 
 const FIRST: Duration = Duration::from_millis(100);
@@ -10,28 +12,21 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 pub(super) struct Backoff {
     outside: Outside,
-    next: Duration,
+    pauses: backoff::Backoff,
 }
 
 impl Backoff {
     pub(super) fn new(outside: Outside) -> Self {
-        Self { outside, next: FIRST }
+        Self { outside, pauses: backoff::Backoff::new(FIRST, LONGEST) }
     }
 
     pub(super) fn reset(&mut self) {
-        self.next = FIRST;
+        self.pauses.reset();
     }
 
     pub(super) async fn wait(&mut self) {
         let random = self.outside.byte();
-        sleep(self.pause(random)).await;
-    }
-
-    /// Between half of the present pause and all of it; `random` is from 0 to 255.
-    fn pause(&mut self, random: u8) -> Duration {
-        let whole = self.next;
-        self.next = LONGEST.min(whole * 2);
-        whole / 2 + whole / 2 * u32::from(random) / 255
+        sleep(self.pauses.jittered(random)).await;
     }
 }
 
@@ -39,16 +34,22 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    #[test]
-    fn fault_02_pauses_grow_to_a_limit_vary_and_begin_anew_after_a_success() {
+    #[tokio::test(start_paused = true)]
+    async fn fault_02_pauses_grow_to_a_limit_vary_and_begin_anew_after_a_success() {
         let mut backoff = Backoff::new(Outside::real());
-        assert_eq!(backoff.pause(0), FIRST / 2);
-        assert_eq!(backoff.pause(255), FIRST * 2);
+        let waited = async |backoff: &mut Backoff| {
+            let before = tokio::time::Instant::now();
+            backoff.wait().await;
+            before.elapsed()
+        };
+        let slack = Duration::from_millis(1);
+        assert!(waited(&mut backoff).await <= FIRST + slack);
+        let mut last = Duration::ZERO;
         for _ in 0..10 {
-            backoff.pause(0);
+            last = waited(&mut backoff).await;
         }
-        assert_eq!(backoff.pause(255), LONGEST);
+        assert!((LONGEST / 2..=LONGEST + slack).contains(&last), "{last:?}");
         backoff.reset();
-        assert_eq!(backoff.pause(255), FIRST);
+        assert!(waited(&mut backoff).await <= FIRST + slack);
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shoes_vz_model::state::{Stage, StartPath, State};
+use shoes_vz_process::units;
 use shoes_vz_proto::agent::EndKind;
 use shoes_vz_vm::{saved::Draft, spec::StateUse};
 use tokio::time::timeout;
@@ -126,7 +127,7 @@ impl SlotVm {
                 blame: Blame::State,
                 words: format!(
                     "not ready within {} at stage {}; the last try said: {}",
-                    crate::duration::words(RESTORE_DEADLINE),
+                    units::show_duration(RESTORE_DEADLINE),
                     record.stage().as_str(),
                     self.last_error
                 ),

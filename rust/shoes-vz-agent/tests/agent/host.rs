@@ -21,6 +21,7 @@ use shoes_vz_agent::{
     slots::Slots,
     ssh::Login,
     states::States,
+    tasks::Tasks,
 };
 use shoes_vz_model::{Outside, bundle::file, id::RunnerId};
 use shoes_vz_proto::agent::{
@@ -33,7 +34,10 @@ use shoes_vz_vm::{
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::fake_vm::{FakeVms, HOST_KEY, LOGIN_KEY, key};
+use crate::{
+    fake_vm::{FakeVms, HOST_KEY, LOGIN_KEY, key},
+    panics::{Panicking, Panics},
+};
 
 /// Longest a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +53,8 @@ pub(crate) struct Host {
     pub(crate) hot: HotPlan,
     /// What the file system of the runners path has free, in the test's word.
     pub(crate) free_disk: Arc<AtomicU64>,
+    /// Where the agent's own code is to panic.
+    pub(crate) panics: Panics,
 }
 
 impl Host {
@@ -75,6 +81,7 @@ impl Host {
             max_runners: 2,
             hot: HotPlan::none(),
             free_disk: Arc::new(AtomicU64::new(u64::MAX)),
+            panics: Panics::default(),
         }
     }
 
@@ -125,7 +132,7 @@ impl Host {
             max_lifetime: None,
             registration_deadline: self.registration_deadline,
             silent_guest_limit: Some(self.silent_guest_limit),
-            machines: Arc::new(OnThisHost::new(launcher)),
+            machines: Arc::new(Panicking::new(OnThisHost::new(launcher), self.panics.clone())),
             outside: Outside::real(),
             board: Board::default(),
             ends: Ends::open(self.dir.path()).unwrap(),
@@ -134,6 +141,7 @@ impl Host {
             states: States::below(&self.runners_path()),
             disk,
             notices: None,
+            tasks: Tasks::default(),
         })));
         let account = runners.adopt_all().await.unwrap();
         let ctx = runners.context().clone();

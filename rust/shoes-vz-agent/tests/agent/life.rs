@@ -183,7 +183,7 @@ async fn fault_22_a_script_that_fails_ends_with_its_code_and_its_last_fifty_line
     vm.script_exits(3);
     let (runner, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
-    assert!(end.reason.contains("exit code 3"), "{end:?}");
+    assert_eq!(end.reason, "setup script exited with code 3; last line: \"line-200\"");
     let setup = runner.setup.unwrap();
     let lines: Vec<_> = setup.log_tail.lines().collect();
     assert_eq!((lines.len(), lines[0], lines[49]), (50, "line-151", "line-200"));
@@ -325,4 +325,17 @@ async fn a_host_short_of_disk_refuses_a_runner_in_words_until_there_is_room_agai
         "",
         "a runner that is here already needs no room"
     );
+}
+
+#[tokio::test]
+async fn what_a_guest_prints_reaches_nobody_as_something_a_terminal_obeys() {
+    let host = Host::new();
+    let runners = host.agent().await;
+    let (id, vm) = set_up(&host, &runners).await;
+    vm.print("fetching\r\n\u{1b}]0;owned\u{7}\u{1b}[31mcurl: \u{1b}[1mnot found\u{1b}[0m\u{8}\n\n");
+    vm.script_exits(1);
+    let (runner, end) = until_gone(&runners, id).await;
+    assert_eq!(end.reason, "setup script exited with code 1; last line: \"curl: not found\"");
+    assert_eq!(runner.error_message, end.reason);
+    assert_eq!(runner.setup.unwrap().log_tail.trim_end(), "fetching\ncurl: not found");
 }

@@ -14,6 +14,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 use shoes_vz_model::guest::JobInfo;
+use shoes_vz_process::files;
 
 /// Job messages hold steps and variables; more of a log is not read.
 const MAX_LOG: u64 = 4 << 20;
@@ -84,8 +85,9 @@ pub(super) struct Found {
 
 impl Files {
     pub(super) fn look(&mut self, paths: &[PathBuf], setup_since: Option<SystemTime>, worker: bool) -> Found {
-        let runner =
-            paths.iter().find_map(|path| parse_dot_runner(&fs::read_to_string(path.join(".runner")).ok()?));
+        let runner = paths.iter().find_map(|path| {
+            parse_dot_runner(&files::read_text(&path.join(".runner"), MAX_DOT_RUNNER).ok()?)
+        });
         // Older logs were baked into the image.
         let since = setup_since.or_else(booted);
         let logs = |prefix: &str| {
@@ -118,6 +120,9 @@ impl Files {
         }
     }
 }
+
+/// Of `.runner`, which is a few lines; the runner's jobs may write to it.
+const MAX_DOT_RUNNER: u64 = 256 << 10;
 
 fn logs(diag: &Path, prefix: &str, since: Option<SystemTime>) -> Vec<(SystemTime, PathBuf)> {
     let Ok(entries) = fs::read_dir(diag) else { return Vec::new() };

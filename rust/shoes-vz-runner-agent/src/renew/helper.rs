@@ -18,6 +18,8 @@ use nix::{errno::Errno, unistd::Uid};
 use shoes_vz_model::guest::{Renewal, Renewed};
 use shoes_vz_process::files::{self, Readers};
 
+/// Of a renewal, which is a few keys and ids; one that is cut is not understood.
+const MAX_REQUEST: u64 = 1 << 20;
 /// Less than this is left to the guest's own time service.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 /// Set by shoes-vz-guest-init, which changes sshd over itself.
@@ -29,6 +31,7 @@ const HOST_KEY: &str = "ssh_host_ed25519_key";
 pub fn run() -> ExitCode {
     let mut request = Vec::new();
     let outcome = io::stdin()
+        .take(MAX_REQUEST)
         .read_to_end(&mut request)
         .map_err(|e| e.to_string())
         // Without serde's words: they quote what is not understood, and that may be a secret.

@@ -8,6 +8,8 @@ use std::{
 
 use shoes_vz_process::files::{self, Readers};
 
+/// Of an authorized_keys.
+const MAX_KEYS: u64 = 1 << 20;
 /// What our line ends with.
 const MARK: &str = "shoes-vz-renewal";
 
@@ -16,7 +18,7 @@ pub(super) fn authorize(home: &Path, key: &str) -> io::Result<()> {
     let dir = home.join(".ssh");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
     let path = dir.join("authorized_keys");
-    let old = match fs::read_to_string(&path) {
+    let old = match files::read_text(&path, MAX_KEYS) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         old => old.unwrap_or_default(),
     };

@@ -57,7 +57,7 @@ impl Files {
     }
 
     fn exit_code(&self) -> Option<i32> {
-        std::fs::read_to_string(self.exit()).ok()?.trim().parse().ok()
+        shoes_vz_process::files::read_text(&self.exit(), 64).ok()?.trim().parse().ok()
     }
 }
 

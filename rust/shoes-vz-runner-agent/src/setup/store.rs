@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
@@ -17,11 +17,17 @@ use nix::{
     unistd::{Pid, Uid},
 };
 use shoes_vz_model::guest::{SetupPhase, SetupStatus, Status};
+use shoes_vz_process::files;
 use tokio::sync::{Mutex, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::{Files, KILLED, SUPERVISE, write_whole};
 use crate::env::ChildEnv;
+
+/// Of the files with an id or a process group.
+const MAX_ID: u64 = 256;
+/// Until the script is followed again when it could not be.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a script was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +125,7 @@ impl Store {
     }
 
     fn id(&self) -> io::Result<Option<String>> {
-        match std::fs::read_to_string(self.0.files.id()) {
+        match files::read_text(&self.0.files.id(), MAX_ID) {
             Ok(id) => Ok(Some(id)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -162,14 +168,22 @@ impl Store {
             let _ = told.send(outcome); // nobody listens any more when the guest agent is ending
         });
         if let Err(error) = waiting {
-            error!(%error, "no thread to follow the setup script with");
+            error!(%error, "no thread to follow the setup script with; trying again");
         }
         let store = self.clone();
         tokio::spawn(async move {
             match ended.await {
                 Ok(Ok(())) => store.ended(id),
-                Ok(Err(error)) => error!(%error, "following the setup script"),
-                Err(_) => {}
+                Ok(Err(error)) => {
+                    error!(%error, "the setup script cannot be followed; trying again");
+                    tokio::time::sleep(FOLLOW_AGAIN).await;
+                    store.follow(id);
+                }
+                // There was no thread: said above.
+                Err(_) => {
+                    tokio::time::sleep(FOLLOW_AGAIN).await;
+                    store.follow(id);
+                }
             }
         });
     }
@@ -189,7 +203,7 @@ impl Store {
         } else {
             warn!(id, "the setup script's supervisor was killed; ending the script");
             self.note("the setup script's supervisor was killed; the script is ended");
-            let group = std::fs::read_to_string(files.started()).ok().and_then(|t| t.trim().parse().ok());
+            let group = files::read_text(&files.started(), MAX_ID).ok().and_then(|t| t.trim().parse().ok());
             if let Some(group) = group {
                 // ESRCH: it has ended by itself.
                 let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use shoes_vz_model::{bundle, text};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::{UnixStream, unix::pipe},
     sync::watch,
     task::JoinHandle,
@@ -338,7 +338,7 @@ impl QemuMachine {
 }
 
 fn owner_died() -> End {
-    End::new(EndKind::HypervisorFailed, "the task that owns QEMU died: see vm.log")
+    End::new(EndKind::HypervisorFailed, "the task that owns QEMU died, which is a fault of the VM process")
 }
 
 impl Drop for QemuMachine {
@@ -529,7 +529,8 @@ impl Drop for Stderr {
 async fn read_lines(stderr: ChildStderr, kept: &Mutex<Vec<u8>>) -> io::Result<()> {
     let mut lines = BufReader::new(pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?);
     let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line).await? > 0 {
+    // A line without an end comes in pieces.
+    while (&mut lines).take(STDERR_BYTES as u64).read_until(b'\n', &mut line).await? > 0 {
         tracing::warn!(said = %String::from_utf8_lossy(&line).trim_end(), "QEMU");
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.append(&mut line);

@@ -8,7 +8,12 @@
 //! Requests come through a mailbox; none blocks it: creating the machine is a future the loop polls, so a stop
 //! overtakes a start, and pause, resume and save run beside it.
 
-use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use shoes_vz_channel::{Peer, api::GuestApi};
@@ -24,6 +29,7 @@ use super::{
     intent::{self, Intent},
 };
 use crate::{
+    client::log_tail,
     end::{End, EndKind},
     hypervisor::{Hypervisor, HypervisorError, Machine, MachineState},
     spec::{StateUse, VmSpec},
@@ -174,7 +180,7 @@ impl Owner {
                 // The machine's end first: it answers everything else. Then what ends it, the more urgent before the
                 // less; a start or the guest's hello can wait for that.
                 biased;
-                end = ended(&mut machine_state, &self.status) => return intent::end(self.intent, end),
+                end = ended(&mut machine_state, &self.status, &self.bundle) => return intent::end(self.intent, end),
                 () = &mut terminated, if !signalled => { signalled = true; self.stop(Intent::Terminated, machine.as_ref()); }
                 () = until(lifetime) => self.stop(Intent::MaxLifetime, machine.as_ref()),
                 () = until(self.grace) => { self.grace = None; if let Some(m) = &machine { m.kill() } }
@@ -315,7 +321,7 @@ impl Owner {
         let Some(machine) = machine.cloned() else { return };
         let Intent::StopWithin(grace) = why else { return machine.kill() };
         self.grace = Some(Instant::now() + grace);
-        // The guest agent first: many guests have nothing that listens to the power button.
+        // Should this task fail, the grace still ends. The guest agent first: many guests have nothing that listens to the power button.
         let agent =
             self.status.borrow().guest_up.then(|| GuestApi::new(self.bundle.join(file::GUEST_SOCKET)));
         tokio::spawn(async move {
@@ -353,7 +359,11 @@ async fn made(creating: &mut Option<Creating>) -> Result<Arc<dyn Machine>, Hyper
 }
 
 /// Follows the machine's pauses into `status`; returns with its end.
-async fn ended(machine: &mut Option<watch::Receiver<MachineState>>, status: &watch::Sender<VmStatus>) -> End {
+async fn ended(
+    machine: &mut Option<watch::Receiver<MachineState>>,
+    status: &watch::Sender<VmStatus>,
+    bundle: &Path,
+) -> End {
     let Some(machine) = machine else { return pending().await };
     loop {
         let state = match machine.borrow_and_update().clone() {
@@ -370,7 +380,10 @@ async fn ended(machine: &mut Option<watch::Receiver<MachineState>>, status: &wat
             new
         });
         if machine.changed().await.is_err() {
-            return End::new(EndKind::HypervisorFailed, "the task that owns the machine died: see vm.log");
+            let log = log_tail(bundle);
+            let reason =
+                format!("the task that owns the machine died, which is a fault of the VM process; {log}");
+            return End::new(EndKind::HypervisorFailed, reason);
         }
     }
 }

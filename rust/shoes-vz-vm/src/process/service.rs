@@ -25,6 +25,9 @@ impl Service {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Refusal::State(why))) => Err(Status::failed_precondition(why)),
             Ok(Err(Refusal::Hypervisor(why))) => Err(Status::aborted(why)),
+            Err(_) if self.owner.status.borrow().end.is_none() => Err(Status::internal(
+                "the VM process did not finish what was asked, which is a fault of its own; its log in the bundle says more",
+            )),
             Err(_) => Err(over()),
         }
     }

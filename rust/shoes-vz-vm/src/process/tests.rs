@@ -14,13 +14,12 @@ use shoes_vz_proto::vm::{VmEndKind, VmState};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
 };
 
 use super::*;
 use crate::{
     client::{Stop, Vm},
-    end::EndKind,
     hypervisor::fake::{Control, CreateRequest, FakeHypervisor, GuestSockets},
     spec::{Accelerator, Display, Network, StateUse},
 };
@@ -435,4 +434,53 @@ async fn the_vms_end_closes_its_virtio_sockets_and_every_stream() {
     assert_eq!(guests.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(ours.read(&mut [0; 1]).await.unwrap_or(0), 0);
     assert!(unanswered.await.unwrap().is_err());
+}
+
+/// What was logged at `info` and above while the guard lives, in this thread.
+fn listen() -> (Arc<std::sync::Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    #[derive(Clone)]
+    struct Kept(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let writer = Kept(kept.clone());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    (kept, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn a_stop_of_a_vm_that_is_over_says_nothing() {
+    let (log, _guard) = listen();
+    let mut served = Served::new(spec(), pending()).await;
+    let (vm, _control) = started(&mut served).await;
+    vm.stop(Stop::Force).await.unwrap();
+    assert_eq!(served.over().await.kind, EndKind::Requested);
+    // As before a bundle is removed whose VM was ended once its state was saved.
+    vm.stop(Stop::Force).await.unwrap();
+    vm.stop(Stop::Grace(Duration::from_secs(600))).await.unwrap();
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("the VM is over"), "the log is listened to: {log}");
+    assert!(
+        !log.contains("No such file") && !log.contains("WARN") && !log.contains("could not answer"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_socket_that_is_not_served_any_more_is_the_vm_processs_fault_by_name() {
+    let waits = || tokio::spawn(pending::<()>());
+    let serves = || tokio::spawn(pending::<Result<(), io::Error>>());
+    let mut panics = tokio::spawn(async { panic!("the seam broke") });
+    let fault = lost(&mut serves(), &mut panics).await;
+    assert!(fault.contains("guest.sock") && fault.contains("the seam broke"), "{fault}");
+    let mut fails = tokio::spawn(async { Err(io::Error::other("out of files")) });
+    let fault = lost(&mut fails, &mut waits()).await;
+    assert_eq!(fault, "serving vm.sock ended: out of files");
 }

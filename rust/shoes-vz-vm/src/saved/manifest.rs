@@ -31,6 +31,9 @@ pub(super) struct Manifest {
     files: BTreeMap<String, Mark>,
 }
 
+/// Of a manifest.
+const MAX_MANIFEST: u64 = 1 << 20;
+
 /// How a file looked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
@@ -79,7 +82,7 @@ impl Manifest {
 
     pub(super) fn read(dir: &Path) -> Result<Self, Unusable> {
         let path = dir.join(file::MANIFEST);
-        let bytes = match fs::read(&path) {
+        let bytes = match shoes_vz_process::files::read_bounded(&path, MAX_MANIFEST) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(Unusable::new(Kind::Missing, format!("the slot has no saved state ({dir:?})")));

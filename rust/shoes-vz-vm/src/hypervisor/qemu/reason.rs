@@ -52,10 +52,7 @@ pub(super) fn classify(seen: &Seen, exit: ExitStatus, stderr: &str) -> End {
     if seen.panic.is_some() || seen.shutdown == Some(Shutdown::GuestPanic) {
         let told =
             seen.panic.as_deref().filter(|t| !t.is_empty()).map(|t| format!(" ({t})")).unwrap_or_default();
-        return End::new(
-            EndKind::GuestPanic,
-            format!("the guest's kernel panicked{told}; its last words are in console.log"),
-        );
+        return End::new(EndKind::GuestPanic, format!("the guest's kernel panicked{told}"));
     }
     if seen.kill_asked {
         return End::new(EndKind::Requested, "the VM was ended as asked");
@@ -64,7 +61,7 @@ pub(super) fn classify(seen: &Seen, exit: ExitStatus, stderr: &str) -> End {
         (Some(Shutdown::Guest), _) => End::new(EndKind::GuestPoweroff, "the guest powered itself off"),
         (Some(Shutdown::GuestReset), _) => End::new(
             EndKind::GuestReset,
-            "the guest rebooted, which ends a VM (or its kernel panicked before it could tell: see console.log)",
+            "the guest rebooted, which ends a VM (or its kernel panicked before it could tell)",
         ),
         (Some(Shutdown::HostSignal), _) => End::new(
             EndKind::HypervisorKilled,

@@ -1,2 +1,0 @@
-//! Sizes; until their callers are renamed.
-pub(crate) use shoes_vz_process::units::{show_size as words, size as parse};

@@ -1,0 +1,240 @@
+//! Which private keys log into guests: one that is named, or the user's own, found as `ssh` finds them.
+//!
+//! ```text
+//! SSH_AUTH_SOCK ─▶ the SSH agent's keys ─┐
+//! ~/.ssh/id_rsa, id_ecdsa, id_ed25519 ───┴─▶ what let us in last goes first ─▶ tried, a few in each connection
+//! ```
+
+use std::{
+    env, fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use russh::keys::{
+    Algorithm, HashAlg, PrivateKey, PublicKey,
+    agent::{AgentIdentity, client::AgentClient},
+    decode_secret_key,
+};
+use shoes_vz_model::text;
+use shoes_vz_process::files;
+use tokio::{net::UnixStream, task::spawn_blocking, time::timeout};
+
+/// In `ssh`'s own order (readconf.c, `fill_default_options`). Those of security keys (`_sk`) sign in hardware only, which
+/// their SSH agent does; DSA and XMSS are gone from OpenSSH.
+const FILES: [&str; 3] = ["id_rsa", "id_ecdsa", "id_ed25519"];
+/// Far beyond any private key in a file.
+const MAX_FILE: u64 = 64 << 10;
+/// The SSH agent answers at once; one that does not is left out.
+const AGENT_DEADLINE: Duration = Duration::from_secs(5);
+/// Names of keys in messages: an SSH agent's comments are anything.
+const MAX_COMMENT: usize = 80;
+
+/// Which private keys log into guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoginKeys {
+    /// The one in this file: `--ssh-key`, or the template's `ssh_key_file`.
+    File(PathBuf),
+    /// The user's own, as `ssh` tries them: what the Go implementation does without `-ssh-key`.
+    OfTheUser(UserKeys),
+}
+
+impl LoginKeys {
+    /// The file's, else those of whoever runs this program.
+    pub fn file_or_users(file: Option<PathBuf>) -> Self {
+        file.map_or_else(|| Self::OfTheUser(UserKeys::of_this_user()), Self::File)
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for LoginKeys {
+    fn from(file: &P) -> Self {
+        Self::File(file.as_ref().to_owned())
+    }
+}
+
+/// Where a user's own keys are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserKeys {
+    /// The SSH agent's socket.
+    pub agent: Option<PathBuf>,
+    /// `~/.ssh`.
+    pub directory: Option<PathBuf>,
+}
+
+impl UserKeys {
+    /// Of whoever runs this program.
+    pub fn of_this_user() -> Self {
+        let agent = env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let home = env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        Self { agent, directory: home.map(|home| home.join(".ssh")) }
+    }
+
+    /// Looks for them now: a key that is added later is found the next time.
+    pub(super) async fn find(&self) -> Found {
+        let mut found = Found::default();
+        match &self.agent {
+            None => found.skip("the SSH agent", "SSH_AUTH_SOCK is not set"),
+            Some(socket) => match timeout(AGENT_DEADLINE, of_agent(socket)).await {
+                Ok(Ok(identities)) => found.take_from_agent(socket, identities),
+                Ok(Err(why)) => found.skip(&format!("the SSH agent at {socket:?}"), why),
+                Err(_) => found.skip(
+                    &format!("the SSH agent at {socket:?}"),
+                    format!("it did not answer within {} s", AGENT_DEADLINE.as_secs()),
+                ),
+            },
+        }
+        let Some(directory) = &self.directory else {
+            found.skip("~/.ssh", "this user has no home directory");
+            return found;
+        };
+        for name in FILES {
+            let path = directory.join(name);
+            let loaded = spawn_blocking({
+                let path = path.clone();
+                move || load(&path)
+            });
+            match loaded.await {
+                Ok(Ok(key)) => found.take(Source::File(Arc::new(key)), format!("{}", path.display())),
+                Ok(Err(Unusable { public: Some(public), .. })) if found.has(&public) => {}
+                Ok(Err(unusable)) => found.skip(&path.display().to_string(), unusable.why),
+                Err(error) => found.skip(&path.display().to_string(), error),
+            }
+        }
+        found
+    }
+}
+
+/// Why a key's file is of no use.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    pub(super) why: String,
+    /// What it is the private half of, as far as that can be read.
+    public: Option<PublicKey>,
+}
+
+/// The private key in a file.
+pub(super) fn load(path: &Path) -> Result<PrivateKey, Unusable> {
+    let unusable = |why: String| Unusable { why, public: None };
+    let text = match files::read_text(path, MAX_FILE) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(unusable("there is no such file".into()));
+        }
+        Err(e) => return Err(unusable(format!("it cannot be read ({e})"))),
+    };
+    let key = decode_secret_key(&text, None);
+    key.map_err(|error| match PrivateKey::from_openssh(&text) {
+        Ok(locked) if locked.is_encrypted() => Unusable {
+            why: "it is protected by a passphrase; `ssh-add` gives it to the SSH agent".into(),
+            public: Some(locked.public_key().clone()),
+        },
+        _ if matches!(error, russh::keys::Error::KeyIsEncrypted) => {
+            unusable("it is protected by a passphrase; `ssh-add` gives it to the SSH agent".into())
+        }
+        _ => unusable(format!("it is not a private key that can be used ({error})")),
+    })
+}
+
+async fn of_agent(socket: &Path) -> Result<Vec<AgentIdentity>, String> {
+    let mut agent = AgentClient::connect_uds(socket).await.map_err(|e| e.to_string())?;
+    agent.request_identities().await.map_err(|e| format!("it did not list its keys ({e})"))
+}
+
+/// A key to try.
+#[derive(Clone)]
+pub(super) struct Candidate {
+    pub(super) source: Source,
+    /// Where it is from, for people.
+    pub(super) name: String,
+}
+
+/// What signs.
+#[derive(Clone)]
+pub(super) enum Source {
+    File(Arc<PrivateKey>),
+    Agent { socket: PathBuf, key: PublicKey },
+}
+
+impl Candidate {
+    pub(super) fn public(&self) -> &PublicKey {
+        match &self.source {
+            Source::File(key) => key.public_key(),
+            Source::Agent { key, .. } => key,
+        }
+    }
+
+    pub(super) fn is_rsa(&self) -> bool {
+        matches!(self.public().algorithm(), Algorithm::Rsa { .. })
+    }
+}
+
+impl Source {
+    /// The SSH agent behind it.
+    pub(super) async fn agent(socket: &Path) -> Result<AgentClient<UnixStream>, String> {
+        let connecting = timeout(AGENT_DEADLINE, AgentClient::connect_uds(socket));
+        let connected = connecting.await.map_err(|_| "the SSH agent does not answer".to_owned())?;
+        connected.map_err(|e| format!("the SSH agent cannot be reached ({e})"))
+    }
+}
+
+/// The keys there are, and those that are of no use.
+#[derive(Clone, Default)]
+pub(super) struct Found {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) skipped: Vec<Outcome>,
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) name: String,
+    pub(super) why: String,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.why)
+    }
+}
+
+impl Found {
+    fn skip(&mut self, name: &str, why: impl fmt::Display) {
+        self.skipped.push(Outcome { name: name.to_owned(), why: why.to_string() });
+    }
+
+    fn has(&self, public: &PublicKey) -> bool {
+        self.candidates.iter().any(|c| c.public().key_data() == public.key_data())
+    }
+
+    fn take(&mut self, source: Source, name: String) {
+        let candidate = Candidate { source, name };
+        if !self.has(candidate.public()) {
+            self.candidates.push(candidate);
+        }
+    }
+
+    fn take_from_agent(&mut self, socket: &Path, identities: Vec<AgentIdentity>) {
+        if identities.is_empty() {
+            self.skip(&format!("the SSH agent at {socket:?}"), "it holds no keys (`ssh-add` adds one)");
+        }
+        for identity in identities {
+            let fingerprint = identity.public_key().fingerprint(HashAlg::Sha256);
+            let comment = text::one_line(identity.comment(), MAX_COMMENT);
+            let name = format!("{fingerprint} ({comment}) of the SSH agent");
+            match identity {
+                AgentIdentity::PublicKey { key, .. } => {
+                    self.take(Source::Agent { socket: socket.to_owned(), key }, name);
+                }
+                AgentIdentity::Certificate { .. } => {
+                    self.skip(&name, "certificates are not offered to guests")
+                }
+            }
+        }
+    }
+}
+
+/// The outcomes as one text.
+pub(super) fn words(outcomes: &[Outcome]) -> String {
+    outcomes.iter().map(Outcome::to_string).collect::<Vec<_>>().join("; ")
+}
