@@ -24,7 +24,7 @@ use crate::{
     server::{Host, Server},
     settings::Settings,
     slots::Slots,
-    states::States,
+    states::{self, States},
 };
 
 /// Serves this host until told to stop.
@@ -71,6 +71,11 @@ pub(crate) async fn context(
     notices: Option<Notices>,
 ) -> anyhow::Result<Arc<Context>> {
     let accelerator = accelerator(&settings).await;
+    let mut hot = settings.hot;
+    if hot.states.uses() {
+        let possible = states::possible(settings.hypervisor, &settings.state_dir).await;
+        hot.states = states::mode(hot.states, possible).map_err(anyhow::Error::msg)?;
+    }
     let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
     let slots = Slots::new(settings.max_runners);
     let states = States::below(&settings.runners_path);
@@ -95,7 +100,7 @@ pub(crate) async fn context(
         ends: Ends::open(&settings.state_dir).with_context(|| {
             format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)
         })?,
-        pool: Pool::new(settings.hot, slots.clone()),
+        pool: Pool::new(hot, slots.clone()),
         slots,
         states,
         disk,
