@@ -24,7 +24,7 @@ use crate::{
     server::{Host, Server},
     settings::Settings,
     slots::Slots,
-    states::States,
+    states::{self, States},
     tasks::Tasks,
 };
 
@@ -82,6 +82,11 @@ pub(crate) async fn context(
 ) -> anyhow::Result<Arc<Context>> {
     settings.login.say().await;
     let accelerator = accelerator(&settings).await;
+    let mut hot = settings.hot;
+    if hot.states.uses() {
+        let possible = states::possible(settings.hypervisor, &settings.state_dir).await;
+        hot.states = states::mode(hot.states, possible).map_err(anyhow::Error::msg)?;
+    }
     let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
     let slots = Slots::new(settings.max_runners);
     let states = States::below(&settings.runners_path);
@@ -106,7 +111,7 @@ pub(crate) async fn context(
         ends: Ends::open(&settings.state_dir).with_context(|| {
             format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)
         })?,
-        pool: Pool::new(settings.hot, slots.clone()),
+        pool: Pool::new(hot, slots.clone()),
         slots,
         states,
         disk,

@@ -2,25 +2,54 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use shoes_vz_proto::agent as wire;
 use shoes_vz_vm::{
-    saved::{Draft, SavedState, SavedStates, Unusable, Wanted},
-    spec::VmSpec,
+    saved::{self, Draft, SavedState, SavedStates, Unusable, Wanted},
+    spec::{HypervisorKind, VmSpec},
 };
 use tokio::{task::spawn_blocking, time::Instant};
 
-use crate::context::Context;
+use crate::{context::Context, hot::StatesMode};
 
 /// Below the runners path: one volume with the bundles, as clones need it.
 pub(crate) const DIR: &str = ".saved-states";
 /// After a state could not be saved, and after the next ones.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+
+/// Why a VM is booted on a host whose hypervisor cannot save VMs, as a metric's label has it.
+pub(crate) const UNSUPPORTED: &str = "unsupported";
+
+/// Whether this host's hypervisor can save VMs; else why not, and what to do. `dir` holds a small file meanwhile.
+pub(crate) async fn possible(hypervisor: HypervisorKind, dir: &Path) -> Result<(), String> {
+    let dir = dir.to_owned();
+    spawn_blocking(move || saved::possible(hypervisor, &dir))
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// What is done about saved states on a host: as asked, unless its hypervisor cannot save VMs. That turns `auto` off, with
+/// a line in the log, and refuses `use`, which somebody asked for by name.
+pub(crate) fn mode(asked: StatesMode, possible: Result<(), String>) -> Result<StatesMode, String> {
+    match (asked, possible) {
+        (StatesMode::Use, Err(reason)) => Err(format!(
+            "--saved-states use: {reason}; or use --saved-states auto, with which guests boot on this host"
+        )),
+        (StatesMode::Auto, Err(reason)) => {
+            tracing::warn!(
+                reason,
+                "saved states are off: guests boot instead, and hot VMs work as before (--saved-states off silences this)"
+            );
+            Ok(StatesMode::Unsupported)
+        }
+        (asked, _) => Ok(asked),
+    }
+}
 
 /// See the module.
 pub struct States {
@@ -47,7 +76,7 @@ struct Known {
 
 impl States {
     /// Those below `runners_path`.
-    pub fn below(runners_path: &std::path::Path) -> Self {
+    pub fn below(runners_path: &Path) -> Self {
         Self { store: Arc::new(SavedStates::at(runners_path.join(DIR))), inner: Mutex::default() }
     }
 
@@ -185,4 +214,21 @@ impl States {
 
 fn wanted(ctx: &Context, slot: u32, spec: &VmSpec) -> Wanted {
     Wanted { slot, spec: spec.clone(), template: ctx.template.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_hypervisor_cannot_save_vms_auto_boots_and_use_is_refused_with_the_reason() {
+        let cannot = || Err("QEMU 7.2.22 refuses".to_owned());
+        assert_eq!(mode(StatesMode::Auto, cannot()), Ok(StatesMode::Unsupported));
+        assert_eq!(mode(StatesMode::Off, cannot()), Ok(StatesMode::Off));
+        let refused = mode(StatesMode::Use, cannot()).unwrap_err();
+        assert!(refused.contains("--saved-states use") && refused.contains("QEMU 7.2.22 refuses"), "{refused}");
+        for asked in [StatesMode::Auto, StatesMode::Use, StatesMode::Off] {
+            assert_eq!(mode(asked, Ok(())), Ok(asked));
+        }
+    }
 }

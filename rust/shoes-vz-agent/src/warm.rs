@@ -4,15 +4,17 @@ use std::{collections::BTreeMap, io::IsTerminal as _, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 
+use shoes_vz_process::units;
+
 use crate::{
     bundles::{self, Lock},
     context::Context,
     hot::HotPlan,
     run,
     settings::Settings,
+    states,
     tasks::Tasks,
 };
-use shoes_vz_process::units;
 
 /// Saves them, tells how it goes, and returns once each slot has one or none could be had.
 pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
@@ -27,6 +29,9 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
     );
     settings.hot = HotPlan::states_only();
     let agent_id = run::agent_id(&settings.state_dir)?;
+    states::possible(settings.hypervisor, &settings.state_dir)
+        .await
+        .map_err(|reason| anyhow::anyhow!("no state can be saved on this host: {reason}"))?;
     let slots = settings.max_runners;
     println!("saving a state of template {:?} for each of {slots} slots", settings.template.name);
     let ctx = run::context(settings, agent_id, None, Tasks::default()).await?;

@@ -39,11 +39,19 @@ pub struct Options {
     pub agent_args: Vec<String>,
     /// More arguments for the server.
     pub server_args: Vec<String>,
+    /// A directory whose programs the agent finds before the host's own.
+    pub agent_programs: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_runners: 2, template: test_template(), agent_args: Vec::new(), server_args: Vec::new() }
+        Self {
+            max_runners: 2,
+            template: test_template(),
+            agent_args: Vec::new(),
+            server_args: Vec::new(),
+            agent_programs: None,
+        }
     }
 }
 
@@ -119,14 +127,29 @@ impl Fleet {
     /// # Panics
     /// When that fails.
     pub async fn warm(&self) {
-        let output = Command::new(self.bins.path("shoes-vz-agent"))
+        let output = self.try_to_warm().await;
+        assert!(output.status.success(), "template warm: {output:?}");
+    }
+
+    /// As [`Fleet::warm`], whatever comes of it.
+    ///
+    /// # Panics
+    /// When the program cannot be run.
+    pub async fn try_to_warm(&self) -> std::process::Output {
+        Command::new(self.bins.path("shoes-vz-agent"))
             .args(["template", "warm", "--hostname", "test-host"])
             .args(self.host_args())
             .env("SHOESVZ_AGENT_MIN_FREE_DISK", "0")
+            .env("PATH", self.agent_path())
             .output()
             .await
-            .expect("the agent's program runs");
-        assert!(output.status.success(), "template warm: {output:?}");
+            .expect("the agent's program runs")
+    }
+
+    fn agent_path(&self) -> std::ffi::OsString {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let own = self.options.agent_programs.iter().cloned();
+        std::env::join_paths(own.chain(std::env::split_paths(&path))).expect("no colon in a directory's name")
     }
 
     /// What a host's slots are and where they are.
@@ -162,6 +185,7 @@ impl Fleet {
             // Tests of runners alone; those of hot VMs and saved states say so in their arguments.
             .env("SHOESVZ_AGENT_HOT", "none")
             .env("SHOESVZ_AGENT_SAVED_STATES", "off")
+            .env("PATH", self.agent_path())
             .env("SHOESVZ_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
         let log = self.dir.path().join("agent.log");
         let agent = Daemon::start_into("shoes-vz-agent", &mut command, &log, out).expect("the agent starts");
@@ -179,6 +203,18 @@ impl Fleet {
         let ready = self.agent_ready_file();
         let agent = self.agent.as_mut().expect("an agent was started");
         agent.ready(&ready, PATIENCE).await.expect("the agent gets ready");
+    }
+
+    /// Waits until the agent has ended before it registered; gives what it said.
+    ///
+    /// # Panics
+    /// When it registers.
+    pub async fn agent_fails_to_start(&mut self) -> String {
+        let ready = self.agent_ready_file();
+        let agent = self.agent.as_mut().expect("an agent was started");
+        let said = agent.ready(&ready, PATIENCE).await.expect_err("the agent does not get ready");
+        self.agent = None;
+        said
     }
 
     fn agent_ready_file(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! What must hold of hot VMs and saved states on every hypervisor: each a whole test, for a fleet of those options.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, io::Write as _, path::PathBuf, time::Duration};
 
 use nix::sys::signal::Signal;
 use shoes_vz_model::state::{StartPath, start_path_from_wire};
@@ -8,6 +8,7 @@ use shoes_vz_proto::{
     agent::EndKind,
     fleet::{AddInstanceResponse, ListAgentsRequest},
 };
+use shoes_vz_vm::{saved, spec::HypervisorKind};
 
 use crate::{
     fleet::{Fleet, Options, PATIENCE, end_of},
@@ -22,6 +23,17 @@ fn with(options: &Options, slots: u32, hot: &str, states: &str) -> Options {
     let more = ["--hot", hot, "--saved-states", states].map(String::from);
     options.agent_args.extend(more);
     options
+}
+
+/// Whether the tests' QEMU cannot save VMs (older than 8.2); then a line that no test captures says what is not tested.
+pub fn qemu_cannot_save(test: &str) -> bool {
+    let possible = saved::possible(HypervisorKind::Qemu, &std::env::temp_dir());
+    if let Err(reason) = &possible {
+        // Not by eprintln!, which shows in failed tests only.
+        let said = writeln!(std::io::stderr(), "SKIPPED, as far as saved states go: {test}: {reason}");
+        said.expect("stderr is there");
+    }
+    possible.is_err()
 }
 
 /// Adds a runner that stays, and insists on how its VM came to be ready.
@@ -40,7 +52,11 @@ async fn deleted(fleet: &Fleet, name: &str, added: &AddInstanceResponse) {
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
 }
 
-async fn fallbacks(fleet: &Fleet, reason: &str) -> u64 {
+/// How often the agent booted a guest for this reason.
+///
+/// # Panics
+/// When the server does not answer.
+pub async fn fallbacks(fleet: &Fleet, reason: &str) -> u64 {
     let agents =
         fleet.fleet_client().list_agents(ListAgentsRequest {}).await.expect("ListAgents").into_inner();
     let all = agents.agents.iter().flat_map(|a| &a.state_fallbacks);

@@ -1,6 +1,8 @@
 //! Hot VMs and saved states, with real processes and real QEMU guests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,11 +26,17 @@ async fn a_runner_takes_a_hot_vm_over_and_another_takes_its_place() {
 
 #[tokio::test]
 async fn eight_clones_of_saved_states_share_nothing() {
+    if hot::qemu_cannot_save("clones of saved states share nothing") {
+        return;
+    }
     hot::clones_of_saved_states_share_nothing(Options::default(), 8, &[]).await;
 }
 
 #[tokio::test]
 async fn a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew() {
+    if hot::qemu_cannot_save("a state that cannot be used costs a boot") {
+        return;
+    }
     hot::a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew(Options::default()).await;
 }
 
@@ -39,6 +47,9 @@ async fn hot_vms_outlive_their_agent() {
 
 #[tokio::test]
 async fn a_state_of_another_memory_size_costs_a_boot() {
+    if hot::qemu_cannot_save("a state of another memory size costs a boot") {
+        return;
+    }
     let dir = tempfile::Builder::new().prefix("svzt").tempdir().unwrap();
     template::linked_copy(dir.path());
     let options = |states: &str| Options {
@@ -99,5 +110,72 @@ async fn paused_hot_vms_know_the_time_once_they_are_claimed() {
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.until_hot(1).await;
     fleet.end_agent_and_hot_vms().await;
+    fleet.finish().await;
+}
+
+/// A QEMU that refuses to save a machine, in the words of Debian 12's 7.2, and is this host's own otherwise.
+fn qemu_without_file_migration(dir: &Path) {
+    let name = format!("qemu-system-{}", std::env::consts::ARCH);
+    let path = std::env::var_os("PATH").unwrap();
+    let real = std::env::split_paths(&path).map(|dir| dir.join(&name)).find(|path| path.exists()).unwrap();
+    let script = format!(
+        r#"#!/bin/sh
+case "$*" in *"-machine none"*)
+    echo '{{"QMP": {{"version": {{"qemu": {{"micro": 22, "minor": 2, "major": 7}}}}, "capabilities": ["oob"]}}}}'
+    echo '{{"id": "save", "error": {{"class": "GenericError", "desc": "a valid migration protocol is expected"}}}}'
+    exec cat > /dev/null ;;
+esac
+exec {real:?} "$@"
+"#
+    );
+    fs::write(dir.join(&name), script).unwrap();
+    fs::set_permissions(dir.join(&name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn with_a_qemu_too_old_for_saved_states_guests_boot_and_hot_vms_work_and_the_reason_is_given() {
+    let dir = tempfile::Builder::new().prefix("svzq").tempdir().unwrap();
+    qemu_without_file_migration(dir.path());
+    let options = |states: &str| Options {
+        max_runners: 1,
+        agent_programs: Some(dir.path().to_owned()),
+        ..args(&["--hot", "all", "--saved-states", states])
+    };
+    let mut fleet = Fleet::server_only(options("auto")).await;
+    // What somebody asked for by name is refused, with the reason and what to do.
+    let warm = fleet.try_to_warm().await;
+    let said = String::from_utf8_lossy(&warm.stderr).into_owned();
+    assert!(!warm.status.success(), "{warm:?}");
+    for part in ["no state can be saved on this host", "QEMU 7.2.22", "QEMU 8.2 or newer", "make setup-qemu"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    fleet.start_agent().await;
+    fleet.until_hot(1).await;
+    assert!(fleet.logs().contains("saved states are off"), "{}", fleet.logs());
+    let added = fleet.add("on-an-old-qemu", &held()).await.unwrap();
+    let view = fleet.until("on-an-old-qemu", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
+    assert_eq!(start_path_from_wire(view.runner.unwrap().start_path), Some(StartPath::Hot));
+    fleet.delete(&added.cloud_id).await.unwrap();
+    assert!(hot::fallbacks(&fleet, "unsupported").await > 0, "the boot is counted\n{}", fleet.logs());
+    assert!(!fleet.runners_path().join(".saved-states/slot-0").exists(), "nothing was saved");
+    fleet.until_hot(1).await;
+    fleet.end_agent_and_hot_vms().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_to_use_saved_states_does_not_start_on_a_qemu_too_old_for_them() {
+    let dir = tempfile::Builder::new().prefix("svzq").tempdir().unwrap();
+    qemu_without_file_migration(dir.path());
+    let mut fleet = Fleet::server_only(Options {
+        max_runners: 1,
+        agent_programs: Some(dir.path().to_owned()),
+        ..args(&["--hot", "none", "--saved-states", "use"])
+    })
+    .await;
+    fleet.spawn_agent();
+    let said = fleet.agent_fails_to_start().await;
+    assert!(said.contains("ended with"), "{said}");
+    assert!(said.contains("--saved-states use:") && said.contains("or use --saved-states auto"), "{said}");
     fleet.finish().await;
 }

@@ -36,10 +36,14 @@ fn held(pid: u32) -> Held {
 #[tokio::test]
 async fn many_claims_jobs_and_deletes_leave_nothing_and_nothing_grows() {
     let cycles: usize = std::env::var("SHOESVZ_SOAK_CYCLES").map_or(8, |text| text.parse().unwrap());
-    let args = ["--hot", "2", "--saved-states", "use"].map(str::to_owned).to_vec();
+    let saves = !shoes_vz_testkit::hot::qemu_cannot_save("soak");
+    let states = if saves { "use" } else { "off" };
+    let args = ["--hot", "2", "--saved-states", states].map(str::to_owned).to_vec();
     let mut fleet =
         Fleet::server_only(Options { max_runners: 3, agent_args: args, ..Options::default() }).await;
-    fleet.warm().await;
+    if saves {
+        fleet.warm().await;
+    }
     fleet.start_agent().await;
     let job = Job::new("echo done");
     // One script for all: making one takes longer than claiming a VM.
@@ -79,11 +83,10 @@ async fn many_claims_jobs_and_deletes_leave_nothing_and_nothing_grows() {
     }
     // Two VMs that wait for a runner, and nothing else.
     assert_eq!(leftover::of(&fleet.runners_path()).bundles, 2);
-    assert_eq!(
-        fs::read_dir(fleet.runners_path().join(".saved-states")).unwrap().count(),
-        3,
-        "a state a slot"
-    );
+    if saves {
+        let states = fs::read_dir(fleet.runners_path().join(".saved-states")).unwrap();
+        assert_eq!(states.count(), 3, "a state a slot");
+    }
     fleet.end_agent_and_hot_vms().await;
     fleet.finish().await;
 }

@@ -11,6 +11,8 @@
 //! template as it was, one size. Anything else is told by [`Kind`] and booted instead. A new one is not believed in
 //! before one guest was restored from it.
 
+#[cfg(target_os = "linux")]
+mod ability;
 mod manifest;
 mod version;
 
@@ -45,6 +47,24 @@ pub mod file {
 
 const NEW: &str = ".new-";
 const OLD: &str = ".old-";
+
+/// Whether this host's hypervisor can save VMs; else why not, and what to do. Blocks for some milliseconds; `dir` holds a
+/// small file meanwhile.
+pub fn possible(hypervisor: HypervisorKind, dir: &Path) -> Result<(), String> {
+    match hypervisor {
+        #[cfg(target_os = "linux")]
+        HypervisorKind::Qemu => {
+            let arch = crate::hypervisor::qemu::command::Arch::of_this_host();
+            // Without an emulator no VM starts, and that has its own words.
+            arch.map_or(Ok(()), |arch| ability::of_qemu(Path::new(arch.program()), dir))
+        }
+        // Virtualization.framework has them since macOS 14, and says of each configuration whether it can be saved.
+        _ => {
+            let _ = dir;
+            Ok(())
+        }
+    }
+}
 
 /// All states of one host.
 #[derive(Debug)]

@@ -39,6 +39,15 @@ pub enum StatesMode {
     Use,
     /// Neither.
     Off,
+    /// Neither, though `auto` was asked for: this host's hypervisor cannot save VMs.
+    Unsupported,
+}
+
+impl StatesMode {
+    /// Whether a state may be used.
+    pub(crate) const fn uses(self) -> bool {
+        matches!(self, Self::Auto | Self::Use)
+    }
 }
 
 /// One kind of VM and how many of it.

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     runner::Ending,
     slot_vm::{Making, Restored, chain},
+    states,
 };
 
 /// How often a guest is logged into before its state is saved: what that needs is then in its memory.
@@ -24,7 +25,10 @@ impl Life {
         let failed = |ending: Ending| Over::Failed(ending.reason);
         let mode = self.ctx.pool.plan().states;
         let own = self.spare.class == Class::own(&self.ctx.template);
-        if mode == StatesMode::Off || !own {
+        if !mode.uses() || !own {
+            if mode == StatesMode::Unsupported {
+                self.ctx.states.count(states::UNSUPPORTED);
+            }
             return self.boot(StateUse::None).await.map_err(failed);
         }
         let slot = self.held.ticket.index();

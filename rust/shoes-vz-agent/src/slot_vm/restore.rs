@@ -13,6 +13,7 @@ use crate::{
     hot::{Class, StatesMode},
     renewal::Fresh,
     runner::{Ending, Record},
+    states,
 };
 
 /// A restore that takes longer is given up for a boot: it takes a second, where a boot takes many.
@@ -66,7 +67,11 @@ impl SlotVm {
     ) -> Result<Restored, Ending> {
         let ctx = self.ctx.clone();
         // Other sizes have none.
-        if ctx.pool.plan().states == StatesMode::Off || making.class != Class::own(&ctx.template) {
+        let mode = ctx.pool.plan().states;
+        if !mode.uses() || making.class != Class::own(&ctx.template) {
+            if mode == StatesMode::Unsupported {
+                ctx.states.count(states::UNSUPPORTED);
+            }
             return Ok(Restored::No("no states are used for it".into()));
         }
         let spec = self.spec(making, StateUse::None);

@@ -102,7 +102,8 @@ impl Fallbacks {
 
 /// The words agents have (`shoes_vz_vm::saved::Kind`, `shoes_vz_agent::slot_vm`); others are "other".
 fn known(reason: &str) -> &'static str {
-    const KNOWN: [&str; 13] = [
+    const KNOWN: [&str; 14] = [
+        "unsupported",
         "missing",
         "version",
         "cpus",

@@ -147,7 +147,8 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
         "chardev=qmp,mode=control",
     ]);
 
-    add(&["-device", "pvpanic-pci", "-action", "panic=exit-failure"]);
+    // A panic is known by its event. `exit-failure`, which shows it in the exit code too, came with QEMU 7.1.
+    add(&["-device", "pvpanic-pci", "-action", "panic=shutdown"]);
     if arch.has_vmgenid() {
         add(&["-device", "vmgenid,guid=auto"]);
     }
