@@ -12,10 +12,11 @@ use shoes_vz_proto::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     MAX_MESSAGE,
-    goplugin::{self, Handshake, Settings},
+    goplugin::{self, Handshake, Settings, hclog},
     upstream::{Call, Server, ServerAddr, Token, grpc_timeout},
 };
 
@@ -29,26 +30,39 @@ const DELETE_BUDGET: Duration = Duration::from_secs(180);
 
 /// Serves as a plugin until the host ends it.
 pub async fn run(settings: Settings, env: impl Fn(&str) -> Option<String>) -> ExitCode {
+    log_to_host(env("SHOESVZ_LOG").as_deref());
     let stop = CancellationToken::new();
     // A plugin that dies before its handshake is reported by its host as "not compiled for this architecture"; so
-    // mistakes in the settings are told by every call instead, and once on stderr.
+    // mistakes in the settings are told by every call instead, and once in the log.
     let server = server_from_env(&env);
-    let mistake = server.as_ref().err().cloned();
+    if let Err(mistake) = &server {
+        tracing::error!("{mistake}");
+    }
     let service = ShoesServer::new(Plugin { server, stop: stop.clone() })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let ready = || {
-        crate::cli::log_to_stderr();
-        if let Some(words) = mistake {
-            tracing::error!("{words}");
-        }
-    };
-    match goplugin::serve(&settings, Routes::new(service), stop, ready).await {
+    match goplugin::serve(&settings, Routes::new(service), stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shoes-vz-client: {error}");
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The plugin's log, in the form its host reads. A filter that is not one must not keep the plugin from its calls.
+fn log_to_host(filter: Option<&str>) {
+    let filter = filter.filter(|text| !text.is_empty()).unwrap_or(hclog::DEFAULT_FILTER);
+    let (filter, mistake) = match EnvFilter::builder().parse(filter) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new(hclog::DEFAULT_FILTER), Some(error)),
+    };
+    let log = hclog::subscriber("shoes-vz-client", filter, std::io::stderr);
+    if tracing::subscriber::set_global_default(log).is_err() {
+        tracing::debug!("logging was set up before");
+    }
+    if let Some(error) = mistake {
+        tracing::warn!(%error, "SHOESVZ_LOG is not a log filter, such as info or warn,shoes_vz_client=debug; it is ignored");
     }
 }
 
@@ -105,13 +119,12 @@ impl Shoes for Plugin {
     ) -> Result<Response<AddInstanceResponse>, Status> {
         let call = call("AddInstance", request.metadata(), ADD_BUDGET);
         let asked = request.into_inner();
-        let wanted =
-            ResourceType::try_from(asked.resource_type).map_err(|e| unknown_type(asked.resource_type, &e))?;
+        let wanted = wanted(asked.resource_type)?;
         let server = self.server()?;
         let message = fleet::AddInstanceRequest {
             runner_name: asked.runner_name,
             setup_script: asked.setup_script,
-            resource_type: wanted.to_string(),
+            resource_type: wanted.map_or_else(String::new, |t| t.to_string()),
             labels: asked.labels,
         };
         tracing::info!(runner_name = message.runner_name, request_id = call.request_id(), "AddInstance");
@@ -143,17 +156,22 @@ pub(crate) fn sized(
     client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
 }
 
-/// Can never work, so myshoes may drop the job.
-fn unknown_type(number: i32, error: &shoes_vz_model::resource::UnknownResourceType) -> Status {
-    let name = myshoes::ResourceType::try_from(number).map_or("", |t| t.as_str_name());
-    Status::invalid_argument(format!("resource type {number} {name}: {error}"))
+/// The resource type a call names. 0, protobuf's default, names none, and the server's `--default-resource-type`
+/// applies. A number beyond myshoes' can never work, so myshoes may drop the job.
+fn wanted(number: i32) -> Result<Option<ResourceType>, Status> {
+    if number == i32::from(myshoes::ResourceType::Unknown) {
+        return Ok(None);
+    }
+    let known = ResourceType::try_from(number);
+    known.map(Some).map_err(|error| Status::invalid_argument(format!("resource_type {number}: {error}")))
 }
 
-/// The server's reply for myshoes. A Go server names no resource type: then it is the one asked for.
-fn translate(answer: fleet::AddInstanceResponse, wanted: ResourceType) -> AddInstanceResponse {
+/// The server's reply for myshoes. A Go server names no resource type: then it is the one asked for, and with none asked
+/// for myshoes stores its target's.
+fn translate(answer: fleet::AddInstanceResponse, wanted: Option<ResourceType>) -> AddInstanceResponse {
     let effective = match answer.resource_type.as_str() {
         "" => wanted,
-        text => text.parse().unwrap_or_else(|error| {
+        text => text.parse().map(Some).unwrap_or_else(|error| {
             tracing::warn!(%error, "the server's reply names a resource type this client does not know");
             wanted
         }),
@@ -162,7 +180,7 @@ fn translate(answer: fleet::AddInstanceResponse, wanted: ResourceType) -> AddIns
         cloud_id: answer.cloud_id,
         shoes_type: answer.shoes_type,
         ip_address: answer.ip_address,
-        resource_type: myshoes::ResourceType::from(effective).into(),
+        resource_type: effective.map_or(myshoes::ResourceType::Unknown, myshoes::ResourceType::from).into(),
     }
 }
 
@@ -172,7 +190,7 @@ mod tests {
 
     fn reply(resource_type: &str) -> i32 {
         let answer = fleet::AddInstanceResponse { resource_type: resource_type.into(), ..Default::default() };
-        translate(answer, ResourceType::Small).resource_type
+        translate(answer, Some(ResourceType::Small)).resource_type
     }
 
     #[test]
@@ -180,6 +198,19 @@ mod tests {
         assert_eq!(reply("large"), myshoes::ResourceType::Large as i32);
         assert_eq!(reply(""), myshoes::ResourceType::Small as i32);
         assert_eq!(reply("gigantic"), myshoes::ResourceType::Small as i32);
+    }
+
+    #[test]
+    fn type_0_names_none_and_a_number_that_myshoes_has_not_is_refused_with_the_types_there_are() {
+        assert_eq!(wanted(0).unwrap(), None);
+        assert_eq!(wanted(9).unwrap(), Some(ResourceType::XLarge4));
+        for number in [10, -1, i32::MAX] {
+            let refused = wanted(number).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains(&number.to_string()) && refused.message().contains("4xlarge"));
+        }
+        let silent = translate(fleet::AddInstanceResponse::default(), None);
+        assert_eq!(silent.resource_type, myshoes::ResourceType::Unknown as i32);
     }
 
     #[test]
