@@ -1,7 +1,8 @@
 //! The operator's command line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 used wrongly. With `--json` stdout gets one JSON object (`watch`: one for each line),
-//! also on failure (`{"error":{"code","message"}}`); words for people go to stderr.
+//! also on failure (`{"error":{"code","message"}}`); text for people goes to stderr. A stdout that cannot be written is a
+//! failure, unless its reader has had enough; a stderr that cannot be written changes nothing.
 
 mod add;
 mod args;
@@ -13,12 +14,16 @@ mod view;
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     process::ExitCode,
 };
 
 use clap::Parser as _;
-use serde_json::json;
+use serde_json::{Value, json};
+use shoes_vz_terminal::{
+    output::{self, note, print},
+    text,
+};
 use tonic::{Code, Status};
 use tracing_subscriber::EnvFilter;
 
@@ -50,20 +55,16 @@ enum Failure {
 pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
-        Err(error) => {
-            let code = ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-            // Nothing is left to do when even this cannot be printed.
-            return error.print().map_or(ExitCode::FAILURE, |()| code);
-        }
+        Err(error) => return explain_usage(&error),
     };
     log_to_stderr();
     let format = args.global.json;
     match dispatch(args).await {
         Ok(()) => ExitCode::SUCCESS,
-        // `list | head`: the reader has had enough.
-        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // `list | head`.
+        Err(Failure::Output(e)) if output::is_read_enough(&e) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("shoes-vz-client: {failure}");
+            report(&failure);
             let (code, exit) = match &failure {
                 Failure::Usage(_) => ("USAGE", 2),
                 Failure::Call(status) => (code_name(status.code()), 1),
@@ -75,12 +76,34 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                     other => other.to_string(),
                 };
                 let error = json!({ "error": { "code": code, "message": message } });
-                if let Err(error) = print(&error.to_string()) {
-                    eprintln!("shoes-vz-client: writing to stdout failed: {error}");
+                if let Err(error) = print_json(&error) {
+                    report(&Failure::Output(error));
                 }
             }
             ExitCode::from(exit)
         }
+    }
+}
+
+/// Help and version, which are asked for, or what is wrong with the flags.
+fn explain_usage(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        // To stderr, where a line that cannot be written changes nothing.
+        _ if error.use_stderr() => ExitCode::from(2),
+        Err(error) if !output::is_read_enough(&error) => {
+            report(&Failure::Output(error));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The texts of servers and guests are in it, so it is cleaned; the lines they quote stand below it, indented.
+fn report(failure: &Failure) {
+    let one = |text: &str| note(&format!("shoes-vz-client: {}", text::indented(text, "    ")));
+    match failure {
+        Failure::Usage(mistakes) => mistakes.iter().for_each(|mistake| one(mistake)),
+        other => one(&other.to_string()),
     }
 }
 
@@ -124,7 +147,9 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
 pub(crate) fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("SHOESVZ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(|| output::Stderr)
+        // Else a failed write is reported by `eprintln!`, which panics when that fails too.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
@@ -135,11 +160,8 @@ pub(crate) fn log_to_stderr() {
     }
 }
 
-/// One line on stdout; an error, not a panic, when nobody reads it.
-fn print(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+fn print_json(value: &Value) -> io::Result<()> {
+    print(&text::json(&value.to_string()))
 }
 
 /// gRPC's own spelling.

@@ -61,16 +61,16 @@ pub enum ServeError {
 /// Serves `routes` and go-plugin's side services until the host shuts the plugin down, goes away, or SIGTERM comes.
 ///
 /// `stop` is cancelled then; calls in flight should end when it is.
-pub async fn serve(
-    settings: &Settings,
-    routes: Routes,
-    stop: CancellationToken,
-) -> Result<(), ServeError> {
+pub async fn serve(settings: &Settings, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
     if settings.wants_auto_mtls {
         return Err(ServeError::AutoMtls);
     }
     if let Some(hosts) = &settings.foreign_versions {
-        tracing::warn!(host = hosts, plugin = settings.version, "the host lists other versions of the plugin's protocol");
+        tracing::warn!(
+            host = hosts,
+            plugin = settings.version,
+            "the host lists other versions of the plugin's protocol"
+        );
     }
     // The terminal's Ctrl-C reaches the whole process group; ending is the host's business, so SIGINT is swallowed.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;

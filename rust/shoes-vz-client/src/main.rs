@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use shoes_vz_client::{cli, goplugin, plugin};
+use shoes_vz_terminal::output::note;
 
 fn main() -> ExitCode {
     // One thread: a plugin makes one call, and its handshake line is due within milliseconds.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("shoes-vz-client: starting the async runtime failed: {error}");
+            note(&format!("shoes-vz-client: starting the async runtime failed: {error}"));
             return ExitCode::FAILURE;
         }
     };

@@ -69,6 +69,19 @@ impl Server {
     where
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
+        self.response(call, message, send).await.map(Response::into_inner)
+    }
+
+    /// The same, with the answer's metadata.
+    pub async fn response<T: Clone, R, Fut>(
+        &self,
+        call: &Call,
+        message: &T,
+        send: impl Fn(Channel, Request<T>) -> Fut,
+    ) -> Result<Response<R>, Status>
+    where
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
         let mut pauses = Pauses::default();
         loop {
             let connected = AtomicBool::new(false);
@@ -78,7 +91,7 @@ impl Server {
                 send(channel, self.request(call, message)).await.map_err(Failed::of)
             };
             let lost = match timeout_at(call.answer_by(), attempt).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(Failed::Answer(status))) => return Err(status),
                 Ok(Err(Failed::Connection(words))) => words,
                 Err(_) if connected.into_inner() => return Err(self.no_answer(call)),

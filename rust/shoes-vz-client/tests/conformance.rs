@@ -117,7 +117,10 @@ async fn a_resource_type_beyond_myshoes_is_an_invalid_argument_for_go_too() {
     let (_, told) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "10"]).await;
     let error = &told["add"]["error"];
     assert_eq!(error["code"], "InvalidArgument", "{told}");
-    assert!(error["message"].as_str().unwrap().contains("10") && error["message"].as_str().unwrap().contains("nano"));
+    assert!(
+        error["message"].as_str().unwrap().contains("10")
+            && error["message"].as_str().unwrap().contains("nano")
+    );
     assert_eq!(fake.seen(), []);
 }
 
@@ -125,13 +128,23 @@ async fn a_resource_type_beyond_myshoes_is_an_invalid_argument_for_go_too() {
 async fn logged(fake: &Fake, args: &[&str]) -> (Vec<Value>, Vec<String>) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new(host().await);
-    command.args(["--plugin", BIN, "--server", &fake.addr.to_string(), "--delete", CLOUD_ID, "--timeout", "1s"]);
+    command.args([
+        "--plugin",
+        BIN,
+        "--server",
+        &fake.addr.to_string(),
+        "--delete",
+        CLOUD_ID,
+        "--timeout",
+        "1s",
+    ]);
     command.args(["--host-log", log.path().to_str().unwrap()]).args(args).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
     let text = std::fs::read_to_string(log.path()).unwrap();
     // go-plugin names the plugin's own lines by its program, and its own by "plugin" alone.
     let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap_or_else(|e| panic!("{e}: {l}")));
-    let taken = lines.filter(|l| l["@module"].as_str() == Some("plugin.shoes-vz-client") || l["module"].is_string());
+    let taken =
+        lines.filter(|l| l["@module"].as_str() == Some("plugin.shoes-vz-client") || l["module"].is_string());
     let copied = String::from_utf8(output.stderr).unwrap();
     (taken.collect(), copied.lines().map(str::to_owned).collect())
 }
@@ -156,7 +169,10 @@ async fn at_the_default_level_a_call_that_works_logs_nothing_and_at_info_it_does
     let (taken, copied) = logged(&fake, &[]).await;
     assert_eq!((taken.len(), copied.len()), (0, 0), "{taken:#?} {copied:?}");
     let (taken, _) = logged(&fake, &["--plugin-log", "info"]).await;
-    assert_eq!((taken.len(), &taken[0]["@level"], &taken[0]["cloud_id"]), (1, &"info".into(), &CLOUD_ID.into()));
+    assert_eq!(
+        (taken.len(), &taken[0]["@level"], &taken[0]["cloud_id"]),
+        (1, &"info".into(), &CLOUD_ID.into())
+    );
     let (taken, _) = logged(&fake, &["--plugin-log", "a=b=c"]).await;
     let message = taken[0]["@message"].as_str().unwrap();
     assert!(taken[0]["@level"] == "warn" && message.contains("SHOESVZ_LOG"), "{taken:#?}");

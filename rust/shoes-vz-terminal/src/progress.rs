@@ -153,6 +153,9 @@ mod tests {
     #[test]
     fn a_wait_is_told_in_the_unit_that_fits_it() {
         let told = |millis| since(Duration::from_millis(millis));
-        assert_eq!([3200, 59_900, 65_000, 7_500_000].map(told), ["3.2 s", "59.9 s", "1 min 5 s", "2 h 5 min"]);
+        assert_eq!(
+            [3200, 59_900, 65_000, 7_500_000].map(told),
+            ["3.2 s", "59.9 s", "1 min 5 s", "2 h 5 min"]
+        );
     }
 }

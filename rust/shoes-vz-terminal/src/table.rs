@@ -36,7 +36,9 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: 
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head.iter().copied());
     for row in rows {
-        table.add_row(row.iter().map(|cell| text::line(cell)).map(|c| if c.is_empty() { "-".into() } else { c }));
+        table.add_row(
+            row.iter().map(|cell| text::line(cell)).map(|c| if c.is_empty() { "-".into() } else { c }),
+        );
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2)).set_constraint(ColumnConstraint::ContentWidth);
@@ -67,7 +69,11 @@ mod tests {
     fn rows() -> Vec<Vec<String>> {
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         vec![
-            row(["東京の機械", "2d", "a note with a good many words in it, longer than the terminal is wide"]),
+            row([
+                "東京の機械",
+                "2d",
+                "a note with a good many words in it, longer than the terminal is wide",
+            ]),
             row(["mac 🍣", "", "\x1b[2Jhostile\nsecond"]),
         ]
     }

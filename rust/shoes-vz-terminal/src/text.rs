@@ -18,12 +18,12 @@ pub fn indented(text: &str, margin: &str) -> String {
     lines(text).replace('\n', &format!("\n{margin}"))
 }
 
-/// JSON on one line, its meaning unchanged: what serde leaves as it is and a terminal may obey is written as `\uXXXX`.
-/// Outside of JSON's strings there is nothing of the kind.
+/// JSON with its meaning unchanged: what serde leaves as it is in strings and a terminal may obey is written as `\uXXXX`.
 pub fn json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        if c.is_control() || reorders(c) {
+        // serde escapes those below 0x20 itself; one that is left is a line break of a pretty document.
+        if (c.is_control() && c != '\n') || reorders(c) {
             out.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
             out.push(c);

@@ -1,14 +1,14 @@
 //! Flags and environment over the configuration file.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::{Format, args::Global};
-use crate::upstream::{Server, Token};
+use crate::{
+    input,
+    upstream::{Server, Token},
+};
 
 /// What every command needs.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Settings {
 }
 
 fn read(path: &Path) -> Result<File, String> {
-    let text = fs::read_to_string(path)
+    let text = input::read_text(path, input::SMALL)
         .map_err(|e| format!("reading the configuration file {} failed: {e}", path.display()))?;
     toml::from_str(&text)
         .map_err(|e| format!("the configuration file {} is wrong: {}", path.display(), e.to_string().trim()))
@@ -71,6 +71,8 @@ fn read(path: &Path) -> Result<File, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn global(server: Option<&str>, config: Option<&Path>) -> Global {

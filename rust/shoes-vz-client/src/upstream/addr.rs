@@ -1,12 +1,14 @@
 //! Which server, and who is calling.
 
-use std::{fmt, fs, path::Path, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use http::Uri;
 use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::Endpoint,
 };
+
+use crate::input::{self, InputError};
 
 /// `HOST:PORT` of a server.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub struct Token(MetadataValue<Ascii>);
 pub enum TokenError {
     /// Not readable.
     #[error("reading the token file {0} failed: {1}")]
-    Read(String, #[source] std::io::Error),
+    Read(String, #[source] InputError),
     /// Nothing in it.
     #[error("the token file {0} is empty: put the server's token into it")]
     Empty(String),
@@ -92,7 +94,7 @@ impl Token {
     /// Reads it from a file; white space around it is dropped.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let name = || path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|e| TokenError::Read(name(), e))?;
+        let text = input::read_text(path, input::SMALL).map_err(|e| TokenError::Read(name(), e))?;
         match text.trim() {
             "" => Err(TokenError::Empty(name())),
             token if token.bytes().all(|b| b.is_ascii_graphic()) => {
@@ -118,6 +120,8 @@ impl fmt::Debug for Token {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
