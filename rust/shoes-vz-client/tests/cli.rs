@@ -27,7 +27,9 @@ async fn client(fake: &Fake, args: &[&str]) -> Output {
 }
 
 async fn run(command: &mut tokio::process::Command) -> Output {
-    tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap()
+    // Not `output()`, which takes stdout and stderr whatever they were set to.
+    let child = command.spawn().unwrap();
+    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap()
 }
 
 fn stdout(output: &Output) -> &str {
