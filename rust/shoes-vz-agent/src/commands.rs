@@ -52,7 +52,7 @@ fn find(runners_path: &Path, given: &str) -> anyhow::Result<Bundle> {
 }
 
 /// A line to stdout, which is what the command was asked for. A reader that has had enough is not a failure.
-pub(crate) fn print(line: &str) -> anyhow::Result<()> {
+pub fn print(line: &str) -> anyhow::Result<()> {
     match output::print(line) {
         Err(error) if !output::is_read_enough(&error) => Err(error).context("writing to stdout failed"),
         _ => Ok(()),

@@ -11,6 +11,7 @@ mod accounting;
 mod adoption;
 mod hot;
 mod life;
+mod output;
 mod silence;
 mod talk;
 mod two_agents;
