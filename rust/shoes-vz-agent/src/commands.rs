@@ -9,23 +9,92 @@ use std::path::Path;
 use anyhow::Context as _;
 use shoes_vz_model::id::RunnerId;
 use shoes_vz_process::settings::Values;
+use shoes_vz_terminal::output;
 
-use crate::{bundles::Bundle, settings};
+use crate::{
+    bundles::{self, Bundle},
+    settings,
+};
 
 /// The bundle of the runner the operator named.
 fn bundle(mut values: Values, id: &str) -> anyhow::Result<Bundle> {
     let runners_path = settings::runners_path(&mut values);
-    let runners_path = values.finish(runners_path)?;
-    let runner: RunnerId = id.trim_end_matches('/').trim_end_matches(".bundle").parse()?;
-    let bundle = Bundle::of(&runners_path, runner);
-    anyhow::ensure!(
-        bundle.path.is_dir(),
-        "there is no VM {runner} below {runners_path:?}; `shoes-vz-agent list` shows those there are"
-    );
-    Ok(bundle)
+    find(&values.finish(runners_path)?, id)
+}
+
+/// By its runner id, as the bundle's directory has it; or by what `shoes-vz-client list` shows: its name or cloud id.
+fn find(runners_path: &Path, given: &str) -> anyhow::Result<Bundle> {
+    let given = given.trim_end_matches('/').trim_end_matches(".bundle");
+    let found: Vec<_> = match given.parse::<RunnerId>() {
+        Ok(runner) => {
+            Some(Bundle::of(runners_path, runner)).filter(|b| b.path.is_dir()).into_iter().collect()
+        }
+        Err(_) => bundles::scan(runners_path)
+            .with_context(|| format!("looking for VMs below {runners_path:?}"))?
+            .bundles
+            .into_iter()
+            // One whose metadata cannot be read has no name that is known; its id still finds it.
+            .filter(|b| {
+                b.metadata().ok().flatten().is_some_and(|m| m.runner_name == given || m.cloud_id == given)
+            })
+            .collect(),
+    };
+    match <[Bundle; 1]>::try_from(found) {
+        Ok([bundle]) => Ok(bundle),
+        Err(found) if found.is_empty() => anyhow::bail!(
+            "there is no VM {given:?} below {runners_path:?}; `shoes-vz-agent list` shows those there are, by runner id \
+             and name"
+        ),
+        Err(found) => {
+            let ids: Vec<_> = found.iter().map(|b| b.runner.to_string()).collect();
+            anyhow::bail!("several VMs have the name {given:?}; give one's runner id: {}", ids.join(", "))
+        }
+    }
+}
+
+/// A line to stdout, which is what the command was asked for. A reader that has had enough is not a failure.
+pub fn print(line: &str) -> anyhow::Result<()> {
+    match output::print(line) {
+        Err(error) if !output::is_read_enough(&error) => Err(error).context("writing to stdout failed"),
+        _ => Ok(()),
+    }
 }
 
 /// The VM's spec, for what the template was.
 fn spec(bundle: &Path) -> anyhow::Result<shoes_vz_vm::spec::VmSpec> {
     shoes_vz_vm::spec::VmSpec::read(bundle).context("the VM's bundle is not whole")
+}
+
+#[cfg(test)]
+mod tests {
+    use shoes_vz_model::bundle::RuntimeMetadata;
+
+    use super::*;
+
+    #[test]
+    fn a_vm_is_found_by_its_id_its_bundles_name_its_runners_name_and_its_cloud_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, cloud: &str| {
+            let bundle = Bundle::of(dir.path(), RunnerId::random());
+            std::fs::create_dir(&bundle.path).unwrap();
+            let json = format!(
+                r#"{{"runner_id":"{}","created_at":"2026-01-02T03:04:05Z","state":"running",
+                    "updated_at":"2026-01-02T03:04:06Z","runner_name":"{name}","cloud_id":"{cloud}"}}"#,
+                bundle.runner
+            );
+            bundle.set_metadata(&serde_json::from_str::<RuntimeMetadata>(&json).unwrap()).unwrap();
+            bundle
+        };
+        let (one, two, also_two) =
+            (make("one", "shoes-vz-1"), make("two", "shoes-vz-2"), make("two", "shoes-vz-3"));
+        let id = one.runner.to_string();
+        for given in [&id, &format!("{id}.bundle/"), "one", "shoes-vz-1"] {
+            assert_eq!(find(dir.path(), given).unwrap(), one, "{given}");
+        }
+        let unknown = find(dir.path(), "three").unwrap_err().to_string();
+        assert!(unknown.contains("\"three\"") && unknown.contains("shoes-vz-agent list"), "{unknown}");
+        let several = find(dir.path(), "two").unwrap_err().to_string();
+        assert!([two, also_two].iter().all(|b| several.contains(&b.runner.to_string())), "{several}");
+        assert!(find(dir.path(), &RunnerId::random().to_string()).is_err());
+    }
 }

@@ -8,6 +8,8 @@
 //! On disk: `RuntimeMetadata.json` in each bundle, enough to adopt its VM; `.ends`, the reasons the server has not
 //! acknowledged; `.agent-id`; `.agent.lock`.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cli;
 pub mod settings;
 

@@ -103,7 +103,8 @@ async fn dispatch(command: Command, mistakes: Mistakes) -> anyhow::Result<ExitCo
         }
         Command::Template { command: TemplateCommand::Check { path } } => {
             let template = TemplateDir::open(&path)?;
-            println!("the template {:?} ({}) has all it needs", template.name, template.meta.os.as_str());
+            let os = template.meta.os.as_str();
+            commands::print(&format!("the template {:?} ({os}) has all it needs", template.name))?;
         }
         Command::Vm { .. } | Command::ExecWithParent { .. } => {
             anyhow::bail!("this subcommand must be the first argument")

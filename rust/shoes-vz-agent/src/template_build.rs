@@ -20,7 +20,10 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use shoes_vz_model::template::{Os, Template, Transport, file};
 use shoes_vz_process::units;
+use shoes_vz_terminal::output::note;
 use tokio::{io::AsyncWriteExt, process::Command};
+
+use crate::commands::print;
 
 use publish::{Scratch, publish};
 use static_elf::Linkage;
@@ -159,7 +162,7 @@ impl Job {
             let new = describe(args, old.version.clone(), old.ssh_host_key.clone());
             if new != old {
                 write_template(&self.output, &new)?;
-                println!("template {}: only its description changed", self.output.display());
+                print(&format!("template {}: only its description changed", self.output.display()))?;
             }
             return Ok(());
         }
@@ -172,8 +175,7 @@ impl Job {
         let (version, host_key, kernel) = (take("version")?, take("host_key.pub")?, take("kernel.release")?);
         write_template(scratch.path(), &describe(args, version.clone(), host_key))?;
         publish(scratch, &self.output)?;
-        println!("template {}: version {version}, Linux {kernel}", self.output.display());
-        Ok(())
+        print(&format!("template {}: version {version}, Linux {kernel}", self.output.display()))
     }
 
     async fn run_script(&self, args: &BuildLinux, out: &Path, have_version: &str) -> anyhow::Result<()> {
@@ -244,7 +246,7 @@ async fn lock(path: PathBuf) -> anyhow::Result<File> {
     if file.try_lock().is_ok() {
         return Ok(file);
     }
-    println!("another build holds {}; waiting for it", path.display());
+    note(&format!("another build holds {}; waiting for it", path.display()));
     tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await.context("waiting")?.context(words)
 }
 

@@ -7,7 +7,6 @@
 //! What comes out boots into macOS' own first set-up; the guest agent and the runner's user are put in then.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,9 +16,13 @@ use clap::Args;
 use serde::Deserialize;
 use shoes_vz_bridge::Failure;
 use shoes_vz_model::template::{Os, Template, Transport, file};
+use shoes_vz_terminal::{
+    progress::{Place, Progress},
+    text,
+};
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use crate::{files, template_build::bytes};
+use crate::{commands::print, files, template_build::bytes};
 
 /// Reading a restore image takes a second, asking Apple for the latest a few.
 const LOOK_DEADLINE: Duration = Duration::from_secs(60);
@@ -75,18 +78,14 @@ async fn call<T: Send + 'static>(
 pub async fn look(ipsw: Option<&Path>) -> anyhow::Result<()> {
     let path = ipsw.map(|path| utf8(path).map(str::to_owned)).transpose()?.unwrap_or_default();
     let image = restore_image(path).await?;
-    println!("macOS {} ({})", image.version, image.build);
-    println!("{}", image.url);
+    print(&format!("macOS {} ({})", image.version, image.build))?;
+    print(&text::line(&image.url))?;
     if image.is_supported {
-        println!(
-            "needs at least {} CPUs and {} MiB of memory",
-            image.minimum_cpus,
-            image.minimum_memory_bytes >> 20
-        );
+        let memory = image.minimum_memory_bytes >> 20;
+        print(&format!("needs at least {} CPUs and {memory} MiB of memory", image.minimum_cpus))
     } else {
-        println!("this host cannot run it in a VM");
+        print("this host cannot run it in a VM")
     }
-    Ok(())
 }
 
 fn utf8(path: &Path) -> anyhow::Result<&str> {
@@ -103,7 +102,9 @@ pub async fn run(args: InstallMacos) -> anyhow::Result<()> {
     let output = std::path::absolute(&args.output).with_context(|| format!("--output: {:?}", args.output))?;
     let image = restore_image(utf8(&ipsw)?.to_owned()).await?;
     ensure!(image.is_supported, "this host cannot run macOS {} ({}) in a VM", image.version, image.build);
-    println!("installing macOS {} ({}) as {}", image.version, image.build, output.display());
+    let mut installed = Installed::new();
+    let what = format!("installing macOS {} ({}) as {}", image.version, image.build, output.display());
+    installed.progress.event(&what);
 
     let request = serde_json::json!({
         "ipsw": utf8(&ipsw)?, "template": utf8(&output)?, "disk_bytes": args.disk_size,
@@ -111,10 +112,9 @@ pub async fn run(args: InstallMacos) -> anyhow::Result<()> {
     })
     .to_string();
     let (started, job) = oneshot::channel();
-    let mut progress = Progress::new();
     let installing = call(move || {
         // The receiver goes only with the whole program.
-        shoes_vz_bridge::install(&request, |job| _ = started.send(job), move |done| progress.tell(done))
+        shoes_vz_bridge::install(&request, |job| _ = started.send(job), move |done| installed.tell(done))
     });
     tokio::pin!(installing);
     let installed = tokio::select! {
@@ -129,13 +129,12 @@ pub async fn run(args: InstallMacos) -> anyhow::Result<()> {
     };
     installed?;
     describe(&output, &args.name, &image)?;
-    println!(
+    print(&format!(
         "template {}: macOS {} ({}); docs/on-a-mac.md tells how to go on",
         output.display(),
         image.version,
         image.build
-    );
-    Ok(())
+    ))
 }
 
 /// Without it the directory would be taken for a template of the Go implementation's.
@@ -162,31 +161,31 @@ fn describe(output: &Path, name: &str, image: &RestoreImage) -> anyhow::Result<(
     Ok(())
 }
 
-/// A line that changes on a terminal; elsewhere a line every ten percent.
-struct Progress {
-    terminal: bool,
+/// A live line on a terminal; elsewhere a line every ten percent.
+struct Installed {
+    progress: Progress,
     told: Option<u32>,
 }
 
-impl Progress {
+impl Installed {
     fn new() -> Self {
-        Self { terminal: std::io::stdout().is_terminal(), told: None }
+        Self { progress: Progress::new(Place::of_stderr()), told: None }
     }
 
     fn tell(&mut self, done: f64) {
         let Some(percent) = self.next(done) else { return };
-        let mut out = std::io::stdout();
-        let end = if !self.terminal || percent == 100 { "\n" } else { "" };
-        let begin = if self.terminal { "\r" } else { "" };
-        // Nobody reading any more is no reason to end an installation.
-        drop(write!(out, "{begin}installed {percent:3} %{end}").and_then(|()| out.flush()));
+        if self.progress.is_live() {
+            self.progress.now("installing", &format!("{percent} %"));
+        } else {
+            self.progress.event(&format!("installed {percent:3} %"));
+        }
     }
 
     /// The percentage, where it is one to tell and not told yet.
     fn next(&mut self, done: f64) -> Option<u32> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
         let percent = (done.clamp(0.0, 1.0) * 100.0) as u32;
-        let percent = if self.terminal { percent } else { percent / 10 * 10 };
+        let percent = if self.progress.is_live() { percent } else { percent / 10 * 10 };
         (self.told.is_none_or(|told| told < percent)).then(|| {
             self.told = Some(percent);
             percent
@@ -200,14 +199,14 @@ mod tests {
 
     #[test]
     fn progress_is_told_once_a_step_and_never_backwards() {
-        let told = |terminal| {
-            let mut progress = Progress { terminal, told: None };
+        let told = |place| {
+            let mut installed = Installed { progress: Progress::new(place), told: None };
             [0.0, 0.004, 0.1, 0.11, 0.05, 0.25, f64::NAN, 1.0, 1.0]
                 .into_iter()
-                .filter_map(|d| progress.next(d))
+                .filter_map(|d| installed.next(d))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(told(true), [0, 10, 11, 25, 100]);
-        assert_eq!(told(false), [0, 10, 20, 100]);
+        assert_eq!(told(Place::Terminal), [0, 10, 11, 25, 100]);
+        assert_eq!(told(Place::Plain), [0, 10, 20, 100]);
     }
 }

@@ -1,13 +1,15 @@
 //! `template warm`: a saved state for each slot, now, and not when the agent has time for it.
 
-use std::{collections::BTreeMap, io::IsTerminal as _, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
+use shoes_vz_terminal::progress::{Place, Progress};
 
 use shoes_vz_process::units;
 
 use crate::{
     bundles::{self, Lock},
+    commands::print,
     context::Context,
     hot::HotPlan,
     run,
@@ -33,24 +35,28 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
         .await
         .map_err(|reason| anyhow::anyhow!("no state can be saved on this host: {reason}"))?;
     let slots = settings.max_runners;
-    println!("saving a state of template {:?} for each of {slots} slots", settings.template.name);
+    let mut progress = Progress::new(Place::of_stderr());
+    progress
+        .event(&format!("saving a state of template {:?} for each of {slots} slots", settings.template.name));
     let ctx = run::context(settings, agent_id, None, Tasks::default()).await?;
     let pool = ctx.pool.clone();
     let failed = tokio::select! {
-        failed = until_done(&ctx, slots) => failed,
+        failed = until_done(&ctx, slots, &mut progress) => failed,
         () = pool.keep(ctx.clone()) => anyhow::bail!("the task that starts VMs ended"),
         fault = ctx.tasks.failed() => anyhow::bail!("a fault of the agent's own: {fault}. Please report it"),
     };
     // VMs of slots that are done are being removed.
+    progress.now("removing", "the VMs the states were saved of");
     let mut changes = ctx.pool.changes();
     while !ctx.pool.is_empty() {
         changes.changed().await;
     }
+    drop(progress);
     anyhow::ensure!(failed == 0, "{failed} of {slots} slots have no state; their guests boot instead");
-    Ok(())
+    print(&format!("{slots} of {slots} slots have a saved state"))
 }
 
-async fn until_done(ctx: &Arc<Context>, slots: u32) -> usize {
+async fn until_done(ctx: &Arc<Context>, slots: u32, progress: &mut Progress) -> usize {
     let began = Instant::now();
     let mut told = BTreeMap::new();
     for slot in 0..slots {
@@ -66,17 +72,16 @@ async fn until_done(ctx: &Arc<Context>, slots: u32) -> usize {
             }
             let took = units::show_duration(began.elapsed());
             match &standing {
-                Ok(()) => println!("slot {slot}: saved, and restored once ({took} since the beginning)"),
-                Err(why) => println!("slot {slot}: no state could be saved: {why}"),
+                Ok(()) => progress
+                    .event(&format!("slot {slot}: saved, and restored once ({took} since the beginning)")),
+                Err(reason) => progress.event(&format!("slot {slot}: no state could be saved: {reason}")),
             }
             told.insert(slot, standing.is_ok());
         }
         if told.len() == slots as usize {
             return told.values().filter(|ok| !**ok).count();
         }
-        if std::io::stderr().is_terminal() {
-            eprint!("\r{} of {slots} slots done\x1b[K\r", told.len());
-        }
+        progress.now("saving", &format!("{} of {slots} slots done", told.len()));
         changes.changed().await;
     }
 }

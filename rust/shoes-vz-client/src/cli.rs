@@ -1,29 +1,36 @@
 //! The operator's command line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 used wrongly. With `--json` stdout gets one JSON object (`watch`: one for each line),
-//! also on failure (`{"error":{"code","message"}}`); words for people go to stderr.
+//! also on failure (`{"error":{"code","message"}}`); text for people goes to stderr. A stdout that cannot be written is a
+//! failure, unless its reader has had enough; a stderr that cannot be written changes nothing.
 
 mod add;
-mod args;
+pub(crate) mod args;
 mod cordon;
 mod fleet;
 mod progress;
-mod settings;
+pub(crate) mod settings;
 mod view;
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     process::ExitCode,
 };
 
-use clap::Parser as _;
-use serde_json::json;
+use serde_json::{Value, json};
+use shoes_vz_process::{
+    USAGE, log,
+    settings::{Mistakes, Values, command_line},
+};
+use shoes_vz_terminal::{
+    output::{self, note, print},
+    text,
+};
 use tonic::{Code, Status};
-use tracing_subscriber::EnvFilter;
 
 use args::{Args, Command};
-use settings::Settings;
+use settings::{Gathered, Settings};
 
 /// How `stdout` is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +43,8 @@ enum Format {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// Every mistake found in flags, environment, configuration file and input, at once.
-    #[error("{}", .0.join("\nshoes-vz-client: "))]
-    Usage(Vec<String>),
+    #[error("{0}")]
+    Usage(Mistakes),
     /// The server's or the transport's answer.
     #[error("{} ({})", .0.message(), code_name(.0.code()))]
     Call(#[from] Status),
@@ -48,24 +55,19 @@ enum Failure {
 
 /// Runs the command line.
 pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(args) {
-        Ok(args) => args,
-        Err(error) => {
-            let code = ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-            // Nothing is left to do when even this cannot be printed.
-            return error.print().map_or(ExitCode::FAILURE, |()| code);
-        }
+    let (args, mistakes) = match command_line::read::<Args>(args) {
+        Ok(read) => read,
+        Err(error) => return explain_usage(&error),
     };
-    log_to_stderr();
     let format = args.global.json;
-    match dispatch(args).await {
+    match dispatch(args, mistakes).await {
         Ok(()) => ExitCode::SUCCESS,
-        // `list | head`: the reader has had enough.
-        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // `list | head`.
+        Err(Failure::Output(e)) if output::is_read_enough(&e) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("shoes-vz-client: {failure}");
+            report(&failure);
             let (code, exit) = match &failure {
-                Failure::Usage(_) => ("USAGE", 2),
+                Failure::Usage(_) => ("USAGE", USAGE),
                 Failure::Call(status) => (code_name(status.code()), 1),
                 Failure::Output(_) => ("OUTPUT", 1),
             };
@@ -75,8 +77,8 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                     other => other.to_string(),
                 };
                 let error = json!({ "error": { "code": code, "message": message } });
-                if let Err(error) = print(&error.to_string()) {
-                    eprintln!("shoes-vz-client: writing to stdout failed: {error}");
+                if let Err(error) = print_json(&error) {
+                    report(&Failure::Output(error));
                 }
             }
             ExitCode::from(exit)
@@ -84,9 +86,35 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn dispatch(args: Args) -> Result<(), Failure> {
-    let mut mistakes = Vec::new();
-    let settings = Settings::gather(&args.global, &mut mistakes);
+/// Help and version, which are asked for, or what is wrong with the flags.
+fn explain_usage(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        // To stderr, where a line that cannot be written changes nothing.
+        _ if error.use_stderr() => ExitCode::from(USAGE),
+        Err(error) if !output::is_read_enough(&error) => {
+            report(&Failure::Output(error));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The texts of servers and guests are in it, so it is cleaned; the lines they quote stand below it, indented.
+fn report(failure: &Failure) {
+    let text = match failure {
+        Failure::Usage(mistakes) => text::indented(&mistakes.to_string(), ""),
+        other => text::indented(&other.to_string(), "    "),
+    };
+    note(&format!("shoes-vz-client: {text}"));
+}
+
+async fn dispatch(args: Args, mistakes: Mistakes) -> Result<(), Failure> {
+    let values = Values::gather(&args.global.flags, std::env::vars_os(), mistakes);
+    let Gathered { server, log: (filter, format), mistakes } =
+        settings::gather(values, "use --server HOST:PORT, SHOESVZ_SERVER_ADDR, or `server` in --config");
+    log::start_to(output::Stderr, &filter, format, io::stderr().is_terminal());
+    let format = if args.global.json { Format::Json } else { Format::People };
+    let settings = server.map(|server| Settings { server, format });
     match args.command {
         Command::Add(add) => add::run(settings, add, mistakes).await,
         Command::Delete { cloud_id, timeout } => {
@@ -120,26 +148,8 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// Lines to stderr: `SHOESVZ_LOG` filters (`info` when unset, as `tracing`'s EnvFilter writes it).
-pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("SHOESVZ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .finish();
-    // A test in the same process may have set one up.
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
-        tracing::debug!("logging was set up before");
-    }
-}
-
-/// One line on stdout; an error, not a panic, when nobody reads it.
-fn print(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+fn print_json(value: &Value) -> io::Result<()> {
+    print(&text::json(&value.to_string()))
 }
 
 /// gRPC's own spelling.

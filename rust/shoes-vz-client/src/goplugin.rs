@@ -9,10 +9,11 @@
 //!  ├─ GRPCController.Shutdown ───────────▶ streams end, calls in flight are cancelled, socket removed, exit
 //!  ╳  host gone (its end of stdout closes)▶ the same
 //! ```
-//! How it fails: no socket can be bound (exit 1, words on stderr); the host wants automatic mTLS, which is not spoken
+//! How it fails: no socket can be bound (exit 1, the reason on stderr); the host wants automatic mTLS, which is not spoken
 //! (the same); SIGKILL leaves the socket's folder behind, as any plugin does.
 
 mod handshake;
+pub mod hclog;
 mod listener;
 mod parent;
 mod side;
@@ -59,22 +60,23 @@ pub enum ServeError {
 
 /// Serves `routes` and go-plugin's side services until the host shuts the plugin down, goes away, or SIGTERM comes.
 ///
-/// `stop` is cancelled then; calls in flight should end when it is. `ready` runs right after the handshake line.
-pub async fn serve(
-    settings: &Settings,
-    routes: Routes,
-    stop: CancellationToken,
-    ready: impl FnOnce(),
-) -> Result<(), ServeError> {
+/// `stop` is cancelled then; calls in flight should end when it is.
+pub async fn serve(settings: &Settings, routes: Routes, stop: CancellationToken) -> Result<(), ServeError> {
     if settings.wants_auto_mtls {
         return Err(ServeError::AutoMtls);
+    }
+    if let Some(hosts) = &settings.foreign_versions {
+        tracing::warn!(
+            host = hosts,
+            plugin = settings.version,
+            "the host lists other versions of the plugin's protocol"
+        );
     }
     // The terminal's Ctrl-C reaches the whole process group; ending is the host's business, so SIGINT is swallowed.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let listener = listener::bind(settings)?;
     say(&settings.line(listener.network(), &listener.address())).map_err(ServeError::Line)?;
-    ready();
 
     let ending = stop.clone();
     tokio::spawn(async move {

@@ -7,6 +7,8 @@
 //! ```
 //! myshoes spawns the plugin anew for each call and kills it afterwards, so it holds nothing and starts fast.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cli;
 pub mod goplugin;
 pub mod plugin;

@@ -1,8 +1,12 @@
 //! myshoes' `Shoes` service, translated to the server's `ShoesService`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use shoes_vz_model::ResourceType;
+use shoes_vz_process::{
+    log, panics,
+    settings::{Flags, LOG, Mistakes, Values},
+};
 use shoes_vz_proto::{
     fleet::{self, shoes_service_client::ShoesServiceClient},
     myshoes::{
@@ -15,8 +19,9 @@ use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 
 use crate::{
     MAX_MESSAGE,
-    goplugin::{self, Handshake, Settings},
-    upstream::{Call, Server, ServerAddr, Token, grpc_timeout},
+    cli::{args::All, settings::gather},
+    goplugin::{self, Handshake, Settings, hclog},
+    upstream::{Call, Server, grpc_timeout},
 };
 
 /// myshoes pkg/shoes/shoes.go.
@@ -27,42 +32,43 @@ pub const HANDSHAKE: Handshake =
 const ADD_BUDGET: Duration = Duration::from_secs(300);
 const DELETE_BUDGET: Duration = Duration::from_secs(180);
 
+/// What to do when no server is named.
+const HOW: &str =
+    "set SHOESVZ_SERVER_ADDR to shoes-vz-server's HOST:PORT in myshoes' environment and restart myshoes";
+
 /// Serves as a plugin until the host ends it.
-pub async fn run(settings: Settings, env: impl Fn(&str) -> Option<String>) -> ExitCode {
+pub async fn run(settings: Settings, vars: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
+    let values = Values::gather(&Flags::<All>::default(), vars, Mistakes::default());
+    let filter =
+        if values.is_given(LOG.name) { None } else { hclog::DEFAULT_FILTER.parse::<log::Filter>().ok() };
+    let gathered = gather(values, HOW);
+    log_to_host(&filter.unwrap_or(gathered.log.0));
     let stop = CancellationToken::new();
     // A plugin that dies before its handshake is reported by its host as "not compiled for this architecture"; so
-    // mistakes in the settings are told by every call instead, and once on stderr.
-    let server = server_from_env(&env);
-    let mistake = server.as_ref().err().cloned();
+    // mistakes in the settings are the answer to every call instead, and once in the log.
+    let server = gathered.server.ok_or_else(|| gathered.mistakes.to_string());
+    if let Err(mistakes) = &server {
+        tracing::error!("{mistakes}");
+    }
     let service = ShoesServer::new(Plugin { server, stop: stop.clone() })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let ready = || {
-        crate::cli::log_to_stderr();
-        if let Some(words) = mistake {
-            tracing::error!("{words}");
-        }
-    };
-    match goplugin::serve(&settings, Routes::new(service), stop, ready).await {
+    match goplugin::serve(&settings, Routes::new(service), stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shoes-vz-client: {error}");
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn server_from_env(env: &impl Fn(&str) -> Option<String>) -> Result<Server, String> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    let addr = set("SHOESVZ_SERVER_ADDR").ok_or(
-        "SHOESVZ_SERVER_ADDR is not set: set it to shoes-vz-server's HOST:PORT in myshoes' environment and restart myshoes",
-    )?;
-    let addr: ServerAddr = addr.parse().map_err(|e| format!("SHOESVZ_SERVER_ADDR: {e}"))?;
-    let token = match set("SHOESVZ_TOKEN_FILE") {
-        None => None,
-        Some(path) => Some(Token::read(path.as_ref()).map_err(|e| format!("SHOESVZ_TOKEN_FILE: {e}"))?),
-    };
-    Ok(Server::new(addr, token))
+/// The plugin's log, in the form its host reads.
+fn log_to_host(filter: &log::Filter) {
+    let log = hclog::subscriber("shoes-vz-client", filter.layer(), || log::stderr());
+    if tracing::subscriber::set_global_default(log).is_err() {
+        tracing::debug!("logging was set up before");
+    }
+    panics::watch();
 }
 
 /// The service. Holds nothing between calls.
@@ -105,13 +111,12 @@ impl Shoes for Plugin {
     ) -> Result<Response<AddInstanceResponse>, Status> {
         let call = call("AddInstance", request.metadata(), ADD_BUDGET);
         let asked = request.into_inner();
-        let wanted =
-            ResourceType::try_from(asked.resource_type).map_err(|e| unknown_type(asked.resource_type, &e))?;
+        let wanted = wanted(asked.resource_type)?;
         let server = self.server()?;
         let message = fleet::AddInstanceRequest {
             runner_name: asked.runner_name,
             setup_script: asked.setup_script,
-            resource_type: wanted.to_string(),
+            resource_type: wanted.map_or_else(String::new, |t| t.to_string()),
             labels: asked.labels,
         };
         tracing::info!(runner_name = message.runner_name, request_id = call.request_id(), "AddInstance");
@@ -143,17 +148,22 @@ pub(crate) fn sized(
     client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
 }
 
-/// Can never work, so myshoes may drop the job.
-fn unknown_type(number: i32, error: &shoes_vz_model::resource::UnknownResourceType) -> Status {
-    let name = myshoes::ResourceType::try_from(number).map_or("", |t| t.as_str_name());
-    Status::invalid_argument(format!("resource type {number} {name}: {error}"))
+/// The resource type a call names. 0, protobuf's default, names none, and the server's `--default-resource-type`
+/// applies. A number beyond myshoes' can never work, so myshoes may drop the job.
+fn wanted(number: i32) -> Result<Option<ResourceType>, Status> {
+    if number == i32::from(myshoes::ResourceType::Unknown) {
+        return Ok(None);
+    }
+    let known = ResourceType::try_from(number);
+    known.map(Some).map_err(|error| Status::invalid_argument(format!("resource_type {number}: {error}")))
 }
 
-/// The server's reply for myshoes. A Go server names no resource type: then it is the one asked for.
-fn translate(answer: fleet::AddInstanceResponse, wanted: ResourceType) -> AddInstanceResponse {
+/// The server's reply for myshoes. A Go server names no resource type: then it is the one asked for, and with none asked
+/// for myshoes stores its target's.
+fn translate(answer: fleet::AddInstanceResponse, wanted: Option<ResourceType>) -> AddInstanceResponse {
     let effective = match answer.resource_type.as_str() {
         "" => wanted,
-        text => text.parse().unwrap_or_else(|error| {
+        text => text.parse().map(Some).unwrap_or_else(|error| {
             tracing::warn!(%error, "the server's reply names a resource type this client does not know");
             wanted
         }),
@@ -162,7 +172,7 @@ fn translate(answer: fleet::AddInstanceResponse, wanted: ResourceType) -> AddIns
         cloud_id: answer.cloud_id,
         shoes_type: answer.shoes_type,
         ip_address: answer.ip_address,
-        resource_type: myshoes::ResourceType::from(effective).into(),
+        resource_type: effective.map_or(myshoes::ResourceType::Unknown, myshoes::ResourceType::from).into(),
     }
 }
 
@@ -172,7 +182,7 @@ mod tests {
 
     fn reply(resource_type: &str) -> i32 {
         let answer = fleet::AddInstanceResponse { resource_type: resource_type.into(), ..Default::default() };
-        translate(answer, ResourceType::Small).resource_type
+        translate(answer, Some(ResourceType::Small)).resource_type
     }
 
     #[test]
@@ -183,9 +193,28 @@ mod tests {
     }
 
     #[test]
+    fn type_0_names_none_and_a_number_that_myshoes_has_not_is_refused_with_the_types_there_are() {
+        assert_eq!(wanted(0).unwrap(), None);
+        assert_eq!(wanted(9).unwrap(), Some(ResourceType::XLarge4));
+        for number in [10, -1, i32::MAX] {
+            let refused = wanted(number).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains(&number.to_string()) && refused.message().contains("4xlarge"));
+        }
+        let silent = translate(fleet::AddInstanceResponse::default(), None);
+        assert_eq!(silent.resource_type, myshoes::ResourceType::Unknown as i32);
+    }
+
+    fn mistakes(vars: &[(&str, &str)]) -> String {
+        let vars = vars.iter().map(|(n, v)| (OsString::from(n), OsString::from(v)));
+        gather(Values::gather(&Flags::<All>::default(), vars, Mistakes::default()), HOW).mistakes.to_string()
+    }
+
+    #[test]
     fn a_server_that_is_not_named_is_asked_for_by_the_variables_name() {
-        assert!(server_from_env(&|_| None).unwrap_err().contains("SHOESVZ_SERVER_ADDR"));
-        let bad = |name: &str| (name == "SHOESVZ_SERVER_ADDR").then(|| "https://x:1".to_owned());
-        assert!(server_from_env(&bad).unwrap_err().contains("https"));
+        assert!(mistakes(&[]).contains("SHOESVZ_SERVER_ADDR"));
+        let https = mistakes(&[("SHOESVZ_SERVER_ADDR", "https://x:1")]);
+        assert!(https.contains("https") && https.contains("SHOESVZ_SERVER_ADDR: "), "{https}");
+        assert!(mistakes(&[("SHOESVZ_SERVER_ADDR", "x:1"), ("SHOESVZ_CLIENT_SEVER", "y")]).contains("SEVER"));
     }
 }

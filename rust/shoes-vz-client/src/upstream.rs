@@ -20,13 +20,15 @@ use std::{
     time::Duration,
 };
 
+use shoes_vz_process::secret::Token;
 use tokio::time::timeout_at;
 use tonic::{
     Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
-pub use addr::{BadServerAddr, ServerAddr, Token, TokenError};
+pub use addr::{BadServerAddr, ServerAddr};
 pub use call::{Call, grpc_timeout};
 
 /// One connection attempt; a host that swallows packets must not use the whole budget up.
@@ -39,7 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Server {
     addr: ServerAddr,
     endpoint: Endpoint,
-    token: Option<Token>,
+    bearer: Option<MetadataValue<Ascii>>,
 }
 
 impl Server {
@@ -51,7 +53,7 @@ impl Server {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(Duration::from_secs(30)));
-        Self { addr, endpoint, token }
+        Self { addr, endpoint, bearer: token.as_ref().map(bearer) }
     }
 
     /// Where it is.
@@ -69,6 +71,19 @@ impl Server {
     where
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
+        self.response(call, message, send).await.map(Response::into_inner)
+    }
+
+    /// The same, with the answer's metadata.
+    pub async fn response<T: Clone, R, Fut>(
+        &self,
+        call: &Call,
+        message: &T,
+        send: impl Fn(Channel, Request<T>) -> Fut,
+    ) -> Result<Response<R>, Status>
+    where
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
         let mut pauses = Pauses::default();
         loop {
             let connected = AtomicBool::new(false);
@@ -78,7 +93,7 @@ impl Server {
                 send(channel, self.request(call, message)).await.map_err(Failed::of)
             };
             let lost = match timeout_at(call.answer_by(), attempt).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(Failed::Answer(status))) => return Err(status),
                 Ok(Err(Failed::Connection(words))) => words,
                 Err(_) if connected.into_inner() => return Err(self.no_answer(call)),
@@ -97,8 +112,8 @@ impl Server {
     fn request<T: Clone>(&self, call: &Call, message: &T) -> Request<T> {
         let mut request = Request::new(message.clone());
         call.mark(&mut request);
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authorization", token.bearer());
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
         }
         request
     }
@@ -121,6 +136,14 @@ impl Server {
             seconds(call.waited()),
         ))
     }
+}
+
+fn bearer(token: &Token) -> MetadataValue<Ascii> {
+    // Visible ASCII, as a token is, is always a header's value.
+    let mut value =
+        MetadataValue::try_from(token.authorization()).unwrap_or(MetadataValue::from_static("Bearer"));
+    value.set_sensitive(true);
+    value
 }
 
 fn seconds(d: Duration) -> String {

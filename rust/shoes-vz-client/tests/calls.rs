@@ -98,13 +98,23 @@ async fn every_code_the_server_answers_with_is_passed_through_with_its_words() {
 async fn a_resource_type_that_can_never_work_is_an_invalid_argument_and_reaches_no_server() {
     let fake = Fake::start(Does::Answers("")).await;
     let plugin = with_plugin(&fake).await;
-    for (number, name) in [(0, "0 Unknown"), (10, "10"), (-1, "-1")] {
+    for (number, name) in [(10, "10"), (-1, "-1")] {
         let request = AddInstanceRequest { resource_type: number, ..asks(ResourceType::Nano) };
         let refused = plugin.shoes().await.add_instance(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains(name), "{refused:?}");
     }
     assert_eq!(fake.seen(), []);
+    plugin.shut_down().await;
+}
+
+#[tokio::test]
+async fn resource_type_0_is_passed_on_as_none_named() {
+    let fake = Fake::start(Does::Answers("medium")).await;
+    let plugin = with_plugin(&fake).await;
+    let answer = plugin.shoes().await.add_instance(asks(ResourceType::Unknown)).await.unwrap().into_inner();
+    assert_eq!(answer.resource_type(), ResourceType::Medium);
+    assert_eq!(fake.until_seen(1).await.resource_type, "");
     plugin.shut_down().await;
 }
 

@@ -13,7 +13,8 @@ use common::{CLOUD_ID, Does, Fake, Kind, PATIENCE, host::command};
 use serde_json::Value;
 use shoes_vz_proto::{
     agent::{
-        Agent, AgentCapacity, AgentStatus, EndKind, Runner, RunnerEnd, RunnerStage, RunnerState, StageTiming,
+        Agent, AgentCapacity, AgentStatus, EndKind, Runner, RunnerEnd, RunnerStage, RunnerState, Setup,
+        StageTiming,
     },
     fleet::{AgentView, RunnerView},
 };
@@ -26,7 +27,9 @@ async fn client(fake: &Fake, args: &[&str]) -> Output {
 }
 
 async fn run(command: &mut tokio::process::Command) -> Output {
-    tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap()
+    // Not `output()`, which takes stdout and stderr whatever they were set to.
+    let child = command.spawn().unwrap();
+    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap()
 }
 
 fn stdout(output: &Output) -> &str {
@@ -222,6 +225,196 @@ async fn watch_prints_a_line_for_each_change_and_ends_with_the_runner() {
     let output = client(&fake, &["watch", "--cloud-id", CLOUD_ID]).await;
     let last = stdout(&output).lines().last().unwrap();
     assert!(last.contains("gone") && last.contains("finished: the runner exited"), "{last}");
+}
+
+#[tokio::test]
+async fn a_watch_of_a_runner_that_is_not_there_says_so_at_once_and_once() {
+    let mut fake = Fake::start(Does::Answers("")).await;
+    fake.says_that_match("0");
+    let addr = fake.addr.to_string();
+    for format in [&["--json"][..], &[]] {
+        let mut watching = command(&[("SHOESVZ_SERVER_ADDR", &addr)]);
+        let mut child = watching.args(["watch", "--runner-name", "late"]).args(format).spawn().unwrap();
+        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+        let first = tokio::time::timeout(PATIENCE, told.next_line()).await.expect("it is said").unwrap();
+        assert_eq!(first.as_deref(), Some("no runner named \"late\" yet; waiting for one"));
+        // A restart of the server is a second watch; the runner is there by then.
+        fake.crash();
+        fake.shows(vec![ended()]);
+        fake.restart().await;
+        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(stdout(&output).lines().count(), 1, "{output:?}");
+        while let Some(line) = told.next_line().await.unwrap() {
+            assert!(!line.contains("no runner named"), "said twice");
+        }
+        fake.shows(Vec::new());
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_a_failed_setup_script_shows_its_last_lines_indented_once() {
+    let mut failed = view(RunnerStage::Setup, &[RunnerStage::Clone]);
+    let runner = failed.runner.as_mut().unwrap();
+    let tail = "+ ./config.sh\n\u{1b}[31mcurl: (6) no such host\u{1b}[0m\n";
+    runner.setup = Some(Setup { exited: true, exit_code: 6, log_tail: tail.into(), ..Setup::default() });
+    let reason = format!("the setup script ended with exit code 6; its last lines:\n{tail}");
+    runner.error_message = reason.clone();
+    let mut gone = failed.clone();
+    let end = RunnerEnd { kind: EndKind::Failed.into(), reason, ..RunnerEnd::default() };
+    gone.runner.as_mut().unwrap().end = Some(end);
+    let fake = Fake::start(Does::Answers("")).await;
+    fake.shows(vec![failed, gone]);
+    let output = client(&fake, &["watch", "--runner-name", "one"]).await;
+    let lines: Vec<_> = stdout(&output).lines().collect();
+    assert!(
+        lines[0].ends_with("the setup script ended with exit code 6: curl: (6) no such host"),
+        "{output:?}"
+    );
+    assert_eq!(lines[1..3], ["    + ./config.sh", "    curl: (6) no such host"]);
+    assert!(lines.len() == 4 && lines[3].contains("gone"), "{output:?}");
+}
+
+#[tokio::test]
+async fn nothing_that_a_terminal_obeys_reaches_it_from_a_guest_or_a_server() {
+    let hostile = "last: \u{1b}[2J\u{9b}31m\u{1b}]0;title\u{7}\u{202e}\nsecond\u{1b}[";
+    let fake = Fake::start(Does::Refuses(Code::Internal, hostile.into())).await;
+    let mut bad = view(RunnerStage::Setup, &[RunnerStage::Clone]);
+    bad.agent_hostname = hostile.into();
+    bad.pending_reason = hostile.into();
+    bad.runner.as_mut().unwrap().error_message = hostile.into();
+    let mut gone = bad.clone();
+    let end = RunnerEnd { kind: EndKind::Failed.into(), reason: hostile.into(), ..RunnerEnd::default() };
+    gone.runner.as_mut().unwrap().end = Some(end);
+    fake.shows(vec![bad, gone]);
+    let mut agent = agent_with(1);
+    agent.takes_none_because = hostile.into();
+    agent.agent.as_mut().unwrap().hostname = hostile.into();
+    fake.has_agents(vec![agent]);
+    let script = script(b"true");
+    let add = ["add", "--runner-name", "one", "--setup-script", script.path().to_str().unwrap()];
+    let json = [&["--json"], &add[..]].concat();
+    for args in [
+        &add[..],
+        &json,
+        &["list", "--all"],
+        &["list", "--all", "--json"],
+        &["agents"],
+        &["agents", "--json"],
+        &["watch", "--runner-name", "one"],
+        &["drain", "mac-1", "--timeout", "300ms"],
+        &["delete", CLOUD_ID],
+    ] {
+        let output = client(&fake, args).await;
+        for text in [stdout(&output), stderr(&output)] {
+            let obeyed = text.chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
+            assert_eq!(obeyed, None, "{args:?}: {text:?}");
+            // The rest of a sequence that was cut apart would be there too.
+            assert!(
+                args.contains(&"--json") || !(text.contains("31m") || text.contains("title")),
+                "{args:?}: {text:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn input_without_an_end_and_what_is_not_a_file_are_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let files = [
+        ("/dev/zero", "larger"),
+        ("/", "a directory"),
+        (fifo.to_str().unwrap(), "a FIFO"),
+        ("/nowhere/f", "No such file"),
+    ];
+    for (path, why) in files {
+        for args in [
+            &["add", "--runner-name", "one", "--server", "a:1", "--setup-script", path][..],
+            &["list", "--server", "a:1", "--token-file", path],
+            &["list", "--config", path],
+        ] {
+            let output = run(command(&[]).args(args)).await;
+            assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+            assert!(stderr(&output).contains(path) && stderr(&output).contains(why), "{args:?}: {output:?}");
+        }
+    }
+    // Standard input too.
+    let zeros = std::fs::File::open("/dev/zero").unwrap();
+    let args = ["add", "--runner-name", "one", "--server", "a:1", "--setup-script", "-"];
+    let output = run(command(&[]).args(args).stdin(zeros)).await;
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("16 MiB"), "{output:?}");
+}
+
+/// Every command that prints something.
+fn printing(script: &str) -> Vec<Vec<&str>> {
+    let plain: [&[&str]; 9] = [
+        &["add", "--runner-name", "one", "--setup-script", script],
+        &["delete", CLOUD_ID],
+        &["list"],
+        &["watch", "--runner-name", "one"],
+        &["agents"],
+        &["cordon", "mac-1"],
+        &["uncordon", "mac-1"],
+        &["drain", "mac-1"],
+        &["--help"],
+    ];
+    let json = plain.iter().filter(|args| args[0] != "--help").map(|args| [&["--json"], *args].concat());
+    plain.iter().map(|args| args.to_vec()).chain(json).collect()
+}
+
+fn full() -> Stdio {
+    Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap())
+}
+
+#[tokio::test]
+async fn a_full_stdout_is_a_failure_and_a_full_stderr_changes_nothing() {
+    let fake = Fake::start(Does::Answers("nano")).await;
+    let addr = fake.addr.to_string();
+    let script = script(b"true");
+    for args in printing(script.path().to_str().unwrap()) {
+        fake.shows(vec![view(RunnerStage::Guest, &[RunnerStage::Clone]), ended()]);
+        fake.has_agents(vec![agent_with(0)]);
+        let client = || {
+            let mut client = command(&[("SHOESVZ_SERVER_ADDR", &addr)]);
+            client.args(&args);
+            client
+        };
+        let output = run(client().stdout(full())).await;
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert!(stderr(&output).contains("writing to stdout failed: No space left"), "{args:?}: {output:?}");
+        let output = run(client().stderr(full())).await;
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{args:?}");
+        let output = run(client().stdout(full()).stderr(full())).await;
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+    }
+    // What goes wrong keeps its code too.
+    for (args, code) in [
+        (&["list", "--timeout", "1ms", "--server", "127.0.0.1:1"][..], 1),
+        (&["list", "--server", "x"], 2),
+        (&["lsit"], 2),
+        (&[], 2),
+    ] {
+        let output = run(command(&[]).args(args).stdout(full()).stderr(full())).await;
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_had_enough_is_not_a_failure() {
+    let fake = Fake::start(Does::Answers("nano")).await;
+    let addr = fake.addr.to_string();
+    let script = script(b"true");
+    for args in printing(script.path().to_str().unwrap()) {
+        fake.shows(vec![view(RunnerStage::Guest, &[RunnerStage::Clone]), ended()]);
+        fake.has_agents(vec![agent_with(0)]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(command(&[("SHOESVZ_SERVER_ADDR", &addr)]).args(&args).stdout(writer)).await;
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    }
 }
 
 #[tokio::test]

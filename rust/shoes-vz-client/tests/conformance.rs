@@ -104,11 +104,78 @@ async fn go_sees_the_servers_codes_and_words() {
 }
 
 #[tokio::test]
-async fn an_unknown_resource_type_is_an_invalid_argument_for_go_too() {
+async fn resource_type_0_names_none_and_the_servers_default_comes_back() {
+    let fake = Fake::start(Does::Answers("medium")).await;
+    let (code, told) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "unknown"]).await;
+    assert_eq!((code, &told["add"]["resource_type"]), (Some(0), &"medium".into()), "{told}");
+    assert_eq!(fake.seen()[0].resource_type, "");
+}
+
+#[tokio::test]
+async fn a_resource_type_beyond_myshoes_is_an_invalid_argument_for_go_too() {
     let fake = Fake::start(Does::Answers("")).await;
-    let (_, told) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "unknown"]).await;
-    assert_eq!(told["add"]["error"]["code"], "InvalidArgument", "{told}");
+    let (_, told) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "10"]).await;
+    let error = &told["add"]["error"];
+    assert_eq!(error["code"], "InvalidArgument", "{told}");
+    assert!(
+        error["message"].as_str().unwrap().contains("10")
+            && error["message"].as_str().unwrap().contains("nano")
+    );
     assert_eq!(fake.seen(), []);
+}
+
+/// What go-plugin took from the plugin's log, and the lines it copied as they were.
+async fn logged(fake: &Fake, args: &[&str]) -> (Vec<Value>, Vec<String>) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new(host().await);
+    command.args([
+        "--plugin",
+        BIN,
+        "--server",
+        &fake.addr.to_string(),
+        "--delete",
+        CLOUD_ID,
+        "--timeout",
+        "1s",
+    ]);
+    command.args(["--host-log", log.path().to_str().unwrap()]).args(args).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap_or_else(|e| panic!("{e}: {l}")));
+    // A line of hclog's keeps its own logger's name; go-plugin gives one that is not the program's.
+    let names = ["shoes-vz-client", "plugin.shoes-vz-client"];
+    let taken = lines.filter(|line| line["@module"].as_str().is_some_and(|name| names.contains(&name)));
+    let copied = String::from_utf8(output.stderr).unwrap();
+    (taken.collect(), copied.lines().map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn a_warning_reaches_the_hosts_logger_once_as_a_warning_with_its_fields() {
+    let fake = Fake::down(Does::Hangs).await;
+    let (taken, copied) = logged(&fake, &[]).await;
+    assert_eq!(taken.len(), 1, "{taken:#?}");
+    let warning = &taken[0];
+    assert_eq!(warning["@level"], "warn", "{warning}");
+    assert_eq!(warning["@message"], "DeleteInstance: no connection to the server; trying on");
+    assert_eq!(warning["server"], fake.addr.to_string());
+    assert!(warning["error"].as_str().unwrap().contains("refused"), "{warning}");
+    // `ClientConfig.Stderr` gets each line as it came, beside the logger: that is the host's choice.
+    assert_eq!(copied.len(), 1, "{copied:?}");
+}
+
+#[tokio::test]
+async fn at_the_default_level_a_call_that_works_logs_nothing_and_at_info_it_does() {
+    let fake = Fake::start(Does::Answers("")).await;
+    let (taken, copied) = logged(&fake, &[]).await;
+    assert_eq!((taken.len(), copied.len()), (0, 0), "{taken:#?} {copied:?}");
+    let (taken, _) = logged(&fake, &["--plugin-log", "info"]).await;
+    assert_eq!(
+        (taken.len(), &taken[0]["@level"], &taken[0]["cloud_id"]),
+        (1, &"info".into(), &CLOUD_ID.into())
+    );
+    let (taken, _) = logged(&fake, &["--plugin-log", "a=b=c"]).await;
+    let message = taken[0]["@message"].as_str().unwrap();
+    assert!(taken[0]["@level"] == "warn" && message.contains("SHOESVZ_LOG"), "{taken:#?}");
 }
 
 #[tokio::test]

@@ -60,17 +60,24 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Reads a file of at most `limit` bytes. A longer one, also one without an end (`/dev/zero`), is an error
-/// ([`io::ErrorKind::FileTooLarge`]) that names the limit, and so is what is not a file: a FIFO would block for ever.
+/// ([`io::ErrorKind::FileTooLarge`]) that names the limit. What is not a file is an error ([`io::ErrorKind::InvalidInput`]):
+/// opening a FIFO waits for a writer that may never come; a pipe that this process was given as a descriptor (`/dev/stdin`,
+/// a shell's `<(…)`) has its writer.
 pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let kind = fs::metadata(path)?.file_type();
     use std::os::unix::fs::FileTypeExt as _;
-    if kind.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    let kind = fs::metadata(path)?.file_type();
+    let given =
+        path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || path == Path::new("/dev/stdin");
+    let what = match () {
+        () if kind.is_dir() => Some("a directory"),
+        () if kind.is_socket() => Some("a socket"),
+        () if kind.is_fifo() && !given => Some("a FIFO"),
+        () => None,
+    };
+    match what {
+        Some(what) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, not a file"))),
+        None => read_up_to(File::open(path)?, limit),
     }
-    if kind.is_fifo() || kind.is_socket() {
-        return Err(io::Error::other("it is a FIFO or a socket, not a regular file"));
-    }
-    read_up_to(File::open(path)?, limit)
 }
 
 /// [`read_bounded`], as text.
@@ -144,8 +151,21 @@ mod tests {
         let long = read_bounded(&path, 4).unwrap_err();
         assert!(long.kind() == io::ErrorKind::FileTooLarge && long.to_string().contains("4 bytes"), "{long}");
         assert!(read_bounded(Path::new("/dev/zero"), 1 << 16).unwrap_err().to_string().contains("64.0 KiB"));
-        assert_eq!(read_bounded(dir.path(), 1).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(read_bounded(Path::new("/dev/null"), 5).unwrap(), b"");
         fs::write(&path, [0xff]).unwrap();
         assert!(read_text(&path, 5).unwrap_err().to_string().contains("UTF-8"));
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_named_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("socket"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let refusal = |path: &Path| read_bounded(path, 5).unwrap_err().to_string();
+        assert_eq!(refusal(&fifo), "it is a FIFO, not a file");
+        assert_eq!(refusal(&socket), "it is a socket, not a file");
+        assert_eq!(refusal(dir.path()), "it is a directory, not a file");
+        assert!(refusal(&dir.path().join("none")).contains("No such file"));
     }
 }

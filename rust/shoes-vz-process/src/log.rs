@@ -119,9 +119,9 @@ fn non_blocking(inner: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard
     NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(Unfailing::new(inner))
 }
 
-/// Starts the log of a process that writes it to a file of its own, as text.
-pub fn start_in(file: std::fs::File, filter: &Filter) {
-    install(filter, Format::Text, Mutex::new(Unfailing::new(file)), false);
+/// Starts the log of this process in a place of its own: a file, or a stderr that it shares with a live line.
+pub fn start_to(place: impl Write + Send + 'static, filter: &Filter, format: Format, terminal: bool) {
+    install(filter, format, Mutex::new(Unfailing::new(place)), terminal);
     crate::panics::watch();
 }
 

@@ -10,7 +10,7 @@ pub fn count() -> u64 {
 }
 
 /// From now on each panic is one line of the log and counted. Called by [`crate::log::start`].
-pub(crate) fn watch() {
+pub fn watch() {
     std::panic::set_hook(Box::new(|info| {
         COUNT.fetch_add(1, Ordering::Relaxed);
         let at = info.location().map_or_else(String::new, ToString::to_string);

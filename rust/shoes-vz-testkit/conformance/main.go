@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -77,10 +78,12 @@ func main() {
 	server := flag.String("server", "", "SHOESVZ_SERVER_ADDR for the plugin; empty: not set")
 	name := flag.String("add-name", "", "runner name for AddInstance")
 	script := flag.String("script", "", "file with AddInstance's setup script")
-	resourceType := flag.String("resource-type", "nano", "resource type, as myshoes writes it, or \"unknown\"")
+	resourceType := flag.String("resource-type", "nano", "resource type, as myshoes writes it, or \"unknown\", or a number")
 	cloudID := flag.String("delete", "", "cloud id for DeleteInstance; \"added\": the one AddInstance gave")
 	timeout := flag.Duration("timeout", 5*time.Minute, "deadline of each call")
 	verbose := flag.Bool("verbose", false, "show go-plugin's own log on stderr")
+	hostLog := flag.String("host-log", "", "file for the host's log, with what go-plugin takes from the plugin's, as JSON lines")
+	logFilter := flag.String("plugin-log", "", "SHOESVZ_LOG for the plugin; empty: not set")
 	flag.Var(&labels, "label", "a label; may be given again")
 	flag.Parse()
 
@@ -90,7 +93,19 @@ func main() {
 	}
 	logger := hclog.New(&hclog.LoggerOptions{Name: "plugin", Level: level, Output: os.Stderr})
 
+	if *hostLog != "" {
+		file, err := os.Create(*hostLog)
+		if err != nil {
+			usage(err.Error())
+		}
+		defer file.Close()
+		logger = hclog.New(&hclog.LoggerOptions{Name: "plugin", Level: hclog.Trace, Output: file, JSONFormat: true})
+	}
+
 	number := slices.Index(resourceTypes, *resourceType)
+	if n, err := strconv.ParseInt(*resourceType, 10, 32); err == nil {
+		number = int(n)
+	}
 	switch {
 	case *path == "" || (*name == "" && *cloudID == "") || flag.NArg() > 0:
 		usage("give --plugin, and --add-name or --delete or both")
@@ -111,6 +126,9 @@ func main() {
 	h := host{file: file, path: *path, timeout: *timeout, logger: logger}
 	if *server != "" {
 		h.env = append(h.env, "SHOESVZ_SERVER_ADDR="+*server)
+	}
+	if *logFilter != "" {
+		h.env = append(h.env, "SHOESVZ_LOG="+*logFilter)
 	}
 
 	results := map[string]result{}

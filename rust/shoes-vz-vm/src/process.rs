@@ -134,7 +134,12 @@ fn prepare(bundle: &Path) -> Result<(VmSpec, Arc<dyn Hypervisor>), ProcessError>
 fn log_to(path: &Path) -> io::Result<()> {
     let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     // The agent's settings, as far as a child inherits them.
-    log::start_in(file, &log::Filter::of_env(&["SHOESVZ_AGENT_LOG", "SHOESVZ_LOG"]));
+    log::start_to(
+        file,
+        &log::Filter::of_env(&["SHOESVZ_AGENT_LOG", "SHOESVZ_LOG"]),
+        log::Format::Text,
+        false,
+    );
     Ok(())
 }
 

@@ -8,6 +8,10 @@ use shoes_vz_model::{
     bundle::file,
     guest::{ExecRequest, ExecResponse},
 };
+use shoes_vz_terminal::{
+    output::{is_read_enough, note},
+    text,
+};
 use shoes_vz_vm::client::Vm;
 
 use crate::{cli::ExecArgs, guest, settings};
@@ -36,10 +40,14 @@ pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
         timeout_seconds: args.timeout.as_secs(),
     };
     let done = guest::exec(spec.transport, &bundle.file(file::GUEST_SOCKET), ip, request).await?;
+    // Byte for byte, as `ssh` does: what the program prints is its operator's own doing.
     let mut out = std::io::stdout().lock();
-    out.write_all(&output(&done)?).and_then(|()| out.flush()).context("writing the program's output")?;
+    match out.write_all(&output(&done)?).and_then(|()| out.flush()) {
+        Err(error) if !is_read_enough(&error) => return Err(error).context("writing the program's output"),
+        _ => drop(out),
+    }
     if !done.error.is_empty() {
-        eprintln!("{command}: {}", done.error);
+        note(&text::indented(&format!("{command}: {}", done.error), "    "));
     }
     Ok(exit_code(done.exit_code))
 }

@@ -1,11 +1,17 @@
 //! `list`: the VMs of this host, dead or alive.
 
-use std::fmt::Write as _;
-
+use jiff::Timestamp;
 use serde::Serialize;
 use shoes_vz_model::bundle::{DiskState, RuntimeMetadata};
+use shoes_vz_terminal::{
+    output::note,
+    table::{Width, table},
+    text,
+    time::ago,
+};
 use shoes_vz_vm::client::Vm;
 
+use super::print;
 use crate::{bundles, cli::ListArgs, settings};
 
 /// One VM.
@@ -29,10 +35,10 @@ pub async fn run(args: &ListArgs) -> anyhow::Result<()> {
             Ok(Some(metadata)) => metadata,
             Ok(None) => continue,
             Err(error) => {
-                eprintln!(
+                note(&format!(
                     "{:?} is not shown: its RuntimeMetadata.json cannot be read ({error})",
                     bundle.path
-                );
+                ));
                 continue;
             }
         };
@@ -45,11 +51,9 @@ pub async fn run(args: &ListArgs) -> anyhow::Result<()> {
         });
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        print!("{}", table(&rows));
+        return print(&text::json(&serde_json::to_string_pretty(&rows)?));
     }
-    Ok(())
+    print(&shown(&rows, Timestamp::now(), Width::of_stdout()))
 }
 
 /// What is on disk was true when it was written; whether the VM lives is true now.
@@ -60,33 +64,22 @@ fn true_state(mut metadata: RuntimeMetadata, live: bool) -> RuntimeMetadata {
     metadata
 }
 
-/// The Go agent's columns, then ours.
-fn table(rows: &[Row]) -> String {
+/// The Go agent's columns, then ours; times as people say them.
+fn shown(rows: &[Row], now: Timestamp, width: Width) -> String {
     let head = ["RUNNER ID", "IP ADDRESS", "STATE", "CREATED AT", "UPDATED AT", "BUNDLE PATH", "RUNNER NAME"];
-    let mut lines = vec![head.map(str::to_owned)];
-    lines.extend(rows.iter().map(|row| {
+    let rows = rows.iter().map(|row| {
         let m = &row.metadata;
-        let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-        [
+        vec![
             m.runner_id.clone(),
-            or_dash(&m.ip_address),
+            m.ip_address.clone(),
             format!("{:?}", m.state).to_lowercase(),
-            m.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-            m.updated_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            ago(m.created_at, now),
+            ago(m.updated_at, now),
             row.bundle_path.clone(),
-            if m.spare { "(hot)".into() } else { or_dash(&m.runner_name) },
+            if m.spare { "(hot)".into() } else { m.runner_name.clone() },
         ]
-    }));
-    let widths: Vec<usize> =
-        (0..head.len()).map(|c| lines.iter().map(|l| l[c].chars().count()).max().unwrap_or(0)).collect();
-    let mut out = String::new();
-    for line in lines {
-        let cells: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
-    }
-    out
+    });
+    table(&head, rows, width)
 }
 
 #[cfg(test)]
@@ -102,14 +95,12 @@ mod tests {
         .unwrap();
         let row =
             |live| Row { metadata: true_state(metadata.clone(), live), bundle_path: "/r/b".into(), live };
-        let table = table(&[row(true), row(false)]);
+        let now = "2026-01-02T03:04:17Z".parse().unwrap();
+        let table = shown(&[row(true), row(false)], now, Width::Any);
         let lines: Vec<Vec<&str>> =
             table.lines().map(|l| l.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
         assert_eq!(lines[0][..3], ["RUNNER ID", "IP ADDRESS", "STATE"]);
-        assert_eq!(
-            lines[1],
-            ["id-1", "-", "running", "2026-01-02 03:04:05", "2026-01-02 03:04:06", "/r/b", "myshoes-1"]
-        );
+        assert_eq!(lines[1], ["id-1", "-", "running", "12 s ago", "11 s ago", "/r/b", "myshoes-1"]);
         assert_eq!(lines[2][2], "stopped");
     }
 }

@@ -12,6 +12,7 @@ use shoes_vz_model::{
 };
 use shoes_vz_process::settings::Zero;
 use shoes_vz_process::units;
+use shoes_vz_terminal::progress::{Place, Progress};
 use shoes_vz_vm::{
     client::{Stop, Vm},
     clone,
@@ -20,6 +21,7 @@ use shoes_vz_vm::{
 };
 use tokio::time::{sleep, timeout};
 
+use super::print;
 use crate::{
     bundles::{Bundle, Lock, LockError},
     cli::{OneArgs, StartArgs, StopArgs},
@@ -50,16 +52,19 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
     let ssh = Login::new(&template.meta.ssh_user, keys, &template.meta.ssh_host_key)?.of_one_vm();
     renew_lifetime(&bundle, &mut spec)?;
 
+    let mut progress = Progress::new(Place::of_stderr());
     let vm = Vm::spawn(&std::env::current_exe()?, &bundle.path).await?;
     let started = async {
         vm.start().await?;
-        println!("the VM {} boots", bundle.runner);
+        progress.now("booting", &format!("the VM {}", bundle.runner));
         tokio::select! {
             end = vm.ended() => anyhow::bail!("the VM ended: {}", end.reason),
             ready = reach(&vm, &ssh) => ready,
         }
     };
-    match timeout(deadline, started).await {
+    let started = timeout(deadline, started).await;
+    drop(progress);
+    match started {
         Ok(Ok(())) => {}
         other => {
             let words = match other {
@@ -73,8 +78,7 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
         }
     }
     set_state(&bundle, DiskState::Running)?;
-    println!("the VM {} is up, and SSH answers", bundle.runner);
-    Ok(())
+    print(&format!("the VM {} is up, and SSH answers", bundle.runner))
 }
 
 async fn reach(vm: &Vm, ssh: &Ssh) -> anyhow::Result<()> {
@@ -109,15 +113,20 @@ pub async fn stop(args: &StopArgs) -> anyhow::Result<()> {
     let vm = vm.with_context(|| format!("the VM {} is not running", bundle.runner))?;
     // Whoever has it knows the VM as its own, and removes the bundle.
     let agent = lock(&bundle).err();
+    let mut progress = Progress::new(Place::of_stderr());
+    progress
+        .now("stopping", &format!("the VM {}, at most {}", bundle.runner, units::show_duration(args.grace)));
     vm.stop(Stop::Grace(args.grace)).await?;
+    drop(progress);
     match agent {
         None => {
             set_state(&bundle, DiskState::Stopped)?;
-            println!("the VM {} is stopped", bundle.runner);
+            print(&format!("the VM {} is stopped", bundle.runner))
         }
-        Some(_) => println!("the VM {} is stopped; the running agent removes its files", bundle.runner),
+        Some(_) => {
+            print(&format!("the VM {} is stopped; the running agent removes its files", bundle.runner))
+        }
     }
-    Ok(())
 }
 
 /// Ends a VM and removes its bundle. An agent that runs sees both and reports the runner deleted.
@@ -130,8 +139,7 @@ pub async fn delete(args: &OneArgs) -> anyhow::Result<()> {
     for _ in 0..REMOVALS {
         last = clone::remove_bundle(&bundle.path);
         if last.is_ok() {
-            println!("the VM {} is deleted", bundle.runner);
-            return Ok(());
+            return print(&format!("the VM {} is deleted", bundle.runner));
         }
     }
     Ok(last?)

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use shoes_vz_model::template::file;
+use shoes_vz_terminal::output::note;
 
 /// A directory being filled; removed unless it is published.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(e) = remove(&self.0) {
-            eprintln!("{} could not be removed ({e}); the next build does", self.0.display());
+            note(&format!("{} could not be removed ({e}); the next build does", self.0.display()));
         }
     }
 }

@@ -11,6 +11,7 @@ mod accounting;
 mod adoption;
 mod hot;
 mod life;
+mod output;
 mod panics;
 mod silence;
 mod talk;

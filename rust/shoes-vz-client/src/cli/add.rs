@@ -8,13 +8,15 @@ use std::{
 
 use serde_json::json;
 use shoes_vz_model::{ResourceType, RunnerName, Stage};
+use shoes_vz_process::{files, settings::Mistakes};
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, RunnerView, WatchRunnersRequest,
     fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
 };
+use shoes_vz_terminal::{output::note, text};
 use tokio::{
-    io::AsyncReadExt as _,
     sync::mpsc,
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 use tonic::{Code, Status};
@@ -22,9 +24,10 @@ use tonic::{Code, Status};
 use super::{
     Failure, Format,
     args::Add,
-    print,
+    print, print_json,
     progress::{Teller, Tracker},
     settings::Settings,
+    view,
 };
 use crate::{
     MAX_MESSAGE,
@@ -34,32 +37,29 @@ use crate::{
 
 /// After the answer, how long the last stage's time may still take to arrive.
 const LAST_STAGE: Duration = Duration::from_millis(250);
-const TICK: Duration = Duration::from_millis(100);
+/// With room for the rest of the message.
+const LARGEST_SCRIPT: u64 = (MAX_MESSAGE - 65536) as u64;
 
-pub(super) async fn run(
-    settings: Option<Settings>,
-    add: Add,
-    mut mistakes: Vec<String>,
-) -> Result<(), Failure> {
+pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Mistakes) -> Result<(), Failure> {
     if let Err(error) = add.runner_name.parse::<RunnerName>() {
-        mistakes.push(format!("--runner-name: {error}"));
+        mistakes.0.push(format!("--runner-name: {error}"));
     }
     let resource_type = add.resource_type.map(|text| match text.parse::<ResourceType>() {
         Ok(known) => known.to_string(),
         Err(error) => {
-            mistakes.push(format!("--resource-type: {error}"));
+            mistakes.0.push(format!("--resource-type: {error}"));
             text
         }
     });
     let setup_script = match read_script(&add.setup_script).await {
         Ok(script) => script,
-        Err(words) => {
-            mistakes.push(format!("--setup-script: {words}"));
+        Err(reason) => {
+            mistakes.0.push(format!("--setup-script: {reason}"));
             String::new()
         }
     };
     let settings = match settings {
-        Some(settings) if mistakes.is_empty() => settings,
+        Some(settings) if mistakes.0.is_empty() => settings,
         _ => return Err(Failure::Usage(mistakes)),
     };
     let request = AddInstanceRequest {
@@ -70,42 +70,48 @@ pub(super) async fn run(
     };
     let (added, took) = add_instance(&settings.server, &request, add.timeout.0).await?;
     match settings.format {
-        Format::Json => print(
-            &json!({
-                "cloud_id": added.cloud_id,
-                "shoes_type": added.shoes_type,
-                "ip_address": added.ip_address,
-                "resource_type": added.resource_type,
-                "runner_name": request.runner_name,
-                "add_instance_ms": took.as_secs_f64() * 1e3,
-            })
-            .to_string(),
-        )?,
-        Format::People => print(&added.cloud_id)?,
+        Format::Json => print_json(&json!({
+            "cloud_id": added.cloud_id,
+            "shoes_type": added.shoes_type,
+            "ip_address": added.ip_address,
+            "resource_type": added.resource_type,
+            "runner_name": request.runner_name,
+            "add_instance_ms": took.as_secs_f64() * 1e3,
+        }))?,
+        Format::People => print(&text::line(&added.cloud_id))?,
     }
     Ok(())
 }
 
+/// Off the runtime's one thread, which the other end of a pipe may need, and Ctrl-C.
 async fn read_script(path: &Path) -> Result<String, String> {
-    let (name, bytes) = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        let read = tokio::io::stdin().take(MAX_MESSAGE as u64 + 1).read_to_end(&mut bytes).await;
-        ("standard input".to_owned(), read.map(|_| bytes))
+    let (name, read) = if path == Path::new("-") {
+        if io::stdin().is_terminal() {
+            note("reading the setup script from the terminal; Ctrl-D ends it");
+        }
+        let read = spawn_blocking(|| files::read_up_to(io::stdin().lock(), LARGEST_SCRIPT)).await;
+        ("standard input".to_owned(), read)
     } else {
-        (path.display().to_string(), tokio::fs::read(path).await)
+        let file = path.to_owned();
+        (path.display().to_string(), spawn_blocking(move || files::read_bounded(&file, LARGEST_SCRIPT)).await)
     };
-    let bytes = bytes.map_err(|e| format!("reading {name} failed: {e}"))?;
+    let bytes = match read.map_err(|e| format!("reading {name} failed: {e}"))? {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(format!("{name} is larger than a call can carry ({} MiB)", MAX_MESSAGE >> 20));
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return Err(format!("{name} cannot be read: {error}; `-` reads the script from standard input"));
+        }
+        Err(error) => return Err(format!("reading {name} failed: {error}")),
+    };
     match String::from_utf8(bytes) {
         Ok(text) if text.trim().is_empty() => Err(format!("{name} is empty")),
-        // Room for the rest of the message.
-        Ok(text) if text.len() > MAX_MESSAGE - 65536 => {
-            Err(format!("{name} is larger than a call can carry ({} MiB)", MAX_MESSAGE >> 20))
-        }
         Ok(text) => Ok(text),
         Err(e) => {
             let at = e.utf8_error().valid_up_to();
             let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
-            Err(format!("{name} is not UTF-8: byte {at}, on line {line}, is no text"))
+            Err(format!("{name} is not UTF-8: byte {at}, on line {line}, is not text"))
         }
     }
 }
@@ -125,14 +131,18 @@ async fn add_instance(
     let watching = tokio::spawn(watch(server.clone(), request.runner_name.clone(), budget, views));
 
     let mut tracker = Tracker::default();
-    let mut teller = Teller::new(io::stderr().is_terminal());
-    let mut ticks = tokio::time::interval(TICK);
-    tokio::pin!(answer);
+    let mut teller = Teller::new();
+    let mut quoted = String::new();
+    let silent = tokio::time::sleep(teller.silence());
+    tokio::pin!(answer, silent);
     let result = loop {
         tokio::select! {
             result = &mut answer => break result,
-            Some(view) = seen.recv() => tracker.update(&view).iter().for_each(|e| teller.tell(e)),
-            _ = ticks.tick(), if teller.is_live() => teller.tick(),
+            Some(view) = seen.recv() => {
+                tracker.update(&view).iter().for_each(|e| teller.tell(e));
+                quoted = view::quoted(&view);
+            }
+            () = &mut silent, if teller.is_silent() => teller.wait("the server"),
         }
     };
     let took = started.elapsed();
@@ -146,6 +156,10 @@ async fn add_instance(
     }
     teller.end();
     watching.abort();
+    // Where the answer does not quote it itself.
+    if result.as_ref().is_err_and(|status| !status.message().contains('\n')) && !quoted.is_empty() {
+        note(&format!("    {}", text::indented(&quoted, "    ")));
+    }
     result.map(|added| (added, took))
 }
 
@@ -205,6 +219,14 @@ mod tests {
         );
         assert!(read(b" \n").await.unwrap_err().contains("empty"));
         assert!(read(&vec![b'x'; MAX_MESSAGE]).await.unwrap_err().contains("16 MiB"));
-        assert!(read_script(Path::new("/nowhere/s.sh")).await.unwrap_err().contains("/nowhere/s.sh"));
+        for (path, why) in [
+            ("/nowhere/s.sh", "No such file"),
+            ("/dev/zero", "16 MiB"),
+            ("/dev/null", "empty"),
+            ("/", "a directory, not a file"),
+        ] {
+            let reason = read_script(Path::new(path)).await.unwrap_err();
+            assert!(reason.contains(path) && reason.contains(why), "{reason}");
+        }
     }
 }

@@ -3,6 +3,10 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, Subcommand};
+use shoes_vz_process::{
+    settings::{CONFIG, Flags, LOG, LOG_FORMAT, Program, Setting, Table},
+    units,
+};
 
 /// Adds, deletes and shows runners of a shoes-vz server.
 ///
@@ -16,20 +20,38 @@ pub(super) struct Args {
     pub(super) command: Command,
 }
 
+/// Every setting of the client. The plugin has the same, without the flags.
+pub(crate) static PROGRAM: Program = Program {
+    name: "shoes-vz-client",
+    env_prefix: "SHOESVZ_CLIENT_",
+    foreign_env: &[],
+    settings: &[
+        Setting::new("server", "HOST:PORT", "Address of shoes-vz-server").also_env("SHOESVZ_SERVER_ADDR"),
+        Setting::new("token-file", "FILE", "File containing the bearer token that the server asks for")
+            .also_env("SHOESVZ_TOKEN_FILE"),
+        CONFIG,
+        LOG,
+        LOG_FORMAT,
+    ],
+    tables: &[],
+};
+
+/// All of them are flags, before and after the subcommand.
+#[derive(Debug)]
+pub(crate) struct All;
+
+impl Table for All {
+    const PROGRAM: &'static Program = &PROGRAM;
+    const GLOBAL: bool = true;
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Global {
-    /// shoes-vz-server's HOST:PORT
-    #[arg(long, global = true, env = "SHOESVZ_SERVER_ADDR", value_name = "HOST:PORT")]
-    pub(super) server: Option<String>,
-    /// File holding the token the server asks for
-    #[arg(long, global = true, env = "SHOESVZ_TOKEN_FILE", value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) flags: Flags<All>,
     /// Print one JSON object (watch: one per line)
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// TOML file with `server` and `token_file`; flags and environment win over it
-    #[arg(long, global = true, env = "SHOESVZ_CLIENT_CONFIG", value_name = "FILE.toml")]
-    pub(super) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,7 +62,7 @@ pub(super) enum Command {
     Delete {
         /// As `add` and `list` print it: shoes-vz-<uuid>
         cloud_id: String,
-        /// How long to wait, as 90, 90s, 3m or 1h
+        /// How long to wait, as 90s, 3m or 1h30m
         #[arg(long, default_value = "3m")]
         timeout: Span,
     },
@@ -49,7 +71,7 @@ pub(super) enum Command {
         /// Also those that ended
         #[arg(long)]
         all: bool,
-        /// How long to wait, as 90, 90s, 3m or 1h
+        /// How long to wait, as 90s, 3m or 1h30m
         #[arg(long, default_value = "10s")]
         timeout: Span,
     },
@@ -70,7 +92,7 @@ pub(super) enum Command {
         /// Why, for other people; a cordoned agent's reason is replaced
         #[arg(long, default_value = "")]
         reason: String,
-        /// How long to wait, as 90, 90s, 3m or 1h
+        /// How long to wait, as 90s, 3m or 1h30m
         #[arg(long, default_value = "10s")]
         timeout: Span,
     },
@@ -79,7 +101,7 @@ pub(super) enum Command {
         /// The agent's hostname, or its id as `agents` prints it
         #[arg(value_name = "HOST")]
         agent: String,
-        /// How long to wait, as 90, 90s, 3m or 1h
+        /// How long to wait, as 90s, 3m or 1h30m
         #[arg(long, default_value = "10s")]
         timeout: Span,
     },
@@ -87,7 +109,7 @@ pub(super) enum Command {
     Drain(Drain),
     /// Show the host agents
     Agents {
-        /// How long to wait, as 90, 90s, 3m or 1h
+        /// How long to wait, as 90s, 3m or 1h30m
         #[arg(long, default_value = "10s")]
         timeout: Span,
     },
@@ -107,7 +129,7 @@ pub(super) struct Drain {
     /// Only cordon it, and say how many runners are left
     #[arg(long)]
     pub(super) no_wait: bool,
-    /// How long to wait, as 90, 90s, 3m or 1h; as long as it takes when not given
+    /// How long to wait, as 90s, 3m or 1h30m; as long as it takes when not given
     #[arg(long)]
     pub(super) timeout: Option<Span>,
 }
@@ -126,29 +148,22 @@ pub(super) struct Add {
     /// A label the host must offer; may be given again
     #[arg(long = "label", value_name = "LABEL")]
     pub(super) labels: Vec<String>,
-    /// How long to wait, as 90, 90s, 3m or 1h
+    /// How long to wait, as 90s, 3m or 1h30m
     #[arg(long, default_value = "5m")]
     pub(super) timeout: Span,
 }
 
-/// A span of time on the command line.
+/// How long to wait: more than nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span(pub(super) Duration);
 
 impl FromStr for Span {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "ms" => Some(Duration::from_millis(1)),
-            "" | "s" => Some(Duration::from_secs(1)),
-            "m" => Some(Duration::from_secs(60)),
-            "h" => Some(Duration::from_secs(3600)),
-            _ => None,
-        };
-        let number: Option<u32> = digits.parse().ok().filter(|n| *n > 0);
-        let span = number.zip(unit).and_then(|(n, unit)| unit.checked_mul(n));
-        span.map(Self).ok_or_else(|| "give a whole number above 0 with ms, s, m or h, as in 90s".to_owned())
+        match units::duration(text)? {
+            Duration::ZERO => Err("it must be more than 0".to_owned()),
+            duration => Ok(Self(duration)),
+        }
     }
 }
 
@@ -160,17 +175,5 @@ mod tests {
     #[test]
     fn the_flags_do_not_contradict_each_other() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn spans_are_read_in_every_unit() {
-        for (text, millis) in
-            [("250ms", 250), ("90", 90_000), ("3s", 3000), ("3m", 180_000), ("1h", 3_600_000)]
-        {
-            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(millis))), "{text}");
-        }
-        for bad in ["", "s", "0s", "-1s", "1.5s", "1 s", "1d", "99999999999s"] {
-            assert!(bad.parse::<Span>().is_err(), "{bad:?}");
-        }
     }
 }

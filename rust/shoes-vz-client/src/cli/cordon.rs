@@ -1,15 +1,13 @@
 //! `cordon`, `uncordon`, `drain`.
 
-use std::{
-    io::{self, IsTerminal as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::json;
 use shoes_vz_proto::{
     agent::AgentStatus,
     fleet::{AgentView, CordonAgentRequest, DrainAgentRequest, UncordonAgentRequest},
 };
+use shoes_vz_terminal::text;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, Streaming};
 
@@ -17,14 +15,12 @@ use super::{
     Failure, Format,
     args::Drain,
     fleet::{WATCH_BUDGET, explain, fleet},
-    print,
-    progress::Counter,
+    print, print_json,
+    progress::{Counter, shown},
     settings::Settings,
     view,
 };
 use crate::upstream::{Call, Pauses, is_connection_loss};
-
-const TICK: Duration = Duration::from_millis(100);
 
 pub(super) async fn cordon(
     settings: &Settings,
@@ -41,9 +37,8 @@ pub(super) async fn uncordon(settings: &Settings, agent: String, budget: Duratio
     let message = UncordonAgentRequest { agent };
     let answer = settings
         .server
-        .call(&call, &message, async |channel, request| fleet(channel).uncordon_agent(request).await)
-        .await
-        .map_err(explain)?;
+        .call(&call, &message, async |channel, request| fleet(channel).uncordon_agent(request).await);
+    let answer = shown("the server", answer).await.map_err(explain)?;
     show(settings.format, Done::Uncordoned, &answer.agent.unwrap_or_default())
 }
 
@@ -57,9 +52,8 @@ async fn call_cordon(
     let message = CordonAgentRequest { agent, reason };
     let answer = settings
         .server
-        .call(&call, &message, async |channel, request| fleet(channel).cordon_agent(request).await)
-        .await
-        .map_err(explain)?;
+        .call(&call, &message, async |channel, request| fleet(channel).cordon_agent(request).await);
+    let answer = shown("the server", answer).await.map_err(explain)?;
     Ok(answer.agent.unwrap_or_default())
 }
 
@@ -72,7 +66,7 @@ pub(super) async fn drain(settings: &Settings, drain: Drain) -> Result<(), Failu
         return show(settings.format, Done::Cordoned, &view);
     }
     let until = timeout.map(|t| Instant::now() + t.0);
-    let mut counter = Counter::new(io::stderr().is_terminal());
+    let mut counter = Counter::new("draining");
     let drained = wait(settings, DrainAgentRequest { agent, reason }, until, &mut counter).await;
     counter.end();
     show(settings.format, Done::Drained, &drained?)
@@ -92,7 +86,7 @@ async fn wait(
         let stream = settings
             .server
             .call(&call, &message, async |channel, request| fleet(channel).drain_agent(request).await);
-        let lost = match stream.await {
+        let lost = match shown("the server", stream).await {
             Ok(views) => match follow(views, until, counter, &mut last).await {
                 Ok(()) => return Ok(last),
                 Err(status) => status,
@@ -121,20 +115,10 @@ async fn follow(
     counter: &mut Counter,
     last: &mut AgentView,
 ) -> Result<(), Status> {
-    let mut ticks = tokio::time::interval(TICK);
     loop {
-        let message = async {
-            match until {
-                Some(until) => timeout_at(until, views.message()).await,
-                None => Ok(views.message().await),
-            }
-        };
-        let seen = tokio::select! {
-            seen = message => seen,
-            _ = ticks.tick(), if counter.is_live() => {
-                counter.tick();
-                continue;
-            }
+        let seen = match until {
+            Some(until) => timeout_at(until, views.message()).await,
+            None => Ok(views.message().await),
         };
         match seen {
             Ok(Ok(Some(view))) => {
@@ -186,7 +170,7 @@ fn show(format: Format, done: Done, view: &AgentView) -> Result<(), Failure> {
         Done::Drained => "drained",
     };
     match (format, done) {
-        (Format::Json, _) => print(&json!({ "done": word, "agent": view::agent_json(view) }).to_string())?,
+        (Format::Json, _) => print_json(&json!({ "done": word, "agent": view::agent_json(view) }))?,
         (Format::People, Done::Cordoned) => print(&format!("{word} {}: {}", host(view), left(view)))?,
         (Format::People, Done::Uncordoned | Done::Drained) => print(&format!("{word} {}", host(view)))?,
     }
@@ -194,7 +178,7 @@ fn show(format: Format, done: Done, view: &AgentView) -> Result<(), Failure> {
 }
 
 fn host(view: &AgentView) -> String {
-    view.agent.as_ref().map(|a| a.hostname.replace(char::is_control, "?")).unwrap_or_default()
+    view.agent.as_ref().map(|a| text::line(&a.hostname)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! `delete`, `list`, `watch`, `agents`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
+use jiff::Timestamp;
 use serde_json::json;
+use shoes_vz_process::settings::Mistakes;
 use shoes_vz_proto::fleet::{
     DeleteInstanceRequest, ListAgentsRequest, ListRunnersRequest, RunnerView, WatchRunnersRequest,
     fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
 };
-use tonic::{Code, Status, transport::Channel};
+use shoes_vz_terminal::{output::note, table::Width, text};
+use tonic::{Code, Status, metadata::MetadataMap, transport::Channel};
 
-use super::{Failure, Format, print, settings::Settings, view};
+use super::{Failure, Format, print, print_json, progress::shown, settings::Settings, view};
 use crate::{
     plugin::sized,
     upstream::{Call, is_connection_loss},
@@ -37,18 +40,16 @@ pub(super) fn explain(status: Status) -> Failure {
 
 pub(super) async fn delete(settings: &Settings, cloud_id: &str, budget: Duration) -> Result<(), Failure> {
     if cloud_id.trim().is_empty() {
-        return Err(Failure::Usage(vec!["the cloud id is empty".into()]));
+        return Err(Failure::Usage(Mistakes(vec!["the cloud id is empty".into()])));
     }
     let call = Call::new("DeleteInstance", budget, None);
     let message = DeleteInstanceRequest { cloud_id: cloud_id.to_owned(), labels: Vec::new() };
-    settings
-        .server
-        .call(&call, &message, async |channel, request| {
-            sized(ShoesServiceClient::new(channel)).delete_instance(request).await
-        })
-        .await?;
+    let deleted = settings.server.call(&call, &message, async |channel, request| {
+        sized(ShoesServiceClient::new(channel)).delete_instance(request).await
+    });
+    shown("the server", deleted).await?;
     match settings.format {
-        Format::Json => print(&json!({ "cloud_id": cloud_id, "deleted": true }).to_string())?,
+        Format::Json => print_json(&json!({ "cloud_id": cloud_id, "deleted": true }))?,
         Format::People => print(&format!("deleted {cloud_id}"))?,
     }
     Ok(())
@@ -57,53 +58,62 @@ pub(super) async fn delete(settings: &Settings, cloud_id: &str, budget: Duration
 pub(super) async fn list(settings: &Settings, all: bool, budget: Duration) -> Result<(), Failure> {
     let call = Call::new("ListRunners", budget, None);
     let message = ListRunnersRequest { include_ended: all };
-    let runners = settings
+    let answer = settings
         .server
-        .call(&call, &message, async |channel, request| fleet(channel).list_runners(request).await)
-        .await
-        .map_err(explain)?
-        .runners;
-    let json = || json!({ "runners": runners.iter().map(view::runner_json).collect::<Vec<_>>() }).to_string();
+        .call(&call, &message, async |channel, request| fleet(channel).list_runners(request).await);
+    let runners = shown("the server", answer).await.map_err(explain)?.runners;
+    let json = || json!({ "runners": runners.iter().map(view::runner_json).collect::<Vec<_>>() });
     match settings.format {
-        Format::Json => print(&json())?,
+        Format::Json => print_json(&json())?,
         Format::People if runners.is_empty() => print("no runners")?,
-        Format::People => print(&view::runner_table(&runners))?,
+        Format::People => print(&view::runner_table(&runners, Timestamp::now(), Width::of_stdout()))?,
     }
     Ok(())
 }
 
 pub(super) async fn agents(settings: &Settings, budget: Duration) -> Result<(), Failure> {
     let call = Call::new("ListAgents", budget, None);
-    let agents = settings
-        .server
-        .call(&call, &ListAgentsRequest {}, async |channel, request| {
-            fleet(channel).list_agents(request).await
-        })
-        .await
-        .map_err(explain)?
-        .agents;
-    let json = || json!({ "agents": agents.iter().map(view::agent_json).collect::<Vec<_>>() }).to_string();
+    let answer = settings.server.call(&call, &ListAgentsRequest {}, async |channel, request| {
+        fleet(channel).list_agents(request).await
+    });
+    let agents = shown("the server", answer).await.map_err(explain)?.agents;
+    let json = || json!({ "agents": agents.iter().map(view::agent_json).collect::<Vec<_>>() });
     match settings.format {
-        Format::Json => print(&json())?,
+        Format::Json => print_json(&json())?,
         Format::People if agents.is_empty() => print("no agents")?,
-        Format::People => print(&view::agent_table(&agents))?,
+        Format::People => print(&view::agent_table(&agents, Timestamp::now(), Width::of_stdout()))?,
     }
     Ok(())
 }
 
+/// In the headers of WatchRunners' answer: how many runners matched when the watch began. An older server's has none.
+const MATCHING: &str = "shoesvz-matching";
+
 /// Until the one runner asked for is gone; with none named, until interrupted. A server's restart is sat out.
+///
+/// Where nothing matches yet, that is said on stderr, with `--json` too: stdout has runners only.
 pub(super) async fn watch(settings: &Settings, runner_name: String, cloud_id: String) -> Result<(), Failure> {
+    let nothing = match runner_name.as_str() {
+        "" => "no runners yet; waiting for one".to_owned(),
+        name => format!("no runner named {name:?} yet; waiting for one"),
+    };
     let message = WatchRunnersRequest { cloud_id, runner_name };
+    let mut shower = Shower::new(settings.format);
+    let mut waits = false;
     loop {
         let call = Call::new("WatchRunners", WATCH_BUDGET, None).stream();
-        let mut views = settings
+        let answer = settings
             .server
-            .call(&call, &message, async |channel, request| fleet(channel).watch_runners(request).await)
-            .await
-            .map_err(explain)?;
+            .response(&call, &message, async |channel, request| fleet(channel).watch_runners(request).await);
+        let answer = shown("the server", answer).await.map_err(explain)?;
+        if matching(answer.metadata()) == Some(0) && !waits {
+            note(&nothing);
+            waits = true;
+        }
+        let mut views = answer.into_inner();
         loop {
             match views.message().await {
-                Ok(Some(view)) => show(settings.format, &view)?,
+                Ok(Some(view)) => shower.show(&view)?,
                 Ok(None) => return Ok(()),
                 Err(status) if is_connection_loss(&status) => {
                     tracing::warn!(server = %settings.server.addr(), "the connection to the server broke; connecting again");
@@ -115,9 +125,33 @@ pub(super) async fn watch(settings: &Settings, runner_name: String, cloud_id: St
     }
 }
 
-fn show(format: Format, view: &RunnerView) -> std::io::Result<()> {
-    match format {
-        Format::Json => print(&view::runner_json(view).to_string()),
-        Format::People => print(&view::runner_line(view).replace(char::is_control, "?")),
+fn matching(headers: &MetadataMap) -> Option<u64> {
+    headers.get(MATCHING)?.to_str().ok()?.parse().ok()
+}
+
+/// Shows runners as they change, and once of each that failed what it printed last.
+struct Shower {
+    format: Format,
+    quoted: HashSet<String>,
+}
+
+impl Shower {
+    fn new(format: Format) -> Self {
+        Self { format, quoted: HashSet::new() }
+    }
+
+    fn show(&mut self, view: &RunnerView) -> std::io::Result<()> {
+        if self.format == Format::Json {
+            return print_json(&view::runner_json(view));
+        }
+        print(&text::line(&view::runner_line(view)))?;
+        let quoted = view::quoted(view);
+        if !quoted.is_empty() && self.quoted.insert(view.cloud_id.clone()) {
+            print(&format!("    {}", text::indented(&quoted, "    ")))?;
+        }
+        if view.runner.as_ref().is_some_and(|runner| runner.end.is_some()) {
+            self.quoted.remove(&view.cloud_id);
+        }
+        Ok(())
     }
 }

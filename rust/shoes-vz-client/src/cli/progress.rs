@@ -1,11 +1,14 @@
 //! What to tell about a runner under way: each stage as it begins and ends, a wait and its reason, a failure. And how
-//! many runners an agent that is drained has left.
+//! many runners an agent that is drained has left. And, of any call, that it is waited for.
 
-use std::io::Write as _;
+use std::time::Duration;
 
 use shoes_vz_model::{Stage, state::stage_from_wire};
 use shoes_vz_proto::fleet::RunnerView;
-use tokio::time::Instant;
+use shoes_vz_terminal::progress::{Place, Progress};
+use tokio::time::timeout;
+
+use super::view;
 
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,10 +41,8 @@ impl Tracker {
             let Some(stage) = stage_from_wire(timing.stage) else { continue };
             if !self.over.contains(&stage) {
                 self.over.push(stage);
-                events.push(Event::Over(
-                    stage,
-                    std::time::Duration::from_micros(timing.duration_us).as_secs_f64() * 1e3,
-                ));
+                events
+                    .push(Event::Over(stage, Duration::from_micros(timing.duration_us).as_secs_f64() * 1e3));
             }
         }
         if let Some(stage) = stage_from_wire(runner.stage).filter(|s| !self.over.contains(s))
@@ -69,119 +70,126 @@ impl Tracker {
     }
 }
 
-/// How it is told on stderr.
+/// After how long of silence a wait is shown: on a terminal, where it is one line that goes again, and elsewhere.
+fn silence(place: Place) -> Duration {
+    match place {
+        Place::Terminal => Duration::from_secs(1),
+        Place::Plain => Duration::from_secs(5),
+    }
+}
+
+/// Does `call`, and shows that `what` is waited for when it takes long.
+pub(super) async fn shown<T>(what: &str, call: impl Future<Output = T>) -> T {
+    let place = Place::of_stderr();
+    tokio::pin!(call);
+    if let Ok(done) = timeout(silence(place), &mut call).await {
+        return done;
+    }
+    let mut progress = Progress::new(place);
+    wait(&mut progress, what);
+    call.await
+}
+
+fn wait(progress: &mut Progress, what: &str) {
+    if progress.is_live() {
+        progress.now("waiting", what);
+    } else {
+        progress.event(&format!("waiting for {what} …"));
+    }
+}
+
+/// Tells of one runner on stderr.
 #[derive(Debug)]
-pub(super) enum Teller {
-    /// A line for each stage, the one under way rewritten in place as time goes by.
-    Live { under: Option<(Stage, Instant)>, waits: String },
-    /// A line for each event.
-    Plain,
+pub(super) struct Teller {
+    progress: Progress,
+    silent: bool,
+    under: Option<Stage>,
+    waits: String,
+    silence: Duration,
 }
 
 impl Teller {
-    pub(super) fn new(terminal: bool) -> Self {
-        if terminal { Self::Live { under: None, waits: String::new() } } else { Self::Plain }
+    pub(super) fn new() -> Self {
+        let place = Place::of_stderr();
+        let progress = Progress::new(place);
+        Self { progress, silent: true, under: None, waits: String::new(), silence: silence(place) }
     }
 
-    /// Whether [`Teller::tick`] shows anything.
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self, Self::Live { .. })
+    /// How long it may stay silent.
+    pub(super) fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    /// Whether nothing has been told yet.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Nothing is known yet but that there is a wait.
+    pub(super) fn wait(&mut self, what: &str) {
+        self.silent = false;
+        wait(&mut self.progress, what);
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
-        let text = match self {
-            Self::Plain => match event {
-                Event::Under(stage) => format!("{} …\n", stage.as_str()),
-                _ => format!("{}\n", line(event)),
-            },
-            Self::Live { under, waits } => match event {
-                Event::Under(stage) => {
-                    *under = Some((*stage, Instant::now()));
-                    waits.clear();
-                    String::new()
+        self.silent = false;
+        match event {
+            Event::Under(stage) => {
+                self.under = Some(*stage);
+                self.waits.clear();
+                self.progress.now(stage.as_str(), "");
+            }
+            Event::Waits(why) if self.progress.is_live() => {
+                self.waits.clone_from(why);
+                self.progress.now(self.under.map_or("queue", Stage::as_str), why);
+            }
+            Event::Over(stage, _) => {
+                if self.under == Some(*stage) {
+                    self.under = None;
+                    self.progress.pause();
                 }
-                Event::Waits(why) => {
-                    waits.clone_from(why);
-                    String::new()
-                }
-                Event::Over(stage, _) => {
-                    if under.is_some_and(|(s, _)| s == *stage) {
-                        *under = None;
-                    }
-                    format!("\r\x1b[K{}\n", line(event))
-                }
-                Event::Failed(_) => format!("\r\x1b[K{}\n", line(event)),
-            },
-        };
-        write(&text);
-        self.tick();
-    }
-
-    /// Rewrites the live line.
-    pub(super) fn tick(&self) {
-        if let Self::Live { under: Some((stage, since)), waits } = self {
-            let dash = if waits.is_empty() { "" } else { " — " };
-            write(&format!(
-                "\r\x1b[K{:<9}… {:.1} s{dash}{waits}",
-                stage.as_str(),
-                since.elapsed().as_secs_f64()
-            ));
+                self.progress.event(&line(event));
+            }
+            Event::Waits(_) | Event::Failed(_) => self.progress.event(&line(event)),
         }
     }
 
     /// Clears the live line; what follows stands on one of its own.
     pub(super) fn end(&mut self) {
-        if let Self::Live { under, .. } = self
-            && under.take().is_some()
-        {
-            write("\r\x1b[K");
-        }
+        self.progress.pause();
     }
 }
 
 /// One thing that counts down, told on stderr.
 #[derive(Debug)]
 pub(super) struct Counter {
-    terminal: bool,
-    since: Instant,
-    text: String,
+    what: &'static str,
+    progress: Progress,
+    said: String,
 }
 
 impl Counter {
-    pub(super) fn new(terminal: bool) -> Self {
-        Self { terminal, since: Instant::now(), text: String::new() }
-    }
-
-    /// Whether [`Counter::tick`] shows anything.
-    pub(super) fn is_live(&self) -> bool {
-        self.terminal
+    /// `what` is done meanwhile, in one word.
+    pub(super) fn new(what: &'static str) -> Self {
+        Self { what, progress: Progress::new(Place::of_stderr()), said: String::new() }
     }
 
     /// Where it stands: the live line's new text on a terminal, a line of its own elsewhere, nothing told twice.
     pub(super) fn tell(&mut self, text: &str) {
-        if self.text == text {
+        if self.said == text {
             return;
         }
-        text.clone_into(&mut self.text);
-        if self.terminal {
-            self.tick();
+        text.clone_into(&mut self.said);
+        if self.progress.is_live() {
+            self.progress.now(self.what, text);
         } else {
-            write(&format!("{text}\n"));
-        }
-    }
-
-    /// Rewrites the live line.
-    pub(super) fn tick(&self) {
-        if self.terminal && !self.text.is_empty() {
-            write(&format!("\r\x1b[K{} … {:.1} s", self.text, self.since.elapsed().as_secs_f64()));
+            self.progress.event(text);
         }
     }
 
     /// Clears the live line; what follows stands on one of its own.
     pub(super) fn end(&mut self) {
-        if self.terminal && !std::mem::take(&mut self.text).is_empty() {
-            write("\r\x1b[K");
-        }
+        self.progress.pause();
     }
 }
 
@@ -190,16 +198,7 @@ fn line(event: &Event) -> String {
         Event::Over(stage, ms) => format!("{:<9} {ms:>9.1} ms", stage.as_str()),
         Event::Under(stage) => stage.as_str().to_owned(),
         Event::Waits(why) => format!("waiting: {why}"),
-        Event::Failed(why) => format!("failed: {why}"),
-    }
-}
-
-/// Progress is a courtesy: a stderr nobody reads must not fail the command.
-fn write(text: &str) {
-    let mut err = std::io::stderr().lock();
-    let written = err.write_all(text.as_bytes()).and_then(|()| err.flush());
-    if let Err(error) = written {
-        tracing::debug!(%error, "progress could not be shown");
+        Event::Failed(why) => format!("failed: {}", view::headline(why)),
     }
 }
 

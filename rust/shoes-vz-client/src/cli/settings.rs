@@ -1,14 +1,12 @@
-//! Flags and environment over the configuration file.
+//! What every command, and the plugin, needs to reach the server.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
+use shoes_vz_process::{
+    log,
+    settings::{Mistakes, Values},
 };
 
-use serde::Deserialize;
-
-use super::{Format, args::Global};
-use crate::upstream::{Server, Token};
+use super::Format;
+use crate::upstream::Server;
 
 /// What every command needs.
 #[derive(Debug)]
@@ -17,107 +15,73 @@ pub(super) struct Settings {
     pub(super) format: Format,
 }
 
-/// `--config`. A key not listed here is a mistake.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    server: Option<String>,
-    token_file: Option<PathBuf>,
+/// What the sources say.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    /// `None` when there were mistakes.
+    pub(crate) server: Option<Server>,
+    pub(crate) log: (log::Filter, log::Format),
+    pub(crate) mistakes: Mistakes,
 }
 
-impl Settings {
-    /// `None` when there were mistakes; they are pushed to `mistakes`.
-    pub(super) fn gather(global: &Global, mistakes: &mut Vec<String>) -> Option<Self> {
-        let before = mistakes.len();
-        let file = match global.config.as_deref().map(read).transpose() {
-            Ok(file) => file.unwrap_or_default(),
-            Err(words) => {
-                mistakes.push(words);
-                File::default()
-            }
-        };
-        let server = match global.server.as_ref().filter(|s| !s.is_empty()).or(file.server.as_ref()) {
-            Some(text) => text.parse().map_err(|e| mistakes.push(format!("{e}"))).ok(),
-            // With an unreadable file it may be in there.
-            None if mistakes.len() == before => {
-                mistakes.push(
-                    "no server is given: use --server HOST:PORT, SHOESVZ_SERVER_ADDR, or `server` in --config".into(),
-                );
-                None
-            }
-            None => None,
-        };
-        let path =
-            global.token_file.as_ref().filter(|p| !p.as_os_str().is_empty()).or(file.token_file.as_ref());
-        let token = match path.map(|path| Token::read(path)).transpose() {
-            Ok(token) => token,
-            Err(error) => {
-                mistakes.push(error.to_string());
-                None
-            }
-        };
-        let format = if global.json { Format::Json } else { Format::People };
-        (mistakes.len() == before).then_some(())?;
-        Some(Self { server: Server::new(server?, token), format })
+/// Reads every setting. `how` ends the text that says that no server is named.
+pub(crate) fn gather(mut values: Values, how: &str) -> Gathered {
+    let before = values.mistakes();
+    let log = values.log();
+    let addr = values.parse("server", str::parse);
+    // With an unreadable file it may be in there.
+    if !values.is_given("server") && values.mistakes() == before {
+        values.mistake_of_all(format_args!("no server is named: {how}"));
     }
-}
-
-fn read(path: &Path) -> Result<File, String> {
-    let text = fs::read_to_string(path)
-        .map_err(|e| format!("reading the configuration file {} failed: {e}", path.display()))?;
-    toml::from_str(&text)
-        .map_err(|e| format!("the configuration file {} is wrong: {}", path.display(), e.to_string().trim()))
+    let token = values.token("token-file");
+    let server = addr.map(|addr| Server::new(addr, token));
+    match values.finish(Some(())) {
+        Ok(()) => Gathered { server, log, mistakes: Mistakes::default() },
+        Err(mistakes) => Gathered { server: None, log, mistakes },
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    fn global(server: Option<&str>, config: Option<&Path>) -> Global {
-        Global {
-            server: server.map(str::to_owned),
-            token_file: None,
-            json: false,
-            config: config.map(Path::to_owned),
-        }
+    use shoes_vz_process::settings::Flags;
+
+    use super::*;
+    use crate::cli::args::All;
+
+    fn gathered(given: &[(&'static str, &str)]) -> Result<String, String> {
+        let flags = Flags::<All>::of(given.iter().map(|(n, v)| (*n, (*v).as_ref())));
+        let gathered = gather(Values::gather(&flags, [], Mistakes::default()), "use --server");
+        gathered.server.map(|server| server.addr().to_string()).ok_or(gathered.mistakes.to_string())
     }
 
-    fn gather(global: &Global) -> Result<String, Vec<String>> {
-        let mut mistakes = Vec::new();
-        match Settings::gather(global, &mut mistakes) {
-            Some(settings) => Ok(settings.server.addr().to_string()),
-            None => Err(mistakes),
-        }
+    fn file(dir: &Path, text: &str) -> String {
+        let path = dir.join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.toml");
-        fs::write(&path, "server = \"file:1\"\n").unwrap();
-        assert_eq!(gather(&global(Some("flag:2"), Some(&path))), Ok("flag:2".into()));
-        assert_eq!(gather(&global(None, Some(&path))), Ok("file:1".into()));
-        assert!(gather(&global(None, None)).unwrap_err()[0].contains("--server"));
+        let path = file(dir.path(), "server = \"file:1\"\n");
+        assert_eq!(gathered(&[("server", "flag:2"), ("config", &path)]), Ok("flag:2".into()));
+        assert_eq!(gathered(&[("config", &path)]), Ok("file:1".into()));
+        assert!(gathered(&[]).unwrap_err().contains("--server"));
     }
 
     #[test]
-    fn an_unknown_key_is_refused_by_name() {
+    fn every_mistake_is_reported_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.toml");
-        fs::write(&path, "sever = \"file:1\"\n").unwrap();
-        let mistakes = gather(&global(None, Some(&path))).unwrap_err();
-        assert!(mistakes.len() == 1 && mistakes[0].contains("sever"), "{mistakes:?}");
-    }
-
-    #[test]
-    fn every_mistake_is_told_at_once() {
-        let wrong = Global {
-            token_file: Some("/nowhere/token".into()),
-            ..global(Some("no-port"), Some(Path::new("/nowhere/c.toml")))
-        };
-        let mistakes = gather(&wrong).unwrap_err().join("\n");
-        for words in ["/nowhere/token", "/nowhere/c.toml", "no-port"] {
-            assert!(mistakes.contains(words), "{mistakes}");
+        let path = file(dir.path(), "sever = \"file:1\"\n");
+        let all = gathered(&[("server", "no-port"), ("token-file", "/nowhere/token"), ("config", &path)])
+            .unwrap_err();
+        for part in ["/nowhere/token", "\"sever\"", "no-port", "3 settings"] {
+            assert!(all.contains(part), "{all}");
         }
+        // Whether the file names a server is not known, so that none is named is not said.
+        let one = gathered(&[("config", "/nowhere/c.toml")]).unwrap_err();
+        assert!(one.contains("/nowhere/c.toml") && one.contains("1 setting "), "{one}");
     }
 }

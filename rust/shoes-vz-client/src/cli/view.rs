@@ -1,5 +1,6 @@
 //! Runners and agents, as JSON and as lines for people.
 
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use shoes_vz_model::state::{stage_from_wire, start_path_from_wire, state_from_wire};
 use shoes_vz_model::time;
@@ -8,10 +9,24 @@ use shoes_vz_proto::{
     fleet::{AgentView, RunnerView},
 };
 
+use shoes_vz_terminal::{
+    table::{Width, table},
+    text,
+    time::ago,
+};
+
 type Wire = prost_types::Timestamp;
+
+/// A terminal narrower than this has no room for runner ids; `shoes-vz-agent` takes names and cloud ids as well.
+const ROOM_FOR_IDS: u16 = 200;
 
 fn at(t: Option<&Wire>) -> Value {
     t.and_then(time::from_wire).map_or(Value::Null, |t| Value::String(t.to_string()))
+}
+
+/// The same for people; "" where there is none.
+fn since(t: Option<&Wire>, now: Timestamp) -> String {
+    t.and_then(time::from_wire).map_or_else(String::new, |t| ago(t, now))
 }
 
 /// An enum value's name without its prefix, in lower case; "" for UNSPECIFIED.
@@ -169,9 +184,10 @@ fn whereabouts(view: &RunnerView) -> String {
 }
 
 /// Whether an agent gets runners, and why not; "" when it does.
-fn agent_note(view: &AgentView) -> String {
+fn agent_note(view: &AgentView, now: Timestamp) -> String {
     let cordoned = view.cordon.as_ref().map(|cordon| {
-        let since = at(cordon.since.as_ref()).as_str().map_or(String::new(), |t| format!(" since {t}"));
+        let since = Some(since(cordon.since.as_ref(), now)).filter(|t| !t.is_empty());
+        let since = since.map_or(String::new(), |t| format!(" {t}"));
         let reason = if cordon.reason.is_empty() { "" } else { ": " };
         format!("cordoned{since}{reason}{}", cordon.reason)
     });
@@ -194,8 +210,37 @@ fn note(view: &RunnerView) -> String {
         None if !runner.error_message.is_empty() => runner.error_message.clone(),
         None => view.pending_reason.clone(),
     };
-    // One line in a table, whatever the reason quotes.
-    words.lines().next().unwrap_or_default().to_owned()
+    headline(&words)
+}
+
+/// A reason in one line, whatever it quotes. Where the quoted lines are only announced ("…; its last lines:"), the last
+/// of them stands in the announcement's place: it is the one that tells most.
+pub(super) fn headline(reason: &str) -> String {
+    let reason = text::lines(reason);
+    let mut lines = reason.lines();
+    let first = lines.next().unwrap_or_default();
+    let Some(announced) = first.strip_suffix(':') else { return first.to_owned() };
+    let fact = announced.rsplit_once("; ").map_or(announced, |(fact, _)| fact);
+    match lines.rfind(|line| !line.trim().is_empty()) {
+        Some(last) => format!("{fact}: {}", last.trim()),
+        None => fact.to_owned(),
+    }
+}
+
+/// What a runner that failed printed last: the end of its setup script's log, or what its reason quotes; "" for others.
+pub(super) fn quoted(view: &RunnerView) -> String {
+    let Some(runner) = &view.runner else { return String::new() };
+    let failed = runner.end.as_ref().map_or("", |end| match end.kind() {
+        EndKind::Failed | EndKind::VmDied | EndKind::Silent => end.reason.as_str(),
+        EndKind::Unspecified | EndKind::Finished | EndKind::Deleted | EndKind::Expired => "",
+    });
+    let reason = if failed.is_empty() { runner.error_message.as_str() } else { failed };
+    let log = runner.setup.as_ref().filter(|s| s.exited && s.exit_code != 0).map(|s| s.log_tail.trim_end());
+    match (reason, log) {
+        ("", _) => String::new(),
+        (_, Some(log)) if !log.is_empty() => log.to_owned(),
+        (reason, _) => reason.split_once('\n').map_or("", |(_, quoted)| quoted).trim_end().to_owned(),
+    }
 }
 
 /// A runner in one line, for `watch`.
@@ -216,7 +261,14 @@ pub(super) fn runner_line(view: &RunnerView) -> String {
 }
 
 /// The runners as a table.
-pub(super) fn runner_table(views: &[RunnerView]) -> String {
+pub(super) fn runner_table(views: &[RunnerView], now: Timestamp, width: Width) -> String {
+    let ids = !matches!(width, Width::Terminal(cells) if cells < ROOM_FOR_IDS);
+    let with_id = |mut cells: Vec<String>, id: String| {
+        if ids {
+            cells.insert(2, id);
+        }
+        cells
+    };
     let rows = views.iter().map(|view| {
         let runner = view.runner.clone().unwrap_or_default();
         let state = if runner.end.is_some() { "gone".into() } else { state(&runner).to_owned() };
@@ -224,54 +276,52 @@ pub(super) fn runner_table(views: &[RunnerView]) -> String {
         let guest = guest(&runner);
         let (agent, size) = (whereabouts(view), view.resource_type.clone());
         let start = started_by(&runner).to_owned();
-        vec![runner.runner_name, view.cloud_id.clone(), state, stage, start, guest, agent, size, note(view)]
+        let asked = since(view.requested_at.as_ref(), now);
+        let (name, cloud) = (runner.runner_name, view.cloud_id.clone());
+        with_id(
+            vec![name, cloud, state, stage, start, guest, agent, size, asked, note(view)],
+            runner.runner_id,
+        )
     });
-    table(&["RUNNER", "CLOUD ID", "STATE", "STAGE", "START", "GUEST", "AGENT", "TYPE", "NOTE"], rows)
+    let head =
+        ["RUNNER", "CLOUD ID", "STATE", "STAGE", "START", "GUEST", "AGENT", "TYPE", "REQUESTED", "NOTE"];
+    let head = with_id(head.map(str::to_owned).to_vec(), "RUNNER ID".to_owned());
+    let head: Vec<_> = head.iter().map(String::as_str).collect();
+    table(&head, rows, width)
 }
 
 /// The agents as a table.
-pub(super) fn agent_table(views: &[AgentView]) -> String {
+pub(super) fn agent_table(views: &[AgentView], now: Timestamp, width: Width) -> String {
     let rows = views.iter().map(|view| {
         let agent = view.agent.clone().unwrap_or_default();
         let (info, most) =
             (view.info.clone().unwrap_or_default(), agent.capacity.unwrap_or_default().max_runners);
-        let seen = at(view.last_seen.as_ref()).as_str().unwrap_or_default().to_owned();
+        let seen = since(view.last_seen.as_ref(), now);
         let status = agent_status(agent.status());
         let runners = format!("{}/{most}", view.runners);
-        let (host, id, note) = (agent.hostname, agent.agent_id, agent_note(view));
+        let (host, id, note) = (agent.hostname, agent.agent_id, agent_note(view, now));
         vec![host, id, status, runners, hot(view), info.os, info.hypervisor, info.version, seen, note]
     });
-    table(
-        &["HOST", "AGENT ID", "STATUS", "RUNNERS", "HOT", "OS", "HYPERVISOR", "VERSION", "LAST SEEN", "NOTE"],
-        rows,
-    )
-}
-
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut all = vec![head.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()];
-    // Names come from others: nothing in them may move the terminal's cursor.
-    all.extend(rows.map(|row| {
-        row.into_iter()
-            .map(|cell| cell.replace(char::is_control, "?"))
-            .map(|c| if c.is_empty() { "-".into() } else { c })
-            .collect()
-    }));
-    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    all.iter().map(line).collect::<Vec<_>>().join("\n")
+    let head =
+        ["HOST", "AGENT ID", "STATUS", "RUNNERS", "HOT", "OS", "HYPERVISOR", "VERSION", "LAST SEEN", "NOTE"];
+    table(&head, rows, width)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use shoes_vz_proto::{
-        agent::{RunnerEnd, RunnerStage, RunnerState, StageTiming},
+        agent::{RunnerEnd, RunnerStage, RunnerState, Setup, StageTiming},
         fleet::Cordon,
     };
+
+    fn runners(views: &[RunnerView]) -> String {
+        runner_table(views, Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(150), Width::Any)
+    }
+
+    fn agents(views: &[AgentView]) -> String {
+        agent_table(views, Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(150), Width::Any)
+    }
 
     fn view() -> RunnerView {
         let timing = StageTiming { stage: RunnerStage::Clone.into(), started_at: None, duration_us: 12_500 };
@@ -305,7 +355,7 @@ mod tests {
         let end =
             RunnerEnd { kind: EndKind::VmDied.into(), reason: "panic\nmore".into(), ..RunnerEnd::default() };
         gone.runner.as_mut().unwrap().end = Some(end);
-        let shown = runner_table(&[gone.clone()]);
+        let shown = runners(&[gone.clone()]);
         assert!(
             shown.contains("gone") && shown.contains("vm_died: panic") && !shown.contains("more"),
             "{shown}"
@@ -315,10 +365,60 @@ mod tests {
 
     #[test]
     fn a_table_aligns_its_columns_and_lets_no_name_move_the_cursor() {
-        let shown = runner_table(&[view()]);
+        let shown = runners(&[view()]);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[0].find("STATE"), lines[1].find("SSH_READY"));
         assert!(!shown.contains('\x1b'), "{shown:?}");
+    }
+
+    #[test]
+    fn a_reason_that_only_announces_what_it_quotes_is_told_with_the_last_of_that() {
+        for (reason, line) in [
+            (
+                "the setup script ended with exit code 7; its last lines:\n+ curl\ncurl: (6) no host\n\n",
+                "the setup script ended with exit code 7: curl: (6) no host",
+            ),
+            (
+                "the setup script ended with exit code 7; its last lines:\n",
+                "the setup script ended with exit code 7",
+            ),
+            (
+                "ssh did not answer; the console's last lines:\n[    0.1] \u{1b}[31mpanic\u{1b}[0m",
+                "ssh did not answer: [    0.1] panic",
+            ),
+            ("no colon\nmore", "no colon"),
+            ("", ""),
+        ] {
+            assert_eq!(headline(reason), line);
+        }
+    }
+
+    #[test]
+    fn a_failed_runner_quotes_its_setup_log_or_else_its_reason_and_a_runner_that_is_well_quotes_nothing() {
+        let mut failed = view();
+        failed.runner.as_mut().unwrap().setup =
+            Some(Setup { exited: true, exit_code: 7, log_tail: "one\ntwo\n".into(), ..Setup::default() });
+        assert_eq!(quoted(&failed), "", "it has not ended, and no error is known");
+        let end = RunnerEnd {
+            kind: EndKind::Failed.into(),
+            reason: "it failed:\nthree".into(),
+            ..RunnerEnd::default()
+        };
+        failed.runner.as_mut().unwrap().end = Some(end);
+        assert_eq!(quoted(&failed), "one\ntwo");
+        failed.runner.as_mut().unwrap().setup = None;
+        assert_eq!(quoted(&failed), "three");
+        failed.runner.as_mut().unwrap().end.as_mut().unwrap().kind = EndKind::Finished.into();
+        assert_eq!(quoted(&failed), "");
+    }
+
+    #[test]
+    fn runner_ids_are_shown_where_there_is_room_for_them() {
+        let mut with_id = view();
+        with_id.runner.as_mut().unwrap().runner_id = "the-id".into();
+        assert!(runners(&[with_id.clone()]).contains("the-id"));
+        let narrow = runner_table(&[with_id], Timestamp::UNIX_EPOCH, Width::Terminal(120));
+        assert!(!narrow.contains("the-id") && !narrow.contains("RUNNER ID"), "{narrow}");
     }
 
     #[test]
@@ -328,14 +428,14 @@ mod tests {
         away.agent_status = AgentStatus::Offline.into();
         assert_eq!(runner_json(&away)["agent_status"], "offline");
         assert!(runner_line(&away).contains("agent=mac-1 (offline)"));
-        assert!(runner_table(&[away]).contains("mac-1 (offline)"));
+        assert!(runners(&[away]).contains("mac-1 (offline)"));
     }
 
     #[test]
     fn pain_14_why_a_runner_waits_is_shown_in_every_form() {
         let mut waits = view();
         waits.pending_reason = "mac-1 is cordoned (new disk)".into();
-        assert!(runner_table(std::slice::from_ref(&waits)).contains("mac-1 is cordoned (new disk)"));
+        assert!(runners(std::slice::from_ref(&waits)).contains("mac-1 is cordoned (new disk)"));
         assert!(runner_line(&waits).ends_with("mac-1 is cordoned (new disk)"));
         assert_eq!(runner_json(&waits)["pending_reason"], "mac-1 is cordoned (new disk)");
     }
@@ -345,13 +445,8 @@ mod tests {
         let cordon = Cordon { reason: "new disk".into(), since: Some(Wire { seconds: 0, nanos: 0 }) };
         let full = "its disk is full".to_owned();
         let view = AgentView { cordon: Some(cordon), takes_none_because: full, ..AgentView::default() };
-        assert!(
-            agent_table(std::slice::from_ref(&view)).contains("; takes no runners for now: its disk is full")
-        );
-        assert!(
-            agent_table(std::slice::from_ref(&view))
-                .contains("cordoned since 1970-01-01T00:00:00Z: new disk")
-        );
+        assert!(agents(std::slice::from_ref(&view)).contains("; takes no runners for now: its disk is full"));
+        assert!(agents(std::slice::from_ref(&view)).contains("cordoned 2 min ago: new disk"));
         assert_eq!(agent_json(&view)["cordon"]["reason"], "new disk");
         assert_eq!(agent_json(&AgentView::default())["cordon"], Value::Null);
     }
@@ -368,7 +463,7 @@ mod tests {
         };
         let hot = vec![vms(4, 2, 1, true), vms(8, 1, 0, false), vms(2, 0, 0, false)];
         let view = AgentView { hot, ..AgentView::default() };
-        assert!(agent_table(std::slice::from_ref(&view)).contains("2 hot, 1 preparing; 1 hot (8x8192MiB)"));
+        assert!(agents(std::slice::from_ref(&view)).contains("2 hot, 1 preparing; 1 hot (8x8192MiB)"));
         assert_eq!(agent_json(&view)["hot"][0]["ready"], 2);
     }
 
@@ -376,6 +471,6 @@ mod tests {
     fn an_agent_of_the_go_implementation_without_info_is_shown() {
         let shown = agent_json(&AgentView::default());
         assert_eq!((&shown["hypervisor"], &shown["last_seen"]), (&json!(""), &Value::Null));
-        assert_eq!(agent_table(&[AgentView::default()]).lines().count(), 2);
+        assert_eq!(agents(&[AgentView::default()]).lines().count(), 2);
     }
 }

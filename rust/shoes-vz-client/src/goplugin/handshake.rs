@@ -20,6 +20,8 @@ pub struct Handshake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub(super) version: u32,
+    /// What the host listed, where the version is not in it.
+    pub(super) foreign_versions: Option<String>,
     /// Folder for the socket: PLUGIN_UNIX_SOCKET_DIR.
     pub(super) socket_dir: Option<PathBuf>,
     /// Group that may connect: PLUGIN_UNIX_SOCKET_GROUP.
@@ -39,8 +41,10 @@ impl Settings {
             return None;
         }
         let set = |name: &str| env(name).filter(|value| !value.is_empty());
+        let ours = handshake.version;
         Some(Self {
-            version: negotiate(handshake.version, set("PLUGIN_PROTOCOL_VERSIONS").as_deref()),
+            version: ours,
+            foreign_versions: set("PLUGIN_PROTOCOL_VERSIONS").filter(|hosts| !lists(hosts, ours)),
             socket_dir: set("PLUGIN_UNIX_SOCKET_DIR").map(PathBuf::from),
             socket_group: set("PLUGIN_UNIX_SOCKET_GROUP"),
             temp_dir: set("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
@@ -58,17 +62,10 @@ impl Settings {
     }
 }
 
-/// The version both speak. A plugin with one version offers that one whatever the host listed, as go-plugin's own do:
-/// a host that cannot speak it says so itself, in better words than a plugin that never answers.
-fn negotiate(ours: u32, hosts: Option<&str>) -> u32 {
-    if let Some(hosts) = hosts
-        && !hosts.split(',').any(|v| v.trim().parse() == Ok(ours))
-    {
-        eprintln!(
-            "shoes-vz-client: the plugin host speaks protocol versions {hosts}, this plugin only {ours}"
-        );
-    }
-    ours
+/// A plugin with one version offers that one whatever the host lists, as go-plugin's own do: a host that cannot speak it
+/// says so itself, better than by a plugin that never answers.
+fn lists(hosts: &str, ours: u32) -> bool {
+    hosts.split(',').any(|version| version.trim().parse() == Ok(ours))
 }
 
 fn ports(min: Option<&str>, max: Option<&str>) -> Result<(u16, u16), String> {
@@ -113,9 +110,9 @@ mod tests {
 
     #[test]
     fn a_host_of_other_versions_is_offered_the_one_there_is() {
-        for list in ["1", "3,2,1", "7", "x"] {
+        for (list, foreign) in [("1", false), ("3,2,1", false), ("7", true), ("x", true)] {
             let s = settings(&[("COOKIE", "yes?"), ("PLUGIN_PROTOCOL_VERSIONS", list)]).unwrap();
-            assert_eq!(s.version, 1, "{list}");
+            assert_eq!((s.version, s.foreign_versions.is_some()), (1, foreign), "{list}");
         }
     }
 

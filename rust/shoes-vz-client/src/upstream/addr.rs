@@ -1,12 +1,9 @@
 //! Which server, and who is calling.
 
-use std::{fmt, fs, path::Path, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use http::Uri;
-use tonic::{
-    metadata::{Ascii, MetadataValue},
-    transport::Endpoint,
-};
+use tonic::transport::Endpoint;
 
 /// `HOST:PORT` of a server.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,52 +67,6 @@ impl fmt::Debug for ServerAddr {
     }
 }
 
-/// The secret that tells the server who is calling. Its text appears nowhere but in the request.
-#[derive(Clone)]
-pub struct Token(MetadataValue<Ascii>);
-
-/// Why a token file could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// Not readable.
-    #[error("reading the token file {0} failed: {1}")]
-    Read(String, #[source] std::io::Error),
-    /// Nothing in it.
-    #[error("the token file {0} is empty: put the server's token into it")]
-    Empty(String),
-    /// Not one line of visible ASCII.
-    #[error("the token file {0} must hold one line of visible ASCII and nothing else")]
-    Malformed(String),
-}
-
-impl Token {
-    /// Reads it from a file; white space around it is dropped.
-    pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let name = || path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|e| TokenError::Read(name(), e))?;
-        match text.trim() {
-            "" => Err(TokenError::Empty(name())),
-            token if token.bytes().all(|b| b.is_ascii_graphic()) => {
-                let mut value: MetadataValue<Ascii> =
-                    format!("Bearer {token}").parse().map_err(|_| TokenError::Malformed(name()))?;
-                value.set_sensitive(true);
-                Ok(Self(value))
-            }
-            _ => Err(TokenError::Malformed(name())),
-        }
-    }
-
-    pub(super) fn bearer(&self) -> MetadataValue<Ascii> {
-        self.0.clone()
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,24 +100,5 @@ mod tests {
             let words = given.parse::<ServerAddr>().unwrap_err().to_string();
             assert!(words.contains(why) && words.contains(&format!("{given:?}")), "{words}");
         }
-    }
-
-    #[test]
-    fn a_token_is_read_from_its_file_and_shown_nowhere() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        fs::write(&path, "s3cret-token\n").unwrap();
-        let token = Token::read(&path).unwrap();
-        assert_eq!(token.bearer().to_str().unwrap(), "Bearer s3cret-token");
-        let server = super::super::Server::new("a:1".parse().unwrap(), Some(token));
-        assert!(!format!("{server:?}").contains("s3cret"));
-
-        for (text, words) in [("", "empty"), (" \n", "empty"), ("two words", "one line"), ("ü", "one line")]
-        {
-            fs::write(&path, text).unwrap();
-            let told = Token::read(&path).unwrap_err().to_string();
-            assert!(told.contains(words) && told.contains("token"), "{told}");
-        }
-        assert!(Token::read(&dir.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 }

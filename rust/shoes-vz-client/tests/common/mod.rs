@@ -63,6 +63,8 @@ struct State {
     does: Mutex<Does>,
     views: Mutex<Vec<RunnerView>>,
     agents: Mutex<Vec<AgentView>>,
+    /// The header of WatchRunners' answer that counts what matches.
+    matching: Mutex<Option<&'static str>>,
     seen: watch::Sender<Vec<Seen>>,
     abandoned: watch::Sender<usize>,
 }
@@ -98,6 +100,7 @@ impl Fake {
             does: Mutex::new(does),
             views: Mutex::default(),
             agents: Mutex::default(),
+            matching: Mutex::default(),
             seen: watch::channel(Vec::new()).0,
             abandoned: watch::channel(0).0,
         });
@@ -151,6 +154,10 @@ impl Fake {
 
     pub fn shows(&self, views: Vec<RunnerView>) {
         *self.state.views.lock().unwrap() = views;
+    }
+
+    pub fn says_that_match(&self, count: &'static str) {
+        *self.state.matching.lock().unwrap() = Some(count);
     }
 
     pub fn has_agents(&self, agents: Vec<AgentView>) {
@@ -315,7 +322,11 @@ impl FleetService for Service {
         let views = futures::stream::iter(views.into_iter().map(Ok));
         let stream: Self::WatchRunnersStream =
             if over { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
-        Ok(Response::new(stream))
+        let mut response = Response::new(stream);
+        if let Some(count) = *self.0.matching.lock().unwrap() {
+            response.metadata_mut().insert("shoesvz-matching", count.parse().unwrap());
+        }
+        Ok(response)
     }
 
     async fn list_agents(
