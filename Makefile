@@ -15,7 +15,7 @@ VZ_TEMPLATE := target/vz-template
 HAS_SWIFT := $(shell packaging/dev/with-swift true 2> /dev/null && echo yes)
 FEATURES := $(if $(HAS_SWIFT),$(if $(filter Linux,$(shell uname -s)),--features shoes-vz-agent/swift))
 
-.PHONY: help setup setup-swift build guest template vz-template demo test simulate chaos soak swift-test check api-check macos-check bundle bench clean
+.PHONY: help setup setup-swift build guest template vz-template demo test simulate chaos soak snapshots swift-test check api-check macos-check bundle bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ CYCLES ?= 500
 soak: template ## Claim, job, delete on hot VMs, again and again: nothing is left, nothing grows (CYCLES=500)
 	SHOESVZ_SOAK_CYCLES=$(CYCLES) SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) \
 	    cargo test --workspace $(FEATURES) --test soak -- --nocapture
+
+snapshots: template ## Accept what --help and the metrics show now (rust/shoes-vz-testkit/tests/pages/snapshots); look at the difference
+	SNAPSHOTS=overwrite SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) cargo test --workspace $(FEATURES) --test pages -- looked_at_last
 
 swift-test: ## Swift's tests alone: format, coverage, races
 	packaging/dev/swift-test.sh

@@ -19,11 +19,11 @@ swift=${FEATURES:+yes}
 build=(--workspace --no-fail-fast ${swift:+--features shoes-vz-agent/swift,shoes-vz-testkit/vz-tests})
 
 # The test programs in which guests run; the rest are found, so that a new one is not forgotten.
-with_guests=(guest main_job faults bad_input commands chaos hot soak ${swift:+vz})
+with_guests=(guest main_job faults bad_input commands pages chaos hot soak ${swift:+vz})
 without=()
 for path in bridge/tests/*.rs rust/*/tests/*.rs rust/*/tests/*/main.rs; do
     name=${path#*tests/} name=${name%/main.rs} name=${name%.rs}
-    [[ " guest main_job faults bad_input commands chaos hot soak vz " == *" $name "* ]] || without+=(--test "$name")
+    [[ " guest main_job faults bad_input commands pages chaos hot soak vz " == *" $name "* ]] || without+=(--test "$name")
 done
 
 # Ids of every QEMU and every guest of the stand-in's there is; the tests must leave none of theirs.

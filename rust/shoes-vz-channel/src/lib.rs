@@ -1,4 +1,4 @@
-//! The guest channel: how a host process and a guest agent talk without any network (DESIGN §5).
+//! The guest channel: how a host process and a guest agent talk without any network.
 //!
 //! ```text
 //!                            ┌─ [`mux::Host`] ══ one byte stream (virtio-serial) ══ [`mux::Guest`] ─┐

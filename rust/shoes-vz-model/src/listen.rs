@@ -1,4 +1,5 @@
-//! Where a listener may bind. No listener goes beyond loopback unless its callers prove who they are (DESIGN §1.5).
+//! Where a listener may bind. No listener goes beyond loopback unless its callers prove who they are (ARCHITECTURE.md,
+//! "What always holds", 5).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -18,12 +18,20 @@ pub fn held() -> String {
 #[derive(Debug, Clone)]
 pub struct Job {
     command: String,
+    more: Vec<String>,
 }
 
 impl Job {
     /// One whose only step is this shell command.
     pub fn new(command: &str) -> Self {
-        Self { command: command.into() }
+        Self { command: command.into(), more: Vec::new() }
+    }
+
+    /// The same, with another argument and its value for `make-setup-script`.
+    #[must_use]
+    pub fn with(mut self, flag: &str, value: &str) -> Self {
+        self.more.extend([flag.into(), value.into()]);
+        self
     }
 
     /// The script myshoes would send for it: a compressed payload, and the runner in the foreground.
@@ -33,6 +41,7 @@ impl Job {
     pub fn setup_script(&self, runner_name: &str) -> String {
         let made = Command::new(repository().join("packaging/demo/make-setup-script"))
             .args(["--name", runner_name, "--token", "AAAA-demo-token", "--job-command", &self.command])
+            .args(&self.more)
             .output()
             .expect("packaging/demo/make-setup-script runs");
         assert!(made.status.success(), "make-setup-script: {}", String::from_utf8_lossy(&made.stderr));

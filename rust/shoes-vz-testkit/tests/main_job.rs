@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use shoes_vz_proto::{
-    agent::RunnerStage,
+    agent::{GuestRunnerState, RunnerStage},
     fleet::{DeleteInstanceRequest, RunnerView},
 };
 use shoes_vz_testkit::{
@@ -25,6 +25,61 @@ async fn a_job_runs_on_a_vm_of_its_own_which_is_gone_afterwards() {
     // myshoes asks minutes later, and again: both succeed on the tombstone.
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn the_script_myshoes_sends_runs_to_its_end_with_the_templates_hooks_around_the_job() {
+    let fleet = Fleet::start().await;
+    // The job makes the hook after it wait twice: until this test has reached it, and until it has looked.
+    let job = Job::new(concat!(
+        "echo the-job >> /tmp/job-hooks.log; ",
+        "echo 'read -r _ < /tmp/reached; read -r _ < /tmp/leave' ",
+        "| sudo tee -a /myshoes-actions-runner-hook-job-completed.sh"
+    ));
+    // It gets no job until this test lets it have one.
+    let job = job.with("--idle-seconds", "3600");
+    fleet.add("myshoes-1", &job.setup_script("myshoes-1")).await.unwrap();
+    let in_state = async |state: GuestRunnerState| {
+        let there = |v: &RunnerView| {
+            v.runner.as_ref().is_some_and(|r| r.end.is_some() || r.guest_runner_state() == state)
+        };
+        let runner = fleet.until("myshoes-1", there).await.runner.unwrap();
+        assert_eq!(runner.guest_runner_state(), state, "{:?}", runner.end);
+    };
+    let id = fleet.only_runner_id();
+    let in_guest = async |command: &str| {
+        let done = fleet.agent_command("exec", &[&id, "bash", "-c", command]).await;
+        assert!(done.status.success(), "{command}: {done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+
+    in_state(GuestRunnerState::Idle).await;
+    let registered = in_guest("cat /tmp/runner/.runner").await;
+    let registered: serde_json::Value =
+        serde_json::from_str(registered.trim_start_matches('\u{feff}')).unwrap();
+    assert_eq!(registered["agentName"], "myshoes-1", "{registered}");
+    assert_eq!(registered["ephemeral"], true, "{registered}");
+    let moved = in_guest("ls /usr/local/etc; pgrep -fa RunnerService.js").await;
+    assert!(!moved.contains("runner-v"), "the ready-made runner is moved, not copied: {moved}");
+    assert!(moved.contains("./externals/node20/bin/node ./bin/RunnerService.js"), "{moved}");
+
+    in_guest("mkfifo /tmp/reached /tmp/leave; pkill -fx 'sleep 3600'").await;
+    in_state(GuestRunnerState::Running).await;
+    let hooks = in_guest("echo > /tmp/reached; cat /tmp/job-hooks.log").await;
+    assert_eq!(hooks, "hook: the job has started\nthe-job\nhook: the job has completed\n");
+    in_guest("echo > /tmp/leave").await;
+    fleet.finishes_measured("myshoes-1").await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_version_the_template_does_not_hold_is_named_and_nothing_is_downloaded() {
+    let fleet = Fleet::start().await;
+    let job = Job::new("true").with("--version", "v2.998.0");
+    fleet.add("other-version", &job.setup_script("other-version")).await.unwrap();
+    let end = fleet.until_ended("other-version").await;
+    assert!(end.reason.contains("neither /usr/local/etc/runner-v2.998.0 nor"), "{end:?}");
     fleet.finish().await;
 }
 

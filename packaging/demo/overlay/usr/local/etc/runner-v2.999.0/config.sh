@@ -31,6 +31,7 @@ printf '\357\273\277{\n  "agentId": 1,\n  "agentName": "%s",\n  "poolId": 1,\n  
     "$(json "$name")" "$ephemeral" "$(json "$url")" > .runner.new
 umask 077
 printf '\357\273\277{\n  "scheme": "OAuth",\n  "data": {\n    "clientId": "demo"\n  }\n}' > .credentials
+echo "$PATH" > .path
 mv .runner.new .runner
 
 printf '\n√ Runner successfully added\n√ Settings Saved.\n'
