@@ -1,9 +1,10 @@
-//! The core alone: its rules one by one here, in [`cordon`], [`demand`] and [`elsewhere`]; in [`histories`] random ones against its invariants.
+//! The core alone: its rules one by one here, in [`cordon`], [`demand`], [`elsewhere`] and [`served`]; in [`histories`] random ones against its invariants.
 
 mod cordon;
 mod demand;
 mod elsewhere;
 mod histories;
+mod served;
 
 use std::{collections::HashMap, time::Duration};
 

@@ -28,10 +28,12 @@ impl Core {
         fresh: Fresh,
         now: Now,
     ) {
+        // A queue stored by an earlier version may have such a name.
+        self.refuse_if_served(&request.name, now);
         let current = self.current.get(&request.name).copied();
         let id = match current {
             Some(id) => id,
-            None => match self.check_labels(&request.labels).and_then(|()| self.demand(&request)) {
+            None => match self.may_be_made(&request) {
                 Ok(demand) => self.enqueue(request, demand, fresh, now),
                 Err(refusal) => return self.effect(Effect::Added(waiter, Err(refusal))),
             },
@@ -44,6 +46,13 @@ impl Core {
         self.answer_if_ready(id);
         self.turn.changed.push(id);
         self.reschedule = true;
+    }
+
+    /// What a runner that is not there yet is made by.
+    fn may_be_made(&self, request: &AddRequest) -> Result<Demand, Refusal> {
+        self.has_served(&request.name).map_or(Ok(()), Err)?;
+        self.check_labels(&request.labels)?;
+        self.demand(request)
     }
 
     fn check_labels(&self, asked: &[String]) -> Result<(), Refusal> {

@@ -70,7 +70,7 @@ impl Core {
 
     fn view_of(&self, runner: &Runner, now: Now) -> RunnerView {
         let queued_for: Duration = match &runner.phase {
-            Phase::Queued(_) => now.mono.saturating_sub(runner.live.began),
+            Phase::Queued(_) => runner.wanted_for(now),
             Phase::Placed(p) => p.queued_for,
             Phase::Ended(e) => e.queued_for,
         };
