@@ -14,6 +14,7 @@ mod elsewhere;
 mod end;
 mod served;
 mod stream;
+mod unwritable;
 mod views;
 
 use std::{
@@ -97,6 +98,8 @@ pub struct Core {
     arrivals: u64,
     waiters: HashMap<WaiterId, Waiter>,
     timers: BTreeSet<(Duration, Timer)>,
+    /// Set while the store cannot be written: why, and what to do.
+    unwritable: Option<String>,
     turn: Turn,
     dirty: BTreeSet<RunnerId>,
     reschedule: bool,
@@ -143,6 +146,7 @@ impl Core {
             arrivals: 0,
             waiters: HashMap::new(),
             timers: BTreeSet::from([(now.mono, Timer::Sweep)]),
+            unwritable: None,
             turn: Turn::default(),
             dirty: BTreeSet::new(),
             reschedule: false,
@@ -311,6 +315,9 @@ impl Core {
 
     /// Serves the queue as far as slots go.
     fn schedule(&mut self, now: Now) {
+        if self.unwritable.is_some() {
+            return;
+        }
         let mut served: Vec<(RunnerId, Choice)> = Vec::new();
         {
             let mut candidates = self.candidates();
@@ -370,6 +377,9 @@ impl Core {
 
     fn sweep(&mut self, now: Now) {
         self.timers.insert((now.mono + SWEEP_EVERY, Timer::Sweep));
+        if self.unwritable.is_some() {
+            return;
+        }
         let over = |at: Timestamp, keep: Duration| {
             now.wall.duration_since(at)
                 > jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX)

@@ -76,7 +76,9 @@ impl World {
         for effect in turn.effects {
             match effect {
                 Effect::Added(w, a) => assert!(self.added.insert(w, a).is_none(), "answered twice"),
-                Effect::Deleted(w, a) => assert!(self.deleted.insert(w, a).is_none(), "answered twice"),
+                Effect::Deleted(w, a) => {
+                    assert!(self.deleted.insert(w, a.map(drop)).is_none(), "answered twice");
+                }
                 Effect::Ordered(w, a) => {
                     assert!(self.ordered.insert(w, a.map(|v| *v)).is_none(), "answered twice");
                 }

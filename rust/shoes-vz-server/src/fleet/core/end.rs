@@ -101,7 +101,7 @@ impl Core {
         runner.phase = Phase::Ended(Ended { agent, hostname, queued_for, report, at: now.wall });
         for waiter in std::mem::take(&mut runner.live.deleters) {
             self.waiters.remove(&waiter);
-            self.turn.effects.push(Effect::Deleted(waiter, Ok(())));
+            self.turn.effects.push(Effect::Deleted(waiter, Ok(id)));
         }
         match agent {
             Some(agent) => {
