@@ -91,6 +91,9 @@ pub struct RuntimeMetadata {
     /// Addition: whether an Actions runner was ever seen listening.
     #[serde(default)]
     pub runner_seen: bool,
+    /// Addition: whether the Actions runner was ever seen working on a job.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub job_seen: bool,
     /// Addition: the stages that are over, as (name, start, microseconds).
     #[serde(default)]
     pub stages: Vec<(String, jiff::Timestamp, u64)>,
@@ -135,6 +138,7 @@ impl RuntimeMetadata {
             setup_handed_over: false,
             ssh_ready: false,
             runner_seen: false,
+            job_seen: false,
             stages: Vec::new(),
             max_lifetime_seconds: 0,
             slot: None,

@@ -36,3 +36,7 @@ pub use shoes::vz::{agent::v1 as agent, shoes::v1 as fleet, vm::v1 as vm};
 
 /// Every file's descriptor, for gRPC reflection and wire tests.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Response header of `WatchRunners`, sent before the first message: how many runners match the filter now, in decimal.
+/// That many messages come first; with `0` nothing comes until a runner that matches is wanted.
+pub const WATCH_MATCHING: &str = "shoesvz-matching";

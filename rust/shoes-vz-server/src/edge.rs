@@ -77,7 +77,8 @@ fn status(refusal: &Refusal) -> Status {
         Refusal::Failed(_) => tonic::Code::Internal,
         Refusal::Aborted(_) => tonic::Code::Aborted,
         Refusal::Deadline(_) => tonic::Code::DeadlineExceeded,
-        Refusal::Unavailable(_) | Refusal::Stopping => tonic::Code::Unavailable,
+        // Not INVALID_ARGUMENT, whatever it is: upon that myshoes drops the job, upon any other code it asks again.
+        Refusal::Unavailable(_) | Refusal::Unwritable(_) | Refusal::Stopping => tonic::Code::Unavailable,
         Refusal::NotFound(_) => tonic::Code::NotFound,
         Refusal::Ambiguous(_) => tonic::Code::FailedPrecondition,
     };

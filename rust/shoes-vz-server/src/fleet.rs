@@ -4,7 +4,8 @@
 //!  calls, Sync streams ──▶ mailbox ──▶ owner ──▶ core (pure) ──▶ writes ──▶ store, durable ──▶ effects ──▶ callers, agents
 //! ```
 //! The owner takes whatever waits in its mailbox, lets the core decide, stores all of it in one transaction, and only
-//! then answers anybody. A store that fails ends the server: what is not durable is not told.
+//! then answers anybody: what is not durable is not told. While the store cannot be written (a full disk) only what needs no
+//! write goes on, see [`unwritten`]; a store that is damaged ends the server.
 
 pub mod agent;
 pub mod commands;
@@ -17,6 +18,7 @@ pub mod report;
 pub mod runner;
 pub mod schedule;
 pub mod types;
+pub mod unwritten;
 
 #[cfg(test)]
 mod core_tests;

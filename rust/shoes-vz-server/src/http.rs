@@ -59,9 +59,14 @@ async fn scrape(State(shared): State<Shared>) -> Response {
     }
 }
 
-/// Healthy is a fleet that answers.
+/// Alive is a fleet that answers. One that cannot write its state is alive, too: whoever restarts it for that would end its
+/// streams and gain nothing, so this stays 200 and says so. Alert on `shoesvz_store_writable` instead.
 async fn healthz(State(shared): State<Shared>) -> Response {
     match shared.fleet.snapshot(false).await {
+        Ok(fleet) if fleet.unwritable.is_some() => {
+            let text = "degraded: the server cannot write its state and decides nothing new; see its log\n";
+            (StatusCode::OK, text).into_response()
+        }
         Ok(_) => (StatusCode::OK, "ok\n").into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response(),
     }

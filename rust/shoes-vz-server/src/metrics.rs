@@ -52,6 +52,8 @@ pub enum Outcome {
     Invalid,
     /// Deleted meanwhile.
     Aborted,
+    /// The server cannot write its state.
+    Unwritable,
     /// Never known.
     NotFound,
     /// The server ends.
@@ -68,6 +70,7 @@ impl Outcome {
             Refusal::Aborted(_) => Self::Aborted,
             Refusal::Deadline(_) => Self::Timeout,
             Refusal::Unavailable(_) => Self::AgentAway,
+            Refusal::Unwritable(_) => Self::Unwritable,
             Refusal::NotFound(_) => Self::NotFound,
             Refusal::Ambiguous(_) => Self::Invalid,
             Refusal::Stopping => Self::Stopping,
@@ -85,6 +88,7 @@ impl Outcome {
             Self::Runner => "failed_get_runner",
             Self::Invalid => "failed_invalid",
             Self::Aborted => "aborted",
+            Self::Unwritable => "failed_store",
             Self::NotFound => "failed_not_found",
             Self::Stopping => "failed_stopping",
         }
@@ -108,6 +112,7 @@ pub struct Metrics {
     fallbacks: IntCounterVec,
     resent: IntCounter,
     elsewhere: IntCounter,
+    store_failures: IntCounter,
     /// Locked for a whole scrape, so that two at once do not mix.
     gauges: Mutex<Gauges>,
 }
@@ -129,6 +134,7 @@ struct Gauges {
     available: Gauge,
     utilization: Gauge,
     queue: Gauge,
+    writable: Gauge,
 }
 
 impl Metrics {
@@ -212,6 +218,13 @@ impl Metrics {
                     "Create commands an agent refused so that another may take the runner.",
                 )?,
             )?,
+            store_failures: keep(
+                r,
+                IntCounter::new(
+                    "shoesvz_store_writes_failed_total",
+                    "Tries to write the server's state that failed.",
+                )?,
+            )?,
             gauges: Mutex::new(gauges),
             registry,
         };
@@ -258,6 +271,11 @@ impl Metrics {
             Observation::TriedElsewhere => self.elsewhere.inc(),
             Observation::CreateRefused => self.failures.with_label_values(&["send_command_failed"]).inc(),
         }
+    }
+
+    /// Counts a try to write the state that failed.
+    pub fn store_failed(&self) {
+        self.store_failures.inc();
     }
 
     /// Counts a call.
@@ -342,6 +360,11 @@ impl Gauges {
                 "Slots in use, of all online agents' slots.",
             )?,
             queue: gauge(r, "shoesvz_queue_length", "Requests that wait for a slot.")?,
+            writable: gauge(
+                r,
+                "shoesvz_store_writable",
+                "1 = the server can write its state; 0 = it cannot, and decides nothing new.",
+            )?,
         })
     }
 
@@ -398,6 +421,7 @@ impl Gauges {
         self.total.set(total);
         self.available.set(free);
         self.utilization.set(if total > 0.0 { taken / total } else { 0.0 });
+        self.writable.set(if fleet.unwritable.is_none() { 1.0 } else { 0.0 });
         self.queue.set(u32::try_from(fleet.queued).map_or(f64::MAX, f64::from));
     }
 }

@@ -19,7 +19,13 @@ use std::{
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, Transaction, config::DbConfig, params};
 
-use crate::fleet::{agent::Agent, runner::Runner, types::Write};
+use shoes_vz_model::RunnerId;
+
+use crate::fleet::{
+    agent::Agent,
+    runner::Runner,
+    types::{Script, Write},
+};
 
 /// File name inside the state directory.
 pub const FILE: &str = "fleet.sqlite3";
@@ -105,7 +111,7 @@ pub enum StoreError {
         known: usize,
     },
     /// Disk full, disk gone.
-    #[error("cannot write the fleet's state to {path}; is the disk full?")]
+    #[error("cannot write the fleet's state to {path}")]
     Write {
         /// Which.
         path: PathBuf,
@@ -114,10 +120,46 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Why nothing can be written for now, and what to do; `None` when waiting does not help.
+    ///
+    /// What may pass is a condition of the disk below the file (SQLITE_FULL, SQLITE_IOERR and its kinds, SQLITE_READONLY,
+    /// SQLITE_CANTOPEN, SQLITE_PERM, SQLITE_NOMEM, a lock). A damaged file does not pass, nor does a mistake of ours.
+    pub fn may_pass(&self) -> Option<String> {
+        use ErrorCode as Code;
+        let (path, reason, advice) = match self {
+            Self::Write { path, source } => {
+                let advice = match source.sqlite_error_code()? {
+                    Code::DiskFull => "free space on that file system",
+                    Code::ReadOnly | Code::PermissionDenied | Code::CannotOpen => {
+                        "make that file system and file writable again"
+                    }
+                    Code::SystemIoFailure => "free space on that file system, and look at the disk below it",
+                    Code::OutOfMemory => "free memory",
+                    _ => return None,
+                };
+                (path, source.to_string(), advice)
+            }
+            Self::InUse(path) => {
+                (path, "another process has it locked".to_owned(), "let that process end")
+            }
+            _ => return None,
+        };
+        Some(format!(
+            "the server cannot write its state to {} ({reason}), so it decides nothing new: {advice}; it goes on by itself \
+             once it can write, and the call may be repeated",
+            path.display()
+        ))
+    }
+}
+
 /// Where decisions are made durable.
 pub trait Store: Send + Sync + 'static {
-    /// Resolves once all of `writes` are durable, or none.
-    fn commit(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Resolves once all of `writes` are durable, or none. May be asked again with rows that are durable already.
+    fn commit(&self, writes: Arc<Vec<Write>>) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether there is room for more than a row or two: asked after a commit that failed.
+    fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// What is done about a damaged database.
@@ -136,6 +178,16 @@ pub struct Loaded {
     pub agents: Vec<Agent>,
     /// Every runner, tombstones too.
     pub runners: Vec<Runner>,
+}
+
+/// Bytes that must have room before a store that failed is said to work: more than most setup scripts have.
+const PROBE: usize = 256 << 10;
+
+async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(what).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
 }
 
 /// The store on disk.
@@ -182,23 +234,36 @@ impl Sqlite {
     pub fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let all = |transaction: &Transaction<'_>| writes.iter().try_for_each(|w| apply(transaction, w));
-        connection
-            .transaction()
+        // A failed transaction whose rollback failed too is still there.
+        let rolled_back = match connection.is_autocommit() {
+            true => Ok(()),
+            false => connection.execute_batch("ROLLBACK"),
+        };
+        rolled_back
+            .and_then(|()| connection.transaction())
             .and_then(|transaction| {
                 all(&transaction)?;
                 transaction.commit()
             })
-            .map_err(|source| StoreError::Write { path: self.path.clone(), source })
+            .map_err(|e| classify(&self.path, e))
     }
 }
 
 impl Store for Sqlite {
-    async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+    async fn commit(&self, writes: Arc<Vec<Write>>) -> Result<(), StoreError> {
         let store = self.clone();
-        match tokio::task::spawn_blocking(move || store.write(&writes)).await {
-            Ok(done) => done,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        }
+        blocking(move || store.write(&writes)).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        let store = self.clone();
+        blocking(move || {
+            // Written and removed in two transactions: within one, SQLite would never write it.
+            let id = RunnerId::from(uuid::Uuid::nil());
+            store.write(&[Write::Script(id, Script::new(" ".repeat(PROBE)))])?;
+            store.write(&[Write::ForgetScript(id)])
+        })
+        .await
     }
 }
 

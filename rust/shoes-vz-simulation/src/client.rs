@@ -47,6 +47,12 @@ pub(crate) async fn run(world: Arc<World>, host: String, errand: Errand) {
     if errand.then == Then::DeleteWhenDone {
         caller.delete(&cloud).await;
     }
+    if errand.asks_again
+        && let Some(cloud) = caller.add(&errand.name, errand.patience).await
+    {
+        caller.until_over(&cloud).await;
+        caller.delete(&cloud).await;
+    }
 }
 
 /// One client.
@@ -123,6 +129,8 @@ impl Caller {
         for _ in 0..TRIES {
             match self.once(name, patience).await {
                 Ok(cloud) => return Some(cloud),
+                // Its job is done, and it will have no other VM.
+                Err(e) if e.code() == Code::InvalidArgument && self.world.is_done(name) => return None,
                 Err(e) if e.code() == Code::InvalidArgument => {
                     self.world.violated(format!("{name} is said to be invalid: {}", e.message()));
                     return None;

@@ -99,6 +99,8 @@ struct Simulation {
     armed: BTreeMap<String, Duration>,
     /// Agents whose disks are full, and until when.
     full: BTreeMap<usize, Duration>,
+    /// Until when the server's disk takes nothing.
+    store_refuses: Option<Duration>,
     /// Links that are disturbed: how, and until when.
     links: BTreeMap<(String, String), (Link, Duration)>,
 }
@@ -190,6 +192,7 @@ impl Simulation {
             down: BTreeMap::new(),
             armed: BTreeMap::new(),
             full: BTreeMap::new(),
+            store_refuses: None,
             links: BTreeMap::new(),
         }
     }
@@ -348,6 +351,11 @@ impl Simulation {
                 let until = self.now() + lasts;
                 self.full.insert(agent, until);
             }
+            Fault::StoreRefuses { lasts } => {
+                world.fault(format_args!("the server's disk is full for {lasts:?}"));
+                world.refuse_writes(true);
+                self.store_refuses = Some(self.now() + lasts);
+            }
             Fault::VmDies { which } => {
                 let live = world.live();
                 if let Some(vm) = live.get(which as usize % live.len().max(1)) {
@@ -419,6 +427,11 @@ impl Simulation {
             }
             full
         });
+        if self.store_refuses.is_some_and(|until| until <= now) {
+            self.store_refuses = None;
+            self.world.refuse_writes(false);
+            self.world.note(format_args!("the server's disk takes writes again"));
+        }
         let due: Vec<_> = self
             .links
             .iter()
@@ -451,6 +464,7 @@ impl Simulation {
         self.world.calm();
         self.armed.clear();
         self.full.clear();
+        self.store_refuses = None;
         let now = self.now();
         self.down.values_mut().for_each(|until| *until = now);
         for (pair, (how, _)) in self.links.clone() {

@@ -5,7 +5,7 @@
 //! its files. Simulated: network and time (turmoil), the VMs, their guests, SSH, processes' deaths, the calendar.
 //!
 //! What must hold, always:
-//! - one VM for each name, one script for each guest, and its own;
+//! - one VM for each name, one script for each guest, and its own; none for a name whose job was seen and done;
 //! - no VM without a row the server stored before; no bundle removed under a live VM; no agent with more VMs than slots;
 //! - a caller that is told it has a runner has one whose guest answered SSH;
 //! - a cordoned agent is given nothing that was asked for later;

@@ -25,6 +25,7 @@ use shoes_vz_agent::{
     ssh::{Ssh, SshError},
 };
 use shoes_vz_model::{
+    bundle::file,
     guest::{Renewal, Status},
     id::RunnerId,
 };
@@ -196,6 +197,10 @@ impl Machines for SimHost {
         }
         if self.world.sabotaged(Sabotage::BundlesStay) {
             return Ok(());
+        }
+        let written = std::fs::read(bundle.join(file::METADATA)).ok();
+        if let Some(meta) = written.and_then(|text| serde_json::from_slice(&text).ok()) {
+            self.world.removed(&meta);
         }
         if let Some(vm) = self.world.vm(bundle) {
             self.world.violated(format!("the bundle of {} is removed under its live VM", vm.named().name));

@@ -129,6 +129,14 @@ fn sabotage_loaded(world: &World, loaded: &mut Loaded) {
     if world.sabotaged(Sabotage::TombstonesAreLost) {
         loaded.runners.retain(|r| r.is_alive());
     }
+    if world.sabotaged(Sabotage::ServedNamesAreForgotten) {
+        for runner in &mut loaded.runners {
+            if let Phase::Ended(ended) = &mut runner.phase {
+                (ended.report.job_seen, ended.report.job) = (false, None);
+                ended.report.guest_runner_state = 0;
+            }
+        }
+    }
     if world.sabotaged(Sabotage::RunnersAreLost) {
         loaded.runners.retain(|r| matches!(r.phase, Phase::Ended(_)));
     }
@@ -141,8 +149,12 @@ struct Durable {
 }
 
 impl Store for Durable {
-    async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+    async fn commit(&self, writes: Arc<Vec<Write>>) -> Result<(), StoreError> {
         self.world.step(plan::SERVER).await;
+        if self.world.store_refuses() && self.world.sabotaged(Sabotage::RefusedWritesAreCalledDurable) {
+            return Ok(());
+        }
+        self.probe().await?;
         if self.world.sabotaged(Sabotage::StoreForgetsOnCrash) && self.world.one_in(3) {
             self.world.stored(&writes);
             return Ok(());
@@ -154,6 +166,15 @@ impl Store for Durable {
         self.world.stored(&writes);
         self.world.step(plan::SERVER).await;
         Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        if !self.world.store_refuses() {
+            return Ok(());
+        }
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let source = rusqlite::Error::SqliteFailure(full, Some("as the simulation has it".into()));
+        Err(StoreError::Write { path: "fleet.sqlite3".into(), source })
     }
 }
 

@@ -102,6 +102,8 @@ pub(crate) enum Fault {
     ClockJump { whom: Whom, seconds: i64 },
     /// A host's disk is nearly full for a while.
     DiskFills { agent: usize, lasts: Duration },
+    /// The server's disk takes nothing for a while.
+    StoreRefuses { lasts: Duration },
     /// A VM ends by itself.
     VmDies { which: u32 },
 }
@@ -127,6 +129,8 @@ pub(crate) struct Errand {
     pub(crate) breaks_off: Option<Duration>,
     /// What happens once the runner is there.
     pub(crate) then: Then,
+    /// Its name is asked for again once all that is over, as by a caller that was killed before it wrote the answer down.
+    pub(crate) asks_again: bool,
 }
 
 /// What a client does with its runner.
@@ -260,6 +264,7 @@ fn errands(rng: &mut SmallRng, client: usize, calm_at: Duration) -> Vec<Errand> 
                 patience: Duration::from_secs(rng.random_range(8..=40)),
                 breaks_off: (rng.random_range(0..4) == 0 || then == Then::GiveUp).then(|| ms(rng, 6000)),
                 then,
+                asks_again: then == Then::DeleteWhenDone && rng.random_range(0..3) == 0,
             }
         })
         .collect()
@@ -283,7 +288,7 @@ fn fault(rng: &mut SmallRng, agents: usize) -> Fault {
     } else {
         (agent(nth), SERVER.to_owned())
     };
-    match rng.random_range(0..11) {
+    match rng.random_range(0..12) {
         0 | 1 => Fault::Crash { whom, down },
         2 | 3 => Fault::CrashAtStep { whom, steps: rng.random_range(0..12), down },
         4 => Fault::Restart { down },
@@ -296,6 +301,7 @@ fn fault(rng: &mut SmallRng, agents: usize) -> Fault {
         7 => Fault::Hold { between, lasts },
         8 => Fault::ClockJump { whom, seconds: *pick(rng, &[-90_000, -3600, -60, -1, 1, 60, 3600, 90_000]) },
         9 => Fault::DiskFills { agent: nth, lasts },
+        10 => Fault::StoreRefuses { lasts },
         _ => Fault::VmDies { which: rng.random() },
     }
 }

@@ -6,6 +6,10 @@
 pub enum Sabotage {
     /// The store says "durable" before it is.
     StoreForgetsOnCrash,
+    /// The store says "durable" of what it refused to write.
+    RefusedWritesAreCalledDurable,
+    /// The server starts without knowing which ended runners had worked on a job.
+    ServedNamesAreForgotten,
     /// The server starts without the tombstones it stored.
     TombstonesAreLost,
     /// The server starts without its queue and its placed runners.

@@ -17,7 +17,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use shoes_vz_model::bundle::RuntimeMetadata;
-use shoes_vz_server::fleet::types::Write;
+use shoes_vz_proto::agent::EndKind;
+use shoes_vz_server::fleet::{runner::Phase, types::Write};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -59,6 +60,14 @@ struct State {
     slots: Vec<usize>,
     /// Agents whose disks are nearly full.
     full: BTreeSet<usize>,
+    /// Whether the server's disk takes nothing.
+    store_refuses: bool,
+    /// Names of which some VM has done its job.
+    jobs_done: BTreeSet<String>,
+    /// Runners whose agents have written down that a job was seen.
+    jobs_seen: BTreeSet<String>,
+    /// Names that have served, as the server has stored.
+    served: BTreeSet<String>,
     bundles: BTreeMap<PathBuf, Named>,
     vms: Vec<Arc<SimVm>>,
     /// Runner ids the server has stored, tombstones too.
@@ -155,6 +164,10 @@ impl World {
             wires: BTreeMap::new(),
             slots,
             full: BTreeSet::new(),
+            store_refuses: false,
+            jobs_done: BTreeSet::new(),
+            jobs_seen: BTreeSet::new(),
+            served: BTreeSet::new(),
             bundles: BTreeMap::new(),
             vms: Vec::new(),
             durable: BTreeSet::new(),
@@ -257,6 +270,12 @@ impl World {
                 named.name
             ));
         }
+        if self.lock().served.contains(&named.name) {
+            self.violated(format!(
+                "no second VM for a job that is done: agent-{} starts one for {}",
+                vm.agent, named.name
+            ));
+        }
         if self.lock().is_unwelcome(vm) {
             self.violated(format!(
                 "a cordoned agent takes nothing new: agent-{} was cordoned before {} was asked for, and starts it",
@@ -286,7 +305,11 @@ impl World {
     }
 
     pub(crate) fn job_done(&self, vm: &SimVm) {
-        self.lock().counts.jobs += 1;
+        {
+            let mut state = self.lock();
+            state.counts.jobs += 1;
+            state.jobs_done.insert(vm.named().name);
+        }
         self.note(format_args!("{} has done its job", vm.named().name));
     }
 
@@ -330,7 +353,14 @@ impl World {
         for write in writes {
             match write {
                 Write::Runner(runner) => {
-                    state.durable.insert(runner.id.to_string());
+                    let id = runner.id.to_string();
+                    if let Phase::Ended(ended) = &runner.phase
+                        && ended.report.end.as_ref().is_some_and(|e| e.kind() == EndKind::Finished)
+                        && state.jobs_seen.contains(&id)
+                    {
+                        state.served.insert(runner.name.to_string());
+                    }
+                    state.durable.insert(id);
                 }
                 Write::RemoveRunner(id) => {
                     state.durable.remove(&id.to_string());
@@ -338,6 +368,18 @@ impl World {
                 _ => {}
             }
         }
+    }
+
+    /// A bundle is removed, and this is what its agent wrote down last.
+    pub(crate) fn removed(&self, meta: &RuntimeMetadata) {
+        if meta.job_seen {
+            self.lock().jobs_seen.insert(meta.runner_id.clone());
+        }
+    }
+
+    /// Whether a job of this name was done.
+    pub(crate) fn is_done(&self, name: &str) -> bool {
+        self.lock().jobs_done.contains(name)
     }
 
     pub(crate) fn servers_view(&self) -> (usize, usize) {

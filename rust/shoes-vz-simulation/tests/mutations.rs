@@ -30,6 +30,8 @@ macro_rules! table {
 
 table! {
     a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "said never to have been", "converges", "left behind", "running job", "a cordoned agent takes nothing new", "own invariant"];
+    refused_writes_called_durable: RefusedWritesAreCalledDurable => ["no VM without a row"];
+    served_names_forgotten: ServedNamesAreForgotten => ["no second VM for a job that is done"];
     tombstones_lost: TombstonesAreLost => ["said never to have been"];
     runners_lost: RunnersAreLost => ["said never to have been"];
     abandoned_runners_that_stay: AbandonedRunnersStay => ["nothing is left behind"];

@@ -147,6 +147,11 @@ impl Record {
             self.meta.ip_address = ip.to_string();
             self.save();
         }
+        // On disk before the server hears of it: it decides whether the runner's name may be asked for again.
+        if !self.meta.job_seen && (status.state == RunnerActivity::Running || status.job.is_some()) {
+            self.meta.job_seen = true;
+            self.save();
+        }
         if let Some(code) = status.setup.exit_code {
             (self.setup.exited, self.setup.exit_code) = (true, code);
         }
@@ -247,6 +252,7 @@ impl Record {
             end: None,
             cloud_id: self.meta.cloud_id.clone(),
             start_path: self.meta.start_path.map_or(0, |p| wire::StartPath::from(p).into()),
+            job_seen: self.meta.job_seen,
         }
     }
 }

@@ -4,13 +4,16 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use shoes_vz_model::{CloudId, RunnerName};
-use shoes_vz_proto::fleet::{
-    AgentView, CordonAgentRequest, CordonAgentResponse, DrainAgentRequest, ListAgentsRequest,
-    ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView, UncordonAgentRequest,
-    UncordonAgentResponse, WatchRunnersRequest, fleet_service_server::FleetService,
+use shoes_vz_proto::{
+    WATCH_MATCHING,
+    fleet::{
+        AgentView, CordonAgentRequest, CordonAgentResponse, DrainAgentRequest, ListAgentsRequest,
+        ListAgentsResponse, ListRunnersRequest, ListRunnersResponse, RunnerView, UncordonAgentRequest,
+        UncordonAgentResponse, WatchRunnersRequest, fleet_service_server::FleetService,
+    },
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::fleet::{
     owner::{Change, Fleet, Watched},
@@ -64,10 +67,14 @@ impl FleetService for Operators {
         if let (Watched::Cloud(id), true) = (&watched, present.is_empty()) {
             return Err(Status::not_found(format!("{id} is not known")));
         }
+        let matching = present.len();
         let watch = Watch { fleet: self.fleet.clone(), watched, changes, ready: present, over: Over::NotYet };
         let stopping = self.fleet.stopping().clone();
         let views = stream::unfold(watch, Watch::next).take_until(stopping.cancelled_owned());
-        Ok(Response::new(Box::pin(views)))
+        let mut response: Response<Self::WatchRunnersStream> = Response::new(Box::pin(views));
+        // Whoever watches for a runner that is not there learns so at once, not by silence.
+        response.metadata_mut().insert(WATCH_MATCHING, MetadataValue::from(matching));
+        Ok(response)
     }
 
     async fn list_agents(

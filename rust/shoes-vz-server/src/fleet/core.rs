@@ -3,6 +3,7 @@
 //!
 //! What always holds (checked by [`Core::broken_invariant`] after every event in the tests):
 //! - of all runners with one name at most one is wanted, and at most one has a slot;
+//! - no VM is made for a name whose runner ran a job and finished;
 //! - a slot is promised only when the agent is connected, not cordoned, takes runners, and has one free;
 //! - the queue is served in the order of arrival, among those that fit and whose callers still wait;
 //! - a runner that nobody waits for and nobody was given has a moment at which it goes.
@@ -11,7 +12,9 @@ mod calls;
 mod cordon;
 mod elsewhere;
 mod end;
+mod served;
 mod stream;
+mod unwritable;
 mod views;
 
 use std::{
@@ -84,6 +87,8 @@ pub struct Core {
     current: HashMap<RunnerName, RunnerId>,
     /// Every placed runner by name: a name's next VM waits until the last one is gone.
     placed_names: HashMap<RunnerName, Vec<RunnerId>>,
+    /// Names whose runner ran a job and finished, as long as its tombstone is kept.
+    served: HashMap<RunnerName, RunnerId>,
     /// Every placed runner by agent: the slots in use.
     by_agent: HashMap<AgentId, BTreeSet<RunnerId>>,
     sessions: HashMap<SessionId, AgentId>,
@@ -93,6 +98,8 @@ pub struct Core {
     arrivals: u64,
     waiters: HashMap<WaiterId, Waiter>,
     timers: BTreeSet<(Duration, Timer)>,
+    /// Set while the store cannot be written: why, and what to do.
+    unwritable: Option<String>,
     turn: Turn,
     dirty: BTreeSet<RunnerId>,
     reschedule: bool,
@@ -132,12 +139,14 @@ impl Core {
             by_cloud: HashMap::new(),
             current: HashMap::new(),
             placed_names: HashMap::new(),
+            served: HashMap::new(),
             by_agent: HashMap::new(),
             sessions: HashMap::new(),
             queue: Vec::new(),
             arrivals: 0,
             waiters: HashMap::new(),
             timers: BTreeSet::from([(now.mono, Timer::Sweep)]),
+            unwritable: None,
             turn: Turn::default(),
             dirty: BTreeSet::new(),
             reschedule: false,
@@ -146,6 +155,8 @@ impl Core {
         for mut runner in runners {
             let id = runner.id;
             runner.live.began = now.mono;
+            runner.live.before =
+                now.wall.duration_since(runner.requested_at).try_into().unwrap_or(Duration::ZERO);
             runner.live.queued_since = now.mono;
             runner.live.arrival = core.next_arrival();
             // It may have been: that it was placed is stored before the command is sent.
@@ -156,6 +167,9 @@ impl Core {
                 Phase::Queued(_) => core.queue.push(id),
                 Phase::Placed(placed) => core.hold_slot(placed.agent, &runner.name, id),
                 Phase::Ended(_) => {}
+            }
+            if runner.has_served() {
+                core.served.insert(runner.name.clone(), id);
             }
             if !runner.is_dying() {
                 core.current.insert(runner.name.clone(), id);
@@ -301,6 +315,9 @@ impl Core {
 
     /// Serves the queue as far as slots go.
     fn schedule(&mut self, now: Now) {
+        if self.unwritable.is_some() {
+            return;
+        }
         let mut served: Vec<(RunnerId, Choice)> = Vec::new();
         {
             let mut candidates = self.candidates();
@@ -335,8 +352,12 @@ impl Core {
     fn place(&mut self, id: RunnerId, choice: Choice, now: Now) {
         let Some(runner) = self.runners.get_mut(&id) else { return };
         let Phase::Queued(script) = &runner.phase else { return };
-        let queued_for = now.mono.saturating_sub(runner.live.began);
-        let waited = now.mono.saturating_sub(runner.live.queued_since);
+        let queued_for = runner.wanted_for(now);
+        // Of one that an agent refused only the time since then is new.
+        let waited = match runner.live.queued_since == runner.live.began {
+            true => queued_for,
+            false => now.mono.saturating_sub(runner.live.queued_since),
+        };
         runner.phase = Phase::Placed(Placed {
             agent: choice.agent,
             template: choice.template,
@@ -356,6 +377,9 @@ impl Core {
 
     fn sweep(&mut self, now: Now) {
         self.timers.insert((now.mono + SWEEP_EVERY, Timer::Sweep));
+        if self.unwritable.is_some() {
+            return;
+        }
         let over = |at: Timestamp, keep: Duration| {
             now.wall.duration_since(at)
                 > jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX)
@@ -379,6 +403,7 @@ impl Core {
             .collect();
         for id in past {
             if let Some(runner) = self.runners.remove(&id) {
+                self.forget_served(&runner);
                 self.by_cloud.remove(&runner.cloud_id);
                 self.turn.writes.push(Write::RemoveRunner(id));
             }
@@ -411,6 +436,9 @@ impl Core {
                     runner.id,
                     runner.is_dying()
                 ));
+            }
+            if matches!(runner.phase, Phase::Queued(_)) && self.has_served(&runner.name).is_some() {
+                return Some(format!("a second VM is wanted for {}, whose job is done", runner.name));
             }
             let in_queue = self.queue.contains(&runner.id);
             if in_queue != matches!(runner.phase, Phase::Queued(_)) {

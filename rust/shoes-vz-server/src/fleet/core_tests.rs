@@ -1,9 +1,10 @@
-//! The core alone: its rules one by one here, in [`cordon`], [`demand`] and [`elsewhere`]; in [`histories`] random ones against its invariants.
+//! The core alone: its rules one by one here, in [`cordon`], [`demand`], [`elsewhere`] and [`served`]; in [`histories`] random ones against its invariants.
 
 mod cordon;
 mod demand;
 mod elsewhere;
 mod histories;
+mod served;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -75,7 +76,9 @@ impl World {
         for effect in turn.effects {
             match effect {
                 Effect::Added(w, a) => assert!(self.added.insert(w, a).is_none(), "answered twice"),
-                Effect::Deleted(w, a) => assert!(self.deleted.insert(w, a).is_none(), "answered twice"),
+                Effect::Deleted(w, a) => {
+                    assert!(self.deleted.insert(w, a.map(drop)).is_none(), "answered twice");
+                }
                 Effect::Ordered(w, a) => {
                     assert!(self.ordered.insert(w, a.map(|v| *v)).is_none(), "answered twice");
                 }

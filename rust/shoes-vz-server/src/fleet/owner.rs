@@ -1,11 +1,10 @@
 //! The task that owns the fleet, and the handle to it.
 
+mod handle;
+
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -27,11 +26,12 @@ use crate::{
 
 use super::{
     core::{Core, Policy, Snapshot},
-    types::{
-        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Order, Refusal, Registration, SessionId, Turn,
-        WaiterId, Waits,
-    },
+    types::{Added, Closed, Effect, Event, Now, Refusal, SessionId, Turn, WaiterId, Waits, Write},
+    unwritten::{self, Told, Unwritten},
 };
+
+pub use handle::Fleet;
+use handle::{Delivered, OnDrop};
 
 /// Messages that may wait for the owner; senders wait beyond.
 const MAILBOX: usize = 1024;
@@ -39,6 +39,11 @@ const MAILBOX: usize = 1024;
 const BATCH: usize = 256;
 /// Commands that may wait for one agent; beyond, its stream is given up and it starts anew.
 const PIPE: usize = 256;
+/// After a commit that failed it is tried again this much later, then twice as long, and so on up to the longest pause.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A store that fails within this time after it worked again has not really worked.
+const STEADY: Duration = Duration::from_secs(60);
 /// Changes a watcher may be behind; beyond, it is shown everything anew.
 const CHANGES: usize = 1024;
 
@@ -85,16 +90,6 @@ enum Message {
     LookAtAgent(AgentId, oneshot::Sender<Option<AgentView>>),
 }
 
-/// Speaks with the owner. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Fleet {
-    mailbox: mpsc::Sender<Message>,
-    changes: broadcast::Sender<Arc<Change>>,
-    counter: Arc<AtomicU64>,
-    outside: Outside,
-    stopping: CancellationToken,
-}
-
 /// The owner's end, to be run.
 pub struct Owner<S> {
     core: Core,
@@ -107,12 +102,50 @@ pub struct Owner<S> {
     stopping: CancellationToken,
     began: Instant,
     inspect: Option<Inspector>,
+    unwritten: Unwritten,
+    /// Set while the store cannot be written.
+    failing: Option<Failing>,
+    /// When it could be written again last, and the pause before.
+    worked_again: Option<(Instant, Duration)>,
     // In order, so that a stopping server answers in one that can be repeated.
     adders: BTreeMap<WaiterId, oneshot::Sender<Result<Delivered, Refusal>>>,
     deleters: BTreeMap<WaiterId, oneshot::Sender<Result<(), Refusal>>>,
     registering: BTreeMap<WaiterId, oneshot::Sender<AgentId>>,
     ordering: BTreeMap<WaiterId, oneshot::Sender<Result<AgentView, Refusal>>>,
     pipes: BTreeMap<SessionId, mpsc::Sender<Down>>,
+}
+
+/// That the store cannot be written.
+struct Failing {
+    /// Why, and what to do.
+    reason: String,
+    since: Instant,
+    again_at: Instant,
+    pause: Duration,
+}
+
+/// Runners that came to be in what could not be written: nobody was told of them, so they never were.
+#[derive(Default)]
+struct Unmade {
+    runners: BTreeSet<RunnerId>,
+    cloud_ids: BTreeSet<String>,
+}
+
+impl Unmade {
+    /// Their scripts are written with their first row.
+    fn among(writes: &[Write]) -> Self {
+        let begun = writes.iter().filter_map(|w| if let Write::Script(id, _) = w { Some(*id) } else { None });
+        let runners: BTreeSet<RunnerId> = begun.collect();
+        let cloud_ids = writes.iter().filter_map(|write| match write {
+            Write::Runner(runner) if runners.contains(&runner.id) => Some(runner.cloud_id.to_string()),
+            _ => None,
+        });
+        Self { cloud_ids: cloud_ids.collect(), runners }
+    }
+
+    fn is_shown_by(&self, change: &Change) -> bool {
+        matches!(change, Change::Runner(view) if self.cloud_ids.contains(&view.cloud_id))
+    }
 }
 
 /// Looks at the fleet after each turn.
@@ -141,6 +174,9 @@ pub fn new<S: Store>(
         stopping: stopping.clone(),
         began: Instant::now(),
         inspect: None,
+        unwritten: Unwritten::default(),
+        failing: None,
+        worked_again: None,
         adders: BTreeMap::new(),
         deleters: BTreeMap::new(),
         registering: BTreeMap::new(),
@@ -153,161 +189,6 @@ pub fn new<S: Store>(
     (Fleet { mailbox: sender, changes, counter, outside, stopping }, owner)
 }
 
-impl Fleet {
-    fn number(&self) -> u64 {
-        self.counter.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// AddInstance: returns once the runner answers SSH. Dropping the future tells the fleet that the caller is gone.
-    pub async fn add(&self, request: AddRequest, patience: Duration) -> Result<Added, Refusal> {
-        let waiter = WaiterId(self.number());
-        let gone = OnDrop::new(&self.mailbox, Event::CallerGone { waiter });
-        let (reply, answer) = oneshot::channel();
-        let event = Event::Add { waiter, request, patience, fresh: Fresh::draw(&self.outside) };
-        self.send(Message::Add(event, waiter, reply)).await?;
-        let answer = answer.await;
-        gone.disarm();
-        answer.map_err(|_| Refusal::Stopping)?.map(Delivered::take)
-    }
-
-    /// DeleteInstance: returns once the agent says that the runner is gone.
-    pub async fn delete(&self, cloud_id: CloudId, patience: Duration) -> Result<(), Refusal> {
-        let waiter = WaiterId(self.number());
-        let gone = OnDrop::new(&self.mailbox, Event::CallerGone { waiter });
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Delete(Event::Delete { waiter, cloud_id, patience }, waiter, reply)).await?;
-        let answer = answer.await;
-        gone.disarm();
-        answer.map_err(|_| Refusal::Stopping)?
-    }
-
-    /// RegisterAgent.
-    pub async fn register(&self, registration: Registration) -> Result<AgentId, Refusal> {
-        let waiter = WaiterId(self.number());
-        let (reply, answer) = oneshot::channel();
-        let event = Event::Register { waiter, registration: Box::new(registration) };
-        self.send(Message::Register(event, waiter, reply)).await?;
-        answer.await.map_err(|_| Refusal::Stopping)
-    }
-
-    /// CordonAgent, UncordonAgent: returns once it is durable, with the agent as it is then.
-    pub async fn order(&self, agent: String, order: Order) -> Result<AgentView, Refusal> {
-        let waiter = WaiterId(self.number());
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Order(Event::Order { waiter, agent, order }, waiter, reply)).await?;
-        answer.await.map_err(|_| Refusal::Stopping)?
-    }
-
-    /// A Sync stream begins; commands come out of the receiver.
-    pub async fn open(&self) -> Result<(SessionId, mpsc::Receiver<Down>), Refusal> {
-        let session = SessionId(self.number());
-        let (pipe, commands) = mpsc::channel(PIPE);
-        self.send(Message::Open(session, pipe)).await?;
-        Ok((session, commands))
-    }
-
-    /// A message on a Sync stream.
-    pub async fn synced(
-        &self,
-        session: SessionId,
-        agent: AgentId,
-        request: wire::SyncRequest,
-    ) -> Result<(), Refusal> {
-        self.send(Message::Event(Event::Synced { session, agent, request: Box::new(request) })).await
-    }
-
-    /// A Sync stream ended.
-    pub async fn lost(&self, session: SessionId, why: String) {
-        // A stopping server has no streams any more anyway.
-        let _ = self.send(Message::Event(Event::SessionLost { session, why })).await;
-    }
-
-    /// The fleet now.
-    pub async fn snapshot(&self, with_ended: bool) -> Result<Snapshot, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Snapshot(with_ended, reply)).await?;
-        answer.await.map_err(|_| Refusal::Stopping)
-    }
-
-    /// Those watched, now; ended ones only when a single one is asked for.
-    pub async fn look(&self, at: Watched) -> Result<Vec<RunnerView>, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::Look(at, reply)).await?;
-        answer.await.map_err(|_| Refusal::Stopping)
-    }
-
-    /// One agent, now; `None` when it is not known any more.
-    pub async fn look_at_agent(&self, id: AgentId) -> Result<Option<AgentView>, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Message::LookAtAgent(id, reply)).await?;
-        answer.await.map_err(|_| Refusal::Stopping)
-    }
-
-    /// Every change from now on.
-    pub fn changes(&self) -> broadcast::Receiver<Arc<Change>> {
-        self.changes.subscribe()
-    }
-
-    /// The calendar and chance, as the fleet has them.
-    pub fn outside(&self) -> &Outside {
-        &self.outside
-    }
-
-    /// Cancelled once the server is to end.
-    pub fn stopping(&self) -> &CancellationToken {
-        &self.stopping
-    }
-
-    async fn send(&self, message: Message) -> Result<(), Refusal> {
-        self.mailbox.send(message).await.map_err(|_| Refusal::Stopping)
-    }
-}
-
-/// An answer on its way. Dropped before it is taken, it says so, and the runner is unclaimed again.
-#[derive(Debug)]
-struct Delivered {
-    added: Added,
-    undelivered: OnDrop,
-}
-
-impl Delivered {
-    fn take(self) -> Added {
-        self.undelivered.disarm();
-        self.added
-    }
-}
-
-/// Sends an event when it is dropped, unless disarmed.
-#[derive(Debug)]
-struct OnDrop(Option<(mpsc::Sender<Message>, Event)>);
-
-impl OnDrop {
-    fn new(mailbox: &mpsc::Sender<Message>, event: Event) -> Self {
-        Self(Some((mailbox.clone(), event)))
-    }
-
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for OnDrop {
-    fn drop(&mut self) {
-        let Some((mailbox, event)) = self.0.take() else { return };
-        match mailbox.try_send(Message::Event(event)) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-            Err(mpsc::error::TrySendError::Full(message)) => {
-                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                    runtime.spawn(async move {
-                        // Closed meanwhile: the server ends, and counts its callers anew when it starts.
-                        let _ = mailbox.send(message).await;
-                    });
-                }
-            }
-        }
-    }
-}
-
 impl<S: Store> Owner<S> {
     /// With somebody who looks at the fleet after each turn, before anything of it is durable or told: for simulations.
     pub fn inspected(mut self, inspect: impl FnMut(&Core) + Send + 'static) -> Self {
@@ -315,10 +196,12 @@ impl<S: Store> Owner<S> {
         self
     }
 
-    /// Runs until told to stop. An error means that decisions can no longer be made durable: the server must end.
+    /// Runs until told to stop. An error means that decisions can no longer be made durable, and that waiting does not
+    /// help: the server must end.
     pub async fn run(mut self) -> Result<(), StoreError> {
         loop {
-            let due = self.core.next_timer().map(|at| self.began + at);
+            let again = self.failing.as_ref().map(|f| f.again_at);
+            let due = self.core.next_timer().map(|at| self.began + at).into_iter().chain(again).min();
             let mut batch = Vec::new();
             tokio::select! {
                 // Overtakes everything: a stopping server takes nothing new.
@@ -329,6 +212,14 @@ impl<S: Store> Owner<S> {
                 count = self.mailbox.recv_many(&mut batch, BATCH) => if count == 0 { break },
             }
             self.turn(batch).await?;
+            if self.failing.as_ref().is_some_and(|f| f.again_at <= Instant::now()) {
+                self.try_again().await?;
+            }
+        }
+        if self.failing.is_some() {
+            self.try_again().await?;
+            tracing::warn!(rows = self.unwritten.len(),
+                "stopping with rows that cannot be written; agents tell of their runners again");
         }
         self.stop();
         Ok(())
@@ -342,24 +233,10 @@ impl<S: Store> Owner<S> {
         let mut looks: Vec<(oneshot::Sender<Vec<RunnerView>>, Vec<RunnerView>)> = Vec::new();
         let mut agent_looks: Vec<(oneshot::Sender<Option<AgentView>>, Option<AgentView>)> = Vec::new();
         let mut snapshots = Vec::new();
-        let mut take = |core: &Core, changes: &broadcast::Sender<Arc<Change>>, turn: Turn| {
-            writes.extend(turn.writes);
-            effects.extend(turn.effects);
-            if changes.receiver_count() > 0 {
-                let queued = match turn.waits {
-                    Waits::AsBefore => &[],
-                    Waits::Otherwise => core.queued(),
-                };
-                let runners = turn.changed.iter().chain(queued).filter_map(|id| core.view(*id, now));
-                let agents = turn.agents.iter().map(|id| {
-                    core.agent_view(*id).map(Box::new).map_or(Change::AgentGone(*id), Change::Agent)
-                });
-                changed
-                    .extend(runners.map(|view| Change::Runner(Box::new(view))).chain(agents).map(Arc::new));
-            }
-        };
         let turn = self.core.on_time(now);
-        take(&self.core, &self.changes, turn);
+        changed.extend(self.changes_of(&turn, now));
+        writes.extend(turn.writes);
+        effects.extend(turn.effects);
         for message in batch {
             let event = match message {
                 Message::Event(event) => event,
@@ -403,22 +280,18 @@ impl<S: Store> Owner<S> {
                 }
                 Event::SessionLost { session, .. } => {
                     self.pipes.remove(session);
+                    self.unwritten.forget_session(*session);
                 }
                 _ => {}
             }
             let turn = self.core.handle(event, now);
-            take(&self.core, &self.changes, turn);
+            changed.extend(self.changes_of(&turn, now));
+            writes.extend(turn.writes);
+            effects.extend(turn.effects);
         }
-        if let Some(inspect) = &mut self.inspect {
-            inspect(&self.core);
-        }
-        if !writes.is_empty() {
-            self.store.commit(writes).await?;
-        }
-        // Whoever is not there any more has said so, or will.
-        for effect in effects {
-            self.perform(effect);
-        }
+        self.show();
+        let unmade = self.settle(writes, effects, now).await?;
+        changed.retain(|change| !unmade.is_shown_by(change));
         for (reply, snapshot) in snapshots {
             let _ = reply.send(snapshot);
         }
@@ -432,6 +305,146 @@ impl<S: Store> Owner<S> {
             let _ = self.changes.send(change);
         }
         Ok(())
+    }
+
+    /// Makes all of it durable, then tells of it; or, when that cannot be for now, tells of what needs it not. Gives the
+    /// runners that never were.
+    async fn settle(
+        &mut self,
+        writes: Vec<Write>,
+        effects: Vec<Effect>,
+        now: Now,
+    ) -> Result<Unmade, StoreError> {
+        let mut unmade = Unmade::default();
+        if self.failing.is_some() {
+            self.unwritten.keep(writes);
+        } else if !writes.is_empty() {
+            let writes = Arc::new(writes);
+            if let Err(error) = self.store.commit(Arc::clone(&writes)).await {
+                unmade = self.begin_to_fail(error, &writes, now)?;
+            }
+        }
+        for effect in effects {
+            let is_void = matches!(&effect, Effect::Send(_, command)
+                if unwritten::commanded(command).is_some_and(|id| unmade.runners.contains(&id)));
+            if !is_void {
+                self.tell(effect, now);
+            }
+        }
+        Ok(unmade)
+    }
+
+    /// From writable to unwritable. Runners that came to be in what could not be written never were.
+    fn begin_to_fail(
+        &mut self,
+        error: StoreError,
+        writes: &[Write],
+        now: Now,
+    ) -> Result<Unmade, StoreError> {
+        self.metrics.store_failed();
+        let Some(reason) = error.may_pass() else { return Err(error) };
+        let at = Instant::now();
+        // One that worked for a moment only is still the same trouble: no new line in the log, no shorter pause.
+        let last = self.worked_again.filter(|(since, _)| at.duration_since(*since) < STEADY);
+        let pause = last.map_or(FIRST_PAUSE, |(_, pause)| LONGEST_PAUSE.min(pause * 2));
+        match last {
+            None => tracing::error!(reason, "the server's state cannot be written"),
+            Some(_) => tracing::debug!(reason, "the server's state cannot be written, once more"),
+        }
+        self.failing = Some(Failing { reason: reason.clone(), since: at, again_at: at + pause, pause });
+        let unmade = Unmade::among(writes);
+        self.unwritten.keep(writes.iter().cloned());
+        self.unwritten.forget(&unmade.runners);
+        let turn = self.core.store_fails(reason, &unmade.runners, now);
+        self.later(turn, now);
+        self.show();
+        Ok(unmade)
+    }
+
+    /// Tries to write what is not written yet; once it is, tells what was held.
+    async fn try_again(&mut self) -> Result<(), StoreError> {
+        let writes = Arc::new(self.unwritten.writes());
+        let tried = match self.store.probe().await {
+            Ok(()) => self.store.commit(Arc::clone(&writes)).await,
+            Err(error) => Err(error),
+        };
+        let Some(failing) = &mut self.failing else { return Ok(()) };
+        if let Err(error) = tried {
+            self.metrics.store_failed();
+            failing.reason = error.may_pass().ok_or(error)?;
+            failing.pause = LONGEST_PAUSE.min(failing.pause * 2);
+            failing.again_at = Instant::now() + failing.pause;
+            return Ok(());
+        }
+        let at = Instant::now();
+        let flickers = self.worked_again.is_some_and(|(since, _)| at.duration_since(since) < STEADY);
+        if !flickers {
+            tracing::warn!(rows = writes.len(), unwritable_ms = failing.since.elapsed().as_millis() as u64,
+                "the server's state can be written again");
+        }
+        self.worked_again = Some((at, failing.pause));
+        self.failing = None;
+        for (session, command) in self.unwritten.written() {
+            self.send(session, command);
+        }
+        let now = self.now();
+        let turn = self.core.store_works(now);
+        let changes = self.changes_of(&turn, now);
+        let unmade = self.settle(turn.writes, turn.effects, now).await?;
+        for change in changes {
+            if !unmade.is_shown_by(&change) {
+                let _ = self.changes.send(change);
+            }
+        }
+        Ok(())
+    }
+
+    /// A turn while the store cannot be written.
+    fn later(&mut self, turn: Turn, now: Now) {
+        for change in self.changes_of(&turn, now) {
+            let _ = self.changes.send(change);
+        }
+        self.unwritten.keep(turn.writes);
+        for effect in turn.effects {
+            self.tell(effect, now);
+        }
+    }
+
+    /// Performs an effect, unless it speaks of what is not durable.
+    fn tell(&mut self, effect: Effect, now: Now) {
+        let Some(failing) = &self.failing else { return self.perform(effect) };
+        match self.unwritten.judge(effect, &failing.reason) {
+            Told::Now(effect) => self.perform(effect),
+            Told::Held => {}
+            Told::Unclaimed(runner, effect) => {
+                self.perform(effect);
+                let turn = self.core.handle(Event::Undelivered { runner }, now);
+                self.later(turn, now);
+            }
+        }
+    }
+
+    fn show(&mut self) {
+        if let Some(inspect) = &mut self.inspect {
+            inspect(&self.core);
+        }
+    }
+
+    /// What watchers are shown of a turn.
+    fn changes_of(&self, turn: &Turn, now: Now) -> Vec<Arc<Change>> {
+        if self.changes.receiver_count() == 0 {
+            return Vec::new();
+        }
+        let queued = match turn.waits {
+            Waits::AsBefore => &[],
+            Waits::Otherwise => self.core.queued(),
+        };
+        let runners = turn.changed.iter().chain(queued).filter_map(|id| self.core.view(*id, now));
+        let agents = turn
+            .agents
+            .iter()
+            .map(|id| self.core.agent_view(*id).map(Box::new).map_or(Change::AgentGone(*id), Change::Agent));
+        runners.map(|view| Change::Runner(Box::new(view))).chain(agents).map(Arc::new).collect()
     }
 
     fn now(&self) -> Now {
@@ -458,7 +471,7 @@ impl<S: Store> Owner<S> {
             }
             Effect::Deleted(waiter, answer) => {
                 if let Some(reply) = self.deleters.remove(&waiter) {
-                    let _ = reply.send(answer);
+                    let _ = reply.send(answer.map(drop));
                 }
             }
             Effect::Registered(waiter, agent) => {
@@ -497,6 +510,7 @@ impl<S: Store> Owner<S> {
         if let Some(pipe) = self.pipes.remove(&session) {
             // Full: then the stream just ends.
             let _ = pipe.try_send(Down::Close(why));
+            self.unwritten.forget_session(session);
         }
     }
 

@@ -57,7 +57,17 @@ pub fn follow(last: Option<&wire::Runner>, mut told: wire::Runner) -> wire::Runn
     if told.start_path == 0 {
         told.start_path = last.map_or(0, |r| r.start_path);
     }
+    // Nor is it unlearned that a job was seen.
+    told.job_seen = shows_a_job(&told) || last.is_some_and(shows_a_job);
     told
+}
+
+/// Whether a job was seen running, as far as this report goes. A Go agent, and reports stored by earlier versions, say so
+/// only by the guest's state or by the job itself.
+pub fn shows_a_job(told: &wire::Runner) -> bool {
+    told.job_seen
+        || told.job.is_some()
+        || told.guest_runner_state() == wire::GuestRunnerState::Running
 }
 
 /// Stages that are over now and were not before.

@@ -15,7 +15,8 @@ use shoes_vz_proto::{agent as wire, fleet::RunnerView};
 
 use super::{
     agent::Refused,
-    types::{Added, Script, Shape, WaiterId},
+    report,
+    types::{Added, Now, Script, Shape, WaiterId},
 };
 
 /// One runner; everything but `live` is durable.
@@ -123,8 +124,10 @@ pub struct Ended {
 /// What does not survive a restart of the server.
 #[derive(Debug, Clone, Default)]
 pub struct Live {
-    /// When the request came, by the monotonic clock.
+    /// When the request came, or this server began after it, by the monotonic clock.
     pub began: Duration,
+    /// How long before `began` the request came.
+    pub before: Duration,
     /// Its place in the order of arrival.
     pub arrival: u64,
     /// When it was put into the queue: `began`, or when an agent refused it.
@@ -180,6 +183,18 @@ impl Runner {
             }
             Phase::Ended(_) => true,
         }
+    }
+
+    /// True once it has done what its name was asked for: it finished, and a job was seen running on it.
+    pub fn has_served(&self) -> bool {
+        let Phase::Ended(ended) = &self.phase else { return false };
+        let kind = ended.report.end.as_ref().map(wire::RunnerEnd::kind);
+        kind == Some(wire::EndKind::Finished) && report::shows_a_job(&ended.report)
+    }
+
+    /// How long it has been wanted, by the time its request came: also over restarts of the server.
+    pub fn wanted_for(&self, now: Now) -> Duration {
+        self.live.before + now.mono.saturating_sub(self.live.began)
     }
 
     /// What AddInstance answers, once the runner is ready.

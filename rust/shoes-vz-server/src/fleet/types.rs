@@ -196,8 +196,8 @@ pub enum Event {
 pub enum Effect {
     /// Answer a caller of AddInstance.
     Added(WaiterId, Result<Added, Refusal>),
-    /// Answer a caller of DeleteInstance.
-    Deleted(WaiterId, Result<(), Refusal>),
+    /// Answer a caller of DeleteInstance: the runner is gone.
+    Deleted(WaiterId, Result<RunnerId, Refusal>),
     /// Answer a caller of RegisterAgent.
     Registered(WaiterId, AgentId),
     /// Answer an operator's order.
@@ -257,6 +257,9 @@ pub enum Refusal {
     /// The agent is away.
     #[error("{0}")]
     Unavailable(String),
+    /// The server cannot write its state for now, and what was asked for needs that.
+    #[error("{0}")]
+    Unwritable(String),
     /// Never known.
     #[error("{0}")]
     NotFound(String),

@@ -371,3 +371,28 @@ fn a_database_of_the_first_version_is_taken_over_whole() {
         Connection::open(&path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(version, 2);
 }
+
+#[test]
+fn a_tombstone_of_an_earlier_version_is_read_and_its_name_has_served_if_it_shows_the_job() {
+    // Field 12 is `job`; `job_seen` (16) was not known then.
+    let end = wire::RunnerEnd { kind: wire::EndKind::Finished.into(), ..Default::default() };
+    let with_job = wire::Runner { job: Some(wire::Job::default()), end: Some(end.clone()), ..Default::default() };
+    let without = wire::Runner { end: Some(end), ..Default::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Sqlite::open(dir.path()).unwrap();
+    for (name, report) in [("worked", with_job), ("did-not", without)] {
+        let ended = Ended {
+            agent: None,
+            hostname: "mac-1".into(),
+            queued_for: Duration::ZERO,
+            report,
+            at: Timestamp::UNIX_EPOCH,
+        };
+        put(&store, &runner(name, Phase::Ended(ended)), None);
+    }
+    drop(store);
+    let (_, loaded) = Sqlite::open(dir.path()).unwrap();
+    let served: BTreeMap<&str, bool> =
+        loaded.runners.iter().map(|r| (r.name.as_str(), r.has_served())).collect();
+    assert_eq!(served, BTreeMap::from([("worked", true), ("did-not", false)]));
+}

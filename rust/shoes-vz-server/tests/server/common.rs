@@ -31,11 +31,22 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Server {
     pub(crate) grpc_addr: SocketAddr,
     pub(crate) metrics_addr: SocketAddr,
+    /// None of one in a process of its own.
+    here: Option<Here>,
+}
+
+/// How a server in this process is ended.
+struct Here {
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Server {
+    /// One that runs already.
+    pub(crate) fn at(grpc_addr: SocketAddr, metrics_addr: SocketAddr) -> Self {
+        Self { grpc_addr, metrics_addr, here: None }
+    }
+
     pub(crate) async fn start(state: &Path) -> Self {
         Self::start_with(state, &[]).await
     }
@@ -59,12 +70,13 @@ impl Server {
         let running = tokio::spawn(bound.run(async move {
             let _ = stopped.await;
         }));
-        Self { grpc_addr, metrics_addr, stop, running }
+        Self { grpc_addr, metrics_addr, here: Some(Here { stop, running }) }
     }
 
     pub(crate) async fn stop(self) {
-        self.stop.send(()).unwrap();
-        timeout(PATIENCE, self.running).await.expect("the server ends").unwrap().unwrap();
+        let Here { stop, running } = self.here.expect("it is in this process");
+        stop.send(()).unwrap();
+        timeout(PATIENCE, running).await.expect("the server ends").unwrap().unwrap();
     }
 
     pub(crate) fn channel(&self) -> Channel {

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Agent, SCRIPT, Server, answer, info};
 use shoes_vz_proto::{
+    WATCH_MATCHING,
     agent::{
-        AgentStatus, EndKind, RunnerEnd, RunnerStage, RunnerState, SyncResponse, sync_response::Command,
+        AgentStatus, EndKind, GuestRunnerState, RunnerEnd, RunnerStage, RunnerState, SyncResponse,
+        sync_response::Command,
     },
     fleet::{
-        AddInstanceRequest, DeleteInstanceRequest, ListAgentsRequest,
+        AddInstanceRequest, DeleteInstanceRequest, ListAgentsRequest, WatchRunnersRequest,
         fleet_service_client::FleetServiceClient,
     },
 };
@@ -447,5 +449,55 @@ async fn a_go_agent_is_spoken_to_as_the_go_server_did() {
     agent.runners.clear();
     agent.sync().await;
     answer(delete).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_says_at_once_how_many_runners_match_before_there_is_one_to_show() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let _agent = Agent::connect(&server, 1).await;
+    let watch = async |name: &str| {
+        let request = WatchRunnersRequest { runner_name: name.into(), ..Default::default() };
+        let mut client = FleetServiceClient::new(server.channel());
+        let answer = tokio::time::timeout(crate::common::PATIENCE, client.watch_runners(request)).await;
+        answer.expect("its header comes before its first message").unwrap()
+    };
+    let early = watch("a").await;
+    assert_eq!(early.metadata().get(WATCH_MATCHING).unwrap(), "0");
+    let _call = server.add("a");
+    let first = early.into_inner().message().await.unwrap().unwrap();
+    assert_eq!(first.runner.unwrap().runner_name, "a");
+    assert_eq!(watch("a").await.metadata().get(WATCH_MATCHING).unwrap(), "1");
+    assert_eq!(watch("").await.metadata().get(WATCH_MATCHING).unwrap(), "1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_asked_for_again_after_its_job_is_done_gets_no_second_vm_not_even_from_a_restarted_server() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, 2).await;
+    let call = server.add("a");
+    let create = agent.take_create().await;
+    agent.runners[0].guest_runner_state = GuestRunnerState::Running.into();
+    agent.report(RunnerState::Running).await;
+    answer(call).await.unwrap();
+    agent.runners[0].guest_runner_state = GuestRunnerState::Finished.into();
+    agent.runners[0].end = Some(RunnerEnd { kind: EndKind::Finished.into(), ..Default::default() });
+    agent.report(RunnerState::TearingDown).await;
+    server.until("a", |v| v.runner.as_ref().unwrap().end.is_some()).await;
+    let told = answer(server.add("a")).await.unwrap_err();
+    assert_eq!(told.code(), Code::InvalidArgument, "myshoes drops the job upon this: {told:?}");
+    server.stop().await;
+
+    let server = Server::start(dir.path()).await;
+    let _agent = Agent::connect_as(&server, &agent.id, 2, Some(info()), vec![]).await;
+    let told = answer(server.add("a")).await.unwrap_err();
+    assert_eq!(told.code(), Code::InvalidArgument, "{told:?}");
+    for part in ["the name a has been served", create.runner_id.as_str(), "on mac-1"] {
+        assert!(told.message().contains(part), "{told:?}");
+    }
+    server.delete(&create.cloud_id).await.unwrap();
     server.stop().await;
 }

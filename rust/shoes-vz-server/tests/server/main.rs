@@ -5,5 +5,6 @@
 mod binary;
 mod common;
 mod cordon;
+mod disk;
 mod door;
 mod grpc;

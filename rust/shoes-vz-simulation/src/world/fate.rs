@@ -72,6 +72,7 @@ impl World {
         state.rates = Rates::CALM;
         state.armed.clear();
         state.full.clear();
+        state.store_refuses = false;
     }
 
     // Where VMs live, and crashes at any step.
@@ -150,6 +151,15 @@ impl World {
 
     pub(crate) fn is_full(&self, agent: usize) -> bool {
         self.lock().full.contains(&agent)
+    }
+
+    /// Whether the server's disk takes nothing.
+    pub(crate) fn store_refuses(&self) -> bool {
+        self.lock().store_refuses
+    }
+
+    pub(crate) fn refuse_writes(&self, refuses: bool) {
+        self.lock().store_refuses = refuses;
     }
 
     pub(crate) fn fill(&self, agent: usize) {

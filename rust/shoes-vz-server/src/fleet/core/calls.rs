@@ -28,10 +28,12 @@ impl Core {
         fresh: Fresh,
         now: Now,
     ) {
+        // A queue stored by an earlier version may have such a name.
+        self.refuse_if_served(&request.name, now);
         let current = self.current.get(&request.name).copied();
         let id = match current {
             Some(id) => id,
-            None => match self.check_labels(&request.labels).and_then(|()| self.demand(&request)) {
+            None => match self.may_be_made(&request) {
                 Ok(demand) => self.enqueue(request, demand, fresh, now),
                 Err(refusal) => return self.effect(Effect::Added(waiter, Err(refusal))),
             },
@@ -44,6 +46,14 @@ impl Core {
         self.answer_if_ready(id);
         self.turn.changed.push(id);
         self.reschedule = true;
+    }
+
+    /// What a runner that is not there yet is made by.
+    fn may_be_made(&self, request: &AddRequest) -> Result<Demand, Refusal> {
+        self.has_served(&request.name).map_or(Ok(()), Err)?;
+        self.check_labels(&request.labels)?;
+        let demand = self.demand(request)?;
+        self.writable().map(|()| demand)
     }
 
     fn check_labels(&self, asked: &[String]) -> Result<(), Refusal> {
@@ -112,7 +122,7 @@ impl Core {
     /// Answers every caller that waits for the runner to be ready, if it is.
     pub(super) fn answer_if_ready(&mut self, id: RunnerId) {
         let Some(runner) = self.runners.get(&id) else { return };
-        let Some(added) = runner.added() else { return };
+        let Some(added) = runner.added().filter(|_| self.unwritable.is_none()) else { return };
         self.answer_adders(id, &added);
     }
 
@@ -145,12 +155,20 @@ impl Core {
             let words = format!("{cloud_id} is not known, nor was it within the time tombstones are kept");
             return self.effect(Effect::Deleted(waiter, Err(Refusal::NotFound(words))));
         };
+        let needs_write = self.runners.get(&id).is_some_and(|r| match &r.phase {
+            Phase::Queued(_) => true,
+            Phase::Placed(placed) => placed.doom.is_none(),
+            Phase::Ended(_) => false,
+        });
+        if let (true, Err(refusal)) = (needs_write, self.writable()) {
+            return self.effect(Effect::Deleted(waiter, Err(refusal)));
+        }
         let reason = "deleted on request".to_owned();
         self.doom(id, Doom { kind: DoomKind::Deleted, reason }, now);
         if self.runners.get(&id).is_some_and(Runner::is_alive) {
             self.wait(waiter, id, Call::Delete, patience, now);
         } else {
-            self.effect(Effect::Deleted(waiter, Ok(())));
+            self.effect(Effect::Deleted(waiter, Ok(id)));
         }
     }
 
@@ -229,6 +247,15 @@ impl Core {
     }
 
     pub(super) fn on_grace_over(&mut self, id: RunnerId, at: Duration, now: Now) {
+        if self.unwritable.is_some() {
+            // Its caller may be one of those that cannot be answered now: it has the whole grace once they can.
+            if let Some(runner) = self.runners.get_mut(&id).filter(|r| r.live.grace == Some(at)) {
+                let again = now.mono + self.policy.grace.max(Duration::from_secs(1));
+                runner.live.grace = Some(again);
+                self.timers.insert((again, Timer::Grace(id)));
+            }
+            return;
+        }
         if self.runners.get(&id).is_some_and(|r| r.live.grace == Some(at)) {
             let reason = format!(
                 "its caller went away and nobody asked for it again within {} s",
@@ -247,7 +274,11 @@ impl Core {
             Some(Link::Offline) | None => ", which is offline",
         };
         let name = &runner.name;
+        let ready = runner.added().is_some();
         let effect = match (gone.call, &runner.phase) {
+            (Call::Add, _) if ready && let Err(refusal) = self.writable() => {
+                Effect::Added(waiter, Err(refusal))
+            }
             (Call::Add, Phase::Queued(_)) => Effect::Added(
                 waiter,
                 Err(Refusal::Exhausted(format!(
@@ -303,6 +334,9 @@ impl Core {
     }
 
     fn why_no_slot(&self, runner: &Runner) -> String {
+        if let Some(reason) = &self.unwritable {
+            return reason.clone();
+        }
         if let Some(last) = self.placed_names.get(&runner.name).and_then(|ids| ids.first()) {
             let host = self.runners.get(last).map(|r| self.host_of(r)).unwrap_or_default();
             return format!("the last VM of this name ({last}) is not gone from {host} yet");

@@ -37,6 +37,9 @@ impl Core {
         if agent.cordon == next {
             return Ok(id);
         }
+        if let Some(reason) = &self.unwritable {
+            return Err(Refusal::Unwritable(reason.clone()));
+        }
         match &next {
             Some(Cordon { reason, .. }) => {
                 tracing::info!(agent_id = %id, hostname = %agent.hostname, reason, "agent cordoned");

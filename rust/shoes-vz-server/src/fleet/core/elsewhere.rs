@@ -37,5 +37,6 @@ impl Core {
         self.queue.insert(place, id);
         self.observe(Observation::TriedElsewhere);
         self.touch(id);
+        self.refuse_if_served(&name, now);
     }
 }

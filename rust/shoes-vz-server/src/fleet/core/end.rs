@@ -96,12 +96,12 @@ impl Core {
         report.end = Some(end);
         let (agent, queued_for) = match &runner.phase {
             Phase::Placed(Placed { agent, queued_for, .. }) => (Some(*agent), *queued_for),
-            _ => (None, now.mono.saturating_sub(runner.live.began)),
+            _ => (None, runner.wanted_for(now)),
         };
         runner.phase = Phase::Ended(Ended { agent, hostname, queued_for, report, at: now.wall });
         for waiter in std::mem::take(&mut runner.live.deleters) {
             self.waiters.remove(&waiter);
-            self.turn.effects.push(Effect::Deleted(waiter, Ok(())));
+            self.turn.effects.push(Effect::Deleted(waiter, Ok(id)));
         }
         match agent {
             Some(agent) => {
@@ -114,6 +114,7 @@ impl Core {
         }
         self.turn.writes.push(Write::ForgetScript(id));
         self.touch(id);
+        self.note_served(id, now);
     }
 }
 

@@ -217,7 +217,7 @@ impl Core {
                 runner.phase = Phase::Placed(Placed {
                     agent,
                     template: String::new(),
-                    queued_for: now.mono.saturating_sub(runner.live.began),
+                    queued_for: runner.wanted_for(now),
                     delivery: Delivery::Pending(script.clone()),
                     report: None,
                     doom: None,

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub agents: Vec<AgentView>,
     /// Requests that wait for a slot.
     pub queued: usize,
+    /// Set while the server cannot write its state: why, and what to do.
+    pub unwritable: Option<String>,
 }
 
 impl Core {
@@ -33,6 +35,7 @@ impl Core {
             runners: rows.into_iter().map(|r| self.view_of(r, now)).collect(),
             agents: self.agents.values().map(|a| a.view(self.taken(a.id))).collect(),
             queued: self.queue.len(),
+            unwritable: self.unwritable.clone(),
         }
     }
 
@@ -70,7 +73,7 @@ impl Core {
 
     fn view_of(&self, runner: &Runner, now: Now) -> RunnerView {
         let queued_for: Duration = match &runner.phase {
-            Phase::Queued(_) => now.mono.saturating_sub(runner.live.began),
+            Phase::Queued(_) => runner.wanted_for(now),
             Phase::Placed(p) => p.queued_for,
             Phase::Ended(e) => e.queued_for,
         };
