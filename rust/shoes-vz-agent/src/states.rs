@@ -226,7 +226,10 @@ mod tests {
         assert_eq!(mode(StatesMode::Auto, cannot()), Ok(StatesMode::Unsupported));
         assert_eq!(mode(StatesMode::Off, cannot()), Ok(StatesMode::Off));
         let refused = mode(StatesMode::Use, cannot()).unwrap_err();
-        assert!(refused.contains("--saved-states use") && refused.contains("QEMU 7.2.22 refuses"), "{refused}");
+        assert!(
+            refused.contains("--saved-states use") && refused.contains("QEMU 7.2.22 refuses"),
+            "{refused}"
+        );
         for asked in [StatesMode::Auto, StatesMode::Use, StatesMode::Off] {
             assert_eq!(mode(asked, Ok(())), Ok(asked));
         }

@@ -1,4 +1,5 @@
 //! Hot VMs and saved states, with real processes and real QEMU guests.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
@@ -146,7 +147,8 @@ async fn with_a_qemu_too_old_for_saved_states_guests_boot_and_hot_vms_work_and_t
     let warm = fleet.try_to_warm().await;
     let said = String::from_utf8_lossy(&warm.stderr).into_owned();
     assert!(!warm.status.success(), "{warm:?}");
-    for part in ["no state can be saved on this host", "QEMU 7.2.22", "QEMU 8.2 or newer", "make setup-qemu"] {
+    for part in ["no state can be saved on this host", "QEMU 7.2.22", "QEMU 8.2 or newer", "make setup-qemu"]
+    {
         assert!(said.contains(part), "{part}: {said}");
     }
     fleet.start_agent().await;

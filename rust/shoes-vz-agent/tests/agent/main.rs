@@ -13,4 +13,5 @@ mod hot;
 mod life;
 mod silence;
 mod talk;
+#[cfg(target_os = "linux")]
 mod two_agents;

@@ -24,8 +24,12 @@ pub(super) fn of_qemu(program: &Path, dir: &Path) -> Result<(), String> {
     let said = ask(program, &file.0)?;
     match said.failure {
         None if said.saves => Ok(()),
-        None => Err(format!("{program:?} did not answer a request to save a machine{}; {NEEDED}", said.version())),
-        Some(ref why) => Err(format!("{program:?}{} refuses to save a machine ({why}); {NEEDED}", said.version())),
+        None => {
+            Err(format!("{program:?} did not answer a request to save a machine{}; {NEEDED}", said.version()))
+        }
+        Some(ref why) => {
+            Err(format!("{program:?}{} refuses to save a machine ({why}); {NEEDED}", said.version()))
+        }
     }
 }
 
@@ -146,7 +150,8 @@ mod tests {
         path
     }
 
-    const HELLO_7_2: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#;
+    const HELLO_7_2: &str =
+        r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#;
 
     #[test]
     fn debian_12s_qemu_cannot_save_and_is_named_with_what_to_do() {
@@ -164,7 +169,9 @@ mod tests {
             ],
         );
         let why = of_qemu(&qemu, dir.path()).unwrap_err();
-        for part in ["(QEMU 7.2.22)", "expects a valid migration protocol", "QEMU 8.2 or newer", "make setup-qemu"] {
+        for part in
+            ["(QEMU 7.2.22)", "expects a valid migration protocol", "QEMU 8.2 or newer", "make setup-qemu"]
+        {
             assert!(why.contains(part), "{part}: {why}");
         }
     }
@@ -172,14 +179,18 @@ mod tests {
     #[test]
     fn a_qemu_that_accepts_the_save_can() {
         let dir = tempfile::tempdir().unwrap();
-        let qemu = qemu(dir.path(), &[HELLO_7_2, r#"{"return": {}, "id": "prepare"}"#, r#"{"return": {}, "id": "save"}"#]);
+        let qemu = qemu(
+            dir.path(),
+            &[HELLO_7_2, r#"{"return": {}, "id": "prepare"}"#, r#"{"return": {}, "id": "save"}"#],
+        );
         assert_eq!(of_qemu(&qemu, dir.path()), Ok(()));
     }
 
     #[test]
     fn a_capability_that_is_not_there_any_more_is_a_reason_too() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = r#"{"id": "prepare", "error": {"class": "GenericError", "desc": "x-ignore-shared is unknown"}}"#;
+        let refused =
+            r#"{"id": "prepare", "error": {"class": "GenericError", "desc": "x-ignore-shared is unknown"}}"#;
         let qemu = qemu(dir.path(), &[HELLO_7_2, refused, r#"{"return": {}, "id": "save"}"#]);
         assert!(of_qemu(&qemu, dir.path()).unwrap_err().contains("x-ignore-shared is unknown"));
     }
