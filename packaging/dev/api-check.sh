@@ -31,4 +31,6 @@ else
     echo "api-check: without a Swift toolchain on Linux the compiler's lists are not compared"
 fi
 
-cargo run --quiet -p shoes-vz-macos --bin check-api -- "${with[@]}" "$@"
+# Of the whole workspace, so that what it is made of is built once. An empty array is an error to macOS' bash.
+cargo build --quiet --workspace --bin check-api
+"${CARGO_TARGET_DIR:-target}/debug/check-api" ${with[@]+"${with[@]}"} "$@"

@@ -63,7 +63,8 @@ link_binaries() {
 }
 
 check_signature() {
-    cargo run --quiet -p shoes-vz-macos --bin check-signature -- "$@"
+    cargo build --quiet --workspace --bin check-signature
+    "${CARGO_TARGET_DIR:-target}/debug/check-signature" "$@"
 }
 check_binaries() {
     check_signature --linked --minos "$MACOSX_DEPLOYMENT_TARGET" "${binaries[@]/#/$built/}"

@@ -33,7 +33,7 @@ size() { numfmt --to=iec --suffix=B "$(stat -c %s "$1")"; }
 
 check_tools() {
     local missing=() pair
-    for pair in mmdebstrap:mmdebstrap fakeroot:fakeroot mke2fs:e2fsprogs cpio:cpio xz:xz-utils zstd:zstd lz4:lz4 \
+    for pair in mmdebstrap:mmdebstrap fakeroot:fakeroot mke2fs:e2fsprogs cpio:cpio xz:xz-utils zstd:zstd \
         strip:binutils ssh-keygen:openssh-client dpkg-deb:dpkg apt-get:apt; do
         [[ ${pair%%:*} == fakeroot && $(id -u) == 0 ]] || command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
     done
@@ -116,7 +116,11 @@ uncompress_kernel() { # from to
     case $magic in
         fd377a58) payload | xz --single-stream -dc > "$to" ;;
         28b52ffd) payload | zstd -dcq > "$to" ;;
-        02214c18) payload | lz4 -dcq > "$to" ;;
+        02214c18)
+            # Of old Ubuntus only.
+            command -v lz4 > /dev/null || fail "the kernel in $from is compressed by lz4, which is not installed: apt-get install lz4"
+            payload | lz4 -dcq > "$to"
+            ;;
         1f8b*) payload | gzip -dc > "$to" ;;
         *) fail "the kernel in $from is compressed in an unknown way ($magic)" ;;
     esac || true

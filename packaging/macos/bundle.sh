@@ -19,8 +19,9 @@ new=target/bundle/new/ShoesVZAgent.app
 if [[ $# -gt 0 ]]; then
     programs=$1
 elif macos_host; then
-    cargo build --release --target "$macos_target" -p shoes-vz-agent -p shoes-vz-runner-agent --bins
-    programs=${CARGO_TARGET_DIR:-target}/$macos_target/release
+    # What `make build` makes; here it is signed once more, as part of the bundle.
+    packaging/dev/build.sh release
+    programs=bin
 else
     macos_zig
     macos_std
@@ -60,7 +61,8 @@ else
         --code-signature-flags "$inside:runtime" --binary-identifier "$inside:$helper" "$new"
 fi
 
-cargo run --quiet -p shoes-vz-macos --bin check-signature -- "$new" --minos "$MACOSX_DEPLOYMENT_TARGET" \
+cargo build --quiet --workspace --bin check-signature
+"${CARGO_TARGET_DIR:-target}/debug/check-signature" "$new" --minos "$MACOSX_DEPLOYMENT_TARGET" \
     --entitlements entitlements.plist --identifier "$identifier"
 rm -rf "$app"
 mv "$new" "$app"

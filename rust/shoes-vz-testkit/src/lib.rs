@@ -3,6 +3,7 @@
 pub mod bins;
 pub mod daemon;
 pub mod fleet;
+pub mod go;
 pub mod hot;
 pub mod leftover;
 pub mod plugin;

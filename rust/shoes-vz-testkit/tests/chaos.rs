@@ -1,5 +1,6 @@
 //! Server, agent, VM processes and QEMUs killed at random instants while four callers add and delete: no reply is late,
 //! nothing is left, and every job whose VM was not killed finishes. `make chaos` runs fifty rounds; `make test` a few.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{

@@ -1,4 +1,5 @@
 //! Processes killed, guests that crash, servers that restart: jobs go on, reasons are worded, nothing is left.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use nix::{

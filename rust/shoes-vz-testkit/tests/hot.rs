@@ -1,4 +1,5 @@
 //! Hot VMs and saved states, with real processes and real QEMU guests.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};

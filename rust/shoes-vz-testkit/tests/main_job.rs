@@ -1,4 +1,5 @@
 //! The way of a job, on real guests: from AddInstance to an empty host.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use shoes_vz_proto::{

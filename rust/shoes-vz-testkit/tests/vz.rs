@@ -1,5 +1,6 @@
 //! The whole system with `--hypervisor vz`: every process and VZCore through the bridge as on macOS, and in
 //! Virtualization.framework's place its stand-in, whose guests are containers with a real sshd and guest agent.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{

@@ -15,4 +15,5 @@ mod output;
 mod panics;
 mod silence;
 mod talk;
+#[cfg(target_os = "linux")]
 mod two_agents;

@@ -65,9 +65,7 @@ pub fn follow(last: Option<&wire::Runner>, mut told: wire::Runner) -> wire::Runn
 /// Whether a job was seen running, as far as this report goes. A Go agent, and reports stored by earlier versions, say so
 /// only by the guest's state or by the job itself.
 pub fn shows_a_job(told: &wire::Runner) -> bool {
-    told.job_seen
-        || told.job.is_some()
-        || told.guest_runner_state() == wire::GuestRunnerState::Running
+    told.job_seen || told.job.is_some() || told.guest_runner_state() == wire::GuestRunnerState::Running
 }
 
 /// Stages that are over now and were not before.
