@@ -14,7 +14,10 @@ use shoes_vz_process::{
     name = "shoes-vz-agent",
     version,
     about = "Runs ephemeral GitHub Actions runners in VMs on this host",
-    after_help = "Without a subcommand, `run` is meant. Flags may be written with one dash, as for the Go agent."
+    max_term_width = 100,
+    after_help = "Without a subcommand, `run` is meant. Flags may be written with one dash, as for the Go agent.\n\n\
+                  Exit codes: 0 done or stopped by a signal, 1 failed, 2 used wrongly; exec: the program's own, 125 it was never \
+                  run, 127 the guest could not start it."
 )]
 pub struct Cli {
     /// What to do.
@@ -26,16 +29,24 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve this host's slots to a server (the default)
+    #[command(
+        after_help = "Example: shoes-vz-agent run --server vz.example:50051 --hostname mac-1 --max-runners 2"
+    )]
     Run(Flags<Run>),
     /// List the VMs of this host
+    #[command(after_help = "Example: shoes-vz-agent list --json")]
     List(ListArgs),
     /// Boot a stopped VM again and wait until SSH answers
+    #[command(after_help = "Example: shoes-vz-agent start ci-1")]
     Start(StartArgs),
     /// Stop a VM; its files stay (a running agent removes them, since a runner is used once)
+    #[command(after_help = "Example: shoes-vz-agent stop ci-1 --grace 30s")]
     Stop(StopArgs),
     /// Stop a VM and remove its files
+    #[command(after_help = "Example: shoes-vz-agent delete ci-1")]
     Delete(OneArgs),
-    /// Run a program in a VM; its output and exit code become this command's (125: it never ran)
+    /// Run a program in a VM and return its output and exit code (125 if it could not be run)
+    #[command(after_help = "Example: shoes-vz-agent exec ci-1 uname -a")]
     Exec(ExecArgs),
     /// Build or check a template
     Template {
@@ -66,7 +77,7 @@ pub enum TemplateCommand {
     BuildLinux(Box<crate::template_build::BuildLinux>),
     /// Install macOS from a restore image (IPSW) into a new template
     InstallMacos(Box<crate::template_install::InstallMacos>),
-    /// Tell what a restore image is, or where Apple has the latest one this host can run
+    /// Show details of a restore image, or the URL of the latest one this host supports
     RestoreImage {
         /// The restore image, a file
         #[arg(long)]
@@ -75,7 +86,7 @@ pub enum TemplateCommand {
     /// Save a state of each slot now, from which its guests go on instead of booting (a running agent does so by itself);
     /// takes the settings of `run`
     Warm(Flags<Run>),
-    /// Tell everything that is wrong with a template
+    /// Validate a template and report every problem
     Check {
         /// Its directory
         path: PathBuf,
@@ -168,7 +179,7 @@ pub struct StartArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub place: Flags<Start>,
-    /// The VM's runner id
+    /// The VM's runner id, its runner's name or its cloud id
     pub id: String,
 }
 
@@ -178,10 +189,10 @@ pub struct StopArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub place: Flags<Place>,
-    /// How long the guest may take to shut itself down
+    /// Time allowed for the guest to shut itself down
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     pub grace: Duration,
-    /// The VM's runner id
+    /// The VM's runner id, its runner's name or its cloud id
     pub id: String,
 }
 
@@ -191,7 +202,7 @@ pub struct OneArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub place: Flags<Place>,
-    /// The VM's runner id
+    /// The VM's runner id, its runner's name or its cloud id
     pub id: String,
 }
 
@@ -204,10 +215,10 @@ pub struct ExecArgs {
     /// Accepted for the Go agent's sake: no SSH is involved
     #[arg(long, hide = true)]
     pub ssh_key: Option<String>,
-    /// After how long the program is killed
+    /// Time after which the program is killed
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = units::duration)]
     pub timeout: Duration,
-    /// The VM's runner id
+    /// The VM's runner id, its runner's name or its cloud id
     pub id: String,
     /// Program and arguments; no shell is involved
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]

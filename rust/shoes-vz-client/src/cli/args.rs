@@ -12,7 +12,13 @@ use shoes_vz_process::{
 ///
 /// Started by myshoes (with SHOES_PLUGIN_MAGIC_COOKIE in its environment) this binary is its plugin instead.
 #[derive(Debug, Parser)]
-#[command(name = "shoes-vz-client", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "shoes-vz-client",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed, 2 used wrongly. A command that a signal ends dies by it (shells show 130 for Ctrl-C)."
+)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) global: Global,
@@ -57,8 +63,12 @@ pub(super) struct Global {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Start a runner and wait until its VM answers SSH; a name that is there already gets the same VM
+    #[command(
+        after_help = "Example: shoes-vz-client add --runner-name ci-1 --setup-script setup.sh --label macOS"
+    )]
     Add(Add),
     /// Stop and remove a runner's VM
+    #[command(after_help = "Example: shoes-vz-client delete shoes-vz-0b9f2c1e-7a55-4d0e-9f0a-2f6f1c1d9e11")]
     Delete {
         /// As `add` and `list` print it: shoes-vz-<uuid>
         cloud_id: String,
@@ -67,8 +77,9 @@ pub(super) enum Command {
         timeout: Span,
     },
     /// Show the runners
+    #[command(after_help = "Example: shoes-vz-client list --all")]
     List {
-        /// Also those that ended
+        /// Include runners that have ended
         #[arg(long)]
         all: bool,
         /// How long to wait, as 90s, 3m or 1h30m
@@ -76,6 +87,7 @@ pub(super) enum Command {
         timeout: Span,
     },
     /// Follow runners as they change; with one named, until it is gone
+    #[command(after_help = "Example: shoes-vz-client watch --runner-name ci-1")]
     Watch {
         /// Only the runner of this name
         #[arg(long, conflicts_with = "cloud_id")]
@@ -84,19 +96,21 @@ pub(super) enum Command {
         #[arg(long)]
         cloud_id: Option<String>,
     },
-    /// Let an agent have no new runners; those it has go on
+    /// Stop scheduling new runners on an agent; running ones continue
+    #[command(after_help = "Example: shoes-vz-client cordon mac-1 --reason \"new disk\"")]
     Cordon {
         /// The agent's hostname, or its id as `agents` prints it
         #[arg(value_name = "HOST")]
         agent: String,
-        /// Why, for other people; a cordoned agent's reason is replaced
+        /// Reason shown to other operators; replaces an earlier one
         #[arg(long, default_value = "")]
         reason: String,
         /// How long to wait, as 90s, 3m or 1h30m
         #[arg(long, default_value = "10s")]
         timeout: Span,
     },
-    /// Let a cordoned agent have runners again
+    /// Resume scheduling on a cordoned agent
+    #[command(after_help = "Example: shoes-vz-client uncordon mac-1")]
     Uncordon {
         /// The agent's hostname, or its id as `agents` prints it
         #[arg(value_name = "HOST")]
@@ -106,8 +120,10 @@ pub(super) enum Command {
         timeout: Span,
     },
     /// Cordon an agent and wait until it has no runners; it stays cordoned, also when this command is interrupted
+    #[command(after_help = "Example: shoes-vz-client drain mac-1 --timeout 1h")]
     Drain(Drain),
     /// Show the host agents
+    #[command(after_help = "Example: shoes-vz-client agents --json")]
     Agents {
         /// How long to wait, as 90s, 3m or 1h30m
         #[arg(long, default_value = "10s")]
@@ -120,7 +136,7 @@ pub(super) struct Drain {
     /// The agent's hostname, or its id as `agents` prints it
     #[arg(value_name = "HOST")]
     pub(super) agent: String,
-    /// Why, for other people; a cordoned agent's reason is replaced
+    /// Reason shown to other operators; replaces an earlier one
     #[arg(long, default_value = "")]
     pub(super) reason: String,
     /// Wait until the agent has no runners (the default)

@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use jiff::Timestamp;
 use serde_json::json;
 use shoes_vz_process::settings::Mistakes;
+use shoes_vz_proto::WATCH_MATCHING;
 use shoes_vz_proto::fleet::{
     DeleteInstanceRequest, ListAgentsRequest, ListRunnersRequest, RunnerView, WatchRunnersRequest,
     fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
@@ -86,9 +87,6 @@ pub(super) async fn agents(settings: &Settings, budget: Duration) -> Result<(), 
     Ok(())
 }
 
-/// In the headers of WatchRunners' answer: how many runners matched when the watch began. An older server's has none.
-const MATCHING: &str = "shoesvz-matching";
-
 /// Until the one runner asked for is gone; with none named, until interrupted. A server's restart is sat out.
 ///
 /// Where nothing matches yet, that is said on stderr, with `--json` too: stdout has runners only.
@@ -126,7 +124,7 @@ pub(super) async fn watch(settings: &Settings, runner_name: String, cloud_id: St
 }
 
 fn matching(headers: &MetadataMap) -> Option<u64> {
-    headers.get(MATCHING)?.to_str().ok()?.parse().ok()
+    headers.get(WATCH_MATCHING)?.to_str().ok()?.parse().ok()
 }
 
 /// Shows runners as they change, and once of each that failed what it printed last.
