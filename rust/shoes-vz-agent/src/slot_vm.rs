@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::{bundle::RuntimeMetadata, state::Stage};
 use shoes_vz_process::units;
+use shoes_vz_process::{backoff::Backoff, chain::Chain};
 use shoes_vz_vm::{
     client::{Stop, VmError},
     clone::CloneError,
@@ -105,7 +106,7 @@ impl SlotVm {
         let machines = self.ctx.machines.clone();
         let path = self.bundle.path.clone();
         let tries = async {
-            let mut pause = FIRST_PAUSE;
+            let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             loop {
                 match machines.find(&path).await {
                     Ok(found) => return found,
@@ -114,8 +115,7 @@ impl SlotVm {
                         self.last_error = chain(&error);
                     }
                 }
-                sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
+                sleep(pauses.pause()).await;
             }
         };
         match timeout(SEEK_DEADLINE, tries).await {
@@ -191,25 +191,16 @@ impl SlotVm {
         const FIRST: Duration = Duration::from_millis(100);
         const LONGEST: Duration = Duration::from_secs(30);
         self.settle().await;
-        let mut pause = FIRST;
+        let mut pauses = Backoff::new(FIRST, LONGEST);
         while let Err(words) = self.try_to_remove().await {
+            let pause = pauses.pause();
             tracing::error!(words, again_in = ?pause, "the VM's slot stays taken until this works");
             sleep(pause).await;
-            pause = LONGEST.min(pause * 2);
         }
     }
 }
 
-/// An error and what it is because of, in one line.
+/// An error with its causes, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_words = cause.to_string();
-        if !words.contains(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        source = cause.source();
-    }
-    words
+    Chain(error).to_string()
 }

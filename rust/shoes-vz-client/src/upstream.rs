@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use shoes_vz_process::secret::Token;
+use shoes_vz_process::{backoff::Backoff, chain, secret::Token};
 use tokio::time::timeout_at;
 use tonic::{
     Request, Response, Status,
@@ -162,7 +162,7 @@ impl Failed {
     /// A status with a source was made here, from a transport error; one the server sent has none.
     fn of(status: Status) -> Self {
         match status.source() {
-            Some(source) if !is_too_large(&status) => Self::Connection(innermost(source)),
+            Some(source) if !is_too_large(&status) => Self::Connection(chain::innermost(source).to_string()),
             _ => Self::Answer(status),
         }
     }
@@ -178,34 +178,28 @@ pub fn is_connection_loss(status: &Status) -> bool {
     matches!(Failed::of(status.clone()), Failed::Connection(_))
 }
 
-/// The last source's text: "Connection refused (os error 111)" rather than "transport error".
-fn innermost(error: &(dyn Error + 'static)) -> String {
-    let mut at = error;
-    while let Some(source) = at.source() {
-        at = source;
-    }
-    at.to_string()
+/// Growing pauses between attempts, and what the last one failed with.
+#[derive(Debug)]
+pub(crate) struct Pauses {
+    pauses: Backoff,
+    last: String,
 }
 
-/// Growing pauses between attempts, and what the last one failed with.
-#[derive(Debug, Default)]
-pub(crate) struct Pauses {
-    done: u32,
-    last: String,
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), last: String::new() }
+    }
 }
 
 impl Pauses {
     pub(crate) fn is_first(&self) -> bool {
-        self.done == 0
+        self.pauses.is_fresh()
     }
 
     pub(crate) fn next(&mut self, words: String) -> Duration {
         self.last = words;
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.done.min(8)).min(LONGEST_PAUSE);
-        self.done += 1;
-        // Up to a quarter less, so that a fleet of callers does not come back as one.
-        let jitter = uuid::Uuid::new_v4().as_bytes()[0];
-        pause.mul_f64(1.0 - f64::from(jitter) / 1024.0)
+        // Up to half less, so that a fleet of callers does not return as one.
+        self.pauses.jittered(uuid::Uuid::new_v4().as_bytes()[0])
     }
 
     fn last_words<'a>(&'a self, otherwise: &'a str) -> &'a str {
@@ -221,10 +215,10 @@ mod tests {
     fn pauses_grow_to_a_second_and_no_further() {
         let mut pauses = Pauses::default();
         let first = pauses.next("refused".into());
-        assert!(first <= FIRST_PAUSE && first >= FIRST_PAUSE.mul_f64(0.7), "{first:?}");
+        assert!(first <= FIRST_PAUSE && first >= FIRST_PAUSE / 2, "{first:?}");
         let later: Vec<_> = (0..50).map(|_| pauses.next("refused".into())).collect();
         assert!(later.iter().all(|p| *p <= LONGEST_PAUSE));
-        assert!(later[49] >= LONGEST_PAUSE.mul_f64(0.7));
+        assert!(later[49] >= LONGEST_PAUSE / 2);
         assert_eq!(pauses.last_words("x"), "refused");
     }
 

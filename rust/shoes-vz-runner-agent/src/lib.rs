@@ -10,6 +10,8 @@
 //! Nothing comes before opening the guest channel and its hello: the host measures a boot by it. Linked static, so
 //! nothing here asks NSS or a resolver.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod api;
 mod channel;
 pub mod detect;
@@ -31,6 +33,7 @@ mod vsock;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use shoes_vz_process::backoff::Backoff;
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{info, warn};
 
@@ -104,7 +107,7 @@ fn end_with_a_panic() {
 
 /// With a guest channel the host does without TCP: a job that took the port must not cost the channel.
 async fn serve_tcp(settings: Arc<Settings>, router: axum::Router, has_channel: bool) -> anyhow::Result<()> {
-    let mut pause = Duration::from_millis(100);
+    let mut pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let listener = loop {
         match TcpListener::bind(settings.listen).await {
             Ok(listener) => break listener,
@@ -114,13 +117,12 @@ async fn serve_tcp(settings: Arc<Settings>, router: axum::Router, has_channel: b
                     settings.listen
                 ));
             }
-            Err(error) if pause == Duration::from_millis(100) => {
+            Err(error) if pauses.is_fresh() => {
                 warn!(%error, addr = %settings.listen, "no HTTP over TCP for now; trying again");
             }
             Err(_) => {}
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(30));
+        tokio::time::sleep(pauses.pause()).await;
     };
     info!(addr = %listener.local_addr()?, token = settings.token.is_some(), "HTTP API");
     axum::serve(listener, router).await.context("serving HTTP")

@@ -4,6 +4,8 @@
 //! [`store`] before anyone hears of it. [`metrics`] and [`http`] tell what goes on; [`settings`] and [`serve`] start and
 //! end it all.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod edge;
 pub mod fleet;
 pub mod http;

@@ -7,6 +7,8 @@
 //! shoes_vz_channel::socket ── guest.sock ──────▶  mux over the guest channel ─▶ the guest agent
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod template;
 
 pub mod saved;

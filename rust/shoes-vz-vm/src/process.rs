@@ -25,7 +25,7 @@ use std::{
 
 use shoes_vz_channel::socket;
 use shoes_vz_model::bundle::file;
-use shoes_vz_process::log;
+use shoes_vz_process::{log, say};
 use shoes_vz_proto::vm::vm_service_server::VmServiceServer;
 use tokio::{
     net::UnixListener,
@@ -325,7 +325,7 @@ pub fn exec_with_parent(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parent = args.next().and_then(|a| a.to_str()?.parse::<i32>().ok());
     let (Some(parent), Some(_), Some(program)) = (parent, args.next().filter(|a| a == "--"), args.next())
     else {
-        eprintln!("usage: exec-with-parent PID -- PROGRAM ARG…");
+        say("usage: exec-with-parent PID -- PROGRAM ARG…");
         return ExitCode::from(2);
     };
     become_child_of(parent, program, args)
@@ -336,22 +336,22 @@ fn become_child_of(parent: i32, program: OsString, args: impl Iterator<Item = Os
     use std::os::unix::process::CommandExt as _;
 
     if let Err(error) = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL) {
-        eprintln!("asking the kernel for a parent-death signal: {error}");
+        say(format_args!("asking the kernel for a parent-death signal: {error}"));
         return ExitCode::FAILURE;
     }
     // The parent may have died before the line above; then no signal will ever come.
     if nix::unistd::getppid().as_raw() != parent {
-        eprintln!("the VM process {parent} is gone");
+        say(format_args!("the VM process {parent} is gone"));
         return ExitCode::FAILURE;
     }
     let error = std::process::Command::new(&program).args(args).exec();
-    eprintln!("{program:?} cannot be run ({error}); is it installed?");
+    say(format_args!("{program:?} cannot be run ({error}); is it installed?"));
     ExitCode::from(127)
 }
 
 #[cfg(not(target_os = "linux"))]
 fn become_child_of(_: i32, program: OsString, _: impl Iterator<Item = OsString>) -> ExitCode {
-    eprintln!("running {program:?} with a parent-death signal needs Linux");
+    say(format_args!("running {program:?} with a parent-death signal needs Linux"));
     ExitCode::FAILURE
 }
 

@@ -12,6 +12,7 @@ use shoes_vz_model::{
 };
 use shoes_vz_process::settings::Zero;
 use shoes_vz_process::units;
+use shoes_vz_process::backoff::Backoff;
 use shoes_vz_terminal::progress::{Place, Progress};
 use shoes_vz_vm::{
     client::{Stop, Vm},
@@ -82,7 +83,7 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
 }
 
 async fn reach(vm: &Vm, ssh: &Ssh) -> anyhow::Result<()> {
-    let mut pause = Duration::from_millis(50);
+    let mut pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         let stream = socket::dial(&vm.guest_socket(), port::SSH).await?;
         match ssh.ready(stream).await {
@@ -90,8 +91,7 @@ async fn reach(vm: &Vm, ssh: &Ssh) -> anyhow::Result<()> {
             Err(error) if error.is_final() => return Err(error.into()),
             Err(_) => {}
         }
-        sleep(pause).await;
-        pause = Duration::from_secs(1).min(pause * 2);
+        sleep(pauses.pause()).await;
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use shoes_vz_model::guest::Status;
+use shoes_vz_process::backoff::Backoff;
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -122,23 +123,22 @@ impl Log {
 }
 
 /// Between two tries to reach a guest agent that went away: longer each time, until something comes again.
-pub(super) struct Pause(Duration);
+pub(super) struct Pause(Backoff);
 
 impl Pause {
     const FIRST: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_secs(1);
 
     pub(super) fn new() -> Self {
-        Self(Self::FIRST)
+        Self(Backoff::new(Self::FIRST, Self::LONGEST))
     }
 
     pub(super) fn reset(&mut self) {
-        self.0 = Self::FIRST;
+        self.0.reset();
     }
 
     pub(super) async fn wait(&mut self) {
-        sleep(self.0).await;
-        self.0 = Self::LONGEST.min(self.0 * 2);
+        sleep(self.0.pause()).await;
     }
 }
 

@@ -9,6 +9,7 @@ use shoes_vz_model::{
     text,
 };
 use shoes_vz_process::units;
+use shoes_vz_process::backoff::Backoff;
 use shoes_vz_proto::{agent as wire, agent::EndKind};
 use shoes_vz_vm::{End, spec::StateUse};
 use tokio::{
@@ -255,7 +256,7 @@ impl Owner {
         let held = self.slot_vm()?;
         let guest = held.guest()?;
         let handed_over = async |_: &mut SlotVm| {
-            let mut pause = FIRST_PAUSE;
+            let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             let tries = async {
                 loop {
                     match guest.hand_over(runner, &script).await {
@@ -263,8 +264,7 @@ impl Owner {
                         Err(error) if error.is_final() => return Err(Ending::failed(error.to_string())),
                         Err(error) => tracing::warn!(%error, "handing over the setup script; trying again"),
                     }
-                    sleep(pause).await;
-                    pause = LONGEST_PAUSE.min(pause * 2);
+                    sleep(pauses.pause()).await;
                 }
             };
             timeout(deadline, tries).await.unwrap_or_else(|_| {

@@ -6,6 +6,7 @@ use shoes_vz_model::{
     state::{Stage, StartPath, State},
     template::Transport,
 };
+use shoes_vz_process::backoff::Backoff;
 use shoes_vz_proto::vm::VmState;
 use shoes_vz_vm::spec::{StateUse, VmSpec};
 use tokio::time::{sleep, timeout};
@@ -157,7 +158,7 @@ impl SlotVm {
 
     async fn reach_ssh(&mut self) -> Result<(), Ending> {
         let guest = self.guest()?;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             match guest.try_ssh().await {
                 Ok(()) => return Ok(()),
@@ -169,8 +170,7 @@ impl SlotVm {
                     self.last_error = error.to_string();
                 }
             }
-            sleep(pause).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
+            sleep(pauses.pause()).await;
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 use shoes_vz_model::{ResourceType, RunnerName, Stage};
-use shoes_vz_process::{files, settings::Mistakes};
+use shoes_vz_process::{backoff::Backoff, files, settings::Mistakes};
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, RunnerView, WatchRunnersRequest,
     fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
@@ -166,7 +166,7 @@ async fn add_instance(
 /// Sends every view of the runner on, until nobody listens. A server that cannot do it is let be.
 async fn watch(server: Server, runner_name: String, budget: Duration, views: mpsc::Sender<RunnerView>) {
     let request = WatchRunnersRequest { runner_name, cloud_id: String::new() };
-    let mut pause = Duration::from_millis(50);
+    let mut pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     while !views.is_closed() {
         let call = Call::new("WatchRunners", budget, None).stream();
         let stream = server.call(&call, &request, async |channel, request| {
@@ -193,8 +193,7 @@ async fn watch(server: Server, runner_name: String, budget: Duration, views: mps
             Some(status) if matches!(status.code(), Code::Unimplemented | Code::PermissionDenied) => return,
             ended => tracing::debug!(?ended, "the runner's watch ended early; watching again"),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        tokio::time::sleep(pauses.pause()).await;
     }
 }
 

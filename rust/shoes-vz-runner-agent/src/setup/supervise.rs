@@ -55,7 +55,7 @@ pub fn become_script(dir: &Path) -> ExitCode {
         Ok(()) => Command::new("/bin/bash").arg(files.script()).exec(),
         Err(error) => error,
     };
-    eprintln!("shoes-vz: running the setup script with /bin/bash: {error}");
+    shoes_vz_process::say(format_args!("shoes-vz: running the setup script with /bin/bash: {error}"));
     ExitCode::from(127)
 }
 

@@ -22,6 +22,7 @@ use ::qapi::qmp as api;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use shoes_vz_model::{bundle, text};
+use shoes_vz_process::backoff::Backoff;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::{UnixStream, unix::pipe},
@@ -397,13 +398,12 @@ impl Machine for QemuMachine {
         self.moved(what, migrate, SAVE_DEADLINE, writing).await?;
         let silent = || HypervisorError::Silent { what, seconds: SAVE_DEADLINE.as_secs() };
         // "completed" is told a moment before the file is whole, and no event tells the latter.
-        let mut pause = Duration::from_millis(1);
+        let mut pauses = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
         let finalized = async {
             while self.qmp.run(what, api::query_status {}, COMMAND_DEADLINE).await?.status
                 == api::RunState::finish_migrate
             {
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(50));
+                sleep(pauses.pause()).await;
             }
             Ok(())
         };
