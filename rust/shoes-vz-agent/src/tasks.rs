@@ -10,14 +10,11 @@
 //! A process that ends is started again by launchd or systemd, and the next agent adopts the VMs, which go on meanwhile.
 //! One that goes on without a part of it would look healthy and do nothing.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt as _;
 use shoes_vz_model::text;
 use tokio::{sync::watch, task::JoinHandle};
-
-/// Longest message of a panic that is passed on.
-const MAX_MESSAGE: usize = 512;
 
 /// Tasks without which the agent is of no use; the first one that fails ends it. Clones are of one set.
 #[derive(Debug, Clone)]
@@ -78,14 +75,7 @@ impl Tasks {
 
 /// Awaits `future`; the error is the message of its panic.
 pub(crate) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| message(&*panic))
-}
-
-/// What a panic says, bounded.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
-    let said = panic.downcast_ref::<&str>().copied();
-    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text::one_line(said.unwrap_or("(without a message)"), MAX_MESSAGE)
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| text::of_panic(&*panic))
 }
 
 #[cfg(test)]

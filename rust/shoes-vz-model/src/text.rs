@@ -1,5 +1,8 @@
 //! Bounded pieces of possibly huge, possibly non-UTF-8, possibly malicious output.
 
+/// Of a panic's message.
+const MAX_PANIC: usize = 512;
+
 /// The last `max_lines` lines of `bytes`, in all at most `max_bytes` bytes of UTF-8; invalid bytes become U+FFFD.
 pub fn tail(bytes: &[u8], max_lines: usize, max_bytes: usize) -> String {
     let trimmed = bytes.strip_suffix(b"\n").unwrap_or(bytes);
@@ -16,6 +19,13 @@ pub fn tail(bytes: &[u8], max_lines: usize, max_bytes: usize) -> String {
         cut += 1;
     }
     text[cut..].to_owned()
+}
+
+/// What a panic says, in one line and bounded.
+pub fn of_panic(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().copied();
+    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    one_line(said.unwrap_or("(without a message)"), MAX_PANIC)
 }
 
 /// `text` without anything a terminal would obey: escape sequences go as a whole, every control character but line feed

@@ -1,6 +1,7 @@
 //! A server and an agent, started as an operator would, on ports and directories of their own.
 
 use std::{
+    ffi::OsString,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
@@ -37,6 +38,8 @@ pub struct Options {
     pub template: PathBuf,
     /// More arguments for the agent.
     pub agent_args: Vec<String>,
+    /// More environment for the agent.
+    pub agent_env: Vec<(String, OsString)>,
     /// More arguments for the server.
     pub server_args: Vec<String>,
     /// A directory whose programs the agent finds before the host's own.
@@ -49,6 +52,7 @@ impl Default for Options {
             max_runners: 2,
             template: test_template(),
             agent_args: Vec::new(),
+            agent_env: Vec::new(),
             server_args: Vec::new(),
             agent_programs: None,
         }
@@ -153,8 +157,8 @@ impl Fleet {
     }
 
     /// What a host's slots are and where they are.
-    fn host_args(&self) -> Vec<std::ffi::OsString> {
-        let mut args: Vec<std::ffi::OsString> =
+    fn host_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> =
             vec!["--max-runners".into(), self.options.max_runners.to_string().into()];
         args.extend(["--template-path".into(), self.options.template.clone().into_os_string()]);
         args.extend(["--runners-path".into(), self.runners_path().into_os_string()]);
@@ -186,7 +190,8 @@ impl Fleet {
             .env("SHOESVZ_AGENT_HOT", "none")
             .env("SHOESVZ_AGENT_SAVED_STATES", "off")
             .env("PATH", self.agent_path())
-            .env("SHOESVZ_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug");
+            .env("SHOESVZ_LOG", "info,shoes_vz_agent=debug,shoes_vz_vm=debug")
+            .envs(self.options.agent_env.iter().map(|(name, value)| (name, value)));
         let log = self.dir.path().join("agent.log");
         let agent = Daemon::start_into("shoes-vz-agent", &mut command, &log, out).expect("the agent starts");
         self.agent = Some(agent);

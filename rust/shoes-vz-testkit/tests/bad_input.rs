@@ -274,3 +274,26 @@ async fn a_client_without_a_server_fails_in_time_and_one_whose_server_returns_su
     fleet.delete(added["cloud_id"].as_str().unwrap()).await.unwrap();
     fleet.finish().await;
 }
+
+#[tokio::test]
+async fn a_template_of_the_go_implementation_on_a_linux_host_is_refused_in_words_and_its_missing_key_is_no_mistake()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let template = dir.path().join("t");
+    std::fs::create_dir(&template).unwrap();
+    std::fs::write(template.join("Disk.img"), vec![0; 4096]).unwrap();
+    std::fs::write(template.join("AuxiliaryStorage"), "a").unwrap();
+    std::fs::write(template.join("HardwareModel.json"), r#"{"hardwareModel":"AAAA"}"#).unwrap();
+    let runners = dir.path().join("r");
+    let words = refused_agent(&[
+        "--hypervisor",
+        "qemu",
+        "--template-path",
+        template.to_str().unwrap(),
+        "--runners-path",
+        runners.to_str().unwrap(),
+    ])
+    .await;
+    assert!(words.contains("qemu runs Linux guests, and the template is for macOS"), "{words}");
+    assert!(!words.contains("ssh-key"), "{words}");
+}

@@ -10,6 +10,7 @@ use shoes_vz_testkit::{
     fleet::{Fleet, Options},
     scenario,
     script::{Job, held, plain},
+    template::{edit, linked_copy},
 };
 
 #[tokio::test]
@@ -188,6 +189,24 @@ async fn a_guest_reaches_neither_the_host_nor_the_network() {
     let added = fleet.add("curious", &script).await.unwrap();
     let end = fleet.until_ended("curious").await;
     assert!(end.reason.contains("exit code 7") || end.reason.contains("exited 7"), "{end:?}");
+    fleet.delete(&added.cloud_id).await.unwrap();
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_named_key_the_users_own_log_into_the_guest_as_ssh_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let (template, home) = (dir.path().join("t"), dir.path().join("home"));
+    linked_copy(&template);
+    edit(&template, |metadata| drop(metadata.as_object_mut().unwrap().remove("ssh_key_file")));
+    std::fs::create_dir_all(home.join(".ssh")).unwrap();
+    std::fs::write(home.join(".ssh/id_rsa"), "not a key").unwrap();
+    std::fs::copy(template.join("ssh_key"), home.join(".ssh/id_ed25519")).unwrap();
+    std::fs::remove_file(template.join("ssh_key")).unwrap();
+    let agent_env = [("HOME", home.as_os_str()), ("SSH_AUTH_SOCK", "".as_ref())];
+    let agent_env = agent_env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let fleet = Fleet::start_with(Options { template, agent_env, ..Options::default() }).await;
+    let added = fleet.add("own-key", &held()).await.unwrap();
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.finish().await;
 }

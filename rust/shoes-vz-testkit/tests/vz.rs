@@ -207,3 +207,24 @@ async fn a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew() {
 async fn hot_vms_outlive_their_agent() {
     hot::hot_vms_outlive_their_agent(options()).await;
 }
+
+#[tokio::test]
+async fn a_template_of_the_go_implementation_is_served_as_it_is_and_without_an_ssh_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let (template, home) = (dir.path().join("t"), dir.path().join("home"));
+    fs::create_dir(&template).unwrap();
+    fs::create_dir_all(home.join(".ssh")).unwrap();
+    for name in ["Disk.img", "HardwareModel.json", "AuxiliaryStorage"] {
+        fs::copy(vz_template().join(name), template.join(name)).unwrap();
+    }
+    fs::copy(vz_template().join("ssh_key"), home.join(".ssh/id_ed25519")).unwrap();
+    let fleet = Fleet::start_with(Options {
+        template,
+        agent_args: ["--hypervisor", "vz", "--ip-notify-port", "0"].map(String::from).to_vec(),
+        agent_env: vec![("HOME".into(), home.into_os_string()), ("SSH_AUTH_SOCK".into(), "".into())],
+        ..Options::default()
+    })
+    .await;
+    assert!(fleet.logs().contains("this user's own are tried, as ssh would"), "{}", fleet.logs());
+    fleet.finish().await;
+}

@@ -17,14 +17,16 @@ use std::{
     fs,
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use shoes_vz_channel::socket;
-use shoes_vz_model::bundle::file;
+use shoes_vz_model::{bundle::file, text};
 use shoes_vz_process::{log, say};
 use shoes_vz_proto::vm::vm_service_server::VmServiceServer;
 use tokio::{
@@ -223,12 +225,22 @@ async fn serve(
         vm.path.remove();
         guest.path.remove();
     };
-    let end = tokio::select! {
+    let outcome = tokio::select! {
         biased;
-        end = owner.run(terminated, &record) => end,
-        // Nobody could ask for anything any more, nor reach the guest. Dropping the owner has ended the VM.
-        fault = lost(&mut service, &mut guests) => {
-            let end = End::new(EndKind::HypervisorFailed, format!("a fault of the VM process ended the VM: {fault}"));
+        end = AssertUnwindSafe(owner.run(terminated, &record)).catch_unwind() => {
+            end.map_err(|panic| format!("it panicked: {}", text::of_panic(&*panic)))
+        }
+        // Nobody could ask for anything any more, nor reach the guest.
+        fault = lost(&mut service, &mut guests) => Err(fault),
+    };
+    let end = match outcome {
+        Ok(end) => end,
+        Err(fault) => {
+            // The VM is over with its owner.
+            let end = End::new(
+                EndKind::HypervisorFailed,
+                format!("a fault of the VM process ended the VM: {fault}"),
+            );
             tracing::error!(reason = %end.reason, "the VM is over");
             record(&end);
             return Ok(end);

@@ -9,15 +9,13 @@ use std::{
     time::Duration,
 };
 
-use shoes_vz_model::guest::Status;
+use shoes_vz_model::{guest::Status, text};
 use shoes_vz_process::backoff::Backoff;
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
     time::sleep,
 };
-
-use crate::tasks::message;
 
 /// Dropping it ends the following, and nothing else.
 pub struct Following {
@@ -37,7 +35,7 @@ pub(crate) async fn lost(tasks: &mut JoinSet<()>) -> String {
         if let Err(error) = ended
             && let Ok(panic) = error.try_into_panic()
         {
-            return message(&*panic);
+            return text::of_panic(&*panic);
         }
     }
     std::future::pending().await

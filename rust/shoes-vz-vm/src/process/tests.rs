@@ -484,3 +484,20 @@ async fn a_socket_that_is_not_served_any_more_is_the_vm_processs_fault_by_name()
     let fault = lost(&mut fails, &mut waits()).await;
     assert_eq!(fault, "serving vm.sock ended: out of files");
 }
+
+#[tokio::test]
+async fn a_panic_of_the_vm_process_ends_its_vm_with_that_as_its_reason() {
+    let (fault, faulty) = oneshot::channel::<()>();
+    let faulty = async move {
+        drop(faulty.await);
+        panic!("the seam broke");
+    };
+    let mut served = Served::new(spec(), faulty).await;
+    let (vm, control) = started(&mut served).await;
+    drop(fault);
+    let end = served.over().await;
+    assert_eq!(end.kind, EndKind::HypervisorFailed);
+    assert_eq!(end.reason, "a fault of the VM process ended the VM: it panicked: the seam broke");
+    assert_eq!(vm.ended().await.reason, end.reason, "its agent reads it");
+    drop(control);
+}
