@@ -65,7 +65,12 @@ const KEYS: [Key; 21] = [
     key("ready-file", "FILE", "", "Written with the bound addresses once the server is ready"),
     key("default-resource-type", "TYPE", "nano", "For an AddInstance that names none"),
     key("accepted-labels", "LABEL,…", "", "Job labels that no template has to offer"),
-    key("unknown-labels", "refuse|ignore", "refuse", "What to do about a job label that nobody offers"),
+    key(
+        "unknown-labels",
+        "wait|refuse|ignore",
+        "wait",
+        "What to do about a job label that no agent offers; upon a refusal myshoes deletes the job for good",
+    ),
     key("add-timeout", "TIME", "5m", "How long an AddInstance without a deadline waits"),
     key("delete-timeout", "TIME", "2m", "How long a DeleteInstance without a deadline waits"),
     key("caller-grace", "TIME", "30s", "How long a runner outlives a caller that went away, for its retry"),
