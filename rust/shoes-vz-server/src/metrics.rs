@@ -250,7 +250,12 @@ impl Metrics {
                 r,
                 IntCounter::new("shoesvz_calls_without_token_total", "Calls refused for want of the token.")?,
             )?,
-            panics: counters(r, "shoesvz_panics_total", "Mistakes of the server's own that were caught.", "where")?,
+            panics: counters(
+                r,
+                "shoesvz_panics_total",
+                "Mistakes of the server's own that were caught.",
+                "where",
+            )?,
             store_failures: keep(
                 r,
                 IntCounter::new(

@@ -71,7 +71,9 @@ pub enum ServeError {
         source: io::Error,
     },
     /// A mistake of the server's own: what the fleet decides cannot be trusted after it.
-    #[error("the server's own task ended unexpectedly, which is a mistake in shoes-vz; restart it and report this")]
+    #[error(
+        "the server's own task ended unexpectedly, which is a mistake in shoes-vz; restart it and report this"
+    )]
     Owner(#[source] JoinError),
 }
 

@@ -140,9 +140,7 @@ impl StoreError {
                 };
                 (path, source.to_string(), advice)
             }
-            Self::InUse(path) => {
-                (path, "another process has it locked".to_owned(), "let that process end")
-            }
+            Self::InUse(path) => (path, "another process has it locked".to_owned(), "let that process end"),
             _ => return None,
         };
         Some(format!(

@@ -59,7 +59,7 @@ impl FleetService for Operators {
         let bad = |e: shoes_vz_model::id::BadId| status(&Refusal::Invalid(e.to_string()));
         let watched = match (cloud_id.as_str(), runner_name.as_str()) {
             ("", "") => Watched::All,
-            ("", name) => Watched::Name(name.parse::<RunnerName>().map_err(bad)?),
+            ("", name) => Watched::Name(RunnerName::recorded(name).map_err(bad)?),
             (id, "") => Watched::Cloud(id.parse::<CloudId>().map_err(bad)?),
             _ => return Err(Status::invalid_argument("watch by cloud_id or by runner_name, not by both")),
         };

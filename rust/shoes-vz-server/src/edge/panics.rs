@@ -8,7 +8,8 @@ use tonic::Status;
 use crate::metrics::{Metrics, Place};
 
 /// What the caller reads: what went wrong is the log's.
-pub(crate) const TEXT: &str = "internal error of the server; its log has the details, and the call may be repeated";
+pub(crate) const TEXT: &str =
+    "internal error of the server; its log has the details, and the call may be repeated";
 
 /// The future's output, or that it panicked. Nothing it borrowed is used afterwards.
 pub(crate) async fn caught<T>(

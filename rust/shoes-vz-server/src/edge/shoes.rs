@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use shoes_vz_model::{CloudId, ResourceType, RunnerName};
+use shoes_vz_model::{CloudId, ResourceType, RunnerName, request};
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, DeleteInstanceResponse,
     shoes_service_server::ShoesService,
@@ -51,6 +51,8 @@ impl Shoes {
     fn parse(&self, request: AddInstanceRequest, request_id: String) -> Result<AddRequest, Refusal> {
         let invalid = |e: &dyn std::fmt::Display| Refusal::Invalid(e.to_string());
         let name: RunnerName = request.runner_name.parse().map_err(|e| invalid(&e))?;
+        request::check_script(request.setup_script.len()).map_err(|e| invalid(&e))?;
+        request::check_labels(&request.labels).map_err(|e| invalid(&e))?;
         let resource_type: ResourceType = match request.resource_type.as_str() {
             "" => self.defaults.resource_type,
             text => text.parse().map_err(|e| invalid(&e))?,

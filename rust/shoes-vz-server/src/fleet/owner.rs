@@ -218,8 +218,10 @@ impl<S: Store> Owner<S> {
         }
         if self.failing.is_some() {
             self.try_again().await?;
-            tracing::warn!(rows = self.unwritten.len(),
-                "stopping with rows that cannot be written; agents tell of their runners again");
+            tracing::warn!(
+                rows = self.unwritten.len(),
+                "stopping with rows that cannot be written; agents tell of their runners again"
+            );
         }
         self.stop();
         Ok(())
@@ -335,12 +337,7 @@ impl<S: Store> Owner<S> {
     }
 
     /// From writable to unwritable. Runners that came to be in what could not be written never were.
-    fn begin_to_fail(
-        &mut self,
-        error: StoreError,
-        writes: &[Write],
-        now: Now,
-    ) -> Result<Unmade, StoreError> {
+    fn begin_to_fail(&mut self, error: StoreError, writes: &[Write], now: Now) -> Result<Unmade, StoreError> {
         self.metrics.store_failed();
         let Some(reason) = error.may_pass() else { return Err(error) };
         let at = Instant::now();
@@ -379,8 +376,11 @@ impl<S: Store> Owner<S> {
         let at = Instant::now();
         let flickers = self.worked_again.is_some_and(|(since, _)| at.duration_since(since) < STEADY);
         if !flickers {
-            tracing::warn!(rows = writes.len(), unwritable_ms = failing.since.elapsed().as_millis() as u64,
-                "the server's state can be written again");
+            tracing::warn!(
+                rows = writes.len(),
+                unwritable_ms = failing.since.elapsed().as_millis() as u64,
+                "the server's state can be written again"
+            );
         }
         self.worked_again = Some((at, failing.pause));
         self.failing = None;

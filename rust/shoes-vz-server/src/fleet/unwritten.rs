@@ -143,7 +143,10 @@ pub fn commanded(response: &wire::SyncResponse) -> Option<RunnerId> {
 mod tests {
     use shoes_vz_model::CloudId;
 
-    use super::{super::types::{Added, WaiterId}, *};
+    use super::{
+        super::types::{Added, WaiterId},
+        *,
+    };
 
     #[test]
     fn only_what_speaks_of_an_unwritten_row_is_held_or_refused() {
@@ -165,7 +168,9 @@ mod tests {
         let ready = |id| Effect::Added(WaiterId(1), Ok(added(id)));
         assert!(matches!(unwritten.judge(ready(other), "full"), Told::Now(Effect::Added(_, Ok(_)))));
         let told = unwritten.judge(ready(kept), "full");
-        assert!(matches!(&told, Told::Unclaimed(id, Effect::Added(_, Err(Refusal::Unwritable(_)))) if *id == kept));
+        assert!(
+            matches!(&told, Told::Unclaimed(id, Effect::Added(_, Err(Refusal::Unwritable(_)))) if *id == kept)
+        );
         let gone = |id| Effect::Deleted(WaiterId(1), Ok(id));
         assert!(matches!(unwritten.judge(gone(other), "full"), Told::Now(Effect::Deleted(_, Ok(_)))));
         assert!(matches!(unwritten.judge(gone(kept), "full"), Told::Now(Effect::Deleted(_, Err(_)))));

@@ -226,6 +226,14 @@ async fn fault_25_what_can_never_work_is_refused_by_name() {
         (AddInstanceRequest { resource_type: "huge".into(), ..good.clone() }, "huge"),
         (AddInstanceRequest { labels: vec!["self-hosted".into(), "gpu".into()], ..good.clone() }, "gpu"),
         (AddInstanceRequest { runner_name: String::new(), ..good.clone() }, "runner name"),
+        (
+            AddInstanceRequest { runner_name: "x".repeat(65), ..good.clone() },
+            "65 characters; GitHub takes 1 to 64",
+        ),
+        (AddInstanceRequest { runner_name: "team/mac 1".into(), ..good.clone() }, "character 5 is '/'"),
+        (AddInstanceRequest { runner_name: "-mac".into(), ..good.clone() }, "character 1 is '-'"),
+        (AddInstanceRequest { labels: vec!["a\u{7}".into()], ..good.clone() }, "character 2 is '\\u{7}'"),
+        (AddInstanceRequest { labels: vec!["x".repeat(257)], ..good.clone() }, "has 257 characters"),
     ];
     for (request, part) in bad {
         let told = answer(server.call_add(request, Duration::from_secs(9))).await.unwrap_err();

@@ -32,8 +32,7 @@ async fn a_panic_of_the_fleets_own_task_ends_the_server_with_an_error_that_has_i
     let dir = tempdir().unwrap();
     let state = dir.path().to_str().unwrap();
     let args = ["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
-    let settings =
-        Settings::read(args.map(OsString::from), [], |p| std::fs::read_to_string(p)).unwrap();
+    let settings = Settings::read(args.map(OsString::from), [], |p| std::fs::read_to_string(p)).unwrap();
     let bound = serve::bind_over(settings, |_| Ok((Panicking, Loaded::default()))).await.unwrap();
     let server = Server::at(bound.grpc_addr(), bound.metrics_addr());
     let running = tokio::spawn(bound.run(std::future::pending()));

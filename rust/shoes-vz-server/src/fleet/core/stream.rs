@@ -413,7 +413,9 @@ impl Core {
         }
         if !ack.error.is_empty() {
             let due = session.refused(id, now.mono);
-            if let Some(repeats) = self.repeats.note(&format!("delete refused {id}"), Say::AFewTimes, now.mono) {
+            if let Some(repeats) =
+                self.repeats.note(&format!("delete refused {id}"), Say::AFewTimes, now.mono)
+            {
                 tracing::warn!(runner_id = %id, agent_id = %agent, error = %ack.error, repeats,
                     "delete refused; it is sent again");
             }
