@@ -88,7 +88,11 @@ impl Server {
         loop {
             let connected = AtomicBool::new(false);
             let attempt = async {
-                let channel = self.endpoint.connect().await.map_err(|e| Failed::Connection(innermost(&e)))?;
+                let channel = self
+                    .endpoint
+                    .connect()
+                    .await
+                    .map_err(|e| Failed::Connection(chain::innermost(&e).to_string()))?;
                 connected.store(true, Ordering::Relaxed);
                 send(channel, self.request(call, message)).await.map_err(Failed::of)
             };

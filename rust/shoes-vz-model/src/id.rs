@@ -1,6 +1,6 @@
 //! One type for each id, so that none is passed where another is meant.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 pub struct BadId {
     kind: &'static str,
     text: String,
-    why: &'static str,
+    why: Cow<'static, str>,
 }
 
 macro_rules! uuid_id {
@@ -46,7 +46,7 @@ macro_rules! uuid_id {
                 Uuid::try_parse(text).map(Self).map_err(|_| BadId {
                     kind: $kind,
                     text: text.chars().take(80).collect(),
-                    why: "it is not a UUID",
+                    why: "it is not a UUID".into(),
                 })
             }
         }
@@ -111,18 +111,40 @@ impl FromStr for CloudId {
             || BadId {
                 kind: "cloud id",
                 text: text.chars().take(80).collect(),
-                why: "it is not \"shoes-vz-\" and a UUID",
+                why: "it is not \"shoes-vz-\" and a UUID".into(),
             },
         )
     }
 }
 
 /// The name a runner registers under at GitHub; unique among the living. From myshoes: `myshoes-<job uuid>`.
+///
+/// Parsed as GitHub takes it: 1 to 64 letters (a-z, A-Z), digits, `.`, `-` and `_` (GitHub's REST description of a runner's
+/// `name`: "must be between 1 and 64 characters and may only contain upper and lowercase letters a-z, numbers 0-9, '.',
+/// '-', and '_'"). The first may not be `-`: the name is an argument of the runner's `config.sh`, which would take it for
+/// a flag. What is refused here would fail in the guest only, after a VM was made for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunnerName(String);
 
 impl RunnerName {
+    /// Most characters GitHub takes.
+    pub const MOST: usize = 64;
+
+    /// A name that stands in a record already, or is only looked for: as earlier versions took it.
+    pub fn recorded(text: &str) -> Result<Self, BadId> {
+        match text {
+            "" => Err(Self::bad(text, "it is empty".into())),
+            t if t.len() > 255 => Err(Self::bad(text, "it is longer than 255 bytes".into())),
+            t if t.chars().any(char::is_control) => Err(Self::bad(text, "it has control characters".into())),
+            t => Ok(Self(t.to_owned())),
+        }
+    }
+
+    fn bad(text: &str, why: Cow<'static, str>) -> BadId {
+        BadId { kind: "runner name", text: text.chars().take(80).collect(), why }
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -138,20 +160,26 @@ impl fmt::Display for RunnerName {
 impl FromStr for RunnerName {
     type Err = BadId;
     fn from_str(text: &str) -> Result<Self, BadId> {
-        let bad = |why| BadId { kind: "runner name", text: text.chars().take(80).collect(), why };
-        match text {
-            "" => Err(bad("it is empty")),
-            t if t.len() > 255 => Err(bad("it is longer than 255 bytes")),
-            t if t.chars().any(char::is_control) => Err(bad("it has control characters")),
-            t => Ok(Self(t.to_owned())),
-        }
+        const TAKEN: &str = "GitHub takes 1 to 64 letters (a-z, A-Z), digits, \".\", \"-\" and \"_\", \
+                             of which the first may not be \"-\"";
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let odd = text.chars().enumerate().find(|(at, c)| !fits(*c) || (*at == 0 && *c == '-'));
+        let length = text.chars().count();
+        let why = match odd {
+            Some((at, c)) => format!("character {} is {c:?}; {TAKEN}", at + 1),
+            None if length == 0 => format!("it is empty; {TAKEN}"),
+            None if length > Self::MOST => format!("it has {length} characters; {TAKEN}"),
+            None => return Ok(Self(text.to_owned())),
+        };
+        Err(Self::bad(text, why.into()))
     }
 }
 
 impl TryFrom<String> for RunnerName {
     type Error = BadId;
+    /// Of a record.
     fn try_from(text: String) -> Result<Self, BadId> {
-        text.parse()
+        Self::recorded(&text)
     }
 }
 
@@ -187,9 +215,47 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_or_endless_runner_name_is_refused() {
-        for bad in [String::new(), "x".repeat(256), "a\nb".into()] {
-            assert!(bad.parse::<RunnerName>().is_err(), "{bad:?}");
+    fn a_name_github_would_refuse_is_refused_with_the_character_and_its_place_or_the_limit() {
+        for (bad, part) in [
+            ("", "it is empty"),
+            (&*"x".repeat(65), "it has 65 characters; GitHub takes 1 to 64"),
+            ("a/b", "character 2 is '/'"),
+            ("a b", "character 2 is ' '"),
+            ("-rf", "character 1 is '-'"),
+            ("a\nb", "character 2 is '\\n'"),
+            ("caf\u{e9}", "character 4 is '\u{e9}'"),
+            (&*format!("{}\u{1b}", "x".repeat(999)), "character 1000 is '\\u{1b}'"),
+        ] {
+            let told = bad.parse::<RunnerName>().unwrap_err().to_string();
+            assert!(told.contains(part) && told.len() < 500, "{told}");
         }
+        for good in ["a", "myshoes-0a1b2c3d-0000-4000-8000-000000000000", "_x", ".x", &"x".repeat(64)] {
+            assert_eq!(good.parse::<RunnerName>().unwrap().as_str(), good);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_name_is_taken_if_and_only_if_github_takes_it_and_it_is_no_flag(
+            text in "([a-c9._-]{0,70}|[a-c/ \u{e9}\\x00-\\x20-]{0,70}|.{0,80})",
+        ) {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            let wanted = (1..=64).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('-');
+            let parsed = text.parse::<RunnerName>();
+            proptest::prop_assert_eq!(parsed.is_ok(), wanted, "{:?}", parsed);
+            if let Ok(name) = parsed {
+                proptest::prop_assert_eq!(name.as_str(), &text);
+                proptest::prop_assert_eq!(RunnerName::recorded(&text), Ok(name), "a record of it is read again");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_an_earlier_version_took_is_still_read_from_its_record() {
+        for old in ["my runner/1", &"x".repeat(255)] {
+            assert!(old.parse::<RunnerName>().is_err());
+            assert_eq!(RunnerName::recorded(old).unwrap().as_str(), old);
+        }
+        assert!(RunnerName::recorded(&"x".repeat(256)).is_err());
     }
 }

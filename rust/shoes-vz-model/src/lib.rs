@@ -7,6 +7,7 @@ pub mod guest;
 pub mod id;
 pub mod listen;
 pub mod outside;
+pub mod request;
 pub mod resource;
 pub mod state;
 pub mod template;

@@ -4,9 +4,10 @@ mod agents;
 mod drain;
 mod gate;
 mod operators;
+pub(crate) mod panics;
 mod shoes;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::ResourceType;
 use shoes_vz_proto::{
@@ -40,13 +41,13 @@ pub struct Defaults {
 /// Every service there is.
 pub async fn routes(
     fleet: Fleet,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
     defaults: Defaults,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    let shoes = ShoesServiceServer::new(shoes::Shoes::new(fleet.clone(), metrics, defaults));
-    let operators = FleetServiceServer::new(operators::Operators::new(fleet.clone()));
-    let agents = AgentServiceServer::new(agents::Agents::new(fleet));
+    let shoes = ShoesServiceServer::new(shoes::Shoes::new(fleet.clone(), Arc::clone(&metrics), defaults));
+    let operators = FleetServiceServer::new(operators::Operators::new(fleet.clone(), Arc::clone(&metrics)));
+    let agents = AgentServiceServer::new(agents::Agents::new(fleet, Arc::clone(&metrics)));
     reporter.set_serving::<ShoesServiceServer<shoes::Shoes>>().await;
     reporter.set_serving::<FleetServiceServer<operators::Operators>>().await;
     reporter.set_serving::<AgentServiceServer<agents::Agents>>().await;

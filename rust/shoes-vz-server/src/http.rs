@@ -13,7 +13,11 @@ use axum::{
 
 use shoes_vz_process::secret::Token;
 
-use crate::{fleet::owner::Fleet, metrics::Metrics};
+use crate::{
+    edge::panics,
+    fleet::owner::Fleet,
+    metrics::{Metrics, Place},
+};
 
 #[derive(Clone)]
 struct Shared {
@@ -30,7 +34,17 @@ pub fn router(fleet: Fleet, metrics: Arc<Metrics>, token: Option<Token>) -> Rout
         .route("/", get(scrape))
         .route_layer(middleware::from_fn_with_state(shared.clone(), with_token))
         .route("/healthz", get(healthz))
+        .layer(middleware::from_fn_with_state(shared.clone(), survive))
         .with_state(shared)
+}
+
+async fn survive(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match panics::caught(&shared.metrics, Place::Http, next.run(request)).await {
+        Ok(response) => response,
+        Err(panics::Panicked) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", panics::TEXT)).into_response()
+        }
+    }
 }
 
 async fn with_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {

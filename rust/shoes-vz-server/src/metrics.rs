@@ -95,6 +95,32 @@ impl Outcome {
     }
 }
 
+/// Where a panic was caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A gRPC call.
+    Call,
+    /// What streams down to a caller or an agent.
+    Stream,
+    /// What listens to an agent.
+    Agent,
+    /// An HTTP request.
+    Http,
+}
+
+impl Place {
+    const ALL: [Self; 4] = [Self::Call, Self::Stream, Self::Agent, Self::Http];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Stream => "stream",
+            Self::Agent => "agent",
+            Self::Http => "http",
+        }
+    }
+}
+
 /// Every metric, in a registry of its own.
 #[derive(Debug)]
 pub struct Metrics {
@@ -113,6 +139,8 @@ pub struct Metrics {
     resent: IntCounter,
     elsewhere: IntCounter,
     store_failures: IntCounter,
+    without_token: IntCounter,
+    panics: IntCounterVec,
     /// Locked for a whole scrape, so that two at once do not mix.
     gauges: Mutex<Gauges>,
 }
@@ -218,6 +246,16 @@ impl Metrics {
                     "Create commands an agent refused so that another may take the runner.",
                 )?,
             )?,
+            without_token: keep(
+                r,
+                IntCounter::new("shoesvz_calls_without_token_total", "Calls refused for want of the token.")?,
+            )?,
+            panics: counters(
+                r,
+                "shoesvz_panics_total",
+                "Mistakes of the server's own that were caught.",
+                "where",
+            )?,
             store_failures: keep(
                 r,
                 IntCounter::new(
@@ -248,6 +286,9 @@ impl Metrics {
             metrics.starts.with_label_values(&[path.as_str()]);
             metrics.started.with_label_values(&[path.as_str()]);
         }
+        for place in Place::ALL {
+            metrics.panics.with_label_values(&[place.label()]);
+        }
         for kind in ENDS {
             metrics.ended.with_label_values(&[end_label(kind)]);
         }
@@ -271,6 +312,16 @@ impl Metrics {
             Observation::TriedElsewhere => self.elsewhere.inc(),
             Observation::CreateRefused => self.failures.with_label_values(&["send_command_failed"]).inc(),
         }
+    }
+
+    /// Counts a call that was refused for want of the token.
+    pub fn call_without_token(&self) {
+        self.without_token.inc();
+    }
+
+    /// Counts a panic that was caught.
+    pub fn panicked(&self, place: Place) {
+        self.panics.with_label_values(&[place.label()]).inc();
     }
 
     /// Counts a try to write the state that failed.

@@ -31,7 +31,7 @@ use crate::{
     http,
     metrics::Metrics,
     settings::Settings,
-    store::{Sqlite, StoreError},
+    store::{Loaded, Sqlite, Store, StoreError},
 };
 
 /// Why the server cannot run, or ended.
@@ -72,31 +72,45 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// A bug.
-    #[error("the fleet's task ended unexpectedly")]
+    /// A mistake of the server's own: what the fleet decides cannot be trusted after it.
+    #[error(
+        "the server's own task ended unexpectedly, which is a mistake in shoes-vz; restart it and report this"
+    )]
     Owner(#[source] JoinError),
 }
 
 /// Bound and loaded, ready to run.
-pub struct Bound {
+pub struct Bound<S = Sqlite> {
     settings: Settings,
     grpc: TcpListener,
     http: TcpListener,
     grpc_addr: SocketAddr,
     metrics_addr: SocketAddr,
     fleet: Fleet,
-    owner: Owner<Sqlite>,
+    owner: Owner<S>,
     metrics: Arc<Metrics>,
 }
 
 /// Takes the ports and opens the state.
 pub async fn bind(settings: Settings) -> Result<Bound, ServeError> {
+    let open = |settings: &Settings| {
+        let opened = Sqlite::open_or(&settings.state_dir, settings.damaged_state, Outside::real().now())?;
+        tracing::info!(agents = opened.1.agents.len(), runners = opened.1.runners.len(),
+            state_dir = %settings.state_dir.display(), "state loaded");
+        Ok(opened)
+    };
+    bind_over(settings, open).await
+}
+
+/// As [`bind`], with a store of another kind.
+pub async fn bind_over<S: Store>(
+    settings: Settings,
+    open: impl FnOnce(&Settings) -> Result<(S, Loaded), StoreError>,
+) -> Result<Bound<S>, ServeError> {
     let (grpc, grpc_addr) = listen(settings.grpc_addr, "gRPC", "grpc-addr").await?;
     let (http, metrics_addr) = listen(settings.metrics_addr, "metrics", "metrics-addr").await?;
+    let (store, loaded) = open(&settings)?;
     let outside = Outside::real();
-    let (store, loaded) = Sqlite::open_or(&settings.state_dir, settings.damaged_state, outside.now())?;
-    tracing::info!(agents = loaded.agents.len(), runners = loaded.runners.len(), state_dir = %settings.state_dir.display(),
-        "state loaded");
     let metrics = Arc::new(Metrics::new()?);
     let (fleet, owner) = owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics), outside);
     Ok(Bound { settings, grpc, http, grpc_addr, metrics_addr, fleet, owner, metrics })
@@ -113,7 +127,7 @@ async fn listen(
     Ok((listener, bound))
 }
 
-impl Bound {
+impl<S: Store> Bound<S> {
     /// The gRPC address.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
@@ -190,7 +204,7 @@ where
     IE: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let stop = fleet.stopping().clone().cancelled_owned();
-    let gate = Gate::new(door.token, fleet.outside().clone());
+    let gate = Gate::new(door.token, fleet.outside().clone(), Arc::clone(&metrics));
     let routes = edge::routes(fleet, metrics, door.defaults).await?;
     Ok(Server::builder()
         .http2_keepalive_interval(Some(door.keepalive))

@@ -71,9 +71,9 @@ pub static PROGRAM: Program = Program {
         Setting::new(
             "unknown-labels",
             "POLICY",
-            "What to do about a job label that no agent offers: refuse or ignore",
+            "What to do about a job label that no agent offers: wait, refuse (upon which myshoes deletes the job for good) or ignore",
         )
-        .or("refuse"),
+        .or("wait"),
         Setting::new("add-timeout", "DURATION", "How long an AddInstance without a deadline waits").or("5m"),
         Setting::new("delete-timeout", "DURATION", "How long a DeleteInstance without a deadline waits")
             .or("2m"),

@@ -137,7 +137,8 @@ async fn a_second_agent_on_the_same_runners_path_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unknown_resource_type_or_label_is_an_invalid_argument_that_names_it() {
+async fn an_unknown_resource_type_is_an_invalid_argument_and_a_label_that_no_agent_offers_waits_and_both_are_named()
+ {
     let fleet = Fleet::start().await;
     let ask = async |resource_type: &str, label: &str| {
         let request = AddInstanceRequest {
@@ -146,16 +147,21 @@ async fn an_unknown_resource_type_or_label_is_an_invalid_argument_that_names_it(
             resource_type: resource_type.into(),
             labels: vec![label.into()],
         };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(std::time::Duration::from_secs(2));
         fleet.shoes_client().add_instance(request).await.unwrap_err()
     };
-    for (resource_type, label, named) in
-        [("gigantic", "self-hosted", "gigantic"), ("nano", "windows-11", "windows-11")]
-    {
+    for (resource_type, label, code, named) in [
+        ("gigantic", "self-hosted", Code::InvalidArgument, "gigantic"),
+        ("nano", "windows-11", Code::ResourceExhausted, "windows-11"),
+    ] {
         let refused = ask(resource_type, label).await;
-        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert_eq!(refused.code(), code, "{refused:?}");
         assert!(refused.message().contains(named), "{refused:?}");
     }
-    assert_eq!(fleet.runners().await.len(), 0);
+    let waiting = fleet.runners().await;
+    assert_eq!(waiting.len(), 1, "it keeps its place for a retry");
+    fleet.delete(&waiting[0].cloud_id).await.unwrap();
     fleet.finish().await;
 }
 

@@ -91,7 +91,7 @@ pub async fn run(bundle: &Path) -> ExitCode {
     match prepare(bundle) {
         Ok((spec, hypervisor)) => {
             let ready = || {
-                say(READY);
+                announce(READY);
                 hang_up();
             };
             match serve(Path::new("."), spec, hypervisor, START_DEADLINE, terminated(), ready).await {
@@ -105,15 +105,15 @@ pub async fn run(bundle: &Path) -> ExitCode {
 
 fn fail(error: &ProcessError) -> ExitCode {
     tracing::error!(%error, "the VM process cannot begin");
-    say(&error.to_string());
+    announce(&error.to_string());
     ExitCode::FAILURE
 }
 
-/// To whoever started us; nobody reading any more is no reason to end a VM.
-fn say(words: &str) {
+/// To the process that started us. That it does not read any more is no reason to end a VM.
+fn announce(line: &str) {
     let mut stdout = io::stdout();
-    if let Err(error) = writeln!(stdout, "{words}").and_then(|()| stdout.flush()) {
-        tracing::warn!(%error, words, "nobody reads our stdout");
+    if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, line, "the parent has closed our stdout");
     }
 }
 

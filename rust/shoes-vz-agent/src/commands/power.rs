@@ -10,9 +10,9 @@ use shoes_vz_model::{
     guest::port,
     template::Transport,
 };
+use shoes_vz_process::backoff::Backoff;
 use shoes_vz_process::settings::Zero;
 use shoes_vz_process::units;
-use shoes_vz_process::backoff::Backoff;
 use shoes_vz_terminal::progress::{Place, Progress};
 use shoes_vz_vm::{
     client::{Stop, Vm},

@@ -8,8 +8,8 @@ use shoes_vz_model::{
     state::{Stage, StartPath},
     text,
 };
-use shoes_vz_process::units;
 use shoes_vz_process::backoff::Backoff;
+use shoes_vz_process::units;
 use shoes_vz_proto::{agent as wire, agent::EndKind};
 use shoes_vz_vm::{End, spec::StateUse};
 use tokio::{

@@ -1,6 +1,6 @@
 //! AgentService: registration and the Sync streams.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use shoes_vz_model::AgentId;
@@ -18,7 +18,9 @@ use crate::fleet::{
     types::{Closed, Refusal, Registration, SessionId},
 };
 
-use super::status;
+use crate::metrics::{Metrics, Place};
+
+use super::{panics, status};
 
 /// The tick of a Go agent; others send on every change.
 const SYNC_INTERVAL_SECONDS: i32 = 5;
@@ -29,11 +31,12 @@ const PROTOCOL: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Agents {
     fleet: Fleet,
+    metrics: Arc<Metrics>,
 }
 
 impl Agents {
-    pub(super) fn new(fleet: Fleet) -> Self {
-        Self { fleet }
+    pub(super) fn new(fleet: Fleet, metrics: Arc<Metrics>) -> Self {
+        Self { fleet, metrics }
     }
 }
 
@@ -71,11 +74,19 @@ impl AgentService for Agents {
     ) -> Result<Response<Self::SyncStream>, Status> {
         let (session, commands) = self.fleet.open().await.map_err(|e| status(&e))?;
         let gone = CancellationToken::new();
+        let (fleet, metrics) = (self.fleet.clone(), Arc::clone(&self.metrics));
         let listen = listen(self.fleet.clone(), session, request.into_inner(), gone.clone());
-        tokio::spawn(listen.in_current_span());
+        let noticed = async move {
+            if panics::caught(&metrics, Place::Agent, listen).await.is_err() {
+                // Nobody listens to the agent any more: it is to come back.
+                fleet.lost(session, panics::TEXT.to_owned()).await;
+            }
+        };
+        tokio::spawn(noticed.in_current_span());
         // Dropped with the stream, whoever ends it: then the listener ends too.
         let down = Downstream { commands, _gone: gone.drop_guard() };
-        Ok(Response::new(Box::pin(stream::unfold(Some(down), Downstream::next))))
+        let down = stream::unfold(Some(down), Downstream::next);
+        Ok(Response::new(Box::pin(panics::guarded(Arc::clone(&self.metrics), down))))
     }
 }
 

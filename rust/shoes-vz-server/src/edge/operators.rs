@@ -20,17 +20,20 @@ use crate::fleet::{
     types::{Order, Refusal},
 };
 
-use super::{drain, status};
+use crate::metrics::Metrics;
+
+use super::{drain, panics, status};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Operators {
     fleet: Fleet,
+    metrics: Arc<Metrics>,
 }
 
 impl Operators {
-    pub(super) fn new(fleet: Fleet) -> Self {
-        Self { fleet }
+    pub(super) fn new(fleet: Fleet, metrics: Arc<Metrics>) -> Self {
+        Self { fleet, metrics }
     }
 }
 
@@ -56,7 +59,7 @@ impl FleetService for Operators {
         let bad = |e: shoes_vz_model::id::BadId| status(&Refusal::Invalid(e.to_string()));
         let watched = match (cloud_id.as_str(), runner_name.as_str()) {
             ("", "") => Watched::All,
-            ("", name) => Watched::Name(name.parse::<RunnerName>().map_err(bad)?),
+            ("", name) => Watched::Name(RunnerName::recorded(name).map_err(bad)?),
             (id, "") => Watched::Cloud(id.parse::<CloudId>().map_err(bad)?),
             _ => return Err(Status::invalid_argument("watch by cloud_id or by runner_name, not by both")),
         };
@@ -71,6 +74,7 @@ impl FleetService for Operators {
         let watch = Watch { fleet: self.fleet.clone(), watched, changes, ready: present, over: Over::NotYet };
         let stopping = self.fleet.stopping().clone();
         let views = stream::unfold(watch, Watch::next).take_until(stopping.cancelled_owned());
+        let views = panics::guarded(Arc::clone(&self.metrics), views);
         let mut response: Response<Self::WatchRunnersStream> = Response::new(Box::pin(views));
         // Whoever watches for a runner that is not there learns so at once, not by silence.
         response.metadata_mut().insert(WATCH_MATCHING, MetadataValue::from(matching));
@@ -111,7 +115,8 @@ impl FleetService for Operators {
         // First the subscription, then the order: no change falls between the two.
         let changes = self.fleet.changes();
         let view = self.fleet.order(agent, Order::Cordon(reason)).await.map_err(|e| status(&e))?;
-        Ok(Response::new(Box::pin(drain::views(self.fleet.clone(), changes, view))))
+        let views = drain::views(self.fleet.clone(), changes, view);
+        Ok(Response::new(Box::pin(panics::guarded(Arc::clone(&self.metrics), views))))
     }
 }
 

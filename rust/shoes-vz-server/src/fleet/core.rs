@@ -27,6 +27,8 @@ use shoes_vz_model::{AgentId, CloudId, RunnerId, RunnerName, Stage};
 
 pub use views::Snapshot;
 
+use crate::repeats::Repeats;
+
 use super::{
     agent::Agent,
     demand::Demands,
@@ -63,7 +65,7 @@ impl Default for Policy {
         Self {
             demands: Demands::default(),
             accepted_labels: Accepted::default(),
-            unknown_labels: UnknownLabels::Refuse,
+            unknown_labels: UnknownLabels::Wait,
             grace: Duration::from_secs(30),
             tombstones: 7 * DAY,
             agent_forget: 7 * DAY,
@@ -100,6 +102,8 @@ pub struct Core {
     timers: BTreeSet<(Duration, Timer)>,
     /// Set while the store cannot be written: why, and what to do.
     unwritable: Option<String>,
+    /// Log lines an agent or a caller can have repeated at will.
+    repeats: Repeats,
     turn: Turn,
     dirty: BTreeSet<RunnerId>,
     reschedule: bool,
@@ -147,6 +151,7 @@ impl Core {
             waiters: HashMap::new(),
             timers: BTreeSet::from([(now.mono, Timer::Sweep)]),
             unwritable: None,
+            repeats: Repeats::default(),
             turn: Turn::default(),
             dirty: BTreeSet::new(),
             reschedule: false,

@@ -24,9 +24,11 @@ impl Accepted {
     }
 }
 
-/// What is to be done about a label that nobody offers.
+/// What is to be done about a label that no agent offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownLabels {
+    /// The request waits like any other: an agent that offers it may be about to join.
+    Wait,
     /// `INVALID_ARGUMENT`: myshoes deletes the job.
     Refuse,
     /// As if it were not there.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoes_vz_model::{AgentId, ResourceType, RunnerId, State, state, text};
+use shoes_vz_model::{AgentId, ResourceType, RunnerId, RunnerName, State, state, text};
 use shoes_vz_proto::agent as wire;
 
 use super::{
@@ -97,7 +97,7 @@ pub fn job_over(
 pub fn adopted(agent: AgentId, id: RunnerId, told: &wire::Runner, now: Now) -> Option<Runner> {
     // The runner's id is as unique as any.
     let cloud_id = told.cloud_id.parse().or_else(|_| format!("shoes-vz-{id}").parse()).ok()?;
-    let name = told.runner_name.parse().or_else(|_| format!("adopted-{id}").parse()).ok()?;
+    let name = RunnerName::recorded(&told.runner_name).or_else(|_| format!("adopted-{id}").parse()).ok()?;
     let created = told.created_at.as_ref().and_then(shoes_vz_model::time::from_wire);
     Some(Runner {
         id,

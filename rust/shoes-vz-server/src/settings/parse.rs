@@ -11,9 +11,10 @@ use crate::fleet::{demand::Demand, labels::UnknownLabels};
 
 pub(super) fn unknown_labels(text: &str) -> Result<UnknownLabels, String> {
     match text {
+        "wait" => Ok(UnknownLabels::Wait),
         "refuse" => Ok(UnknownLabels::Refuse),
         "ignore" => Ok(UnknownLabels::Ignore),
-        other => Err(format!("{other:?} is neither refuse nor ignore")),
+        other => Err(format!("{other:?} is not wait, refuse or ignore")),
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use prost::Message as _;
 use rusqlite::{Connection, Transaction, params};
 use serde::{Deserialize, Serialize};
-use shoes_vz_model::RunnerId;
+use shoes_vz_model::{RunnerId, RunnerName};
 use shoes_vz_proto::agent as wire;
 
 use crate::fleet::{
@@ -220,7 +220,7 @@ fn runner(row: &rusqlite::Row<'_>, id: &str, script: Option<Script>) -> Result<R
     Ok(Runner {
         id,
         cloud_id: column(1)?.parse().map_err(text)?,
-        name: column(2)?.parse().map_err(text)?,
+        name: RunnerName::recorded(&column(2)?).map_err(text)?,
         resource_type: details.resource_type.parse().map_err(text)?,
         shape: details.shape,
         template: details.wanted_template,

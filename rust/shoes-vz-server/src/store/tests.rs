@@ -397,3 +397,14 @@ fn a_tombstone_of_an_earlier_version_is_read_and_its_name_has_served_if_it_shows
         loaded.runners.iter().map(|r| (r.name.as_str(), r.has_served())).collect();
     assert_eq!(served, BTreeMap::from([("worked", true), ("did-not", false)]));
 }
+
+#[test]
+fn a_runner_whose_name_would_be_refused_today_is_still_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Sqlite::open(dir.path()).unwrap();
+    let mut old = runner("a", placed(AgentId::random(), Delivery::Done));
+    old.name = shoes_vz_model::RunnerName::recorded("my runner/1").unwrap();
+    put(&store, &old, None);
+    drop(store);
+    assert_eq!(Sqlite::open(dir.path()).unwrap().1.runners[0].name, old.name);
+}

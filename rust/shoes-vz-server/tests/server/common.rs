@@ -291,3 +291,16 @@ impl Agent {
 pub(crate) async fn answer<T>(call: JoinHandle<Result<T, Status>>) -> Result<T, Status> {
     timeout(PATIENCE, call).await.expect("an answer").unwrap()
 }
+
+/// Nothing tells of a file or a log line but looking.
+pub(crate) async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let looks = async {
+        loop {
+            match look() {
+                Some(seen) => return seen,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, looks).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}

@@ -4,7 +4,6 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use shoes_vz_proto::agent::{EndKind, RunnerEnd, RunnerState};
@@ -12,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 use tokio::process::{Child, Command};
 use tonic::Code;
 
-use crate::common::{Agent, PATIENCE, Server, answer};
+use crate::common::{Agent, Server, answer, eventually};
 
 /// The program, on a disk of its own.
 struct Small {
@@ -71,19 +70,6 @@ impl Small {
         let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
-}
-
-/// Nothing tells of a file or a log line but looking.
-async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let looks = async {
-        loop {
-            match look() {
-                Some(seen) => return seen,
-                None => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, looks).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
 #[tokio::test]

@@ -252,6 +252,9 @@ async fn a_request_of_two_mebibytes_passes_and_an_endless_one_does_not() {
     let call = server.call_add(with(2 << 20), crate::common::PATIENCE);
     assert_eq!(agent.take_create().await.setup_script.len(), 2 << 20);
     call.abort();
+    let told = answer(server.call_add(with((8 << 20) + 1), crate::common::PATIENCE)).await.unwrap_err();
+    assert_eq!(told.code(), Code::InvalidArgument, "{told:?}");
+    assert!(told.message().contains("setup_script has 8388609 bytes"), "{told:?}");
     let told = answer(server.call_add(with(17 << 20), crate::common::PATIENCE)).await.unwrap_err();
     assert_eq!(told.code(), Code::OutOfRange, "{told:?}");
     server.stop().await;

@@ -214,7 +214,7 @@ async fn a_failure_is_told_with_its_reason_and_stage_and_its_end_is_acknowledged
 #[tokio::test]
 async fn fault_25_what_can_never_work_is_refused_by_name() {
     let dir = tempdir().unwrap();
-    let server = Server::start(dir.path()).await;
+    let server = Server::start_with(dir.path(), &["--unknown-labels", "refuse"]).await;
     let _agent = Agent::connect(&server, 1).await;
     let good = AddInstanceRequest {
         runner_name: "a".into(),
@@ -226,6 +226,14 @@ async fn fault_25_what_can_never_work_is_refused_by_name() {
         (AddInstanceRequest { resource_type: "huge".into(), ..good.clone() }, "huge"),
         (AddInstanceRequest { labels: vec!["self-hosted".into(), "gpu".into()], ..good.clone() }, "gpu"),
         (AddInstanceRequest { runner_name: String::new(), ..good.clone() }, "runner name"),
+        (
+            AddInstanceRequest { runner_name: "x".repeat(65), ..good.clone() },
+            "65 characters; GitHub takes 1 to 64",
+        ),
+        (AddInstanceRequest { runner_name: "team/mac 1".into(), ..good.clone() }, "character 5 is '/'"),
+        (AddInstanceRequest { runner_name: "-mac".into(), ..good.clone() }, "character 1 is '-'"),
+        (AddInstanceRequest { labels: vec!["a\u{7}".into()], ..good.clone() }, "character 2 is '\\u{7}'"),
+        (AddInstanceRequest { labels: vec!["x".repeat(257)], ..good.clone() }, "has 257 characters"),
     ];
     for (request, part) in bad {
         let told = answer(server.call_add(request, Duration::from_secs(9))).await.unwrap_err();
@@ -499,5 +507,51 @@ async fn a_name_asked_for_again_after_its_job_is_done_gets_no_second_vm_not_even
         assert!(told.message().contains(part), "{told:?}");
     }
     server.delete(&create.cloud_id).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_label_that_no_agent_offers_yet_waits_for_one_that_does_and_costs_no_job() {
+    let dir = tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let _other = Agent::connect(&server, 1).await;
+    let request = |name: &str| AddInstanceRequest {
+        runner_name: name.into(),
+        setup_script: SCRIPT.into(),
+        resource_type: String::new(),
+        labels: vec!["self-hosted".into(), "xcode-99".into()],
+    };
+    let told = answer(server.call_add(request("a"), Duration::from_secs(1))).await.unwrap_err();
+    assert_eq!(told.code(), Code::ResourceExhausted, "myshoes keeps its job: {told:?}");
+    assert!(told.message().contains("xcode-99"), "{told:?}");
+
+    let call = server.call_add(request("b"), Duration::from_secs(60));
+    let view = server.until("b", |v| !v.pending_reason.is_empty()).await;
+    assert!(view.pending_reason.contains("label \"xcode-99\" is offered by no template"), "{view:?}");
+    assert_eq!(view.resource_type, "nano", "none was named, so it is the default");
+    let mut late = info();
+    late.templates[0].labels = vec!["xcode-99".into()];
+    let id = shoes_vz_model::AgentId::random().to_string();
+    let mut late = Agent::connect_as(&server, &id, 1, Some(late), vec![]).await;
+    late.take_create().await;
+    late.report(RunnerState::SshReady).await;
+    answer(call).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_resource_type_that_is_not_named_is_the_servers_default() {
+    let dir = tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--default-resource-type", "2xlarge"]).await;
+    let mut agent = Agent::connect(&server, 1).await;
+    let request = AddInstanceRequest {
+        runner_name: "a".into(),
+        setup_script: SCRIPT.into(),
+        ..AddInstanceRequest::default()
+    };
+    let call = server.call_add(request, Duration::from_secs(60));
+    assert_eq!(agent.take_create().await.resource_type, "2xlarge");
+    agent.report(RunnerState::SshReady).await;
+    assert_eq!(answer(call).await.unwrap().resource_type, "2xlarge");
     server.stop().await;
 }

@@ -8,3 +8,5 @@ mod cordon;
 mod disk;
 mod door;
 mod grpc;
+mod panics;
+mod repeats;

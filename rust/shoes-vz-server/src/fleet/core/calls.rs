@@ -6,11 +6,13 @@ use shoes_vz_model::{CloudId, RunnerId, State};
 
 use crate::fleet::{
     demand::Demand,
-    labels,
+    labels::{self, UnknownLabels},
     runner::{Doom, DoomKind, Live, Phase, Placed, Runner},
     schedule::{self, Link},
     types::{AddRequest, Added, Effect, Fresh, Now, Refusal, WaiterId, Write},
 };
+
+use crate::repeats::Say;
 
 use super::{Call, Core, Refused, Timer, Waiter};
 
@@ -57,18 +59,21 @@ impl Core {
     }
 
     fn check_labels(&self, asked: &[String]) -> Result<(), Refusal> {
-        if self.policy.unknown_labels == labels::UnknownLabels::Ignore {
-            return Ok(());
+        match (self.policy.unknown_labels, self.unknown_label(asked)) {
+            (UnknownLabels::Refuse, Some(label)) => Err(Refusal::Invalid(label)),
+            (UnknownLabels::Refuse, None) | (UnknownLabels::Wait | UnknownLabels::Ignore, _) => Ok(()),
         }
+    }
+
+    /// That no agent offers one of the labels, and what to do.
+    fn unknown_label(&self, asked: &[String]) -> Option<String> {
         let offers = self.agents.values().map(|a| &a.offers);
-        match labels::first_unknown(asked, &self.policy.accepted_labels, offers) {
-            None => Ok(()),
-            Some(label) => Err(Refusal::Invalid(format!(
-                "label {:?} is offered by no template of any agent; add it to a template's Template.json or to \
-                 the server's accepted_labels, or start the server with --unknown-labels ignore",
-                label.chars().take(80).collect::<String>()
-            ))),
-        }
+        let label = labels::first_unknown(asked, &self.policy.accepted_labels, offers)?;
+        Some(format!(
+            "label {:?} is offered by no template of any agent; add it to a template's Template.json or to \
+             the server's accepted_labels, start an agent that offers it, or start the server with --unknown-labels ignore",
+            label.chars().take(80).collect::<String>()
+        ))
     }
 
     fn demand(&self, request: &AddRequest) -> Result<Demand, Refusal> {
@@ -205,7 +210,10 @@ impl Core {
 
     pub(super) fn on_caller_gone(&mut self, waiter: WaiterId, now: Now) {
         if let Some(gone) = self.drop_waiter(waiter) {
-            tracing::info!(runner_id = %gone.runner, call = ?gone.call, "the caller went away");
+            let key = format!("caller gone {}", gone.runner);
+            if let Some(repeats) = self.repeats.note(&key, Say::AFewTimes, now.mono) {
+                tracing::info!(runner_id = %gone.runner, call = ?gone.call, repeats, "the caller went away");
+            }
             self.mind_unattended(gone.runner, now);
             self.turn.changed.push(gone.runner);
         }
@@ -343,6 +351,11 @@ impl Core {
         }
         if self.agents.is_empty() {
             return "no agent is registered".into();
+        }
+        if self.policy.unknown_labels != UnknownLabels::Ignore
+            && let Some(reason) = self.unknown_label(&runner.labels)
+        {
+            return reason;
         }
         let refused: Refused = match schedule::choose(&self.candidates(), self.want(runner)) {
             Ok(_) => return String::new(),

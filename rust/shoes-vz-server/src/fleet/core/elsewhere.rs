@@ -9,6 +9,8 @@ use crate::fleet::{
     types::{Now, Observation},
 };
 
+use crate::repeats::Say;
+
 use super::Core;
 
 impl Core {
@@ -20,8 +22,11 @@ impl Core {
         let Some(runner) = self.runners.get_mut(&id) else { return };
         let Phase::Placed(Placed { delivery: Delivery::Pending(script), .. }) = &runner.phase else { return };
         let words = report::one_line(words);
-        tracing::warn!(runner_id = %id, runner_name = %runner.name, agent_id = %agent, error = %words,
-            "create refused for the agent's own sake; the runner is queued again");
+        let key = format!("create refused {agent} {words}");
+        if let Some(repeats) = self.repeats.note(&key, Say::AFewTimes, now.mono) {
+            tracing::warn!(runner_id = %id, runner_name = %runner.name, agent_id = %agent, error = %words, repeats,
+                "create refused for the agent's own sake; the runner is queued again");
+        }
         runner.phase = Phase::Queued(script.clone());
         runner.refusals += 1;
         runner.live.queued_since = now.mono;

@@ -16,6 +16,8 @@ use crate::fleet::{
     types::{Closed, Effect, Now, Observation, Registration, SessionId, WaiterId, Write},
 };
 
+use crate::repeats::Say;
+
 use super::{Core, Timer};
 
 /// How long an agent has to clean up a failed runner before the server asks for it.
@@ -37,8 +39,12 @@ impl Core {
                 self.forget_agent(old, "its agent (Go) started anew, and VMs end with that process", now);
             }
         }
-        tracing::info!(agent_id = %id, hostname, slots = capacity.max_runners,
-            version = info.as_ref().map_or("Go agent", |i| i.version.as_str()), "agent registered");
+        // A Go agent that starts in a loop has a new id each time.
+        let key = format!("registered {}", agent_id.map_or(hostname.clone(), |id| id.to_string()));
+        if let Some(repeats) = self.repeats.note(&key, Say::AFewTimes, now.mono) {
+            tracing::info!(agent_id = %id, hostname, slots = capacity.max_runners, repeats,
+                version = info.as_ref().map_or("Go agent", |i| i.version.as_str()), "agent registered");
+        }
         let offers = Offers::of(info.as_ref());
         let before = self.agents.get_mut(&id).map(|a| (a.session.take(), std::mem::take(&mut a.fallbacks)));
         let (session, fallbacks) = before.unwrap_or_default();
@@ -88,8 +94,10 @@ impl Core {
         if agent.session.as_ref().is_some_and(|s| s.id == session) {
             agent.session = None;
             agent.last_seen = now.wall;
-            tracing::warn!(agent_id = %id, hostname = %agent.hostname, why,
-                "agent offline; its runners are kept, its slots are not counted");
+            if let Some(repeats) = self.repeats.note(&format!("offline {id}"), Say::AFewTimes, now.mono) {
+                tracing::warn!(agent_id = %id, hostname = %agent.hostname, why, repeats,
+                    "agent offline; its runners are kept, its slots are not counted");
+            }
             let row = agent.clone();
             self.turn.writes.push(Write::Agent(Box::new(row)));
             let held = self.by_agent.get(&id).into_iter().flatten();
@@ -113,7 +121,9 @@ impl Core {
         let mut end_acks = Vec::new();
         for told in request.runners {
             let Ok(runner) = told.runner_id.parse::<RunnerId>() else {
-                tracing::warn!(agent_id = %id, "the agent lists a runner whose id is no UUID; ignored");
+                if let Some(repeats) = self.repeats.note(&format!("odd id {id}"), Say::Once, now.mono) {
+                    tracing::warn!(agent_id = %id, repeats, "the agent lists a runner whose id is not a UUID; ignored");
+                }
                 continue;
             };
             let told = report::bounded(told);
@@ -139,7 +149,11 @@ impl Core {
                 News::None => {}
                 News::Runners => self.reschedule = true,
                 News::TakesNone => {
-                    tracing::info!(agent_id = %id, why = %session.takes_none, "whether the agent takes runners has changed");
+                    let key = format!("takes none {id}");
+                    if let Some(repeats) = self.repeats.note(&key, Say::AFewTimes, now.mono) {
+                        tracing::info!(agent_id = %id, why = %session.takes_none, repeats,
+                            "whether the agent takes runners has changed");
+                    }
                     self.agent_changed(id);
                 }
             }
@@ -182,7 +196,9 @@ impl Core {
         if agent.session.as_ref().is_some_and(|s| s.id == session) {
             return true;
         }
-        tracing::info!(agent_id = %id, hostname = %agent.hostname, "agent online");
+        if let Some(repeats) = self.repeats.note(&format!("online {id}"), Say::AFewTimes, now.mono) {
+            tracing::info!(agent_id = %id, hostname = %agent.hostname, repeats, "agent online");
+        }
         if let Some(old) = agent.session.replace(Session::new(session)) {
             self.sessions.remove(&old.id);
             self.effect(Effect::Close(old.id, Closed::Replaced));
@@ -207,10 +223,14 @@ impl Core {
                 // The same host under a new identity (its old one was lost), or a copy that must not be.
                 let old = placed.agent;
                 if self.agents.get(&old).is_some_and(|a| a.session.is_some()) {
-                    tracing::warn!(runner_id = %id, agent_id = %agent, owner = %old, "two agents list one runner");
+                    let key = format!("two agents {id} {agent}");
+                    if let Some(repeats) = self.repeats.note(&key, Say::Once, now.mono) {
+                        tracing::warn!(runner_id = %id, agent_id = %agent, owner = %old, repeats,
+                            "two agents list one runner");
+                    }
                     return Standing::Stray;
                 }
-                self.rehome(id, old, agent);
+                self.rehome(id, old, agent, now);
             }
             Phase::Queued(script) => {
                 // After the database was set back, or an agent refused it and has it after all. What runs counts.
@@ -231,13 +251,16 @@ impl Core {
         Standing::Known
     }
 
-    fn rehome(&mut self, id: RunnerId, from: AgentId, to: AgentId) {
+    fn rehome(&mut self, id: RunnerId, from: AgentId, to: AgentId, now: Now) {
         let Some(runner) = self.runners.get_mut(&id) else { return };
         let name = runner.name.clone();
         if let Phase::Placed(placed) = &mut runner.phase {
             placed.agent = to;
         }
-        tracing::warn!(runner_id = %id, from = %from, to = %to, "runner found on an agent of another identity");
+        if let Some(repeats) = self.repeats.note(&format!("rehomed {id}"), Say::AFewTimes, now.mono) {
+            tracing::warn!(runner_id = %id, from = %from, to = %to, repeats,
+                "runner found on an agent of another identity");
+        }
         self.free_slot(from, &name, id);
         self.hold_slot(to, &name, id);
         self.touch(id);
@@ -315,7 +338,10 @@ impl Core {
     fn adopt(&mut self, agent: AgentId, id: RunnerId, told: wire::Runner, now: Now) {
         let Some(adopted) = report::adopted(agent, id, &told, now) else { return };
         if self.by_cloud.contains_key(&adopted.cloud_id) {
-            tracing::warn!(runner_id = %id, agent_id = %agent, "an unknown runner has another one's cloud id; ignored");
+            if let Some(repeats) = self.repeats.note(&format!("cloud id {id}"), Say::Once, now.mono) {
+                tracing::warn!(runner_id = %id, agent_id = %agent, repeats,
+                    "an unknown runner has another one's cloud id; ignored");
+            }
             return;
         }
         let name = adopted.name.clone();
@@ -387,7 +413,12 @@ impl Core {
         }
         if !ack.error.is_empty() {
             let due = session.refused(id, now.mono);
-            tracing::warn!(runner_id = %id, agent_id = %agent, error = %ack.error, "delete refused; it is sent again");
+            if let Some(repeats) =
+                self.repeats.note(&format!("delete refused {id}"), Say::AFewTimes, now.mono)
+            {
+                tracing::warn!(runner_id = %id, agent_id = %agent, error = %ack.error, repeats,
+                    "delete refused; it is sent again");
+            }
             self.timers.insert((due, Timer::Redelete(agent)));
         }
     }

@@ -1,0 +1,69 @@
+//! A panic in what serves one caller is that caller's INTERNAL: it ends nobody else's call, and is logged and counted.
+
+use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc};
+
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use tonic::Status;
+
+use crate::metrics::{Metrics, Place};
+
+/// What the caller reads: what went wrong is the log's.
+pub(crate) const TEXT: &str =
+    "internal error of the server; its log has the details, and the call may be repeated";
+
+/// The future's output, or that it panicked. Nothing it borrowed is used afterwards.
+pub(crate) async fn caught<T>(
+    metrics: &Metrics,
+    place: Place,
+    future: impl Future<Output = T>,
+) -> Result<T, Panicked> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| note(metrics, place, &*payload))
+}
+
+/// That a panic was caught, logged and counted.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// The stream, which a panic ends with INTERNAL.
+pub(super) fn guarded<T>(
+    metrics: Arc<Metrics>,
+    stream: impl Stream<Item = Result<T, Status>>,
+) -> impl Stream<Item = Result<T, Status>> {
+    AssertUnwindSafe(stream).catch_unwind().map(move |item| match item {
+        Ok(item) => item,
+        Err(payload) => {
+            note(&metrics, Place::Stream, &*payload);
+            Err(Status::internal(TEXT))
+        }
+    })
+}
+
+fn note(metrics: &Metrics, place: Place, payload: &(dyn Any + Send)) -> Panicked {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(?place, panic = text.unwrap_or("no text"), "a panic was caught");
+    metrics.panicked(place);
+    Panicked
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_stream_ends_it_with_internal_and_is_counted() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let stream = stream::iter([1, 2, 3]).map(|n| {
+            assert!(n < 2, "the second one");
+            Ok(n)
+        });
+        let items: Vec<_> = guarded(Arc::clone(&metrics), stream).collect().await;
+        let codes: Vec<_> = items.iter().map(|item| item.as_ref().map_err(Status::code)).collect();
+        assert_eq!(codes, [Ok(&1), Err(Code::Internal)]);
+        let text = String::from_utf8(metrics.render(&Default::default()).unwrap()).unwrap();
+        assert!(text.contains("shoesvz_panics_total{where=\"stream\"} 1"), "{text}");
+    }
+}
