@@ -110,7 +110,7 @@ impl UserKeys {
 pub(super) struct Unusable {
     pub(super) why: String,
     /// What it is the private half of, as far as that can be read.
-    public: Option<PublicKey>,
+    public: Option<Box<PublicKey>>,
 }
 
 /// The private key in a file.
@@ -127,7 +127,7 @@ pub(super) fn load(path: &Path) -> Result<PrivateKey, Unusable> {
     key.map_err(|error| match PrivateKey::from_openssh(&text) {
         Ok(locked) if locked.is_encrypted() => Unusable {
             why: "it is protected by a passphrase; `ssh-add` gives it to the SSH agent".into(),
-            public: Some(locked.public_key().clone()),
+            public: Some(Box::new(locked.public_key().clone())),
         },
         _ if matches!(error, russh::keys::Error::KeyIsEncrypted) => {
             unusable("it is protected by a passphrase; `ssh-add` gives it to the SSH agent".into())
