@@ -1,5 +1,6 @@
-//! Commands that are not run: read by bash, with stand-ins in place of every program. Ours ask the real one whether it
-//! takes these arguments (`… --help`, which fails on an unknown one); make's asks for the target (`make -n`).
+//! Commands that are not run: read by bash, with stand-ins in place of every program. Ours give the real one these
+//! arguments and one more that no program has, so that it runs nothing and names what it does not know: that one, and no
+//! other. make's asks for the target (`make -n`).
 
 use std::{
     fs,
@@ -110,12 +111,7 @@ fn stand_ins(dir: &Path) {
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("it is made executable");
     };
     for program in PROGRAMS {
-        let real = bins.path(program);
-        // What follows `exec`'s own arguments is the guest's.
-        let text = judge(format!(
-            "if [[ ${{1:-}} == exec ]]; then set -- exec; fi; '{}' \"$@\" --help",
-            real.display()
-        ));
+        let text = judge(ask(&bins.path(program)));
         place(&format!("bin/{program}"), &text);
         place(&format!("checkout/bin/{program}"), &text);
         if program == "shoes-vz-agent" {
@@ -127,6 +123,24 @@ fn stand_ins(dir: &Path) {
     place("checkout/packaging/demo/make-setup-script", &judge(format!("'{}' \"$@\"", script.display())));
     place("bin/sudo", "#!/bin/bash\n\"$@\"\n");
 }
+
+/// Bash that succeeds when a program of ours takes the arguments.
+fn ask(program: &Path) -> String {
+    format!(
+        r#"
+# What follows `exec`'s own arguments is the guest's.
+if [[ ${{1:-}} == exec ]]; then set -- exec; fi
+if [[ " $* " == *" --help "* || " $* " == *" --version "* ]]; then '{program}' "$@"; exit; fi
+said=$(timeout 60 '{program}' "$@" {NOBODYS} 2>&1)
+unknown=$(grep -E 'unexpected argument|unrecognized subcommand' <<< "$said" | grep -v -e {NOBODYS})
+if [[ -n $unknown || $said != *{NOBODYS}* ]]; then echo "${{unknown:-$said}}"; exit 1; fi
+"#,
+        program = program.display()
+    )
+}
+
+/// A flag that no program has.
+const NOBODYS: &str = "--no-program-has-this";
 
 /// Bash that succeeds when make has each target it is given, as an entry of its own: a folder's name would be one, too.
 pub(crate) fn make() -> String {
