@@ -32,7 +32,8 @@ async fn a_panic_of_the_fleets_own_task_ends_the_server_with_an_error_that_has_i
     let dir = tempdir().unwrap();
     let state = dir.path().to_str().unwrap();
     let args = ["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
-    let settings = Settings::read(std::iter::once("shoes-vz-server").chain(args).map(OsString::from), []).unwrap();
+    let settings =
+        Settings::read(std::iter::once("shoes-vz-server").chain(args).map(OsString::from), []).unwrap();
     let bound = serve::bind_over(settings, |_| Ok((Panicking, Loaded::default()))).await.unwrap();
     let server = Server::at(bound.grpc_addr(), bound.metrics_addr());
     let running = tokio::spawn(bound.run(std::future::pending()));
