@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io::Write as _,
     os::fd::{FromRawFd as _, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
@@ -69,7 +70,11 @@ pub(crate) fn vz_event(machine: u64, kind: i32, value: i64, extra: i64, message:
         }
     }));
     if told.is_err() {
-        eprintln!("bridge: an event of machine {machine} was lost: telling it panicked");
+        // `eprintln!` would panic where stderr cannot be written, on a thread that is Swift's.
+        let _ = writeln!(
+            std::io::stderr(),
+            "bridge: an event of machine {machine} was lost: handing it on panicked"
+        );
     }
 }
 

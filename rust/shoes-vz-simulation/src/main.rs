@@ -47,10 +47,10 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    if std::env::var_os("RUST_LOG").is_some() {
+    if std::env::var_os("SHOESVZ_LOG").is_some() {
         // Without the time: it is not this world's.
         let log = tracing_subscriber::fmt().without_time().with_ansi(false);
-        log.with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+        log.with_env_filter(tracing_subscriber::EnvFilter::from_env("SHOESVZ_LOG")).init();
     }
     let (from, to) = args.seeds;
     let next = AtomicU64::new(from);

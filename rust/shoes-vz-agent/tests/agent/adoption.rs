@@ -43,6 +43,30 @@ async fn fault_03_a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_job_was_seen_is_told_with_its_end_by_an_agent_that_did_not_see_it() {
+    let host = Host::new();
+    let first = host.mortal_agent();
+    let id = RunnerId::random();
+    first.apply(command("1", create(id, "script")));
+    until(&first.runners, id, |r| r.state() == RunnerState::SshReady).await;
+    let vm = host.vms.only();
+    vm.until_set_up().await;
+    vm.runner(RunnerActivity::Idle);
+    let idle = until(&first.runners, id, |r| r.state() == RunnerState::Running).await;
+    assert!(!idle.job_seen, "it has not worked yet");
+    vm.runner(RunnerActivity::Running);
+    until(&first.runners, id, |r| r.job_seen).await;
+    first.kill();
+
+    vm.runner(RunnerActivity::Finished);
+    vm.script_exits(0);
+    let runners = host.agent().await;
+    let (runner, end) = until_gone(&runners, id).await;
+    assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
+    assert!(runner.job_seen, "the server gives its name a second VM otherwise");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_boot_survives_its_agent_and_the_script_is_handed_over_by_the_next_one() {
     let host = Host::new();
     host.vms.boots.send_replace(false);

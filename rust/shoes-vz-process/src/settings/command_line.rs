@@ -55,10 +55,13 @@ pub fn parse(
     }
 }
 
-/// `error`, with what was found before it.
+/// `error`, with what was found before it. Flags that nobody knows go before `--help`.
 fn with(error: clap::Error, before: &Mistakes) -> clap::Error {
-    if before.0.is_empty() || !error.use_stderr() {
+    if before.0.is_empty() {
         return error;
+    }
+    if !error.use_stderr() {
+        return clap::Error::raw(ErrorKind::UnknownArgument, format!("{}\n", before.0.join("\nerror: ")));
     }
     let all = before.0.iter().map(|m| format!("\nerror: {m}")).collect::<String>();
     clap::Error::raw(error.kind(), format!("{}{all}\n", first_lines(&error)))

@@ -208,5 +208,7 @@ fn the_help_names_default_and_variable_and_the_first_wrong_word_is_clap_s() {
     assert!(help.contains("[env: SHOESVZ_TEST_LOG, SHOESVZ_LOG]"), "{help}");
     let error = command_line::parse(Cli::command(), os(&["-colour", "red", "exec"])).unwrap_err().to_string();
     assert!(error.contains("--colour") && error.contains("required"), "{error}");
+    let error = command_line::parse(Cli::command(), os(&["-colour", "red", "--help"])).unwrap_err();
+    assert!(error.use_stderr() && error.to_string().contains("--colour"), "{error}");
     assert!(Cli::try_parse_from(os(&["--insecure"])).is_ok());
 }
