@@ -225,6 +225,7 @@ async fn serve(
         vm.path.remove();
         guest.path.remove();
     };
+    let status = owner.status();
     let outcome = tokio::select! {
         biased;
         end = AssertUnwindSafe(owner.run(terminated, &record)).catch_unwind() => {
@@ -243,7 +244,11 @@ async fn serve(
             );
             tracing::error!(reason = %end.reason, "the VM is over");
             record(&end);
-            return Ok(end);
+            owner::tell(&status, &end);
+            if service.is_finished() {
+                return Ok(end);
+            }
+            end
         }
     };
     drop(over);

@@ -135,6 +135,11 @@ impl Owner {
         (owner, Handle { requests: sender, status: status_receiver, guest: guest_receiver })
     }
 
+    /// What its watchers see, which outlives it.
+    pub(super) fn status(&self) -> watch::Sender<VmStatus> {
+        self.status.clone()
+    }
+
     /// Until the VM is over. `record` is called with its end before anybody is told, so that whoever is told finds it
     /// on disk.
     pub(super) async fn run(
@@ -146,11 +151,7 @@ impl Owner {
         tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM is over");
         record(&end);
         self.guest.send_replace(None);
-        self.status.send_modify(|s| {
-            s.state = end.state().into();
-            s.end = Some(end.to_wire());
-            s.guest_up = false;
-        });
+        tell(&self.status, &end);
         for reply in self.start_replies.drain(..) {
             drop(reply.send(Err(Refusal::Hypervisor(end.reason.clone()))));
         }
@@ -339,6 +340,15 @@ impl Owner {
             }
         });
     }
+}
+
+/// Tells every watcher of the VM's end.
+pub(super) fn tell(status: &watch::Sender<VmStatus>, end: &End) {
+    status.send_modify(|s| {
+        s.state = end.state().into();
+        s.end = Some(end.to_wire());
+        s.guest_up = false;
+    });
 }
 
 fn words(error: &dyn std::error::Error) -> String {
