@@ -26,7 +26,6 @@ pub mod renew;
 mod serial;
 pub mod settings;
 pub mod setup;
-mod signals;
 mod state;
 mod vsock;
 
@@ -79,7 +78,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     tasks.spawn(serve_tcp(settings.clone(), api::with_token(router, settings.token.clone()), has_channel));
 
-    tasks.spawn(signals::ignore());
     let watched = state.clone();
     let paths = settings.runner_paths.clone();
     let which = settings.runner_processes;

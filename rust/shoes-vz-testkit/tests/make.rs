@@ -49,6 +49,11 @@ impl Machine {
 
     fn with(self, name: &str, script: &str) -> Self {
         let path = self.bin().join(name);
+        // Writing through a link would replace the system's own program.
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("{path:?}: {e}"),
+            _ => {}
+        }
         fs::write(&path, format!("#!/bin/bash\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         self
