@@ -26,11 +26,9 @@ pub(crate) struct Gathered {
 
 /// Reads every setting. `how` ends the text that says that no server is named.
 pub(crate) fn gather(mut values: Values, how: &str) -> Gathered {
-    let before = values.mistakes();
     let log = values.log();
     let addr = values.parse("server", str::parse);
-    // With an unreadable file it may be in there.
-    if !values.is_given("server") && values.mistakes() == before {
+    if !values.is_given("server") && values.file_is_whole() {
         values.mistake_of_all(format_args!("no server is named: {how}"));
     }
     let token = values.token("token-file");

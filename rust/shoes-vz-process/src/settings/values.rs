@@ -36,6 +36,8 @@ pub struct Values {
     given: BTreeMap<&'static str, Given>,
     tables: toml::Table,
     config: Option<PathBuf>,
+    /// Whether everything that the file says is known; true without a file.
+    file_is_whole: bool,
     mistakes: Mistakes,
 }
 
@@ -47,14 +49,20 @@ impl Values {
         mistakes: Mistakes,
     ) -> Self {
         let program = T::PROGRAM;
-        let mut values =
-            Self { program, given: BTreeMap::new(), tables: toml::Table::new(), config: None, mistakes };
+        let mut values = Self {
+            program,
+            given: BTreeMap::new(),
+            tables: toml::Table::new(),
+            config: None,
+            file_is_whole: true,
+            mistakes,
+        };
         for (name, value) in &flags.given {
             values.give(name, value, || format!("--{name}"));
         }
         values.environment(vars);
         if let Some(path) = values.path(CONFIG.name) {
-            values.file(&path);
+            values.file_is_whole = values.file(&path);
             values.config = Some(path);
         }
         values
@@ -91,20 +99,27 @@ impl Values {
         }
     }
 
-    fn file(&mut self, path: &Path) {
+    fn file(&mut self, path: &Path) -> bool {
         let text = match files::read_text(path, file::LONGEST) {
             Ok(text) => text,
             Err(e) => {
                 let origin = self.origin(CONFIG.name);
                 self.mistakes.0.push(format!("{origin}: cannot read {}: {e}", path.display()));
-                return;
+                return false;
             }
         };
+        let before = self.mistakes.0.len();
         let file = file::read(self.program, &text, path, &mut self.mistakes.0);
         for (setting, text) in file.given {
             self.give(setting.name, OsStr::new(&text), || format!("{}: {}", path.display(), setting.name));
         }
         self.tables = file.tables;
+        self.mistakes.0.len() == before
+    }
+
+    /// Whether the file, if one is named, was read without a mistake: else a setting that seems to be missing may be there.
+    pub fn file_is_whole(&self) -> bool {
+        self.file_is_whole
     }
 
     /// Where the value of `name` comes from.
@@ -125,11 +140,6 @@ impl Values {
     /// Notes a mistake that is no one setting's.
     pub fn mistake_of_all(&mut self, why: impl fmt::Display) {
         self.mistakes.0.push(why.to_string());
-    }
-
-    /// How many mistakes there are.
-    pub fn mistakes(&self) -> usize {
-        self.mistakes.0.len()
     }
 
     /// The value of `name`, else its default, through `parse`. `None` after a mistake, and where there is neither.
