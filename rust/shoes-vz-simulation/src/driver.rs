@@ -308,6 +308,9 @@ impl Simulation {
         if living + waiting > 0 {
             left.push(format!("the server has {living} living runners and {waiting} callers"));
         }
+        if self.world.is_degraded() {
+            left.push("the server has not found yet that it can write again".into());
+        }
         left
     }
 
@@ -373,6 +376,7 @@ impl Simulation {
         if host == SERVER {
             lock(&self.serving).take();
             self.world.set_servers_view(0, 0);
+            self.world.server_writes(true);
             self.world.disturb(SERVER);
         } else {
             self.serves.iter().enumerate().filter(|(n, _)| plan::agent(*n) == host).for_each(|(_, s)| {

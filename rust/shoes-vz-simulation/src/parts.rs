@@ -104,6 +104,7 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
             inspected.violated(format!("the server's own invariant: {words}"));
         }
         inspected.set_servers_view(core.living(), core.waiting());
+        inspected.server_writes(core.can_write());
     });
     let door = Door {
         token: None,

@@ -85,6 +85,8 @@ struct State {
     asked: BTreeMap<String, Duration>,
     /// Living runners and waiting callers, as the server has them.
     servers_view: (usize, usize),
+    /// Whether the server has found that it can write.
+    server_writes: bool,
     violations: Vec<String>,
     trace: DefaultHasher,
     log: Option<Vec<String>>,
@@ -178,6 +180,7 @@ impl World {
             uncordons: BTreeMap::new(),
             asked: BTreeMap::new(),
             servers_view: (0, 0),
+            server_writes: true,
             violations: Vec::new(),
             trace: DefaultHasher::new(),
             log: log.then(Vec::new),
@@ -384,6 +387,15 @@ impl World {
 
     pub(crate) fn servers_view(&self) -> (usize, usize) {
         self.lock().servers_view
+    }
+
+    pub(crate) fn server_writes(&self, writes: bool) {
+        self.lock().server_writes = writes;
+    }
+
+    /// Whether the server has still to find that it can write again.
+    pub(crate) fn is_degraded(&self) -> bool {
+        !self.lock().server_writes
     }
 
     pub(crate) fn set_servers_view(&self, living: usize, waiting: usize) {

@@ -389,6 +389,7 @@ impl<S: Store> Owner<S> {
         }
         let now = self.now();
         let turn = self.core.store_works(now);
+        self.show();
         let changes = self.changes_of(&turn, now);
         let unmade = self.settle(turn.writes, turn.effects, now).await?;
         for change in changes {

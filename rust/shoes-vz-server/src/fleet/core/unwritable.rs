@@ -45,6 +45,11 @@ impl Core {
         self.close_turn(now)
     }
 
+    /// Whether what is decided can be made durable.
+    pub fn can_write(&self) -> bool {
+        self.unwritable.is_none()
+    }
+
     fn unmake(&mut self, id: RunnerId, reason: &str) {
         self.fail_adders(id, &Refusal::Unwritable(reason.to_owned()));
         self.no_longer_wanted(id);
