@@ -226,10 +226,10 @@ mod tests {
             fs::File::create(dir.path().join(name)).unwrap().set_len(1 << 40).unwrap();
         }
         let text = TemplateDir::open(dir.path()).unwrap_err().to_string();
-        assert!(text.contains("Template.json cannot be read (it holds more than"), "{text}");
+        assert!(text.contains("Template.json cannot be read (it is larger than"), "{text}");
         fs::remove_file(dir.path().join("Template.json")).unwrap();
         let text = TemplateDir::open(dir.path()).unwrap_err().to_string();
-        assert!(text.contains("HardwareModel.json is not valid (it holds more than"), "{text}");
+        assert!(text.contains("HardwareModel.json is not valid (it is larger than"), "{text}");
     }
 
     #[test]
