@@ -26,6 +26,7 @@ pub mod renew;
 mod serial;
 pub mod settings;
 pub mod setup;
+mod signals;
 mod state;
 mod vsock;
 
@@ -76,6 +77,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Let the hello go out before anything else costs time.
     tokio::task::yield_now().await;
 
+    tasks.spawn(signals::ignore());
     tasks.spawn(serve_tcp(settings.clone(), api::with_token(router, settings.token.clone()), has_channel));
 
     let watched = state.clone();

@@ -2,13 +2,13 @@
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use shoes_vz_process::{USAGE, log, say, signals::Signals};
+use shoes_vz_process::{USAGE, log, say};
 use shoes_vz_runner_agent::{
     renew, run,
     settings::{Settings, Unusable},
     setup,
 };
-use tracing::{error, info};
+use tracing::error;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -42,17 +42,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let until_stopped = async {
-        let mut signals = Signals::catch()?;
-        tokio::select! {
-            ended = run(settings) => ended,
-            signal = signals.stop() => {
-                info!(signal, "stopping; a setup script that runs goes on");
-                Ok(())
-            }
-        }
-    };
-    match runtime.block_on(until_stopped) {
+    match runtime.block_on(run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(reason = format!("{error:#}"), "shoes-vz-runner-agent cannot go on");

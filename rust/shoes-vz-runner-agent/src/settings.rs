@@ -58,7 +58,7 @@ impl Table for All {
     about = "The guest agent of shoes-vz: reports the runner's state and runs commands inside a VM",
     after_help = "Flags may be written with one dash.\n\n\
                   Example: shoes-vz-runner-agent --listen :8080 --runner-path /tmp/runner --host-ip 192.168.64.1 --agent-port 8081\n\n\
-                  Exit codes: 0 stopped by a signal, 1 failed, 2 wrong settings.",
+                  Exit codes: 1 failed, 2 wrong settings. SIGTERM and SIGINT end it as any program; SIGHUP, SIGUSR1 and SIGUSR2 are ignored.",
     max_term_width = 100
 )]
 struct Cli {
