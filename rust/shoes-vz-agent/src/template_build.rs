@@ -59,7 +59,7 @@ pub struct BuildLinux {
     #[arg(long)]
     pub cache: Option<PathBuf>,
     /// Size of the guest's disk; it takes only the room its content needs
-    #[arg(long, default_value = "8G", value_parser = bytes)]
+    #[arg(long, default_value = "8GiB", value_parser = bytes)]
     pub disk_size: u64,
     /// Release to build from, e.g. bookworm [default: this machine's]
     #[arg(long, default_value = "")]

@@ -37,13 +37,13 @@ pub struct InstallMacos {
     #[arg(long)]
     pub output: PathBuf,
     /// Size of the guest's disk; it takes only the room its content needs
-    #[arg(long, default_value = "80G", value_parser = bytes)]
+    #[arg(long, default_value = "80GiB", value_parser = bytes)]
     pub disk_size: u64,
     /// Virtual CPUs during the installation; the restore image's least number holds
     #[arg(long, default_value_t = 4)]
     pub cpus: u32,
     /// Memory during the installation; the restore image's least holds
-    #[arg(long, default_value = "8G", value_parser = bytes)]
+    #[arg(long, default_value = "8GiB", value_parser = bytes)]
     pub memory: u64,
     /// The template's name [default: its directory's]
     #[arg(long, default_value = "")]

@@ -22,14 +22,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads `10GiB`, `512MiB`, `20GB`, or a number of bytes (crate `bytesize`'s grammar: `GiB` is 2³⁰, `GB` and `G` are
-/// 10⁹).
+/// Reads `10GiB`, `512MiB`, `20GB`, or a number of bytes (crate `bytesize`'s grammar: `GiB` is 2³⁰, `GB` is 10⁹). A `G`
+/// alone is refused: to some it is the one, to others the other, and a VM's memory must be whole MiB.
 pub fn size(text: &str) -> Result<u64, String> {
     let wrong =
         |why: &str| format!("{text:?} is not a valid size{why}; write 10GiB, 512MiB or a number of bytes");
     // `bytesize` reads "-1" as 0.
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(wrong(""));
+    }
+    let unit = text.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+    if unit.len() == 1 && !unit.eq_ignore_ascii_case("b") {
+        return Err(wrong(&format!(": {unit:?} may mean {0}iB or {0}B", unit.to_ascii_uppercase())));
     }
     let size: bytesize::ByteSize = text.parse().map_err(|_| wrong(""))?;
     if size.as_u64() > LARGEST { Err(wrong(": it is larger than 1 EiB")) } else { Ok(size.as_u64()) }
@@ -101,7 +105,8 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for bad in ["", "GiB", "-1", "-1GiB", "plenty", "1GiBs", "99999999999TiB"] {
+        assert!(size("8G").unwrap_err().contains("may mean GiB or GB"));
+        for bad in ["", "GiB", "8k", "-1", "-1GiB", "plenty", "1GiBs", "99999999999TiB"] {
             assert!(size(bad).unwrap_err().contains("is not a valid size"), "{bad:?}");
         }
     }

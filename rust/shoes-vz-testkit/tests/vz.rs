@@ -173,7 +173,7 @@ async fn macos_is_installed_from_a_restore_image_into_a_template_that_has_all_it
     let (_, told, _) = run(&["restore-image", "--ipsw", ipsw]).await;
     assert!(told.contains("macOS 26.5.0 (25F71)"), "{told}");
 
-    let install = ["install-macos", "--ipsw", ipsw, "--output", output, "--disk-size", "1G"];
+    let install = ["install-macos", "--ipsw", ipsw, "--output", output, "--disk-size", "1GiB"];
     let (done, told, wrong) = run(&install).await;
     assert!(done && told.contains("installed 100 %"), "{told}{wrong}");
     let (whole, told, wrong) = run(&["check", output]).await;
