@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
     let (cli, mistakes) = match command_line::read::<Cli>(with_default_command(args)) {
         Ok(read) => read,
-        Err(error) => error.exit(),
+        Err(error) => return command_line::explain(&error),
     };
     let is_exec = matches!(cli.command, Command::Exec(_));
     match runtime(tokio::runtime::Builder::new_multi_thread(), dispatch(cli.command, mistakes)) {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use shoes_vz_model::{Outside, id::AgentId};
 use shoes_vz_process::signals::Signals;
-use shoes_vz_vm::spec::{Accelerator, HypervisorKind};
+use shoes_vz_vm::spec::{Accelerator, Display, HypervisorKind};
 
 use crate::{
     bundles::Lock,
@@ -81,6 +81,7 @@ pub(crate) async fn context(
     tasks: Tasks,
 ) -> anyhow::Result<Arc<Context>> {
     settings.login.say().await;
+    let display = display(&settings);
     let accelerator = accelerator(&settings).await;
     let mut hot = settings.hot;
     if hot.states.uses() {
@@ -99,7 +100,7 @@ pub(crate) async fn context(
         login: settings.login,
         hypervisor: settings.hypervisor,
         accelerator,
-        display: settings.display,
+        display,
         network: settings.network,
         start_deadline: settings.start_deadline,
         max_lifetime: settings.max_lifetime,
@@ -118,6 +119,45 @@ pub(crate) async fn context(
         notices,
         tasks,
     }))
+}
+
+/// A window, where one was asked for and this host can open it.
+fn display(settings: &Settings) -> Display {
+    match (settings.hypervisor, settings.display) {
+        (HypervisorKind::Qemu, Display::Window) => match qemu_opens_windows() {
+            Ok(()) => Display::Window,
+            Err(reason) => {
+                tracing::warn!(reason, "--enable-graphics: no windows can be opened here; VMs run without");
+                Display::Headless
+            }
+        },
+        (HypervisorKind::Qemu | HypervisorKind::Vz, wanted) => wanted,
+    }
+}
+
+/// Whether QEMU can show a guest's screen on this host. Asked once at the start: else each runner would fail.
+#[cfg(target_os = "linux")]
+fn qemu_opens_windows() -> Result<(), String> {
+    if ["DISPLAY", "WAYLAND_DISPLAY"].iter().all(|name| std::env::var_os(name).is_none_or(|v| v.is_empty())) {
+        return Err(
+            "there is no desktop to show windows on (neither DISPLAY nor WAYLAND_DISPLAY is set)".into()
+        );
+    }
+    let program = format!("qemu-system-{}", std::env::consts::ARCH);
+    let listed = std::process::Command::new(&program).args(["-display", "help"]).output();
+    let listed = listed.map_err(|e| format!("cannot run {program}: {e}; is it installed?"))?;
+    match String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.trim() == "gtk") {
+        true => Ok(()),
+        false => Err(format!(
+            "this host's {program} cannot open windows (it lists no \"gtk\" display); on Debian and Ubuntu \
+                              install qemu-system-gui"
+        )),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn qemu_opens_windows() -> Result<(), String> {
+    Ok(())
 }
 
 /// The one on disk, or a new one put there.

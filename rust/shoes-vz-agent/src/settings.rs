@@ -181,10 +181,10 @@ fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
 }
 
 fn usable_runners_path(path: &Path) -> Result<PathBuf, String> {
-    let path = usable_dir(path)?;
     if path.to_str().is_none() {
         return Err(format!("{path:?} is not UTF-8, as the settings of VMs must be; use another path"));
     }
+    let path = usable_dir(path)?;
     let longest = path.join(bundle::dir_name(RunnerId::random())).join(bundle::file::GUEST_SOCKET);
     let over = longest.as_os_str().len().saturating_sub(MAX_SOCKET_PATH);
     match over {

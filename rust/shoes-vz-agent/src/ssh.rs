@@ -67,7 +67,7 @@ enum Keys {
 pub enum LoginError {
     /// The key cannot be used.
     #[error(
-        "--ssh-key: {path:?} cannot be used ({why}); it must be an unencrypted private key this user can read"
+        "the SSH key {path:?} cannot be used ({why}); it must be an unencrypted private key this user can read"
     )]
     Key {
         /// The file.
@@ -76,7 +76,7 @@ pub enum LoginError {
         why: String,
     },
     /// The template's host key cannot be read.
-    #[error("--template-path: ssh_host_key in Template.json is no OpenSSH public key ({0})")]
+    #[error("ssh_host_key in Template.json is not a valid OpenSSH public key ({0})")]
     HostKey(String),
 }
 

@@ -57,7 +57,7 @@ enum Failure {
 pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (args, mistakes) = match command_line::read::<Args>(args) {
         Ok(read) => read,
-        Err(error) => return explain_usage(&error),
+        Err(error) => return command_line::explain(&error),
     };
     let format = args.global.json;
     match dispatch(args, mistakes).await {
@@ -83,19 +83,6 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::from(exit)
         }
-    }
-}
-
-/// Help and version, which are asked for, or what is wrong with the flags.
-fn explain_usage(error: &clap::Error) -> ExitCode {
-    match error.print() {
-        // To stderr, where a line that cannot be written changes nothing.
-        _ if error.use_stderr() => ExitCode::from(USAGE),
-        Err(error) if !output::is_read_enough(&error) => {
-            report(&Failure::Output(error));
-            ExitCode::FAILURE
-        }
-        _ => ExitCode::SUCCESS,
     }
 }
 

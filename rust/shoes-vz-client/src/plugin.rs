@@ -64,7 +64,7 @@ pub async fn run(settings: Settings, vars: impl IntoIterator<Item = (OsString, O
 
 /// The plugin's log, in the form its host reads.
 fn log_to_host(filter: &log::Filter) {
-    let log = hclog::subscriber("shoes-vz-client", filter.layer(), || log::stderr());
+    let log = hclog::subscriber("shoes-vz-client", filter.layer(), log::stderr);
     if tracing::subscriber::set_global_default(log).is_err() {
         tracing::debug!("logging was set up before");
     }

@@ -22,8 +22,7 @@ pub enum BadListenAddr {
     Malformed(String),
     /// An open door asked for by an explicit address.
     #[error(
-        "refusing to listen on {0} without authentication: give a token file, use a loopback address, \
-         or insist with --insecure-listen"
+        "refusing to listen on {0} without authentication: give a token file (--token-file), or use a loopback address"
     )]
     Unauthenticated(SocketAddr),
 }

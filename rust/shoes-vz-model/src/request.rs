@@ -30,6 +30,9 @@ pub enum OutOfBounds {
         /// Its length.
         length: usize,
     },
+    /// One of them is empty, or blank.
+    #[error("label {0} is empty; leave it out, or name one")]
+    EmptyLabel(usize),
     /// No runner can have it.
     #[error("label {at} ({label:?}): character {place} is {odd:?}; a label cannot have control characters")]
     OddLabel {
@@ -55,6 +58,9 @@ pub fn check_labels(labels: &[String]) -> Result<(), OutOfBounds> {
         return Err(OutOfBounds::Labels(labels.len()));
     }
     for (label, at) in labels.iter().zip(1..) {
+        if label.trim().is_empty() {
+            return Err(OutOfBounds::EmptyLabel(at));
+        }
         let length = label.chars().count();
         if length > MAX_LABEL {
             return Err(OutOfBounds::LongLabel { at, start: label.chars().take(40).collect(), length });
@@ -78,6 +84,7 @@ mod tests {
         assert!(check_labels(&labels(MAX_LABELS, &"\u{e9}".repeat(MAX_LABEL))).is_ok());
         for (bad, part) in [
             (labels(101, "x"), "101 labels"),
+            (labels(1, " "), "label 1 is empty"),
             (labels(1, &"x".repeat(257)), "label 1 (\"xxxx"),
             (labels(1, "a\tb"), "character 2 is '\\t'"),
         ] {

@@ -14,7 +14,17 @@ use std::{
 };
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        MakeWriter,
+        format::Writer as FormatWriter,
+        time::{FormatTime as _, SystemTime},
+    },
+};
+
+/// A word that stands alone in a filter.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// How many lines may wait for stderr.
 const WAITING: usize = 8192;
@@ -54,11 +64,21 @@ impl FromStr for Filter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match EnvFilter::builder().parse(text) {
-            Ok(_) => Ok(Self(text.to_owned())),
-            Err(e) => Err(format!(
-                "{text:?} is not a valid log filter ({e}); write info, or warn,shoes_vz_agent=debug"
-            )),
+        let wrong = |why: &str| {
+            format!("{text:?} is not a valid log filter ({why}); write info, or warn,shoes_vz_agent=debug")
+        };
+        let directives: Vec<&str> = text.split(',').map(str::trim).filter(|d| !d.is_empty()).collect();
+        if directives.is_empty() {
+            return Err(wrong("it is empty"));
+        }
+        // `EnvFilter` takes any other word for a module's name, and then logs nothing else.
+        let is_level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
+        if let Some(word) = directives.iter().find(|d| !d.contains(['=', '[']) && !is_level(d)) {
+            return Err(wrong(&format!("{word:?} is not one of {}", LEVELS.join(", "))));
+        }
+        match EnvFilter::builder().parse(directives.join(",")) {
+            Ok(_) => Ok(Self(directives.join(","))),
+            Err(e) => Err(wrong(&e.to_string())),
         }
     }
 }
@@ -101,13 +121,18 @@ pub struct Log {
 pub fn start(filter: &Filter, format: Format, writer: Writer) -> Log {
     let log = match writer {
         Writer::Service => {
-            let (writer, guard) = non_blocking(io::stderr());
+            let (writer, guard) = non_blocking(io::stderr(), format);
             let _ = DROPPED.set(writer.error_counter());
             install(filter, format, writer, io::stderr().is_terminal());
             Log { _thread: Some(guard) }
         }
         Writer::Command => {
-            install(filter, format, Mutex::new(stderr()), io::stderr().is_terminal());
+            install(
+                filter,
+                format,
+                Mutex::new(Unfailing::new(io::stderr(), format)),
+                io::stderr().is_terminal(),
+            );
             Log { _thread: None }
         }
     };
@@ -115,13 +140,16 @@ pub fn start(filter: &Filter, format: Format, writer: Writer) -> Log {
     log
 }
 
-fn non_blocking(inner: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(Unfailing::new(inner))
+fn non_blocking(inner: impl Write + Send + 'static, format: Format) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING)
+        .finish(Unfailing::new(inner, format))
 }
 
 /// Starts the log of this process in a place of its own: a file, or a stderr that it shares with a live line.
 pub fn start_to(place: impl Write + Send + 'static, filter: &Filter, format: Format, terminal: bool) {
-    install(filter, format, Mutex::new(Unfailing::new(place)), terminal);
+    install(filter, format, Mutex::new(Unfailing::new(place, format)), terminal);
     crate::panics::watch();
 }
 
@@ -145,7 +173,7 @@ where
 
 /// A writer of stderr for `tracing` that never fails; what it cannot write is counted.
 pub fn stderr() -> Unfailing<io::Stderr> {
-    Unfailing::new(io::stderr())
+    Unfailing::new(io::stderr(), Format::Json)
 }
 
 /// How many lines this process has lost.
@@ -161,31 +189,47 @@ pub(crate) fn count_lost(lines: u64) {
 #[derive(Debug)]
 pub struct Unfailing<W> {
     inner: W,
-    /// Lines lost before this one, not yet said to be missing.
-    missing: u64,
+    format: Format,
+    /// [`lost`] when it was last said how many lines are missing.
+    said: u64,
+    /// Whether the last line may have been written in part.
+    is_torn: bool,
 }
 
 impl<W> Unfailing<W> {
-    /// Around any writer.
-    pub fn new(inner: W) -> Self {
-        Self { inner, missing: 0 }
+    /// Around any writer of lines in `format`.
+    pub fn new(inner: W, format: Format) -> Self {
+        Self { inner, format, said: lost(), is_torn: false }
+    }
+}
+
+/// The line that stands where lines are missing.
+fn missing(lines: u64, format: Format) -> String {
+    let mut at = String::new();
+    // A time that cannot be formatted is left out.
+    let _ = SystemTime.format_time(&mut FormatWriter::new(&mut at));
+    match format {
+        Format::Text => format!("{at}  WARN log lines are missing here lines={lines}\n"),
+        Format::Json => {
+            format!(
+                "{{\"timestamp\":\"{at}\",\"level\":\"WARN\",\"message\":\"log lines are missing here\",\"lines\":{lines}}}\n"
+            )
+        }
     }
 }
 
 impl<W: Write> Write for Unfailing<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.missing > 0
-            && writeln!(
-                self.inner,
-                "{{\"level\":\"WARN\",\"message\":\"log lines are missing here\",\"lines\":{}}}",
-                self.missing
-            )
-            .is_ok()
-        {
-            self.missing = 0;
+        let lost_by_now = lost();
+        if lost_by_now > self.said {
+            let end_of_line = if self.is_torn { "\n" } else { "" };
+            let text = missing(lost_by_now - self.said, self.format);
+            if self.inner.write_all(format!("{end_of_line}{text}").as_bytes()).is_ok() {
+                (self.said, self.is_torn) = (lost_by_now, false);
+            }
         }
         if self.inner.write_all(line).is_err() {
-            self.missing += 1;
+            self.is_torn = true;
             count_lost(1);
         }
         Ok(line.len())
@@ -236,7 +280,7 @@ mod tests {
     #[test]
     fn lines_that_cannot_be_written_are_counted_and_said_to_be_missing_later() {
         let disk = Disk::default();
-        let mut writer = Unfailing::new(disk.clone());
+        let mut writer = Unfailing::new(disk.clone(), Format::Json);
         let before = lost();
         writer.write_all(b"one\n").unwrap();
         disk.set_full(true);
@@ -255,6 +299,10 @@ mod tests {
     #[test]
     fn filters_and_formats_are_checked() {
         assert!("info".parse::<Filter>().is_ok() && "warn,shoes_vz_agent=debug".parse::<Filter>().is_ok());
+        assert_eq!(" warn , shoes_vz_agent=debug".parse(), Ok(Filter("warn,shoes_vz_agent=debug".into())));
+        for wrong in ["warning", "inof", ",,,", " "] {
+            assert!(wrong.parse::<Filter>().unwrap_err().contains("not a valid log filter"), "{wrong:?}");
+        }
         assert!("a=b=c".parse::<Filter>().unwrap_err().contains("not a valid log filter"));
         assert_eq!("json".parse(), Ok(Format::Json));
         assert!("xml".parse::<Format>().unwrap_err().contains("neither"));

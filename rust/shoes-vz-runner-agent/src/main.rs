@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use shoes_vz_process::{USAGE, log, say};
+use shoes_vz_process::{USAGE, log, say, settings::command_line};
 use shoes_vz_runner_agent::{
     renew, run,
     settings::{Settings, Unusable},
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     }
     let settings = match Settings::read(args, std::env::vars_os()) {
         Ok(settings) => settings,
-        Err(Unusable::Flags(e)) => e.exit(),
+        Err(Unusable::Flags(e)) => return command_line::explain(&e),
         Err(Unusable::Mistakes(e)) => {
             say(format_args!("shoes-vz-runner-agent: {e}"));
             return ExitCode::from(USAGE);

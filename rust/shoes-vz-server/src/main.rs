@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use shoes_vz_process::{USAGE, log, say, signals::Signals};
+use shoes_vz_process::{USAGE, log, say, settings::command_line, signals::Signals};
 use shoes_vz_server::{
     serve,
     settings::{Settings, Unusable},
@@ -12,7 +12,7 @@ use shoes_vz_server::{
 fn main() -> ExitCode {
     let settings = match Settings::read(std::env::args_os(), std::env::vars_os()) {
         Ok(settings) => settings,
-        Err(Unusable::Flags(e)) => e.exit(),
+        Err(Unusable::Flags(e)) => return command_line::explain(&e),
         Err(Unusable::Mistakes(e)) => {
             say(format_args!("shoes-vz-server: {e}"));
             return ExitCode::from(USAGE);

@@ -8,6 +8,7 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 use shoes_vz_model::{Stage, StartPath};
+use shoes_vz_process::log;
 use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
 use crate::fleet::{
@@ -139,6 +140,7 @@ pub struct Metrics {
     resent: IntCounter,
     elsewhere: IntCounter,
     store_failures: IntCounter,
+    lost_log_lines: IntCounter,
     without_token: IntCounter,
     panics: IntCounterVec,
     /// Locked for a whole scrape, so that two at once do not mix.
@@ -263,6 +265,13 @@ impl Metrics {
                     "Tries to write the server's state that failed.",
                 )?,
             )?,
+            lost_log_lines: keep(
+                r,
+                IntCounter::new(
+                    "shoesvz_log_lines_lost_total",
+                    "Log lines that could not be written to stderr.",
+                )?,
+            )?,
             gauges: Mutex::new(gauges),
             registry,
         };
@@ -360,6 +369,8 @@ impl Metrics {
         let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         gauges.set(fleet);
         self.count_fallbacks(fleet);
+        // Under the lock of the gauges, so that two scrapes do not count the same lines.
+        self.lost_log_lines.inc_by(log::lost().saturating_sub(self.lost_log_lines.get()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -6,7 +6,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use shoes_vz_model::{
     ResourceType,
-    listen::{Callers, listen_addr},
+    listen::{BadListenAddr, Callers, listen_addr},
 };
 use shoes_vz_process::{
     log,
@@ -207,8 +207,14 @@ fn build(mut values: Values, default_state_dir: Option<PathBuf>) -> Result<Setti
         (false, Some(true)) => Callers::AnyoneAndTheOperatorInsists,
         (false, _) => Callers::Anyone,
     };
-    let grpc_addr = v.parse("grpc-addr", |t| listen_addr(t, callers));
-    let metrics_addr = v.parse("metrics-addr", |t| listen_addr(t, callers));
+    let listen = |text: &str| {
+        listen_addr(text, callers).map_err(|e| match e {
+            BadListenAddr::Unauthenticated(_) => format!("{e}; --insecure-listen lets everyone in"),
+            BadListenAddr::Malformed(_) => e.to_string(),
+        })
+    };
+    let grpc_addr = v.parse("grpc-addr", listen);
+    let metrics_addr = v.parse("metrics-addr", listen);
     let state_dir = v.path("state-dir").or(default_state_dir);
     if state_dir.is_none() {
         v.mistake("state-dir", "there is no default without HOME; name a directory");

@@ -11,7 +11,7 @@ use std::{
     fs,
     future::Future,
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -110,6 +110,9 @@ pub enum StoreError {
         /// Ours.
         known: usize,
     },
+    /// The file is not where it was: what is written now would be lost with the process.
+    #[error("{0} is no longer the file that this server opened")]
+    Moved(PathBuf),
     /// Disk full, disk gone.
     #[error("cannot write the fleet's state to {path}")]
     Write {
@@ -140,6 +143,12 @@ impl StoreError {
                 };
                 (path, source.to_string(), advice)
             }
+            Self::Moved(path) => (
+                path,
+                "it is no longer the file that this server opened: its directory was moved or removed"
+                    .to_owned(),
+                "put it back, or restart the server",
+            ),
             Self::InUse(path) => (path, "another process has it locked".to_owned(), "let that process end"),
             _ => return None,
         };
@@ -178,6 +187,8 @@ pub struct Loaded {
     pub runners: Vec<Runner>,
 }
 
+/// Bytes that the database's write-ahead log keeps when it is empty.
+const LONGEST_LOG: i64 = 4 << 20;
 /// Bytes that must have room before a store that failed is said to work: more than most setup scripts have.
 const PROBE: usize = 256 << 10;
 
@@ -193,6 +204,8 @@ async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) 
 pub struct Sqlite {
     connection: Arc<Mutex<Connection>>,
     path: PathBuf,
+    /// Device and number of the open file.
+    file: (u64, u64),
 }
 
 impl Sqlite {
@@ -225,12 +238,26 @@ impl Sqlite {
         let loaded = migrate_and_load(&mut connection, &path)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(told)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(told)?;
-        Ok((Self { connection: Arc::new(Mutex::new(connection)), path }, loaded))
+        // A log that one large refused script has stretched does not keep the room.
+        connection.pragma_update(None, "journal_size_limit", LONGEST_LOG).map_err(told)?;
+        let file = identity(&path).map_err(|source| StoreError::Create { path: path.clone(), source })?;
+        Ok((Self { connection: Arc::new(Mutex::new(connection)), path, file }, loaded))
+    }
+
+    /// On a full disk the room that is missing may be the log's own.
+    fn shrink_log(&self) {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            tracing::debug!(%error, "the database's log could not be shortened; the next probe tries again");
+        }
     }
 
     /// Writes all of `writes` durably, or none, and blocks until that is done.
     pub fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if identity(&self.path).ok() != Some(self.file) {
+            return Err(StoreError::Moved(self.path.clone()));
+        }
         let all = |transaction: &Transaction<'_>| writes.iter().try_for_each(|w| apply(transaction, w));
         // A failed transaction whose rollback failed too is still there.
         let rolled_back = match connection.is_autocommit() {
@@ -257,6 +284,7 @@ impl Store for Sqlite {
         let store = self.clone();
         blocking(move || {
             // Written and removed in two transactions: within one, SQLite would never write it.
+            store.shrink_log();
             let id = RunnerId::from(uuid::Uuid::nil());
             store.write(&[Write::Script(id, Script::new(" ".repeat(PROBE)))])?;
             store.write(&[Write::ForgetScript(id)])
@@ -284,6 +312,11 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
         }
     };
     Ok(())
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 fn make_private(dir: &Path, file: &Path) -> Result<(), StoreError> {
@@ -330,12 +363,16 @@ fn migrate_and_load(connection: &mut Connection, path: &Path) -> Result<Loaded, 
     let told = |source| StoreError::Write { path: path.to_owned(), source };
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(told)?;
     let done = usize::try_from(version).unwrap_or(0);
+    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(told)?;
     let transaction = connection.transaction().map_err(told)?;
     for step in MIGRATIONS.iter().skip(done) {
         transaction.execute_batch(step).map_err(told)?;
     }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(told)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(told)?;
+    // Nothing is written where nothing changed, so that a server starts on a full disk too.
+    if (id, done) != (APPLICATION_ID, MIGRATIONS.len()) {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(told)?;
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(told)?;
+    }
     let loaded = rows::load(&transaction).map_err(|e| match e {
         rows::LoadError::Sqlite(e) => classify(path, e),
         rows::LoadError::Row(what) => StoreError::Damaged { path: path.to_owned(), what },

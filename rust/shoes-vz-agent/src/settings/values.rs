@@ -57,7 +57,7 @@ pub(super) fn network(v: &mut Values, hypervisor: Option<HypervisorKind>) -> Opt
     }
     v.parse("network", |text| match hypervisor {
         Some(HypervisorKind::Qemu) => Err(format!("{text:?} is for vz; QEMU's guests have no network")),
-        Some(HypervisorKind::Vz) | None => text.parse().map_err(|e| format!("{e}")),
+        Some(HypervisorKind::Vz) | None => text.parse::<Network>().map_err(|e| e.to_string()),
     })
 }
 

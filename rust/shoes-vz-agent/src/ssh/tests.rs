@@ -97,6 +97,7 @@ impl Sshd {
         Self { dir, address, _accepting: tokio_util::task::AbortOnDropHandle::new(accepting) }
     }
 
+    #[allow(clippy::print_stderr, reason = "the sshd's log, for whoever reads a failed test")]
     async fn ready(&self, ssh: &Ssh) -> Result<(), SshError> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let tried = timeout(TEST_DEADLINE, ssh.ready(stream)).await.expect("within its own deadline");

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::json;
-use shoes_vz_process::settings::Mistakes;
+use shoes_vz_process::{backoff::Backoff, settings::Mistakes};
 use shoes_vz_proto::WATCH_MATCHING;
 use shoes_vz_proto::fleet::{
     DeleteInstanceRequest, ListAgentsRequest, ListRunnersRequest, RunnerView, WatchRunnersRequest,
@@ -95,15 +95,26 @@ pub(super) async fn watch(settings: &Settings, runner_name: String, cloud_id: St
         "" => "no runners yet; waiting for one".to_owned(),
         name => format!("no runner named {name:?} yet; waiting for one"),
     };
+    let is_one = !(runner_name.is_empty() && cloud_id.is_empty());
     let message = WatchRunnersRequest { cloud_id, runner_name };
     let mut shower = Shower::new(settings.format);
-    let mut waits = false;
+    let (mut waits, mut was_connected, mut is_over) = (false, false, false);
+    let mut pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         let call = Call::new("WatchRunners", WATCH_BUDGET, None).stream();
         let answer = settings
             .server
             .response(&call, &message, async |channel, request| fleet(channel).watch_runners(request).await);
-        let answer = shown("the server", answer).await.map_err(explain)?;
+        let answer = match shown("the server", answer).await {
+            // A server that is stopping says so for a moment.
+            Err(status) if was_connected && status.code() == Code::Unavailable => {
+                tokio::time::sleep(pauses.pause()).await;
+                continue;
+            }
+            answer => answer.map_err(explain)?,
+        };
+        was_connected = true;
+        pauses.reset();
         if matching(answer.metadata()) == Some(0) && !waits {
             note(&nothing);
             waits = true;
@@ -111,8 +122,16 @@ pub(super) async fn watch(settings: &Settings, runner_name: String, cloud_id: St
         let mut views = answer.into_inner();
         loop {
             match views.message().await {
-                Ok(Some(view)) => shower.show(&view)?,
-                Ok(None) => return Ok(()),
+                Ok(Some(view)) => {
+                    shower.show(&view)?;
+                    is_over = is_one && view.runner.as_ref().is_some_and(|r| r.end.is_some());
+                }
+                Ok(None) if is_over => return Ok(()),
+                Ok(None) => {
+                    tracing::warn!(server = %settings.server.addr(), "the server ended the watch, as when it restarts; connecting again");
+                    tokio::time::sleep(pauses.pause()).await;
+                    break;
+                }
                 Err(status) if is_connection_loss(&status) => {
                     tracing::warn!(server = %settings.server.addr(), "the connection to the server broke; connecting again");
                     break;

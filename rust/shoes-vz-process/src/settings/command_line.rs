@@ -2,7 +2,9 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    process::ExitCode,
 };
 
 use clap::{
@@ -52,6 +54,20 @@ pub fn parse(
         if !removed.as_bytes().contains(&b'=') && args.get(at).is_some_and(is_value) {
             args.remove(at);
         }
+    }
+}
+
+/// Prints what `clap` has to say: help and version, which were asked for, to stdout; a mistake to stderr. Gives the exit
+/// code: 0 for the first two, unless they cannot be printed (a reader that has had enough is no failure), 2 for a mistake.
+pub fn explain(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        // To stderr, where a line that cannot be written changes nothing.
+        _ if error.use_stderr() => ExitCode::from(crate::USAGE),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            crate::say(format_args!("writing to stdout failed: {e}"));
+            ExitCode::FAILURE
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }
 

@@ -19,7 +19,9 @@ pub(super) fn read(program: &Program, text: &str, path: &Path, mistakes: &mut Ve
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(e) => {
-            mistakes.push(format!("{at} is not valid TOML: {}", e.to_string().trim_end()));
+            // Without the line itself: a file named by mistake may hold a secret.
+            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            mistakes.push(format!("{at} is not valid TOML: line {line}: {}", e.message().trim_end()));
             return File::default();
         }
     };

@@ -218,6 +218,8 @@ impl<S: Store> Owner<S> {
         }
         if self.failing.is_some() {
             self.try_again().await?;
+        }
+        if self.failing.is_some() {
             tracing::warn!(
                 rows = self.unwritten.len(),
                 "stopping with rows that cannot be written; agents tell of their runners again"

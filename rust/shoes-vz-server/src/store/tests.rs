@@ -408,3 +408,20 @@ fn a_runner_whose_name_would_be_refused_today_is_still_read() {
     drop(store);
     assert_eq!(Sqlite::open(dir.path()).unwrap().1.runners[0].name, old.name);
 }
+
+#[test]
+fn a_database_that_was_moved_away_takes_no_more_decisions_until_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, aside) = (dir.path().join("state"), dir.path().join("aside"));
+    let (store, _) = Sqlite::open(&state).unwrap();
+    let write = [Write::Script(RunnerId::random(), Script::new("true"))];
+    store.write(&write).unwrap();
+    fs::rename(&state, &aside).unwrap();
+    let refused = store.write(&write).unwrap_err();
+    assert!(
+        matches!(refused, StoreError::Moved(_)) && refused.may_pass().unwrap().contains("put it back"),
+        "{refused}"
+    );
+    fs::rename(&aside, &state).unwrap();
+    store.write(&write).unwrap();
+}
