@@ -253,6 +253,24 @@ async fn a_watch_of_a_runner_that_is_not_there_says_so_at_once_and_once() {
 }
 
 #[tokio::test]
+async fn a_watch_goes_on_when_its_server_stops_in_order_and_comes_back() {
+    let fake = Fake::start(Does::Answers("")).await;
+    fake.shows(vec![view(RunnerStage::Setup, &[RunnerStage::Clone])]);
+    let addr = fake.addr.to_string();
+    let mut watching = command(&[("SHOESVZ_SERVER_ADDR", &addr)]);
+    let mut child = watching.args(["watch", "--runner-name", "one"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it is shown").unwrap();
+    assert!(first.is_some_and(|line| !line.contains("gone")));
+    fake.shows(vec![ended()]);
+    fake.ends_its_watches();
+    let last = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it watches again").unwrap();
+    assert!(last.as_ref().is_some_and(|line| line.contains("gone")), "{last:?}");
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_watch_of_a_failed_setup_script_shows_its_last_lines_indented_once() {
     let mut failed = view(RunnerStage::Setup, &[RunnerStage::Clone]);
     let runner = failed.runner.as_mut().unwrap();

@@ -65,6 +65,8 @@ struct State {
     agents: Mutex<Vec<AgentView>>,
     /// The header of WatchRunners' answer that counts what matches.
     matching: Mutex<Option<&'static str>>,
+    /// Changes when every watch ends in order, as a server's that stops.
+    stops: watch::Sender<u32>,
     seen: watch::Sender<Vec<Seen>>,
     abandoned: watch::Sender<usize>,
 }
@@ -101,6 +103,7 @@ impl Fake {
             views: Mutex::default(),
             agents: Mutex::default(),
             matching: Mutex::default(),
+            stops: watch::channel(0).0,
             seen: watch::channel(Vec::new()).0,
             abandoned: watch::channel(0).0,
         });
@@ -158,6 +161,10 @@ impl Fake {
 
     pub fn says_that_match(&self, count: &'static str) {
         *self.state.matching.lock().unwrap() = Some(count);
+    }
+
+    pub fn ends_its_watches(&self) {
+        self.state.stops.send_modify(|n| *n += 1);
     }
 
     pub fn has_agents(&self, agents: Vec<AgentView>) {
@@ -297,8 +304,13 @@ impl FleetService for Service {
         let views = self.0.agents.lock().unwrap().clone();
         let over = views.last().is_some_and(|v| v.runners == 0);
         let views = futures::stream::iter(views.into_iter().map(Ok));
-        let stream: Self::DrainAgentStream =
-            if over { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
+        let mut stops = self.0.stops.subscribe();
+        let stopped = async move { stops.changed().await };
+        let stream: Self::DrainAgentStream = if over {
+            Box::pin(views)
+        } else {
+            Box::pin(views.chain(futures::stream::pending()).take_until(stopped))
+        };
         Ok(Response::new(stream))
     }
 
