@@ -175,7 +175,7 @@ async fn macos_is_installed_from_a_restore_image_into_a_template_that_has_all_it
 
     let install = ["install-macos", "--ipsw", ipsw, "--output", output, "--disk-size", "1GiB"];
     let (done, told, wrong) = run(&install).await;
-    assert!(done && told.contains("installed 100 %"), "{told}{wrong}");
+    assert!(done && wrong.contains("installed 100 %"), "{told}{wrong}");
     let (whole, told, wrong) = run(&["check", output]).await;
     assert!(whole && told.contains("macos-26"), "{told}{wrong}");
 
