@@ -304,13 +304,8 @@ impl FleetService for Service {
         let views = self.0.agents.lock().unwrap().clone();
         let over = views.last().is_some_and(|v| v.runners == 0);
         let views = futures::stream::iter(views.into_iter().map(Ok));
-        let mut stops = self.0.stops.subscribe();
-        let stopped = async move { stops.changed().await };
-        let stream: Self::DrainAgentStream = if over {
-            Box::pin(views)
-        } else {
-            Box::pin(views.chain(futures::stream::pending()).take_until(stopped))
-        };
+        let stream: Self::DrainAgentStream =
+            if over { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
         Ok(Response::new(stream))
     }
 
@@ -332,8 +327,13 @@ impl FleetService for Service {
         let views = self.0.views.lock().unwrap().clone();
         let over = views.last().and_then(|v| v.runner.as_ref()).is_some_and(|r| r.end.is_some());
         let views = futures::stream::iter(views.into_iter().map(Ok));
-        let stream: Self::WatchRunnersStream =
-            if over { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
+        let mut stops = self.0.stops.subscribe();
+        let stopped = async move { stops.changed().await };
+        let stream: Self::WatchRunnersStream = if over {
+            Box::pin(views)
+        } else {
+            Box::pin(views.chain(futures::stream::pending()).take_until(stopped))
+        };
         let mut response = Response::new(stream);
         if let Some(count) = *self.0.matching.lock().unwrap() {
             response.metadata_mut().insert("shoesvz-matching", count.parse().unwrap());
