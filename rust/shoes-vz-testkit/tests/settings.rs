@@ -74,7 +74,7 @@ fn answer(program: usize, setting: &str, value: &OsStr, source: Source, dir: &Pa
                 if source == Source::FileWithDash { setting.to_owned() } else { setting.replace('-', "_") };
             let path = dir.join("settings.toml");
             std::fs::write(&path, format!("{key} = {:?}\n", value.to_str().expect("a file is UTF-8")))
-                .unwrap();
+                .expect("the file is written");
             command.arg("--config").arg(&path);
             format!("{}: {setting}: ", path.display())
         }
