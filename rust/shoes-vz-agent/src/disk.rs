@@ -20,8 +20,6 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// What `--min-free-disk` is when nothing is said.
-pub const DEFAULT_MIN_FREE: &str = "10GiB";
 /// Between two looks when no clone asks for one.
 pub const LOOK_EVERY: Duration = Duration::from_secs(10);
 

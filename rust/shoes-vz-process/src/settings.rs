@@ -225,5 +225,14 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
+/// Why there are no settings.
+#[derive(Debug)]
+pub enum Unusable {
+    /// `--help`, `--version`, or a command line that cannot be read.
+    Flags(clap::Error),
+    /// Every mistake there is.
+    Mistakes(Mistakes),
+}
+
 #[cfg(test)]
 mod tests;

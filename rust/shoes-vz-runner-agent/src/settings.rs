@@ -7,6 +7,7 @@ use std::{
 };
 
 use shoes_vz_model::listen::{Callers, listen_addr};
+pub use shoes_vz_process::settings::Unusable;
 use shoes_vz_process::{
     log,
     secret::Token,
@@ -140,15 +141,6 @@ impl Settings {
     pub(crate) fn child_env(&self) -> ChildEnv {
         self.env.clone()
     }
-}
-
-/// Why there are no settings.
-#[derive(Debug)]
-pub enum Unusable {
-    /// `--help`, `--version`, or a command line that cannot be read.
-    Flags(clap::Error),
-    /// Every mistake there is.
-    Mistakes(Mistakes),
 }
 
 impl Settings {

@@ -8,6 +8,7 @@ use shoes_vz_model::{
     ResourceType,
     listen::{BadListenAddr, Callers, listen_addr},
 };
+pub use shoes_vz_process::settings::Unusable;
 use shoes_vz_process::{
     log,
     secret::Token,
@@ -168,15 +169,6 @@ pub struct Settings {
     pub keepalive: Duration,
     /// For a graceful end.
     pub shutdown_timeout: Duration,
-}
-
-/// Why there are no settings.
-#[derive(Debug)]
-pub enum Unusable {
-    /// `--help`, `--version`, or a command line that cannot be read.
-    Flags(clap::Error),
-    /// Every mistake there is.
-    Mistakes(Mistakes),
 }
 
 impl Settings {
