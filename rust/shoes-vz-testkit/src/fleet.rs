@@ -27,6 +27,7 @@ use crate::{
     bins::{Bins, test_template},
     daemon::Daemon,
     leftover::{self, LeftOver},
+    ports,
 };
 
 /// How a fleet differs from the usual one.
@@ -97,8 +98,8 @@ impl Fleet {
             options,
             server: None,
             agent: None,
-            grpc_addr: "127.0.0.1:0".into(),
-            metrics_addr: "127.0.0.1:0".into(),
+            grpc_addr: ports::fixed().to_string(),
+            metrics_addr: ports::fixed().to_string(),
         };
         fleet.start_server().await;
         fleet

@@ -7,6 +7,7 @@ pub mod go;
 pub mod hot;
 pub mod leftover;
 pub mod plugin;
+pub mod ports;
 pub mod report;
 pub mod scenario;
 pub mod script;

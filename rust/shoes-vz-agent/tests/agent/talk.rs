@@ -11,6 +11,7 @@ use shoes_vz_agent::{
 };
 use shoes_vz_model::id::{AgentId, RunnerId};
 use shoes_vz_proto::agent::{EndKind, RunnerState, SyncResponse};
+use shoes_vz_testkit::ports;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -102,7 +103,7 @@ async fn fault_02_an_absent_server_is_said_to_be_unreachable_once_and_stops_noth
 
     let host = Host::new();
     let runners = host.agent().await;
-    let mut server = FakeServer::start("127.0.0.1:0", 1).await;
+    let mut server = FakeServer::start(&ports::fixed().to_string(), 1).await;
     let _link = serve(format!("http://{}", server.addr), &runners);
     let id = RunnerId::random();
     server.until(|t| t.syncs > 0).await;

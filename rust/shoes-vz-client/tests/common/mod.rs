@@ -26,6 +26,7 @@ use shoes_vz_proto::fleet::{
     fleet_service_server::{FleetService, FleetServiceServer},
     shoes_service_server::{ShoesService, ShoesServiceServer},
 };
+use shoes_vz_testkit::ports;
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
@@ -97,7 +98,7 @@ impl Fake {
     }
 
     pub async fn start_kind(does: Does, kind: Kind) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(ports::fixed()).await.unwrap();
         let state = Arc::new(State {
             does: Mutex::new(does),
             views: Mutex::default(),

@@ -9,7 +9,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::{
         fs::{PermissionsExt as _, symlink},
         process::CommandExt as _,
@@ -25,7 +24,7 @@ use nix::{
 };
 use shoes_vz_testkit::{
     bins::{Bins, repository, test_template},
-    leftover,
+    leftover, ports,
 };
 use tempfile::TempDir;
 
@@ -122,15 +121,7 @@ impl Session {
     fn new() -> Self {
         // Short, since Unix socket paths are.
         let dir = tempfile::Builder::new().prefix("pg").tempdir().expect("a temporary directory");
-        // Bound all at once, so that they differ.
-        let listeners: Vec<_> = ["50051", "9090", "8080", "8081"]
-            .into_iter()
-            .map(|literal| (literal, TcpListener::bind("127.0.0.1:0").expect("a free port")))
-            .collect();
-        let ports = listeners
-            .iter()
-            .map(|(l, bound)| (*l, bound.local_addr().expect("its address").port()))
-            .collect();
+        let ports = ["50051", "9090", "8080", "8081"].map(|literal| (literal, ports::fixed().port())).into();
         let session = Self { dir, ports, shell: None };
         for folder in ["out", "ready", "bin", "h", "c/bin", "c/target", "opt/runners", "state"] {
             fs::create_dir_all(session.path(folder)).expect("a directory");
