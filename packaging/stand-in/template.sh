@@ -31,7 +31,7 @@ new=$(readlink -f "$new")
 "${as_root[@]}" debugfs -R "rdump / $new/root" "$from/Disk.img" > "$new/debugfs.log" 2>&1
 [[ -x $new/root/usr/local/bin/shoes-vz-runner-agent ]] || fail "the root was not unpacked from $from/Disk.img; see $new/debugfs.log"
 rm "$new/debugfs.log"
-# Unpacking gives files their owners after their modes, and that takes this bit away; guests are renewed through it.
+# Unpacking gives files their owners after their modes, and that takes this bit away; guests are personalized through it.
 "${as_root[@]}" chmod 4755 "$new/root/usr/bin/sudo"
 
 # The disk: a program, filled up to whole sectors.

@@ -118,7 +118,7 @@ pub static PROGRAM: Program = Program {
         Setting::new("max-lifetime", "DURATION", "Maximum lifetime of a VM; 0 sets no limit").or("24h"),
         Setting::new("registration-deadline", "DURATION", "Time allowed after the setup script until an Actions runner is seen")
             .or("10m"),
-        Setting::new("silent-guest-limit", "DURATION", "Remove a VM whose guest agent has been unresponsive for this long; 0 disables")
+        Setting::new("unresponsive-guest-limit", "DURATION", "Remove a VM whose guest agent has been unresponsive for this long; 0 disables")
             .or("10m"),
         Setting::new("min-free-disk", "SIZE", "Refuse new VMs when free space at the runners path is below this; 0 disables").or("10GiB"),
         Setting::new("hot", "PLAN", "VMs kept booted for runners to come: all (every free slot), none, or a number; other sizes by name, as in 1,4x8GiB=1 (CPUs x memory)")

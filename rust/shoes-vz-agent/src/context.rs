@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use shoes_vz_model::{Outside, id::AgentId};
+use shoes_vz_model::{Ambient, id::AgentId};
 use shoes_vz_proto::agent as wire;
 use shoes_vz_vm::{
     client::{Vm, VmError},
@@ -111,11 +111,11 @@ pub struct Context {
     /// From the setup script's end to the Actions runner's first sign.
     pub registration_deadline: Duration,
     /// How long a guest may answer nothing once it has the setup script; `None`: for ever.
-    pub silent_guest_limit: Option<Duration>,
+    pub unresponsive_guest_limit: Option<Duration>,
     /// The host's VMs.
     pub machines: Arc<dyn Machines>,
     /// The calendar and chance.
-    pub outside: Outside,
+    pub ambient: Ambient,
     /// States, for the server.
     pub board: Board,
     /// Ends, on disk.

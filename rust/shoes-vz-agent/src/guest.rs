@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use shoes_vz_model::{
-    guest::{ExecRequest, ExecResponse, Renewal, Status},
+    guest::{ExecRequest, ExecResponse, Personalization, Status},
     id::RunnerId,
     template::Transport,
 };
@@ -35,7 +35,7 @@ pub trait Guest: Send + Sync + 'static {
     /// Hands the setup script over. The same runner's again changes nothing.
     async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError>;
     /// Makes it unlike every other clone of its state, as far as that is asked for.
-    async fn renew(&self, renewal: &Renewal) -> Result<(), GuestError>;
+    async fn personalize(&self, personalization: &Personalization) -> Result<(), GuestError>;
     /// Gets it ready for its state to be saved.
     async fn prepare_save(&self) -> Result<(), GuestError>;
     /// Its state now; `None` when it answers with something else, as one whose disk is full may. The caller sets the

@@ -29,7 +29,7 @@ pub mod hot;
 
 pub mod states;
 
-mod renewal;
+mod personalization;
 
 pub mod machines;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use shoes_vz_model::{Outside, id::AgentId};
+use shoes_vz_model::{Ambient, id::AgentId};
 use shoes_vz_process::signals::Signals;
 use shoes_vz_vm::spec::{Accelerator, Display, HypervisorKind};
 
@@ -105,9 +105,9 @@ pub(crate) async fn context(
         start_deadline: settings.start_deadline,
         max_lifetime: settings.max_lifetime,
         registration_deadline: settings.registration_deadline,
-        silent_guest_limit: settings.silent_guest_limit,
+        unresponsive_guest_limit: settings.unresponsive_guest_limit,
         machines: Arc::new(OnThisHost::new(Arc::new(OwnProgram(program)))),
-        outside: Outside::real(),
+        ambient: Ambient::real(),
         board: Board::default(),
         ends: Ends::open(&settings.state_dir).with_context(|| {
             format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)

@@ -10,7 +10,7 @@
 //! | the VM ends | once there is one | torn down: VM_DIED, or DELETED when the operator did it |
 //! | start deadline | until SSH | torn down: FAILED, with stage, time and the console's tail |
 //! | maximum lifetime | at any stage | torn down: EXPIRED |
-//! | the guest answers nothing for too long | after hand-over | torn down: SILENT |
+//! | the guest answers nothing for too long | after hand-over | torn down: UNRESPONSIVE |
 //! | the script fails, the runner finishes | after hand-over | torn down: FAILED, FINISHED |
 //! | this task panics | at any stage | torn down: FAILED, as a fault of the agent; in its teardown: the agent ends |
 //! | this agent dies | at any stage | the next one adopts the VM, or removes a bundle without one |
@@ -118,7 +118,7 @@ impl Handle {
 /// Begins a runner from nothing.
 pub fn begin(ctx: Arc<Context>, order: Order, place: Place) -> Handle {
     let bundle = Bundle::of(&ctx.runners_path, order.id);
-    let now = ctx.outside.now();
+    let now = ctx.ambient.now();
     let lifetime = order.max_lifetime.or(ctx.max_lifetime);
     let class = Class::of(&ctx.template, &order);
     let meta = RuntimeMetadata {

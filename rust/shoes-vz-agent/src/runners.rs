@@ -104,7 +104,7 @@ impl Runners {
     }
 
     async fn adopt(&self, bundle: Bundle) -> Past {
-        let nameless = || RuntimeMetadata::begun(bundle.runner, DiskState::Error, self.ctx.outside.now());
+        let nameless = || RuntimeMetadata::begun(bundle.runner, DiskState::Error, self.ctx.ambient.now());
         let meta = match bundle.metadata() {
             Ok(Some(meta)) => meta,
             Ok(None) => nameless(),

@@ -137,7 +137,7 @@ impl Server {
 
     /// Serves this server for ever; `registered` is called each time it has taken this agent and its stream.
     pub async fn serve(self, mut registered: impl FnMut(&RegisterAgentResponse)) {
-        let mut backoff = Backoff::new(self.runners.context().outside.clone());
+        let mut backoff = Backoff::new(self.runners.context().ambient.clone());
         let mut away: Option<Away> = None;
         loop {
             let why = match self.register().await {

@@ -66,7 +66,7 @@ pub struct Settings {
     /// From the setup script's end to the Actions runner's first sign.
     pub registration_deadline: Duration,
     /// How long a guest may answer nothing once it has the setup script; `None`: for ever.
-    pub silent_guest_limit: Option<Duration>,
+    pub unresponsive_guest_limit: Option<Duration>,
     /// Bytes the runners path's file system must have free for a VM to be taken; 0: not looked at.
     pub min_free_disk: u64,
     /// What is kept hot, and what is done about saved states.
@@ -107,7 +107,7 @@ impl Settings {
         let start_deadline = v.duration("start-deadline", Zero::Refused);
         let max_lifetime = v.duration("max-lifetime", Zero::Allowed);
         let registration = v.duration("registration-deadline", Zero::Refused);
-        let silence = v.duration("silent-guest-limit", Zero::Allowed);
+        let silence = v.duration("unresponsive-guest-limit", Zero::Allowed);
         let min_free_disk = v.size("min-free-disk");
         let hot = values::hot(v, needs_tcp);
         let ready_file = v.path("ready-file");
@@ -130,7 +130,7 @@ impl Settings {
                 start_deadline: start_deadline?,
                 max_lifetime: max_lifetime.filter(|d| !d.is_zero()),
                 registration_deadline: registration?,
-                silent_guest_limit: silence.filter(|d| !d.is_zero()),
+                unresponsive_guest_limit: silence.filter(|d| !d.is_zero()),
                 min_free_disk: min_free_disk?,
                 hot: hot?,
                 ready_file,

@@ -1,8 +1,8 @@
 //! A slot and the VM in it, on the way from nothing to SSH, and everything of it that must be undone.
 //!
 //! ```text
-//! ticket ─▶ bundle ─▶ VM process ─▶ start ─▶ guest up ─▶ [renew ─▶] SSH        a runner's, or a hot VM's that becomes
-//!            clone ────────start────────────── guest ──── renew ──── ssh       a runner's by [`SlotVm::rename`]
+//! ticket ─▶ bundle ─▶ VM process ─▶ start ─▶ guest up ─▶ [personalize ─▶] SSH        a runner's, or a hot VM's that becomes
+//!            clone ────────start────────────── guest ──── personalize ──── ssh       a runner's by [`SlotVm::rename`]
 //! ```
 //! What must be undone stands in a field before anything is awaited after it, so that [`SlotVm::try_to_remove`] finds it
 //! however the life was cut short. Making the bundle and starting the VM process are never cut short: the removal waits
@@ -32,7 +32,7 @@ use crate::{
     context::Context,
     guest::Guest,
     machines::Machine,
-    renewal,
+    personalization,
     runner::{Ending, Script},
     slots::Ticket,
     ssh::Ssh,
@@ -61,7 +61,7 @@ pub(crate) struct SlotVm {
 impl SlotVm {
     /// Nothing but the slot yet, or what a former agent left in it.
     pub(crate) fn new(ctx: Arc<Context>, bundle: Bundle, ticket: Ticket) -> Self {
-        let ssh = renewal::ssh_of(&ctx.login, &bundle.path);
+        let ssh = personalization::ssh_of(&ctx.login, &bundle.path);
         Self {
             ctx,
             bundle,

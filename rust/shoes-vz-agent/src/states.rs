@@ -202,12 +202,12 @@ impl States {
     }
 
     /// How often so far, for the server.
-    pub fn fallbacks(&self) -> Vec<wire::StateFallback> {
+    pub fn fallbacks(&self) -> Vec<wire::RestoreFallback> {
         let inner = self.lock();
         inner
             .fallbacks
             .iter()
-            .map(|(reason, count)| wire::StateFallback { reason: (*reason).into(), count: *count })
+            .map(|(reason, count)| wire::RestoreFallback { reason: (*reason).into(), count: *count })
             .collect()
     }
 }

@@ -10,7 +10,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, Renewal, Renewed, SetupStatus, Status, port};
+use shoes_vz_model::guest::{
+    ExecRequest, ExecResponse, Health, Personalization, Personalized, SetupStatus, Status, port,
+};
 
 use crate::socket::{DialError, dial};
 
@@ -141,10 +143,10 @@ impl GuestApi {
     }
 
     /// Makes a restored guest unlike every other clone of its state; all of it is in force when this returns.
-    pub async fn renew(&self, renewal: &Renewal) -> Result<Renewed, ApiError> {
+    pub async fn personalize(&self, personalization: &Personalization) -> Result<Personalized, ApiError> {
         // Strings and a number: this cannot fail.
-        let body = serde_json::to_vec(renewal).unwrap_or_default();
-        self.json(Method::POST, "/renew", body.into()).await
+        let body = serde_json::to_vec(personalization).unwrap_or_default();
+        self.json(Method::POST, "/personalize", body.into()).await
     }
 
     /// Gets the guest ready for its state to be saved.

@@ -306,7 +306,7 @@ async fn nothing_that_a_terminal_obeys_reaches_it_from_a_guest_or_a_server() {
     gone.runner.as_mut().unwrap().end = Some(end);
     fake.shows(vec![bad, gone]);
     let mut agent = agent_with(1);
-    agent.takes_none_because = hostile.into();
+    agent.unschedulable_reason = hostile.into();
     agent.agent.as_mut().unwrap().hostname = hostile.into();
     fake.has_agents(vec![agent]);
     let script = script(b"true");

@@ -11,7 +11,7 @@
 //! | GET /setup (addition) | | [`SetupStatus`] |
 //! | GET /setup/log?offset=N (addition) | | the log's bytes from N on, followed until the script has exited |
 //! | POST /prepare-save (addition) | | 204; before its state is saved: what a restore needs first is got ready |
-//! | POST /renew (addition) | [`Renewal`] | [`Renewed`], once it is done; 501: this guest cannot |
+//! | POST /personalize (addition) | [`Personalization`] | [`Personalized`], once it is done; 501: this guest cannot |
 //! | POST /shutdown (addition) | | 202; then the guest powers off |
 
 use serde::{Deserialize, Serialize};
@@ -187,10 +187,10 @@ pub struct ExecResponse {
     pub output_base64: String,
 }
 
-/// `POST /renew`: what makes a restored guest unlike every other clone of its saved state, and a guest that was paused
+/// `POST /personalize`: what makes a restored guest unlike every other clone of its saved state, and a guest that was paused
 /// know the time. Each part that is given is done, in the order of the fields; what is not is left as it is.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Renewal {
+pub struct Personalization {
     /// The host's random bytes, in base64, mixed into the kernel's; then its generator is reseeded. A secret.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub entropy: String,
@@ -206,7 +206,7 @@ pub struct Renewal {
     /// sshd's only host key from now on: a private key in OpenSSH's format. A secret.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ssh_host_key: String,
-    /// A line added to the runner's authorized_keys, in the place of one an earlier renewal added.
+    /// A line added to the runner's authorized_keys, in the place of one an earlier personalization added.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub authorized_key: String,
 }
@@ -216,9 +216,9 @@ fn is_zero(number: &i64) -> bool {
 }
 
 /// Without its secrets.
-impl std::fmt::Debug for Renewal {
+impl std::fmt::Debug for Personalization {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renewal")
+        f.debug_struct("Personalization")
             .field("unix_nanos", &self.unix_nanos)
             .field("machine_id", &self.machine_id)
             .field("boot_id", &self.boot_id)
@@ -227,9 +227,9 @@ impl std::fmt::Debug for Renewal {
     }
 }
 
-/// `POST /renew`'s answer: everything asked for is done, and new SSH connections meet the new key.
+/// `POST /personalize`'s answer: everything asked for is done, and new SSH connections meet the new key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Renewed {
+pub struct Personalized {
     /// How far the guest's clock was behind, in milliseconds; less than 0 when it was ahead.
     #[serde(default)]
     pub clock_was_behind_ms: i64,

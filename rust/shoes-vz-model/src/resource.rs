@@ -2,8 +2,6 @@
 
 use std::{fmt, str::FromStr};
 
-use shoes_vz_proto::myshoes;
-
 /// A size a runner can have. The texts are myshoes' (`nano` … `4xlarge`); the Go client's `xlarge2` is understood too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
@@ -88,22 +86,6 @@ impl FromStr for ResourceType {
     }
 }
 
-impl From<ResourceType> for myshoes::ResourceType {
-    fn from(value: ResourceType) -> Self {
-        match value {
-            ResourceType::Nano => Self::Nano,
-            ResourceType::Micro => Self::Micro,
-            ResourceType::Small => Self::Small,
-            ResourceType::Medium => Self::Medium,
-            ResourceType::Large => Self::Large,
-            ResourceType::XLarge => Self::XLarge,
-            ResourceType::XLarge2 => Self::XLarge2,
-            ResourceType::XLarge3 => Self::XLarge3,
-            ResourceType::XLarge4 => Self::XLarge4,
-        }
-    }
-}
-
 /// From myshoes' enum; its `Unknown` (0) and any number past the ladder are refused.
 impl TryFrom<i32> for ResourceType {
     type Error = UnknownResourceType;
@@ -121,10 +103,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_reads_back_from_its_text_and_its_number() {
+    fn every_type_reads_back_from_its_text() {
         for t in ResourceType::ALL {
             assert_eq!(t.as_str().parse(), Ok(t));
-            assert_eq!(ResourceType::try_from(myshoes::ResourceType::from(t) as i32), Ok(t));
         }
     }
 

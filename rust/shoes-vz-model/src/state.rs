@@ -6,8 +6,6 @@
 //! ```
 //! States are the Go implementation's (pkg/model/runner.go); stages say where the time goes within them.
 
-use shoes_vz_proto::agent as wire;
-
 /// The runner states on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
@@ -26,6 +24,10 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Creating, Self::Booting, Self::SshReady, Self::Running, Self::TearingDown, Self::Error];
+
     /// Whether a runner in this state may go to `next`. Staying is always allowed (a report repeated).
     pub fn may_become(self, next: Self) -> bool {
         use State::{Booting, Creating, Error, Running, SshReady, TearingDown};
@@ -50,34 +52,15 @@ impl State {
 
     /// The label value Prometheus gets, the Go implementation's full enum name.
     pub fn metric_label(self) -> &'static str {
-        wire::RunnerState::from(self).as_str_name()
-    }
-}
-
-impl From<State> for wire::RunnerState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Creating => Self::Creating,
-            State::Booting => Self::Booting,
-            State::SshReady => Self::SshReady,
-            State::Running => Self::Running,
-            State::TearingDown => Self::TearingDown,
-            State::Error => Self::Error,
+        match self {
+            Self::Creating => "RUNNER_STATE_CREATING",
+            Self::Booting => "RUNNER_STATE_BOOTING",
+            Self::SshReady => "RUNNER_STATE_SSH_READY",
+            Self::Running => "RUNNER_STATE_RUNNING",
+            Self::TearingDown => "RUNNER_STATE_TEARING_DOWN",
+            Self::Error => "RUNNER_STATE_ERROR",
         }
     }
-}
-
-/// `None` for UNSPECIFIED, or for a state this version does not know.
-pub fn state_from_wire(number: i32) -> Option<State> {
-    Some(match wire::RunnerState::try_from(number).ok()? {
-        wire::RunnerState::Unspecified => return None,
-        wire::RunnerState::Creating => State::Creating,
-        wire::RunnerState::Booting => State::Booting,
-        wire::RunnerState::SshReady => State::SshReady,
-        wire::RunnerState::Running => State::Running,
-        wire::RunnerState::TearingDown => State::TearingDown,
-        wire::RunnerState::Error => State::Error,
-    })
 }
 
 /// Where a runner's time goes. `Ord` follows the way of a runner.
@@ -94,7 +77,7 @@ pub enum Stage {
     /// Until the guest agent's hello.
     Guest,
     /// A restored guest is made unlike every other.
-    Renew,
+    Personalize,
     /// Until SSH answers.
     Ssh,
     /// Setup script, until the runner listens.
@@ -113,7 +96,7 @@ impl Stage {
         Self::Clone,
         Self::Start,
         Self::Guest,
-        Self::Renew,
+        Self::Personalize,
         Self::Ssh,
         Self::Setup,
         Self::Job,
@@ -128,28 +111,11 @@ impl Stage {
             Self::Clone => "clone",
             Self::Start => "start",
             Self::Guest => "guest",
-            Self::Renew => "renew",
+            Self::Personalize => "personalize",
             Self::Ssh => "ssh",
             Self::Setup => "setup",
             Self::Job => "job",
             Self::Teardown => "teardown",
-        }
-    }
-}
-
-impl From<Stage> for wire::RunnerStage {
-    fn from(stage: Stage) -> Self {
-        match stage {
-            Stage::Queue => Self::Queue,
-            Stage::Claim => Self::Claim,
-            Stage::Clone => Self::Clone,
-            Stage::Start => Self::Start,
-            Stage::Guest => Self::Guest,
-            Stage::Renew => Self::Renew,
-            Stage::Ssh => Self::Ssh,
-            Stage::Setup => Self::Setup,
-            Stage::Job => Self::Job,
-            Stage::Teardown => Self::Teardown,
         }
     }
 }
@@ -180,58 +146,20 @@ impl StartPath {
     }
 }
 
-impl From<StartPath> for wire::StartPath {
-    fn from(path: StartPath) -> Self {
-        match path {
-            StartPath::Cold => Self::Cold,
-            StartPath::Restored => Self::Restored,
-            StartPath::Hot => Self::Hot,
-        }
-    }
-}
-
-/// `None` for UNSPECIFIED, or for a path this version does not know.
-pub fn start_path_from_wire(number: i32) -> Option<StartPath> {
-    StartPath::ALL.into_iter().find(|p| wire::StartPath::from(*p) as i32 == number)
-}
-
-/// `None` for UNSPECIFIED (a Go agent), or for a stage this version does not know.
-pub fn stage_from_wire(number: i32) -> Option<Stage> {
-    Stage::ALL.into_iter().find(|s| wire::RunnerStage::from(*s) as i32 == number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: [State; 6] =
-        [State::Creating, State::Booting, State::SshReady, State::Running, State::TearingDown, State::Error];
-
-    #[test]
-    fn states_and_stages_read_back_from_the_wire() {
-        for s in ALL {
-            assert_eq!(state_from_wire(wire::RunnerState::from(s) as i32), Some(s));
-        }
-        for s in Stage::ALL {
-            assert_eq!(stage_from_wire(wire::RunnerStage::from(s) as i32), Some(s));
-        }
-        for p in StartPath::ALL {
-            assert_eq!(start_path_from_wire(wire::StartPath::from(p) as i32), Some(p));
-        }
-        assert_eq!(start_path_from_wire(0), None);
-        assert_eq!((state_from_wire(0), state_from_wire(99), stage_from_wire(0)), (None, None, None));
-    }
-
     #[test]
     fn fault_14_a_state_told_twice_is_no_wrong_transition() {
-        for s in ALL {
+        for s in State::ALL {
             assert!(s.may_become(s), "{s:?}");
         }
     }
 
     #[test]
     fn nothing_leaves_teardown_and_an_error_only_tears_down() {
-        for s in ALL {
+        for s in State::ALL {
             assert_eq!(State::TearingDown.may_become(s), s == State::TearingDown);
             assert_eq!(State::Error.may_become(s), matches!(s, State::Error | State::TearingDown));
         }
@@ -242,10 +170,5 @@ mod tests {
         assert!(!State::Running.may_become(State::SshReady));
         assert!(!State::SshReady.may_become(State::Booting));
         assert!(State::Creating.may_become(State::Running));
-    }
-
-    #[test]
-    fn metric_labels_are_the_go_implementations() {
-        assert_eq!(State::Booting.metric_label(), "RUNNER_STATE_BOOTING");
     }
 }

@@ -1,5 +1,8 @@
-//! Generated code for every protocol shoes-vz speaks; the sources are in `proto/`.
+//! Generated code for every protocol shoes-vz speaks, whose sources are in `proto/`, and its conversions from and to the
+//! model.
 #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+
+pub mod convert;
 
 /// myshoes' plugin protocol.
 pub mod myshoes {

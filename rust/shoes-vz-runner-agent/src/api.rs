@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http::{StatusCode, header};
 use serde::Deserialize;
-use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, Renewal, SetupStatus, Status};
+use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, Personalization, SetupStatus, Status};
 use shoes_vz_process::secret::Token;
 use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
@@ -38,7 +38,7 @@ pub fn router(state: State) -> Router {
         .route("/setup/log", get(setup_log))
         .route("/setup/{id}", put(put_setup))
         .route("/shutdown", post(shutdown))
-        .route("/renew", post(renew))
+        .route("/personalize", post(personalize))
         .route("/prepare-save", post(prepare_save))
         .layer(DefaultBodyLimit::max(MAX_SCRIPT))
         .with_state(state)
@@ -128,21 +128,22 @@ async fn setup_log(Of(state): Of<State>, Query(from): Query<From>) -> Response {
     }
 }
 
-async fn renew(Of(state): Of<State>, body: Bytes) -> Response {
+async fn personalize(Of(state): Of<State>, body: Bytes) -> Response {
     // The error of serde's would quote what it does not understand, and that may be a secret.
-    let Ok(renewal) = serde_json::from_slice::<Renewal>(&body) else {
-        return (StatusCode::BAD_REQUEST, "no renewal is understood\n").into_response();
+    let Ok(personalization) = serde_json::from_slice::<Personalization>(&body) else {
+        return (StatusCode::BAD_REQUEST, "no personalization is understood\n").into_response();
     };
-    match state.means().renew(&renewal).await {
-        Ok(renewed) => {
-            if !renewal.entropy.is_empty() {
-                state.renewed(crate::start_id());
+    match state.means().personalize(&personalization).await {
+        Ok(personalized) => {
+            if !personalization.entropy.is_empty() {
+                state.personalized(crate::start_id());
             }
-            Json(renewed).into_response()
+            Json(personalized).into_response()
         }
         Err(words) => {
-            warn!(words, "this guest was not renewed");
-            (StatusCode::NOT_IMPLEMENTED, format!("this guest cannot be renewed: {words}\n")).into_response()
+            warn!(words, "this guest was not personalized");
+            (StatusCode::NOT_IMPLEMENTED, format!("this guest cannot be personalized: {words}\n"))
+                .into_response()
         }
     }
 }

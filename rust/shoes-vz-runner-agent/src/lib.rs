@@ -20,8 +20,8 @@ pub mod exec;
 mod fd;
 mod forward;
 mod ip;
+pub mod personalize;
 mod power;
-pub mod renew;
 #[cfg(target_os = "linux")]
 mod serial;
 pub mod settings;

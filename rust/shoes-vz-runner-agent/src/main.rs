@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use shoes_vz_process::{USAGE, log, say, settings::command_line};
 use shoes_vz_runner_agent::{
-    renew, run,
+    personalize, run,
     settings::{Settings, Unusable},
     setup,
 };
@@ -22,8 +22,8 @@ fn main() -> ExitCode {
             _ => ExitCode::from(2),
         };
     }
-    if args.get(1).is_some_and(|a| a == renew::HELPER) && args.len() == 2 {
-        return renew::helper::run();
+    if args.get(1).is_some_and(|a| a == personalize::HELPER) && args.len() == 2 {
+        return personalize::helper::run();
     }
     let settings = match Settings::read(args, std::env::vars_os()) {
         Ok(settings) => settings,

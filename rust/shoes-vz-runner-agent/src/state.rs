@@ -8,7 +8,7 @@ use std::{
 use shoes_vz_model::guest::Status;
 use tokio::sync::watch;
 
-use crate::{env::ChildEnv, renew::Means, setup::Store};
+use crate::{env::ChildEnv, personalize::Means, setup::Store};
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl State {
     }
 
     /// This is another guest than the one whose state was saved.
-    pub(crate) fn renewed(&self, start_id: String) {
+    pub(crate) fn personalized(&self, start_id: String) {
         self.0.status.send_modify(|s| s.agent_start = start_id);
     }
 

@@ -228,7 +228,7 @@ impl Metrics {
                 r,
                 IntCounterVec::new(
                     Opts::new(
-                        "shoesvz_saved_state_fallbacks_total",
+                        "shoesvz_saved_restore_fallbacks_total",
                         "Saved states that could not be used, so that a guest was booted.",
                     ),
                     &["agent_id", "hostname", "reason"],
@@ -357,7 +357,7 @@ impl Metrics {
         self.fallbacks.reset();
         for view in &fleet.agents {
             let Some(agent) = &view.agent else { continue };
-            for told in &view.state_fallbacks {
+            for told in &view.restore_fallbacks {
                 let labels = [agent.agent_id.as_str(), agent.hostname.as_str(), told.reason.as_str()];
                 self.fallbacks.with_label_values(&labels).inc_by(told.count);
             }
@@ -457,7 +457,7 @@ impl Gauges {
         self.errors.set(self.runners.with_label_values(&[wire::RunnerState::Error.as_str_name()]).get());
         let (mut total, mut taken, mut free) = (0.0, 0.0, 0.0);
         self.cordoned.set(count(fleet, |view| view.cordon.is_some()));
-        self.takes_none.set(count(fleet, |view| !view.takes_none_because.is_empty()));
+        self.takes_none.set(count(fleet, |view| !view.unschedulable_reason.is_empty()));
         for view in &fleet.agents {
             let Some(agent) = &view.agent else { continue };
             let slots = agent.capacity.map_or(0, |c| c.max_runners);
@@ -474,7 +474,7 @@ impl Gauges {
             if agent.status() == wire::AgentStatus::Online {
                 total += f64::from(slots);
                 taken += f64::from(view.runners);
-                if view.cordon.is_none() && view.takes_none_because.is_empty() {
+                if view.cordon.is_none() && view.unschedulable_reason.is_empty() {
                     free += f64::from(slots.saturating_sub(view.runners));
                 }
             }
@@ -499,7 +499,7 @@ const ENDS: [wire::EndKind; 6] = [
     wire::EndKind::Failed,
     wire::EndKind::VmDied,
     wire::EndKind::Expired,
-    wire::EndKind::Silent,
+    wire::EndKind::Unresponsive,
 ];
 
 fn end_label(kind: wire::EndKind) -> &'static str {
@@ -510,7 +510,7 @@ fn end_label(kind: wire::EndKind) -> &'static str {
         wire::EndKind::Failed => "failed",
         wire::EndKind::VmDied => "vm_died",
         wire::EndKind::Expired => "expired",
-        wire::EndKind::Silent => "silent",
+        wire::EndKind::Unresponsive => "unresponsive",
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::Stream;
-use shoes_vz_model::Outside;
+use shoes_vz_model::Ambient;
 use shoes_vz_process::{
     files::{self, Readers},
     secret::Token,
@@ -94,7 +94,7 @@ pub struct Bound<S = Sqlite> {
 /// Takes the ports and opens the state.
 pub async fn bind(settings: Settings) -> Result<Bound, ServeError> {
     let open = |settings: &Settings| {
-        let opened = Sqlite::open_or(&settings.state_dir, settings.damaged_state, Outside::real().now())?;
+        let opened = Sqlite::open_or(&settings.state_dir, settings.damaged_state, Ambient::real().now())?;
         tracing::info!(agents = opened.1.agents.len(), runners = opened.1.runners.len(),
             state_dir = %settings.state_dir.display(), "state loaded");
         Ok(opened)
@@ -110,9 +110,9 @@ pub async fn bind_over<S: Store>(
     let (grpc, grpc_addr) = listen(settings.grpc_addr, "gRPC", "grpc-addr").await?;
     let (http, metrics_addr) = listen(settings.metrics_addr, "metrics", "metrics-addr").await?;
     let (store, loaded) = open(&settings)?;
-    let outside = Outside::real();
+    let ambient = Ambient::real();
     let metrics = Arc::new(Metrics::new()?);
-    let (fleet, owner) = owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics), outside);
+    let (fleet, owner) = owner::new(settings.policy.clone(), loaded, store, Arc::clone(&metrics), ambient);
     Ok(Bound { settings, grpc, http, grpc_addr, metrics_addr, fleet, owner, metrics })
 }
 
@@ -204,7 +204,7 @@ where
     IE: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let stop = fleet.stopping().clone().cancelled_owned();
-    let gate = Gate::new(door.token, fleet.outside().clone(), Arc::clone(&metrics));
+    let gate = Gate::new(door.token, fleet.ambient().clone(), Arc::clone(&metrics));
     let routes = edge::routes(fleet, metrics, door.defaults).await?;
     Ok(Server::builder()
         .http2_keepalive_interval(Some(door.keepalive))

@@ -26,7 +26,7 @@ use shoes_vz_agent::{
 };
 use shoes_vz_model::{
     bundle::file,
-    guest::{Renewal, Status},
+    guest::{Personalization, Status},
     id::RunnerId,
 };
 use shoes_vz_proto::vm::{VmEnd, VmEndKind, VmStatus};
@@ -342,7 +342,7 @@ impl Guest for SimGuest {
         Ok(())
     }
 
-    async fn renew(&self, _: &Renewal) -> Result<(), GuestError> {
+    async fn personalize(&self, _: &Personalization) -> Result<(), GuestError> {
         self.host.takes(0, 5).await;
         match self.vm.is_live() && !self.vm.is_paused() {
             true => Ok(()),

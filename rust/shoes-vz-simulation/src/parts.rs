@@ -97,7 +97,7 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
     let metrics = Arc::new(Metrics::new()?);
     let durable = Durable { sqlite: store, world: Arc::clone(&world) };
     let (fleet, owner) =
-        owner::new(policy, loaded, durable, Arc::clone(&metrics), world.outside(plan::SERVER));
+        owner::new(policy, loaded, durable, Arc::clone(&metrics), world.ambient(plan::SERVER));
     let inspected = Arc::clone(&world);
     let owner = owner.inspected(move |core: &Core| {
         if let Some(words) = core.broken_invariant() {
@@ -235,9 +235,9 @@ pub(crate) async fn agent(
         }
     }
     let name = plan::agent(n);
-    let outside = world.outside(&name);
+    let ambient = world.ambient(&name);
     let agent_id: AgentId = if world.sabotaged(Sabotage::IdentityIsLost) {
-        outside.uuid().into()
+        ambient.uuid().into()
     } else {
         uuid::Uuid::from_u128(0xa9e_0000_0000_4000_8000_0000_0000_0000 + n as u128).into()
     };
@@ -262,13 +262,13 @@ pub(crate) async fn agent(
         max_lifetime: Some(MAX_LIFETIME),
         registration_deadline: REGISTRATION,
         machines: Arc::new(SimHost::new(Arc::clone(&world), n, slots.clone())),
-        outside,
+        ambient,
         board: Board::default(),
         ends: Ends::open(&state_dir)?,
         pool: Pool::new(hot_plan(hot)?, slots.clone()),
         states: States::below(&runners_path),
         slots,
-        silent_guest_limit: Some(SILENT_GUEST),
+        unresponsive_guest_limit: Some(SILENT_GUEST),
         disk: disk.clone(),
         notices: None,
         tasks: Tasks::default(),

@@ -3,7 +3,8 @@
 use std::{fs, io::Write as _, path::PathBuf, time::Duration};
 
 use nix::sys::signal::Signal;
-use shoes_vz_model::state::{StartPath, start_path_from_wire};
+use shoes_vz_model::state::StartPath;
+use shoes_vz_proto::convert::start_path_from_wire;
 use shoes_vz_proto::{
     agent::EndKind,
     fleet::{AddInstanceResponse, ListAgentsRequest},
@@ -59,7 +60,7 @@ async fn deleted(fleet: &Fleet, name: &str, added: &AddInstanceResponse) {
 pub async fn fallbacks(fleet: &Fleet, reason: &str) -> u64 {
     let agents =
         fleet.fleet_client().list_agents(ListAgentsRequest {}).await.expect("ListAgents").into_inner();
-    let all = agents.agents.iter().flat_map(|a| &a.state_fallbacks);
+    let all = agents.agents.iter().flat_map(|a| &a.restore_fallbacks);
     all.filter(|f| f.reason == reason).map(|f| f.count).sum()
 }
 

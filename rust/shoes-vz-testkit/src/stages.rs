@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use shoes_vz_model::state::stage_from_wire;
+use shoes_vz_proto::convert::stage_from_wire;
 use shoes_vz_proto::fleet::{RunnerView, WatchRunnersRequest};
 
 use crate::fleet::Fleet;

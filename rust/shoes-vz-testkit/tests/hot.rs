@@ -8,7 +8,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use shoes_vz_model::state::{StartPath, start_path_from_wire};
+use shoes_vz_model::state::StartPath;
+use shoes_vz_proto::convert::start_path_from_wire;
 use shoes_vz_testkit::{
     fleet::{Fleet, Options},
     hot, leftover,

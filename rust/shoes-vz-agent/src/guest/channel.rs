@@ -14,7 +14,7 @@ use shoes_vz_channel::{
     socket,
 };
 use shoes_vz_model::{
-    guest::{ExecRequest, ExecResponse, Renewal, SetupPhase, Status, port},
+    guest::{ExecRequest, ExecResponse, Personalization, SetupPhase, Status, port},
     id::RunnerId,
 };
 use tokio::{
@@ -69,10 +69,13 @@ impl Guest for ChannelGuest {
         self.api().put_setup(runner, script.secret().clone()).await.map(drop).map_err(api_error)
     }
 
-    async fn renew(&self, renewal: &Renewal) -> Result<(), GuestError> {
-        match self.api().renew(renewal).await {
-            Ok(renewed) => {
-                tracing::debug!(clock_was_behind_ms = renewed.clock_was_behind_ms, "the guest is renewed");
+    async fn personalize(&self, personalization: &Personalization) -> Result<(), GuestError> {
+        match self.api().personalize(personalization).await {
+            Ok(personalized) => {
+                tracing::debug!(
+                    clock_was_behind_ms = personalized.clock_was_behind_ms,
+                    "the guest is personalized"
+                );
                 Ok(())
             }
             Err(error) => Err(api_error(error)),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use shoes_vz_model::{
-    guest::{ExecRequest, ExecResponse, Renewal, SetupPhase, SetupStatus, Status, port},
+    guest::{ExecRequest, ExecResponse, Personalization, SetupPhase, SetupStatus, Status, port},
     id::RunnerId,
     text,
 };
@@ -99,8 +99,8 @@ impl Guest for TcpGuest {
     }
 
     /// The Go guest agent cannot: its guests are booted.
-    async fn renew(&self, _: &Renewal) -> Result<(), GuestError> {
-        Err(GuestError::Refused("a guest that is reached by TCP cannot be renewed".into()))
+    async fn personalize(&self, _: &Personalization) -> Result<(), GuestError> {
+        Err(GuestError::Refused("a guest that is reached by TCP cannot be personalized".into()))
     }
 
     async fn prepare_save(&self) -> Result<(), GuestError> {

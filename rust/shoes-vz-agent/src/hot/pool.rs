@@ -267,7 +267,7 @@ impl Pool {
     }
 
     fn begin(&self, ctx: &Arc<Context>, class: Class, purpose: Purpose, ticket: Ticket) {
-        let id = RunnerId::from(ctx.outside.uuid());
+        let id = RunnerId::from(ctx.ambient.uuid());
         let bundle = Bundle::of(&ctx.runners_path, id);
         let (entry, spare) = self.entry(ctx, class, purpose);
         tracing::info!(spare = %id, slot = ticket.index(), ?class, ?purpose, "starting a VM ahead of its runner");
@@ -350,7 +350,7 @@ impl Pool {
             disk_bytes: class.disk_bytes,
             ready,
             preparing,
-            own_size: class == own,
+            default_size: class == own,
         });
         shown.collect()
     }

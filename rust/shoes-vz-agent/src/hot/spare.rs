@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
-    guest::{Renewal, SetupPhase},
+    guest::{Personalization, SetupPhase},
     id::RunnerId,
     state::{Stage, StartPath, State},
 };
@@ -73,7 +73,7 @@ pub(super) struct Life {
 impl Spare {
     /// From an empty slot.
     pub(super) fn begin(self, ctx: Arc<Context>, bundle: Bundle, ticket: Ticket) {
-        let now = ctx.outside.now();
+        let now = ctx.ambient.now();
         let meta = RuntimeMetadata {
             template_path: ctx.template.path.to_string_lossy().into_owned(),
             slot: Some(ticket.index()),
@@ -211,8 +211,8 @@ impl Life {
             let vm = self.held.vm().map_err(|e| e.reason)?;
             vm.resume().await.map_err(|e| format!("it did not go on from its pause: {}", chain(&e)))?;
             let guest = self.held.guest().map_err(|e| e.reason)?;
-            let clock = Renewal { unix_nanos: self.now_nanos(), ..Renewal::default() };
-            match timeout(LAST_LOOK_DEADLINE, guest.renew(&clock)).await {
+            let clock = Personalization { unix_nanos: self.now_nanos(), ..Personalization::default() };
+            match timeout(LAST_LOOK_DEADLINE, guest.personalize(&clock)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(format!("its clock could not be set: {error}")),
                 Err(_) => return Err("it did not answer after its pause".into()),
@@ -254,12 +254,12 @@ impl Life {
     }
 
     fn age_left(&self) -> Duration {
-        let age = self.ctx.outside.now().duration_since(self.record.meta.created_at);
+        let age = self.ctx.ambient.now().duration_since(self.record.meta.created_at);
         self.ctx.pool.plan().max_age.saturating_sub(Duration::try_from(age).unwrap_or_default())
     }
 
     pub(super) fn now_nanos(&self) -> i64 {
-        i64::try_from(self.ctx.outside.now().as_nanosecond()).unwrap_or(0)
+        i64::try_from(self.ctx.ambient.now().as_nanosecond()).unwrap_or(0)
     }
 
     pub(super) fn id(&self) -> RunnerId {

@@ -3,12 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use shoes_vz_model::{
-    Outside,
-    state::{Stage, stage_from_wire},
-    time,
-};
-use shoes_vz_proto::agent as wire;
+use shoes_vz_model::{Ambient, state::Stage};
+use shoes_vz_proto::{agent as wire, convert};
 use tokio::time::Instant;
 
 /// A stage that is over, as in `RuntimeMetadata.json`: name, start, microseconds.
@@ -17,7 +13,7 @@ pub(super) type Over = (String, Timestamp, u64);
 /// The stages of one runner.
 #[derive(Debug)]
 pub(super) struct Clock {
-    outside: Outside,
+    ambient: Ambient,
     over: Vec<Over>,
     stage: Stage,
     began: Timestamp,
@@ -28,19 +24,19 @@ pub(super) struct Clock {
 
 impl Clock {
     /// Begins with `stage`, now.
-    pub(super) fn start(outside: Outside, stage: Stage) -> Self {
-        let began = outside.now();
-        Self { outside, over: Vec::new(), stage, began, since: Instant::now(), before: Duration::ZERO }
+    pub(super) fn start(ambient: Ambient, stage: Stage) -> Self {
+        let began = ambient.now();
+        Self { ambient, over: Vec::new(), stage, began, since: Instant::now(), before: Duration::ZERO }
     }
 
     /// Goes on after a restart: the stage under way began when the last one was over.
-    pub(super) fn resume(outside: Outside, over: Vec<Over>, stage: Stage, created_at: Timestamp) -> Self {
-        let now = outside.now();
+    pub(super) fn resume(ambient: Ambient, over: Vec<Over>, stage: Stage, created_at: Timestamp) -> Self {
+        let now = ambient.now();
         let began = over.last().map_or(created_at, |(_, start, us)| {
             start.checked_add(Duration::from_micros(*us)).unwrap_or(now)
         });
         let before = Duration::try_from(now.duration_since(began)).unwrap_or_default();
-        Self { outside, over, stage, began, since: Instant::now(), before }
+        Self { ambient, over, stage, began, since: Instant::now(), before }
     }
 
     /// Ends the stage under way and begins `next`. Beginning the present one again changes nothing.
@@ -50,7 +46,7 @@ impl Clock {
         }
         self.close();
         (self.stage, self.began, self.since, self.before) =
-            (next, self.outside.now(), Instant::now(), Duration::ZERO);
+            (next, self.ambient.now(), Instant::now(), Duration::ZERO);
     }
 
     /// Ends the stage under way for good.
@@ -79,7 +75,7 @@ impl Clock {
             .filter_map(|(name, start, us)| {
                 Some(wire::StageTiming {
                     stage: wire::RunnerStage::from(stage_of(name)?) as i32,
-                    started_at: Some(time::to_wire(*start)),
+                    started_at: Some(convert::time_to_wire(*start)),
                     duration_us: *us,
                 })
             })
@@ -89,7 +85,7 @@ impl Clock {
 
 /// The stage of a wire runner, for its words.
 pub(super) fn stage_name(number: i32) -> &'static str {
-    stage_from_wire(number).map_or("unknown", Stage::as_str)
+    convert::stage_from_wire(number).map_or("unknown", Stage::as_str)
 }
 
 #[cfg(test)]
@@ -99,7 +95,7 @@ mod tests {
     #[tokio::test]
     async fn each_stage_gets_its_own_time_and_no_moment_counts_twice() {
         let whole = Instant::now();
-        let mut clock = Clock::start(Outside::real(), Stage::Clone);
+        let mut clock = Clock::start(Ambient::real(), Stage::Clone);
         tokio::time::sleep(Duration::from_millis(20)).await;
         clock.enter(Stage::Start);
         clock.enter(Stage::Start);
@@ -118,7 +114,7 @@ mod tests {
     async fn a_stage_goes_on_through_a_restart() {
         let start: Timestamp = Timestamp::now() - Duration::from_secs(60);
         let clock =
-            Clock::resume(Outside::real(), vec![("clone".into(), start, 10_000_000)], Stage::Job, start);
+            Clock::resume(Ambient::real(), vec![("clone".into(), start, 10_000_000)], Stage::Job, start);
         let secs = clock.in_stage().as_secs();
         assert!((49..=52).contains(&secs), "{secs}");
     }

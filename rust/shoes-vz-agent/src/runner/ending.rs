@@ -118,9 +118,9 @@ impl Ending {
             None => "it said nothing since this agent follows it".into(),
         };
         Self::new(
-            EndKind::Silent,
+            EndKind::Unresponsive,
             format!(
-                "the guest was not heard of for {} at stage {} (--silent-guest-limit): it left {} questions unanswered, \
+                "the guest was not heard of for {} at stage {} (--unresponsive-guest-limit): it left {} questions unanswered, \
                  the last one with: {}; {last}{}",
                 units::show_duration(silence.lasted),
                 stage.as_str(),
@@ -132,7 +132,7 @@ impl Ending {
     }
 
     pub(super) fn is_failure(&self) -> bool {
-        matches!(self.kind, EndKind::Failed | EndKind::VmDied | EndKind::Silent)
+        matches!(self.kind, EndKind::Failed | EndKind::VmDied | EndKind::Unresponsive)
     }
 }
 

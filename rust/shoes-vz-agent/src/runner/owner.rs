@@ -285,7 +285,7 @@ impl Owner {
         let mut following = guest.follow(runner, &log);
         let mut seen = self.record.meta.runner_seen;
         let mut patience: Option<Instant> = None;
-        let silence = silence(guest, vm.status(), following.watched(), self.ctx.silent_guest_limit);
+        let silence = silence(guest, vm.status(), following.watched(), self.ctx.unresponsive_guest_limit);
         tokio::pin!(silence);
         loop {
             let status = following.status.borrow_and_update().clone();

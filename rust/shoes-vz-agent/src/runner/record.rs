@@ -6,9 +6,9 @@ use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     guest::{RunnerActivity, Status},
     state::{Stage, StartPath, State},
-    text, time,
+    text,
 };
-use shoes_vz_proto::agent as wire;
+use shoes_vz_proto::{agent as wire, convert};
 
 use super::{clock::Clock, ending::Ending};
 use crate::{bundles::Bundle, context::Context};
@@ -43,13 +43,13 @@ impl Record {
     pub(super) fn begin(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata) -> Self {
         // With nothing hot there is nothing to claim.
         let stage = if ctx.pool.is_empty() { Stage::Clone } else { Stage::Claim };
-        let clock = Clock::start(ctx.outside.clone(), stage);
+        let clock = Clock::start(ctx.ambient.clone(), stage);
         Self::new(ctx, bundle, meta, State::Creating, clock)
     }
 
     /// Of a VM that is to wait for a runner.
     pub(crate) fn of_spare(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata) -> Self {
-        let clock = Clock::start(ctx.outside.clone(), Stage::Clone);
+        let clock = Clock::start(ctx.ambient.clone(), Stage::Clone);
         let record = Self::new(ctx, bundle, meta, State::Creating, clock);
         Self { audience: Audience::Nobody, ..record }
     }
@@ -61,7 +61,7 @@ impl Record {
             (true, false) => (State::SshReady, Stage::Setup),
             (false, false) => (State::Booting, Stage::Guest),
         };
-        let clock = Clock::resume(ctx.outside.clone(), meta.stages.clone(), stage, meta.created_at);
+        let clock = Clock::resume(ctx.ambient.clone(), meta.stages.clone(), stage, meta.created_at);
         let mut record = Self::new(ctx, bundle, meta, state, clock);
         record.setup.started = record.meta.setup_handed_over;
         record
@@ -170,7 +170,7 @@ impl Record {
             kind: ending.kind.into(),
             reason: ending.reason.clone(),
             stage: wire::RunnerStage::from(self.clock.stage()).into(),
-            at: Some(time::to_wire(self.ctx.outside.now())),
+            at: Some(convert::time_to_wire(self.ctx.ambient.now())),
         };
         let failed = ending.is_failure();
         let kind = ending.kind.as_str_name();
@@ -229,7 +229,7 @@ impl Record {
 
     /// Brings the metadata up to the present.
     pub(super) fn freshen(&mut self) {
-        self.meta.updated_at = self.ctx.outside.now();
+        self.meta.updated_at = self.ctx.ambient.now();
         self.meta.state = disk_state(self.state);
         self.meta.stages = self.clock.over().to_vec();
     }
@@ -242,7 +242,7 @@ impl Record {
             agent_id: self.ctx.agent_id.clone(),
             state: wire::RunnerState::from(self.state).into(),
             ip_address: self.meta.ip_address.clone(),
-            created_at: Some(time::to_wire(self.meta.created_at)),
+            created_at: Some(convert::time_to_wire(self.meta.created_at)),
             error_message: self.error.clone(),
             guest_runner_state: guest.map_or(RunnerActivity::Offline, |s| s.state).into(),
             stage: wire::RunnerStage::from(self.clock.stage()).into(),
@@ -267,7 +267,7 @@ fn job(status: &Status) -> Option<wire::Job> {
         repository: shown(&status.repository),
         workflow_name: shown(&job.workflow_name),
         job_name: shown(&job.job_name),
-        started_at: job.started_at.map(time::to_wire),
+        started_at: job.started_at.map(convert::time_to_wire),
     })
 }
 

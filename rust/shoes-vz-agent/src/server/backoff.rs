@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use shoes_vz_model::Outside;
+use shoes_vz_model::Ambient;
 use shoes_vz_process::backoff;
 use tokio::time::sleep;
 
@@ -11,13 +11,13 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
 pub(super) struct Backoff {
-    outside: Outside,
+    ambient: Ambient,
     pauses: backoff::Backoff,
 }
 
 impl Backoff {
-    pub(super) fn new(outside: Outside) -> Self {
-        Self { outside, pauses: backoff::Backoff::new(FIRST, LONGEST) }
+    pub(super) fn new(ambient: Ambient) -> Self {
+        Self { ambient, pauses: backoff::Backoff::new(FIRST, LONGEST) }
     }
 
     pub(super) fn reset(&mut self) {
@@ -25,7 +25,7 @@ impl Backoff {
     }
 
     pub(super) async fn wait(&mut self) {
-        let random = self.outside.byte();
+        let random = self.ambient.byte();
         sleep(self.pauses.jittered(random)).await;
     }
 }
@@ -36,7 +36,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fault_02_pauses_grow_to_a_limit_vary_and_begin_anew_after_a_success() {
-        let mut backoff = Backoff::new(Outside::real());
+        let mut backoff = Backoff::new(Ambient::real());
         let waited = async |backoff: &mut Backoff| {
             let before = tokio::time::Instant::now();
             backoff.wait().await;

@@ -150,9 +150,9 @@ impl Link<'_> {
             active_runners: u32::try_from(active).unwrap_or(u32::MAX),
             runners: runners.values().cloned().collect(),
             acks,
-            takes_none_because: ctx.disk.refusal().borrow().clone().unwrap_or_default(),
+            unschedulable_reason: ctx.disk.refusal().borrow().clone().unwrap_or_default(),
             hot: ctx.pool.shown(ctx),
-            state_fallbacks: ctx.states.fallbacks(),
+            restore_fallbacks: ctx.states.fallbacks(),
         }
     }
 
@@ -165,7 +165,7 @@ impl Link<'_> {
         let mut told = Vec::new();
         for runner in &mut request.runners {
             match runner.end.take().map(|end| end.kind()) {
-                Some(EndKind::Failed | EndKind::VmDied | EndKind::Silent) => {
+                Some(EndKind::Failed | EndKind::VmDied | EndKind::Unresponsive) => {
                     runner.state = RunnerState::Error.into()
                 }
                 Some(_) => {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{Making, SlotVm, chain};
 use crate::{
     hot::{Class, StatesMode},
-    renewal::Fresh,
+    personalization::Fresh,
     runner::{Ending, Record},
     states,
 };
@@ -168,21 +168,22 @@ impl SlotVm {
         let turn = self.start_vm().await.map_err(Not::because("refused"))?;
         record.enter(State::Booting, Stage::Guest);
         self.find_guest(record, turn).await.map_err(Not::because("guest"))?;
-        record.enter(State::Booting, Stage::Renew);
-        self.unless_over(Stage::Renew, async |this| this.renew().await)
+        record.enter(State::Booting, Stage::Personalize);
+        self.unless_over(Stage::Personalize, async |this| this.personalize().await)
             .await
-            .map_err(Not::because("renew"))?;
+            .map_err(Not::because("personalize"))?;
         self.log_in(record).await.map_err(Not::because("ssh"))
     }
 
     /// Makes the guest unlike every other clone of its state.
-    async fn renew(&mut self) -> Result<(), Ending> {
-        let own = |e: &dyn std::error::Error| Ending::failed(format!("renewing the guest: {}", chain(e)));
-        let fresh = Fresh::draw(&self.ctx.outside).map_err(|e| own(&e))?;
+    async fn personalize(&mut self) -> Result<(), Ending> {
+        let own =
+            |e: &dyn std::error::Error| Ending::failed(format!("personalizing the guest: {}", chain(e)));
+        let fresh = Fresh::draw(&self.ctx.ambient).map_err(|e| own(&e))?;
         fresh.keep(&self.bundle.path).map_err(|e| own(&e))?;
-        let mut renewal = fresh.renewal.clone();
-        renewal.unix_nanos = i64::try_from(self.ctx.outside.now().as_nanosecond()).unwrap_or(0);
-        self.guest()?.renew(&renewal).await.map_err(|e| own(&e))?;
+        let mut personalization = fresh.personalization.clone();
+        personalization.unix_nanos = i64::try_from(self.ctx.ambient.now().as_nanosecond()).unwrap_or(0);
+        self.guest()?.personalize(&personalization).await.map_err(|e| own(&e))?;
         self.ssh = fresh.ssh(&self.ctx.login);
         // By the new keys from now on.
         if let Some(guest) = self.ctx.machines.guest_again(&self.ctx, &*self.vm()?, self.ssh.clone()) {

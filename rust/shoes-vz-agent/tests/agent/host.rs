@@ -23,7 +23,7 @@ use shoes_vz_agent::{
     states::States,
     tasks::Tasks,
 };
-use shoes_vz_model::{Outside, bundle::file, id::RunnerId};
+use shoes_vz_model::{Ambient, bundle::file, id::RunnerId};
 use shoes_vz_proto::agent::{
     CreateRunnerCommand, DeleteRunnerCommand, Runner, RunnerEnd, SyncResponse, sync_response::Command,
 };
@@ -48,7 +48,7 @@ pub(crate) struct Host {
     pub(crate) vms: FakeVms,
     pub(crate) start_deadline: Duration,
     pub(crate) registration_deadline: Duration,
-    pub(crate) silent_guest_limit: Duration,
+    pub(crate) unresponsive_guest_limit: Duration,
     pub(crate) max_runners: u32,
     pub(crate) hot: HotPlan,
     /// What the file system of the runners path has free, in the test's word.
@@ -77,7 +77,7 @@ impl Host {
             vms: FakeVms::new(),
             start_deadline: PATIENCE,
             registration_deadline: PATIENCE,
-            silent_guest_limit: PATIENCE,
+            unresponsive_guest_limit: PATIENCE,
             max_runners: 2,
             hot: HotPlan::none(),
             free_disk: Arc::new(AtomicU64::new(u64::MAX)),
@@ -131,9 +131,9 @@ impl Host {
             start_deadline: self.start_deadline,
             max_lifetime: None,
             registration_deadline: self.registration_deadline,
-            silent_guest_limit: Some(self.silent_guest_limit),
+            unresponsive_guest_limit: Some(self.unresponsive_guest_limit),
             machines: Arc::new(Panicking::new(OnThisHost::new(launcher), self.panics.clone())),
-            outside: Outside::real(),
+            ambient: Ambient::real(),
             board: Board::default(),
             ends: Ends::open(self.dir.path()).unwrap(),
             pool: Pool::new(self.hot.clone(), slots.clone()),

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use shoes_vz_agent::runners::Runners;
-use shoes_vz_model::{bundle::file, guest::RunnerActivity, id::RunnerId, state::stage_from_wire};
+use shoes_vz_model::{bundle::file, guest::RunnerActivity, id::RunnerId};
 use shoes_vz_proto::{
     agent::{EndKind, Runner, RunnerState},
     vm::VmEndKind,
@@ -32,7 +32,11 @@ async fn set_up(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
 }
 
 fn stages(runner: &Runner) -> Vec<&'static str> {
-    runner.stages.iter().map(|s| stage_from_wire(s.stage).unwrap().as_str()).collect()
+    runner
+        .stages
+        .iter()
+        .map(|s| shoes_vz_proto::convert::stage_from_wire(s.stage).unwrap().as_str())
+        .collect()
 }
 
 #[tokio::test]

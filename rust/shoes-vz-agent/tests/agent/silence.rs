@@ -15,7 +15,7 @@ const SHORT: Duration = Duration::from_secs(1);
 
 fn host(limit: Duration) -> Host {
     let mut host = Host::new();
-    host.silent_guest_limit = limit;
+    host.unresponsive_guest_limit = limit;
     host
 }
 
@@ -47,10 +47,10 @@ async fn pain_06_a_guest_that_hangs_in_its_job_is_removed_with_what_it_last_said
         .unwrap();
     vm.silent(true);
     let (runner, end) = until_gone(&runners, id).await;
-    assert_eq!(end.kind(), EndKind::Silent, "{end:?}");
+    assert_eq!(end.kind(), EndKind::Unresponsive, "{end:?}");
     for word in [
         "stage job",
-        "--silent-guest-limit",
+        "--unresponsive-guest-limit",
         "works on a job",
         "the setup script runs",
         "self-detected stall",
@@ -126,6 +126,6 @@ async fn a_guest_that_went_silent_while_no_agent_was_there_is_found_out_by_the_n
     vm.hangs_up();
     let runners = host.agent().await;
     let (_, end) = until_gone(&runners, id).await;
-    assert_eq!(end.kind(), EndKind::Silent, "{end:?}");
+    assert_eq!(end.kind(), EndKind::Unresponsive, "{end:?}");
     assert!(end.reason.contains("said nothing since this agent follows it"), "{end:?}");
 }

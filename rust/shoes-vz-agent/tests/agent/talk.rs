@@ -72,12 +72,12 @@ async fn a_server_hears_at_once_why_a_host_takes_no_runners_and_when_it_does_aga
     let mut server = FakeServer::start("127.0.0.1:0", 1).await;
     let _link = serve(format!("http://{}", server.addr), &runners);
     let told = server.until(|t| t.syncs > 0).await;
-    assert_eq!(told.last.takes_none_because, "");
+    assert_eq!(told.last.unschedulable_reason, "");
 
     host.free_disk.store(0, Ordering::Relaxed);
     runners.context().disk.look().unwrap_err();
-    let told = server.until(|t| !t.last.takes_none_because.is_empty()).await;
-    assert!(told.last.takes_none_because.contains("0 bytes free"), "{told:?}");
+    let told = server.until(|t| !t.last.unschedulable_reason.is_empty()).await;
+    assert!(told.last.unschedulable_reason.contains("0 bytes free"), "{told:?}");
     server.commands.send(command("c-1", create(RunnerId::random(), "script"))).unwrap();
     let told = server.until(|t| t.acks.len() == 1).await;
     assert_eq!(told.try_elsewhere, ["c-1"]);
@@ -85,7 +85,7 @@ async fn a_server_hears_at_once_why_a_host_takes_no_runners_and_when_it_does_aga
 
     host.free_disk.store(u64::MAX, Ordering::Relaxed);
     runners.context().disk.look().unwrap();
-    server.until(|t| t.last.takes_none_because.is_empty()).await;
+    server.until(|t| t.last.unschedulable_reason.is_empty()).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use shoes_vz_model::{Stage, state::stage_from_wire};
+use shoes_vz_model::Stage;
+use shoes_vz_proto::convert::stage_from_wire;
 use shoes_vz_proto::fleet::RunnerView;
 use shoes_vz_terminal::progress::{Place, Progress};
 use tokio::time::timeout;

@@ -2,8 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use shoes_vz_model::state::{stage_from_wire, start_path_from_wire, state_from_wire};
-use shoes_vz_model::time;
+use shoes_vz_proto::convert::{self, stage_from_wire, start_path_from_wire, state_from_wire};
 use shoes_vz_proto::{
     agent::{AgentStatus, EndKind, HotVms, Runner},
     fleet::{AgentView, RunnerView},
@@ -21,12 +20,12 @@ type Wire = prost_types::Timestamp;
 const ROOM_FOR_IDS: u16 = 200;
 
 fn at(t: Option<&Wire>) -> Value {
-    t.and_then(time::from_wire).map_or(Value::Null, |t| Value::String(t.to_string()))
+    t.and_then(convert::time_from_wire).map_or(Value::Null, |t| Value::String(t.to_string()))
 }
 
 /// The same for people; "" where there is none.
 fn since(t: Option<&Wire>, now: Timestamp) -> String {
-    t.and_then(time::from_wire).map_or_else(String::new, |t| ago(t, now))
+    t.and_then(convert::time_from_wire).map_or_else(String::new, |t| ago(t, now))
 }
 
 /// An enum value's name without its prefix, in lower case; "" for UNSPECIFIED.
@@ -143,9 +142,9 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         "hypervisor": info.hypervisor,
         "templates": templates,
         "last_seen": at(view.last_seen.as_ref()),
-        "takes_none_because": view.takes_none_because,
+        "unschedulable_reason": view.unschedulable_reason,
         "hot": hot_json(view),
-        "state_fallbacks": view.state_fallbacks.iter().map(|f| (f.reason.clone(), json!(f.count))).collect::<Map<_, _>>(),
+        "restore_fallbacks": view.restore_fallbacks.iter().map(|f| (f.reason.clone(), json!(f.count))).collect::<Map<_, _>>(),
         "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": at(c.since.as_ref()) })),
     })
 }
@@ -155,7 +154,7 @@ fn hot_json(view: &AgentView) -> Vec<Value> {
     let shown = view.hot.iter().map(|h| {
         json!({
             "template": h.template, "cpus": h.cpus, "memory_bytes": h.memory_bytes, "disk_bytes": h.disk_bytes,
-            "ready": h.ready, "preparing": h.preparing, "own_size": h.own_size,
+            "ready": h.ready, "preparing": h.preparing, "default_size": h.default_size,
         })
     });
     shown.collect()
@@ -167,7 +166,7 @@ fn hot(view: &AgentView) -> String {
         let ready = (h.ready > 0).then(|| format!("{} hot", h.ready));
         let preparing = (h.preparing > 0).then(|| format!("{} preparing", h.preparing));
         let words = ready.into_iter().chain(preparing).collect::<Vec<_>>().join(", ");
-        match h.own_size || words.is_empty() {
+        match h.default_size || words.is_empty() {
             true => words,
             false => format!("{words} ({}x{}MiB)", h.cpus, h.memory_bytes >> 20),
         }
@@ -191,7 +190,7 @@ fn agent_note(view: &AgentView, now: Timestamp) -> String {
         let reason = if cordon.reason.is_empty() { "" } else { ": " };
         format!("cordoned{since}{reason}{}", cordon.reason)
     });
-    let own = Some(&view.takes_none_because).filter(|w| !w.is_empty());
+    let own = Some(&view.unschedulable_reason).filter(|w| !w.is_empty());
     let own = own.map(|words| format!("takes no runners for now: {words}"));
     cordoned.into_iter().chain(own).collect::<Vec<_>>().join("; ")
 }
@@ -231,7 +230,7 @@ pub(super) fn headline(reason: &str) -> String {
 pub(super) fn quoted(view: &RunnerView) -> String {
     let Some(runner) = &view.runner else { return String::new() };
     let failed = runner.end.as_ref().map_or("", |end| match end.kind() {
-        EndKind::Failed | EndKind::VmDied | EndKind::Silent => end.reason.as_str(),
+        EndKind::Failed | EndKind::VmDied | EndKind::Unresponsive => end.reason.as_str(),
         EndKind::Unspecified | EndKind::Finished | EndKind::Deleted | EndKind::Expired => "",
     });
     let reason = if failed.is_empty() { runner.error_message.as_str() } else { failed };
@@ -444,7 +443,7 @@ mod tests {
     fn a_cordoned_agent_is_shown_with_its_reason_and_since_when() {
         let cordon = Cordon { reason: "new disk".into(), since: Some(Wire { seconds: 0, nanos: 0 }) };
         let full = "its disk is full".to_owned();
-        let view = AgentView { cordon: Some(cordon), takes_none_because: full, ..AgentView::default() };
+        let view = AgentView { cordon: Some(cordon), unschedulable_reason: full, ..AgentView::default() };
         assert!(agents(std::slice::from_ref(&view)).contains("; takes no runners for now: its disk is full"));
         assert!(agents(std::slice::from_ref(&view)).contains("cordoned 2 min ago: new disk"));
         assert_eq!(agent_json(&view)["cordon"]["reason"], "new disk");
@@ -453,11 +452,11 @@ mod tests {
 
     #[test]
     fn hot_vms_are_counted_and_another_size_is_named() {
-        let vms = |cpus, ready, preparing, own_size| HotVms {
+        let vms = |cpus, ready, preparing, default_size| HotVms {
             cpus,
             ready,
             preparing,
-            own_size,
+            default_size,
             memory_bytes: 8 << 30,
             ..HotVms::default()
         };

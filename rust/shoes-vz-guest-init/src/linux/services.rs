@@ -8,7 +8,7 @@
 //! ```
 
 mod ears;
-mod renew;
+mod personalize;
 mod standby;
 
 use std::{
@@ -103,7 +103,7 @@ pub(super) fn spawn(events: mpsc::Sender<Event>, inbox: mpsc::Receiver<Event>, b
     owner.start_sshd();
     ears::ports(booted.uevents, events.clone());
     ears::control(booted.cmdline.test, events.clone());
-    renew::listen(&owner.spawner(), &events);
+    personalize::listen(&owner.spawner(), &events);
     thread::spawn(move || reap(&fork, &spawned, &events));
     thread::spawn(move || owner.run(&inbox));
 }

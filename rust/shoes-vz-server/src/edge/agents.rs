@@ -55,7 +55,7 @@ impl AgentService for Agents {
         };
         let registration = Registration {
             agent_id,
-            fresh: self.fleet.outside().uuid().into(),
+            fresh: self.fleet.ambient().uuid().into(),
             hostname: hostname.chars().filter(|c| !c.is_control()).take(255).collect(),
             capacity: capacity.unwrap_or_default(),
             info,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, header};
-use shoes_vz_model::Outside;
+use shoes_vz_model::Ambient;
 use shoes_vz_process::secret::Token;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
 use tower::{Layer, Service};
@@ -36,15 +36,15 @@ pub(super) struct RequestId(pub(super) String);
 #[derive(Debug, Clone)]
 pub struct Gate {
     token: Option<Token>,
-    outside: Outside,
+    ambient: Ambient,
     metrics: Arc<Metrics>,
     repeats: Arc<SharedRepeats>,
 }
 
 impl Gate {
     /// Without a token anyone may pass (the listener is on loopback then).
-    pub fn new(token: Option<Token>, outside: Outside, metrics: Arc<Metrics>) -> Self {
-        Self { token, outside, metrics, repeats: Arc::default() }
+    pub fn new(token: Option<Token>, ambient: Ambient, metrics: Arc<Metrics>) -> Self {
+        Self { token, ambient, metrics, repeats: Arc::default() }
     }
 
     /// Anybody who reaches the port can have this line: it is said once for each address.
@@ -91,7 +91,7 @@ where
             .get(REQUEST_ID)
             .and_then(|v| v.to_str().ok())
             .filter(|id| !id.is_empty() && id.len() <= 128)
-            .map_or_else(|| self.gate.outside.uuid().to_string(), str::to_owned);
+            .map_or_else(|| self.gate.ambient.uuid().to_string(), str::to_owned);
         let span =
             tracing::info_span!("rpc", method = %path, request_id = %id, runner_id = Empty, cloud_id = Empty);
         let admitted = match &self.gate.token {
@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn a_panicking_handler_is_answered_as_internal_and_counted() {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let gate = Gate::new(None, Outside::real(), Arc::clone(&metrics));
+        let gate = Gate::new(None, Ambient::real(), Arc::clone(&metrics));
         let mut gated = gate.layer(tower::service_fn(mistaken));
         let response = gated.call(Request::new(Body::empty())).await.unwrap();
         assert_eq!(response.headers()["grpc-status"], "13", "INTERNAL");

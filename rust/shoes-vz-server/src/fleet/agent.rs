@@ -6,9 +6,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, RunnerId, time};
+use shoes_vz_model::{AgentId, RunnerId};
 use shoes_vz_proto::{
-    agent as wire,
+    agent as wire, convert,
     fleet::{self, AgentView},
 };
 
@@ -263,14 +263,14 @@ impl Agent {
             }),
             info: self.info.clone(),
             runners: u32::try_from(taken).unwrap_or(u32::MAX),
-            last_seen: Some(time::to_wire(self.last_seen)),
-            takes_none_because: self.takes_none().to_owned(),
+            last_seen: Some(convert::time_to_wire(self.last_seen)),
+            unschedulable_reason: self.takes_none().to_owned(),
             hot: self.session.as_ref().map(|s| s.hot.shown().to_vec()).unwrap_or_default(),
-            state_fallbacks: self.fallbacks.shown(),
-            cordon: self
-                .cordon
-                .as_ref()
-                .map(|c| fleet::Cordon { reason: c.reason.clone(), since: Some(time::to_wire(c.since)) }),
+            restore_fallbacks: self.fallbacks.shown(),
+            cordon: self.cordon.as_ref().map(|c| fleet::Cordon {
+                reason: c.reason.clone(),
+                since: Some(convert::time_to_wire(c.since)),
+            }),
         }
     }
 }

@@ -241,7 +241,7 @@ impl Host {
             active_runners: 0,
             runners: self.runners.clone(),
             acks,
-            takes_none_because: self.takes_none.clone(),
+            unschedulable_reason: self.takes_none.clone(),
             ..wire::SyncRequest::default()
         };
         world.on(Event::Synced { session: self.session, agent: self.id, request: Box::new(request) });

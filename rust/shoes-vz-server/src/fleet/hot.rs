@@ -52,7 +52,7 @@ impl Hot {
 
     /// What an agent makes of a shape: never less than its own size.
     fn size(&self, shape: Shape) -> Option<Shape> {
-        let own = self.0.iter().find(|h| h.own_size)?;
+        let own = self.0.iter().find(|h| h.default_size)?;
         Some(shape.at_least(size_of(own)))
     }
 }
@@ -76,7 +76,7 @@ pub struct Fallbacks {
 
 impl Fallbacks {
     /// Takes in what the agent tells. One that tells less than before has started anew.
-    pub fn hear(&mut self, told: &[wire::StateFallback]) {
+    pub fn hear(&mut self, told: &[wire::RestoreFallback]) {
         let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
         for told in told.iter().take(32) {
             let count = counts.entry(known(&told.reason)).or_default();
@@ -93,9 +93,11 @@ impl Fallbacks {
     }
 
     /// All of them.
-    pub fn shown(&self) -> Vec<wire::StateFallback> {
-        let of =
-            |(reason, count): (&&str, &u64)| wire::StateFallback { reason: (*reason).into(), count: *count };
+    pub fn shown(&self) -> Vec<wire::RestoreFallback> {
+        let of = |(reason, count): (&&str, &u64)| wire::RestoreFallback {
+            reason: (*reason).into(),
+            count: *count,
+        };
         self.totals.iter().map(of).collect()
     }
 }
@@ -114,7 +116,7 @@ fn known(reason: &str) -> &'static str {
         "clone",
         "refused",
         "guest",
-        "renew",
+        "personalize",
         "ssh",
         "late",
     ];
@@ -125,9 +127,9 @@ fn known(reason: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    fn vms(cpus: u32, ready: u32, preparing: u32, own_size: bool) -> wire::HotVms {
+    fn vms(cpus: u32, ready: u32, preparing: u32, default_size: bool) -> wire::HotVms {
         let (memory_bytes, disk_bytes) = (8 << 30, 64 << 30);
-        wire::HotVms { template: "t".into(), cpus, memory_bytes, disk_bytes, ready, preparing, own_size }
+        wire::HotVms { template: "t".into(), cpus, memory_bytes, disk_bytes, ready, preparing, default_size }
     }
 
     const OWN: Shape = Shape { cpus: 0, memory_bytes: 0, disk_bytes: 0 };
@@ -162,8 +164,8 @@ mod tests {
 
     #[test]
     fn counts_go_on_over_an_agents_restart_and_unknown_reasons_are_one() {
-        let told = |counts: &[(&str, u64)]| -> Vec<wire::StateFallback> {
-            let of = |(reason, count): &(&str, u64)| wire::StateFallback {
+        let told = |counts: &[(&str, u64)]| -> Vec<wire::RestoreFallback> {
+            let of = |(reason, count): &(&str, u64)| wire::RestoreFallback {
                 reason: (*reason).into(),
                 count: *count,
             };

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use shoes_vz_model::{AgentId, CloudId, Outside, RunnerId, RunnerName};
+use shoes_vz_model::{AgentId, Ambient, CloudId, RunnerId, RunnerName};
 use shoes_vz_proto::{
     agent as wire,
     fleet::{AgentView, RunnerView},
@@ -98,7 +98,7 @@ pub struct Owner<S> {
     mailbox: mpsc::Receiver<Message>,
     handle: mpsc::WeakSender<Message>,
     changes: broadcast::Sender<Arc<Change>>,
-    outside: Outside,
+    ambient: Ambient,
     stopping: CancellationToken,
     began: Instant,
     inspect: Option<Inspector>,
@@ -157,12 +157,12 @@ pub fn new<S: Store>(
     loaded: Loaded,
     store: S,
     metrics: Arc<Metrics>,
-    outside: Outside,
+    ambient: Ambient,
 ) -> (Fleet, Owner<S>) {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     let (changes, _) = broadcast::channel(CHANGES);
     let stopping = CancellationToken::new();
-    let now = Now { mono: Duration::ZERO, wall: outside.now() };
+    let now = Now { mono: Duration::ZERO, wall: ambient.now() };
     let owner = Owner {
         core: Core::restore(policy, loaded.agents, loaded.runners, now),
         store,
@@ -170,7 +170,7 @@ pub fn new<S: Store>(
         mailbox,
         handle: sender.downgrade(),
         changes: changes.clone(),
-        outside: outside.clone(),
+        ambient: ambient.clone(),
         stopping: stopping.clone(),
         began: Instant::now(),
         inspect: None,
@@ -186,7 +186,7 @@ pub fn new<S: Store>(
     // Sessions of this run never share a number with those of an earlier one, so neither do delete commands.
     let first = u64::try_from(now.wall.as_microsecond()).unwrap_or(1);
     let counter = Arc::new(AtomicU64::new(first));
-    (Fleet { mailbox: sender, changes, counter, outside, stopping }, owner)
+    (Fleet { mailbox: sender, changes, counter, ambient, stopping }, owner)
 }
 
 impl<S: Store> Owner<S> {
@@ -451,7 +451,7 @@ impl<S: Store> Owner<S> {
     }
 
     fn now(&self) -> Now {
-        Now { mono: self.began.elapsed(), wall: self.outside.now() }
+        Now { mono: self.began.elapsed(), wall: self.ambient.now() }
     }
 
     fn look(&self, at: &Watched, now: Now) -> Vec<RunnerView> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use shoes_vz_model::{AgentId, ResourceType, RunnerId, RunnerName, State, state, text};
-use shoes_vz_proto::agent as wire;
+use shoes_vz_model::{AgentId, ResourceType, RunnerId, RunnerName, State, text};
+use shoes_vz_proto::{agent as wire, convert};
 
 use super::{
     runner::{Delivery, Live, Phase, Placed, Runner},
@@ -47,8 +47,8 @@ pub fn bounded(mut told: wire::Runner) -> wire::Runner {
 
 /// `told` as the successor of `last`: a state that is unknown or goes backward is not taken over.
 pub fn follow(last: Option<&wire::Runner>, mut told: wire::Runner) -> wire::Runner {
-    let before = last.and_then(|r| state::state_from_wire(r.state)).unwrap_or(State::Creating);
-    let kept = match state::state_from_wire(told.state) {
+    let before = last.and_then(|r| convert::state_from_wire(r.state)).unwrap_or(State::Creating);
+    let kept = match convert::state_from_wire(told.state) {
         Some(next) if before.may_become(next) => next,
         _ => before,
     };
@@ -74,7 +74,7 @@ pub fn new_stages(last: Option<&wire::Runner>, told: &wire::Runner) -> Vec<Obser
     let fresh = told.stages.iter().filter(|t| !known(t.stage));
     fresh
         .filter_map(|t| {
-            let stage = state::stage_from_wire(t.stage)?;
+            let stage = convert::stage_from_wire(t.stage)?;
             Some(Observation::Stage(stage, Duration::from_micros(t.duration_us)))
         })
         .collect()
@@ -98,7 +98,7 @@ pub fn adopted(agent: AgentId, id: RunnerId, told: &wire::Runner, now: Now) -> O
     // The runner's id is as unique as any.
     let cloud_id = told.cloud_id.parse().or_else(|_| format!("shoes-vz-{id}").parse()).ok()?;
     let name = RunnerName::recorded(&told.runner_name).or_else(|_| format!("adopted-{id}").parse()).ok()?;
-    let created = told.created_at.as_ref().and_then(shoes_vz_model::time::from_wire);
+    let created = told.created_at.as_ref().and_then(convert::time_from_wire);
     Some(Runner {
         id,
         cloud_id,

@@ -10,8 +10,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId, RunnerName, Stage, State, state};
-use shoes_vz_proto::{agent as wire, fleet::RunnerView};
+use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId, RunnerName, Stage, State};
+use shoes_vz_proto::{agent as wire, convert, fleet::RunnerView};
 
 use super::{
     agent::Refused,
@@ -171,7 +171,7 @@ impl Runner {
             Phase::Placed(placed) => placed.report.as_ref(),
             Phase::Ended(ended) => Some(&ended.report),
         };
-        report.and_then(|r| state::state_from_wire(r.state)).unwrap_or(State::Creating)
+        report.and_then(|r| convert::state_from_wire(r.state)).unwrap_or(State::Creating)
     }
 
     /// True once nothing good can come of it: over, doomed, failed or being torn down.
@@ -265,7 +265,7 @@ impl Runner {
                 0,
                 wire::StageTiming {
                     stage: wire::RunnerStage::Queue.into(),
-                    started_at: Some(shoes_vz_model::time::to_wire(self.requested_at)),
+                    started_at: Some(convert::time_to_wire(self.requested_at)),
                     duration_us: u64::try_from(queued_for.as_micros()).unwrap_or(u64::MAX),
                 },
             );
@@ -277,7 +277,7 @@ impl Runner {
             labels: self.labels.clone(),
             runner: Some(runner),
             pending_reason,
-            requested_at: Some(shoes_vz_model::time::to_wire(self.requested_at)),
+            requested_at: Some(convert::time_to_wire(self.requested_at)),
             queue_ms: u64::try_from(queued_for.as_millis()).unwrap_or(u64::MAX),
             // The core's to tell.
             agent_status: wire::AgentStatus::Unspecified.into(),
@@ -289,6 +289,6 @@ fn stage_of(report: Option<&wire::Runner>) -> &'static str {
     match report {
         None => Stage::Clone.as_str(),
         // A Go agent tells no stages.
-        Some(r) => state::stage_from_wire(r.stage).map_or("start-up", Stage::as_str),
+        Some(r) => convert::stage_from_wire(r.stage).map_or("start-up", Stage::as_str),
     }
 }

@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_hot_vm_that_fits_is_worth_more_than_free_slots_until_it_is_promised() {
         let vms = |ready, preparing| {
-            let own = wire::HotVms { cpus: 4, ready, preparing, own_size: true, ..Default::default() };
+            let own = wire::HotVms { cpus: 4, ready, preparing, default_size: true, ..Default::default() };
             Hot::told(vec![own])
         };
         let (ready, warming) = (vms(1, 0), vms(0, 1));
@@ -248,7 +248,7 @@ mod tests {
         ) {
             let hot: Vec<Hot> = hosts
                 .iter()
-                .map(|(ready, _)| Hot::told(vec![wire::HotVms { ready: *ready, own_size: true, ..Default::default() }]))
+                .map(|(ready, _)| Hot::told(vec![wire::HotVms { ready: *ready, default_size: true, ..Default::default() }]))
                 .collect();
             let mut all: Vec<_> = hosts.iter().map(|(ready, more)| candidate("h", ready + more, 0)).collect();
             for (one, hot) in all.iter_mut().zip(&hot) {

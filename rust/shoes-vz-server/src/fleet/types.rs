@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use shoes_vz_model::{AgentId, CloudId, Outside, ResourceType, RunnerId, RunnerName, Stage, StartPath};
+use shoes_vz_model::{AgentId, Ambient, CloudId, ResourceType, RunnerId, RunnerName, Stage, StartPath};
 use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
 use super::{agent::Agent, runner::Runner};
@@ -95,8 +95,8 @@ pub struct Fresh {
 
 impl Fresh {
     /// Random ones.
-    pub fn draw(outside: &Outside) -> Self {
-        Self { runner: outside.uuid().into(), cloud: outside.uuid().into() }
+    pub fn draw(ambient: &Ambient) -> Self {
+        Self { runner: ambient.uuid().into(), cloud: ambient.uuid().into() }
     }
 }
 

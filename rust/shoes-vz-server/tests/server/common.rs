@@ -228,7 +228,7 @@ impl Agent {
             active_runners: self.runners.len() as u32,
             runners: self.runners.clone(),
             acks: std::mem::take(&mut self.acks),
-            takes_none_because: self.takes_none.clone(),
+            unschedulable_reason: self.takes_none.clone(),
             ..SyncRequest::default()
         };
         self.up.send(request).await.unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::SignedDuration;
 use rand::Rng as _;
-use shoes_vz_model::Outside;
+use shoes_vz_model::Ambient;
 use tokio::sync::mpsc;
 
 use super::{EPOCH, Task, World};
@@ -34,7 +34,7 @@ impl World {
     }
 
     /// Of one simulated host.
-    pub(crate) fn outside(self: &Arc<Self>, host: &str) -> Outside {
+    pub(crate) fn ambient(self: &Arc<Self>, host: &str) -> Ambient {
         let (world, host) = (Arc::clone(self), host.to_owned());
         let now = move || {
             let state = world.lock();
@@ -44,7 +44,7 @@ impl World {
         };
         let world = Arc::clone(self);
         let uuid = move || uuid::Builder::from_random_bytes(world.lock().rng.random()).into_uuid();
-        Outside::new(now, uuid)
+        Ambient::new(now, uuid)
     }
 
     /// Something that takes between `from` and `to` milliseconds.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Parser;
 use nix::sys::signal::Signal;
 use serde::Serialize;
-use shoes_vz_model::state::stage_from_wire;
+use shoes_vz_proto::convert::stage_from_wire;
 use shoes_vz_proto::{agent::EndKind, fleet::RunnerView};
 use shoes_vz_testkit::{
     fleet::{Fleet, Options, end_of},

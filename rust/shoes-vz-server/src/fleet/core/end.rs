@@ -1,7 +1,7 @@
 //! How runners end.
 
-use shoes_vz_model::{RunnerId, State, state, time};
-use shoes_vz_proto::agent as wire;
+use shoes_vz_model::{RunnerId, State};
+use shoes_vz_proto::{agent as wire, convert};
 
 use crate::fleet::{
     runner::{Doom, DoomKind, Ended, Phase, Placed},
@@ -17,7 +17,7 @@ impl Core {
             kind: kind_of(doom.kind).into(),
             reason: doom.reason.clone(),
             stage: wire::RunnerStage::Queue.into(),
-            at: Some(time::to_wire(now.wall)),
+            at: Some(convert::time_to_wire(now.wall)),
         };
         self.bury(id, end, now);
     }
@@ -33,7 +33,7 @@ impl Core {
                 end.reason = told;
             }
         }
-        end.at.get_or_insert(time::to_wire(now.wall));
+        end.at.get_or_insert(convert::time_to_wire(now.wall));
         self.bury(id, end, now);
     }
 
@@ -56,7 +56,7 @@ impl Core {
             kind: kind.into(),
             reason,
             stage: last.stage,
-            at: Some(time::to_wire(now.wall)),
+            at: Some(convert::time_to_wire(now.wall)),
         };
         self.bury(id, end, now);
     }
@@ -66,7 +66,7 @@ impl Core {
         let Some(runner) = self.runners.get(&id) else { return };
         let hostname = self.host_of(runner);
         let mut report = runner.report();
-        let stage = state::stage_from_wire(end.stage).map_or("", |s| s.as_str());
+        let stage = convert::stage_from_wire(end.stage).map_or("", |s| s.as_str());
         let cancelled = match &runner.phase {
             Phase::Ended(_) => return,
             Phase::Queued(_) => true,

@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use shoes_vz_model::{AgentId, RunnerId, State, state, time};
-use shoes_vz_proto::agent as wire;
+use shoes_vz_model::{AgentId, RunnerId, State};
+use shoes_vz_proto::{agent as wire, convert};
 
 use crate::fleet::{
     agent::{Agent, News, Session, Style},
@@ -82,7 +82,7 @@ impl Core {
                 kind: wire::EndKind::VmDied.into(),
                 reason: reason.clone(),
                 stage,
-                at: Some(time::to_wire(now.wall)),
+                at: Some(convert::time_to_wire(now.wall)),
             };
             self.bury(runner, end, now);
         }
@@ -142,10 +142,10 @@ impl Core {
                 self.bury_vanished(*runner, now);
             }
         }
-        self.on_hot(id, request.hot, &request.state_fallbacks);
+        self.on_hot(id, request.hot, &request.restore_fallbacks);
         if let Some(session) = self.agents.get_mut(&id).and_then(|a| a.session.as_mut()) {
             session.set_strays(strays);
-            match session.hear(report::one_line(&request.takes_none_because), present) {
+            match session.hear(report::one_line(&request.unschedulable_reason), present) {
                 News::None => {}
                 News::Runners => self.reschedule = true,
                 News::TakesNone => {
@@ -165,7 +165,7 @@ impl Core {
     }
 
     /// What an agent has hot is for the next choice: nobody who waits is served by it, since it takes no slot.
-    fn on_hot(&mut self, id: AgentId, told: Vec<wire::HotVms>, fallbacks: &[wire::StateFallback]) {
+    fn on_hot(&mut self, id: AgentId, told: Vec<wire::HotVms>, fallbacks: &[wire::RestoreFallback]) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         agent.fallbacks.hear(fallbacks);
         if let Some(session) = &mut agent.session {
@@ -290,7 +290,7 @@ impl Core {
         if after.is_ready() && !was_ready && !runner.live.found {
             let took = now.mono.saturating_sub(began);
             seen.push(Observation::Startup(took));
-            let path = state::start_path_from_wire(runner.report().start_path);
+            let path = convert::start_path_from_wire(runner.report().start_path);
             seen.extend(path.map(|path| Observation::Started(path, took)));
         }
         if after != before {
@@ -456,7 +456,7 @@ impl Core {
             kind: kind.into(),
             reason,
             stage: wire::RunnerStage::Clone.into(),
-            at: Some(time::to_wire(now.wall)),
+            at: Some(convert::time_to_wire(now.wall)),
         };
         self.bury(id, end, now);
     }

@@ -27,7 +27,7 @@ fn an_agent_that_says_it_takes_none_gets_none_until_it_says_otherwise() {
     says(&mut world, &mut host, "its disk\nis full ");
     world.add("a");
     assert_eq!(world.view("a").pending_reason, "host takes no runners for now: its disk is full");
-    assert_eq!(world.core.agent_view(host.id).unwrap().takes_none_because, "its disk is full");
+    assert_eq!(world.core.agent_view(host.id).unwrap().unschedulable_reason, "its disk is full");
     says(&mut world, &mut host, "");
     assert_eq!(made(&world, host.session), ["a"]);
 }
@@ -40,7 +40,7 @@ fn what_an_agent_says_of_itself_is_forgotten_with_its_stream() {
     host.lose(&mut world);
     world.add("a");
     assert_eq!(world.view("a").pending_reason, "host is offline");
-    assert_eq!(world.core.agent_view(host.id).unwrap().takes_none_because, "");
+    assert_eq!(world.core.agent_view(host.id).unwrap().unschedulable_reason, "");
     host.takes_none.clear();
     host.connect(&mut world);
     assert_eq!(made(&world, host.session), ["a"]);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use shoes_vz_model::{AgentId, CloudId, Outside};
+use shoes_vz_model::{AgentId, Ambient, CloudId};
 use shoes_vz_proto::{
     agent as wire,
     fleet::{AgentView, RunnerView},
@@ -29,7 +29,7 @@ pub struct Fleet {
     pub(super) mailbox: mpsc::Sender<Message>,
     pub(super) changes: broadcast::Sender<Arc<Change>>,
     pub(super) counter: Arc<AtomicU64>,
-    pub(super) outside: Outside,
+    pub(super) ambient: Ambient,
     pub(super) stopping: CancellationToken,
 }
 
@@ -43,7 +43,7 @@ impl Fleet {
         let waiter = WaiterId(self.number());
         let gone = OnDrop::new(&self.mailbox, Event::CallerGone { waiter });
         let (reply, answer) = oneshot::channel();
-        let event = Event::Add { waiter, request, patience, fresh: Fresh::draw(&self.outside) };
+        let event = Event::Add { waiter, request, patience, fresh: Fresh::draw(&self.ambient) };
         self.send(Message::Add(event, waiter, reply)).await?;
         let answer = answer.await;
         gone.disarm();
@@ -129,8 +129,8 @@ impl Fleet {
     }
 
     /// The calendar and chance, as the fleet has them.
-    pub fn outside(&self) -> &Outside {
-        &self.outside
+    pub fn ambient(&self) -> &Ambient {
+        &self.ambient
     }
 
     /// Cancelled once the server is to end.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use serde::Serialize;
-use shoes_vz_model::state::{StartPath, start_path_from_wire};
+use shoes_vz_model::state::StartPath;
+use shoes_vz_proto::convert::start_path_from_wire;
 use shoes_vz_testkit::{
     fleet::{Fleet, Options},
     plugin::add_by_plugin,
@@ -27,7 +28,7 @@ pub(crate) enum Path {
 }
 
 /// The stages that are the guest's and its hypervisor's: the rest of a start is our own.
-const NOT_OURS: [&str; 6] = ["claim", "clone", "start", "guest", "renew", "ssh"];
+const NOT_OURS: [&str; 6] = ["claim", "clone", "start", "guest", "personalize", "ssh"];
 /// Between two claims; a refill has so long.
 const PAUSE: Duration = Duration::from_secs(2);
 

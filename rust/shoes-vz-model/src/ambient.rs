@@ -8,18 +8,18 @@ use uuid::Uuid;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub struct Outside {
+pub struct Ambient {
     now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     uuid: Arc<dyn Fn() -> Uuid + Send + Sync>,
 }
 
-impl fmt::Debug for Outside {
+impl fmt::Debug for Ambient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Outside")
+        f.write_str("Ambient")
     }
 }
 
-impl Outside {
+impl Ambient {
     /// The system's clock, and its source of randomness.
     pub fn real() -> Self {
         Self::new(Timestamp::now, Uuid::new_v4)

@@ -1,4 +1,4 @@
-//! `shoes-vz-runner-agent renew`, as root: a [`Renewal`] on stdin, its outcome on stdout.
+//! `shoes-vz-runner-agent personalize`, as root: a [`Personalization`] on stdin, its outcome on stdout.
 //!
 //! Entropy comes first, so that nothing after it is made of the saved state's. On Linux a VM generation id has made the
 //! kernel reseed already (QEMU's vmgenid); what is written here is mixed in besides. macOS mixes in what is written to
@@ -15,15 +15,15 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use nix::{errno::Errno, unistd::Uid};
-use shoes_vz_model::guest::{Renewal, Renewed};
+use shoes_vz_model::guest::{Personalization, Personalized};
 use shoes_vz_process::files::{self, Readers};
 
-/// Of a renewal, which is a few keys and ids; one that is cut is not understood.
+/// Of a personalization, which is a few keys and ids; one that is cut is not understood.
 const MAX_REQUEST: u64 = 1 << 20;
 /// Less than this is left to the guest's own time service.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 /// Set by shoes-vz-guest-init, which changes sshd over itself.
-pub const BY_INIT: &str = "SHOESVZ_RENEW_BY_INIT";
+pub const BY_INIT: &str = "SHOESVZ_PERSONALIZE_BY_INIT";
 const SSH: &str = "/etc/ssh";
 const HOST_KEY: &str = "ssh_host_ed25519_key";
 
@@ -35,11 +35,13 @@ pub fn run() -> ExitCode {
         .read_to_end(&mut request)
         .map_err(|e| e.to_string())
         // Without serde's words: they quote what is not understood, and that may be a secret.
-        .and_then(|_| serde_json::from_slice(&request).map_err(|_| "no renewal is understood".to_owned()))
-        .and_then(|renewal| apply(&renewal));
+        .and_then(|_| {
+            serde_json::from_slice(&request).map_err(|_| "no personalization is understood".to_owned())
+        })
+        .and_then(|personalization| apply(&personalization));
     let (words, code) = match outcome {
         // A number: this cannot fail.
-        Ok(renewed) => (format!("ok {}\n", serde_json::json!(renewed)), ExitCode::SUCCESS),
+        Ok(personalized) => (format!("ok {}\n", serde_json::json!(personalized)), ExitCode::SUCCESS),
         Err(words) => (format!("error {words}\n"), ExitCode::FAILURE),
     };
     match io::stdout().write_all(words.as_bytes()) {
@@ -49,57 +51,58 @@ pub fn run() -> ExitCode {
 }
 
 /// What the helper said.
-pub(super) fn understand(answer: &[u8]) -> Result<Renewed, String> {
+pub(super) fn understand(answer: &[u8]) -> Result<Personalized, String> {
     let text = String::from_utf8_lossy(answer);
     let text = text.trim();
     if let Some(json) = text.strip_prefix("ok") {
         let json = json.trim();
         if json.is_empty() {
-            return Ok(Renewed::default());
+            return Ok(Personalized::default());
         }
         return serde_json::from_str(json).map_err(|e| format!("its answer is not understood: {e}"));
     }
     Err(text.strip_prefix("error ").unwrap_or(text).to_owned())
 }
 
-fn apply(renewal: &Renewal) -> Result<Renewed, String> {
-    check(renewal)?;
-    let mut renewed = Renewed::default();
-    if !renewal.entropy.is_empty() {
-        add_entropy(&renewal.entropy).map_err(|e| format!("the kernel takes no entropy: {e}"))?;
+fn apply(personalization: &Personalization) -> Result<Personalized, String> {
+    check(personalization)?;
+    let mut personalized = Personalized::default();
+    if !personalization.entropy.is_empty() {
+        add_entropy(&personalization.entropy).map_err(|e| format!("the kernel takes no entropy: {e}"))?;
     }
-    if renewal.unix_nanos != 0 {
-        renewed.clock_was_behind_ms = set_clock(SystemTime::now(), renewal.unix_nanos, step_clock)?;
+    if personalization.unix_nanos != 0 {
+        personalized.clock_was_behind_ms =
+            set_clock(SystemTime::now(), personalization.unix_nanos, step_clock)?;
     }
     if cfg!(target_os = "linux") {
-        set_ids(renewal)?;
+        set_ids(personalization)?;
     }
-    if !renewal.ssh_host_key.is_empty() {
-        replace_host_keys(Path::new(SSH), &renewal.ssh_host_key)
+    if !personalization.ssh_host_key.is_empty() {
+        replace_host_keys(Path::new(SSH), &personalization.ssh_host_key)
             .map_err(|e| format!("the SSH host key in {SSH} cannot be replaced: {e}"))?;
         #[cfg(target_os = "linux")]
         if std::env::var_os(BY_INIT).is_none() {
             super::sshd::read_keys_again()?;
         }
     }
-    Ok(renewed)
+    Ok(personalized)
 }
 
 /// Before anything is done; the words hold nothing of it.
-fn check(renewal: &Renewal) -> Result<(), String> {
-    let key = renewal.ssh_host_key.trim();
+fn check(personalization: &Personalization) -> Result<(), String> {
+    let key = personalization.ssh_host_key.trim();
     let is_key = key.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----")
         && key.ends_with("-----END OPENSSH PRIVATE KEY-----");
     if !key.is_empty() && !is_key {
         return Err("the SSH host key is no private key in OpenSSH's format".into());
     }
-    if STANDARD.decode(&renewal.entropy).is_err() {
+    if STANDARD.decode(&personalization.entropy).is_err() {
         return Err("the entropy is no base64".into());
     }
-    if renewal.unix_nanos < 0 {
+    if personalization.unix_nanos < 0 {
         return Err("the time is before 1970".into());
     }
-    match is_id(&renewal.machine_id) && is_id(&renewal.boot_id) {
+    match is_id(&personalization.machine_id) && is_id(&personalization.boot_id) {
         true => Ok(()),
         false => Err("the machine id or the boot id is no id".into()),
     }
@@ -143,23 +146,23 @@ fn is_id(text: &str) -> bool {
 }
 
 #[cfg(target_os = "linux")]
-fn set_ids(renewal: &Renewal) -> Result<(), String> {
+fn set_ids(personalization: &Personalization) -> Result<(), String> {
     use nix::mount::{MsFlags, mount};
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
     const OURS: &str = "/run/shoes-vz-boot-id";
-    if !renewal.machine_id.is_empty() {
+    if !personalization.machine_id.is_empty() {
         files::replace(
             Path::new("/etc/machine-id"),
-            format!("{}\n", renewal.machine_id).as_bytes(),
+            format!("{}\n", personalization.machine_id).as_bytes(),
             Readers::EveryoneReadOnly,
         )
         .map_err(|e| format!("/etc/machine-id cannot be written: {e}"))?;
     }
-    if !renewal.boot_id.is_empty() {
+    if !personalization.boot_id.is_empty() {
         // The kernel draws it once, perhaps before the save: then every clone would have the same.
         files::replace(
             Path::new(OURS),
-            format!("{}\n", renewal.boot_id).as_bytes(),
+            format!("{}\n", personalization.boot_id).as_bytes(),
             Readers::EveryoneReadOnly,
         )
         .map_err(|e| format!("{OURS} cannot be written: {e}"))?;
@@ -170,7 +173,7 @@ fn set_ids(renewal: &Renewal) -> Result<(), String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_ids(_: &Renewal) -> Result<(), String> {
+fn set_ids(_: &Personalization) -> Result<(), String> {
     Ok(())
 }
 
@@ -210,8 +213,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_understood_and_an_error_keeps_its_words() {
-        assert_eq!(understand(b"ok\n"), Ok(Renewed::default()));
-        assert_eq!(understand(b"ok {\"clock_was_behind_ms\":7}\n"), Ok(Renewed { clock_was_behind_ms: 7 }));
+        assert_eq!(understand(b"ok\n"), Ok(Personalized::default()));
+        assert_eq!(
+            understand(b"ok {\"clock_was_behind_ms\":7}\n"),
+            Ok(Personalized { clock_was_behind_ms: 7 })
+        );
         assert_eq!(understand(b"error because\n"), Err("because".into()));
         assert_eq!(understand(b""), Err(String::new()));
     }
@@ -263,10 +269,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused_before_anything_is_done_and_not_repeated() {
-        let of = |change: fn(&mut Renewal)| {
-            let mut renewal = Renewal::default();
-            change(&mut renewal);
-            apply(&renewal).unwrap_err()
+        let of = |change: fn(&mut Personalization)| {
+            let mut personalization = Personalization::default();
+            change(&mut personalization);
+            apply(&personalization).unwrap_err()
         };
         for words in [
             of(|r| r.ssh_host_key = "secret".into()),

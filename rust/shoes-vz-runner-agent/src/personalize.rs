@@ -1,11 +1,11 @@
-//! Making a restored guest unlike every other clone of its state (`POST /renew`), and getting one ready to be saved
+//! Making a restored guest unlike every other clone of its state (`POST /personalize`), and getting one ready to be saved
 //! (`POST /prepare-save`).
 //!
 //! Most of it is root's to do. Ways, in turn:
 //! 1. Linux with our own init: its socket, which the runner's user may use; it runs the helper, and changes sshd over;
-//! 2. the helper itself, `shoes-vz-runner-agent renew`, by `sudo -n` unless the guest agent is root.
+//! 2. the helper itself, `shoes-vz-runner-agent personalize`, by `sudo -n` unless the guest agent is root.
 //!
-//! What is renewed travels by the helper's stdin: nothing of it is on a command line.
+//! What is personalized travels by the helper's stdin: nothing of it is on a command line.
 
 pub mod helper;
 mod keys;
@@ -15,7 +15,7 @@ mod sshd;
 use std::{io, path::PathBuf, process::Stdio, time::Duration};
 
 use nix::unistd::Uid;
-use shoes_vz_model::guest::{Renewal, Renewed};
+use shoes_vz_model::guest::{Personalization, Personalized};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -26,7 +26,7 @@ use tokio::{
 /// Of the init's answer, which is one line.
 const MAX_ANSWER: u64 = 64 << 10;
 /// The hidden subcommand.
-pub const HELPER: &str = "renew";
+pub const HELPER: &str = "personalize";
 /// shoes-vz-guest-init's.
 const INIT: &str = "/run/guest-init.sock";
 /// A restored guest has nothing else to do; one that takes longer hangs.
@@ -55,24 +55,24 @@ impl Means {
     }
 
     /// Does all that is asked for; the error is a sentence without any of it.
-    pub async fn renew(&self, renewal: &Renewal) -> Result<Renewed, String> {
-        let roots = Renewal { authorized_key: String::new(), ..renewal.clone() };
-        let renewed = match roots == Renewal::default() {
-            true => Renewed::default(),
-            false => self.renew_as_root(&roots).await?,
+    pub async fn personalize(&self, personalization: &Personalization) -> Result<Personalized, String> {
+        let roots = Personalization { authorized_key: String::new(), ..personalization.clone() };
+        let personalized = match roots == Personalization::default() {
+            true => Personalized::default(),
+            false => self.personalize_as_root(&roots).await?,
         };
-        // Last, so that a guest that could not be renewed lets nobody new in; the runner's own file, so here.
-        if !renewal.authorized_key.is_empty() {
+        // Last, so that a guest that could not be personalized lets nobody new in; the runner's own file, so here.
+        if !personalization.authorized_key.is_empty() {
             let home = self.home.as_ref().ok_or("the runner's home directory is not known (HOME)")?;
-            keys::authorize(home, &renewal.authorized_key)
+            keys::authorize(home, &personalization.authorized_key)
                 .map_err(|e| format!("the runner's authorized_keys cannot be written: {e}"))?;
         }
-        Ok(renewed)
+        Ok(personalized)
     }
 
-    async fn renew_as_root(&self, renewal: &Renewal) -> Result<Renewed, String> {
+    async fn personalize_as_root(&self, personalization: &Personalization) -> Result<Personalized, String> {
         // Strings and a number: this cannot fail.
-        let request = serde_json::to_vec(renewal).unwrap_or_default();
+        let request = serde_json::to_vec(personalization).unwrap_or_default();
         let answer = match self.init.exists() {
             true => self.ask_init(b"R", &request).await,
             false => self.run_helper(&request).await,

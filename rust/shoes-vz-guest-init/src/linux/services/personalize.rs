@@ -32,7 +32,7 @@ const SSHD_DEADLINE: Duration = Duration::from_secs(15);
 pub(super) fn listen(spawner: &Spawner, events: &mpsc::Sender<Event>) {
     let listener = match bind() {
         Ok(listener) => listener,
-        Err(e) => return fault(&format!("{SOCKET} cannot be made; this guest cannot be renewed: {e}")),
+        Err(e) => return fault(&format!("{SOCKET} cannot be made; this guest cannot be personalized: {e}")),
     };
     let (spawner, events) = (spawner.clone(), events.clone());
     thread::spawn(move || {
@@ -59,34 +59,38 @@ fn serve(mut stream: UnixStream, spawner: &Spawner, events: &mpsc::Sender<Event>
     (&mut stream).take(MAX_REQUEST).read_to_end(&mut request)?;
     let answer = match request.split_first() {
         Some((b'P', _)) => ask(events, Event::Prepare).map(|()| "ok\n".into()),
-        Some((b'R', renewal)) => renew(renewal, spawner, events),
+        Some((b'R', personalization)) => personalize(personalization, spawner, events),
         _ => Err("this request is not known".into()),
     };
     let line = answer.unwrap_or_else(|words| format!("error {words}\n"));
     stream.write_all(line.as_bytes())
 }
 
-fn renew(renewal: &[u8], spawner: &Spawner, events: &mpsc::Sender<Event>) -> Result<String, String> {
-    let said = help(renewal, spawner).map_err(|e| format!("{HELPER}: {e}"))?;
+fn personalize(
+    personalization: &[u8],
+    spawner: &Spawner,
+    events: &mpsc::Sender<Event>,
+) -> Result<String, String> {
+    let said = help(personalization, spawner).map_err(|e| format!("{HELPER}: {e}"))?;
     if !said.starts_with("ok") {
         return Ok(said);
     }
-    // It is written only when it is to be renewed.
+    // It is written only when it is to be personalized.
     const KEY: &[u8] = b"\"ssh_host_key\"";
-    if renewal.windows(KEY.len()).any(|word| word == KEY) {
+    if personalization.windows(KEY.len()).any(|word| word == KEY) {
         ask(events, Event::NewHostKey)?;
     }
     Ok(said)
 }
 
 /// Runs the helper and gives what it said. The reaper collects it.
-fn help(renewal: &[u8], spawner: &Spawner) -> io::Result<String> {
+fn help(personalization: &[u8], spawner: &Spawner) -> io::Result<String> {
     let mut command = Command::new(HELPER);
-    command.arg("renew").env_clear().env("PATH", PATH).env("SHOESVZ_RENEW_BY_INIT", "1");
+    command.arg("personalize").env_clear().env("PATH", PATH).env("SHOESVZ_PERSONALIZE_BY_INIT", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = spawner.spawn(&mut command)?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(renewal)?;
+        stdin.write_all(personalization)?;
     }
     let mut said = String::new();
     if let Some(mut stdout) = child.stdout.take() {

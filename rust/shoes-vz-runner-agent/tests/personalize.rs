@@ -1,4 +1,4 @@
-//! `POST /renew` and `POST /prepare-save`, with an init and a helper of the test's own: the real ones would change this
+//! `POST /personalize` and `POST /prepare-save`, with an init and a helper of the test's own: the real ones would change this
 //! machine.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
@@ -10,7 +10,7 @@ use std::{fs, path::PathBuf};
 use common::{EXE, LONG, bridge, script};
 use http::StatusCode;
 use shoes_vz_channel::api::{ApiError, GuestApi};
-use shoes_vz_model::guest::{Renewal, Renewed};
+use shoes_vz_model::guest::{Personalization, Personalized};
 use shoes_vz_runner_agent::{State, api};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -57,13 +57,13 @@ impl Guest {
         })
     }
 
-    async fn renew(&self, renewal: &Renewal) -> Result<Renewed, ApiError> {
-        timeout(LONG, self.api.renew(renewal)).await.expect("it answers")
+    async fn personalize(&self, personalization: &Personalization) -> Result<Personalized, ApiError> {
+        timeout(LONG, self.api.personalize(personalization)).await.expect("it answers")
     }
 }
 
-fn everything() -> Renewal {
-    Renewal {
+fn everything() -> Personalization {
+    Personalization {
         entropy: ENTROPY.into(),
         unix_nanos: 1_800_000_000_000_000_000,
         machine_id: "0123456789abcdef0123456789abcdef".into(),
@@ -73,7 +73,7 @@ fn everything() -> Renewal {
     }
 }
 
-fn refusal(outcome: Result<Renewed, ApiError>) -> (StatusCode, String) {
+fn refusal(outcome: Result<Personalized, ApiError>) -> (StatusCode, String) {
     let error = outcome.unwrap_err();
     let words = error.to_string();
     for secret in [ENTROPY, "nobody-may-see-this"] {
@@ -87,10 +87,10 @@ async fn the_guests_init_does_what_is_roots_and_the_guest_agent_what_is_the_runn
     let guest = Guest::new().await;
     let init = guest.init("ok {\"clock_was_behind_ms\":1500}\n");
     let before = guest.api.status().await.unwrap().agent_start;
-    assert_eq!(guest.renew(&everything()).await.unwrap(), Renewed { clock_was_behind_ms: 1500 });
+    assert_eq!(guest.personalize(&everything()).await.unwrap(), Personalized { clock_was_behind_ms: 1500 });
     let request = init.await.unwrap();
-    let asked: Renewal = serde_json::from_str(request.strip_prefix('R').unwrap()).unwrap();
-    assert_eq!(asked, Renewal { authorized_key: String::new(), ..everything() });
+    let asked: Personalization = serde_json::from_str(request.strip_prefix('R').unwrap()).unwrap();
+    assert_eq!(asked, Personalization { authorized_key: String::new(), ..everything() });
     let keys = fs::read_to_string(guest.home(".ssh/authorized_keys")).unwrap();
     assert!(keys.starts_with("ssh-ed25519 AAAAC3Nz "), "{keys}");
     assert_ne!(guest.api.status().await.unwrap().agent_start, before, "it is another guest now");
@@ -99,8 +99,9 @@ async fn the_guests_init_does_what_is_roots_and_the_guest_agent_what_is_the_runn
 #[tokio::test]
 async fn a_new_login_key_alone_needs_no_root() {
     let guest = Guest::new().await;
-    let renewal = Renewal { authorized_key: everything().authorized_key, ..Renewal::default() };
-    assert_eq!(guest.renew(&renewal).await.unwrap(), Renewed::default());
+    let personalization =
+        Personalization { authorized_key: everything().authorized_key, ..Personalization::default() };
+    assert_eq!(guest.personalize(&personalization).await.unwrap(), Personalized::default());
     assert!(guest.home(".ssh/authorized_keys").exists());
 }
 
@@ -112,25 +113,25 @@ async fn without_such_an_init_a_helper_is_given_everything_on_its_stdin() {
         &guest.home("helper"),
         &format!("#!/bin/sh\necho \"$# arguments\" > {0}\ncat >> {0}\necho 'ok {{}}'\n", got.display()),
     );
-    assert_eq!(guest.renew(&everything()).await.unwrap(), Renewed::default());
+    assert_eq!(guest.personalize(&everything()).await.unwrap(), Personalized::default());
     let got = fs::read_to_string(got).unwrap();
-    let asked: Renewal = serde_json::from_str(got.strip_prefix("0 arguments\n").unwrap()).unwrap();
+    let asked: Personalization = serde_json::from_str(got.strip_prefix("0 arguments\n").unwrap()).unwrap();
     assert_eq!((asked.entropy.as_str(), asked.ssh_host_key.as_str()), (ENTROPY, HOST_KEY));
 }
 
 #[tokio::test]
-async fn a_guest_that_cannot_be_renewed_says_why_and_lets_nobody_new_in() {
+async fn a_guest_that_cannot_be_personalized_says_why_and_lets_nobody_new_in() {
     let guest = Guest::new().await;
-    let (status, words) = refusal(guest.renew(&everything()).await);
+    let (status, words) = refusal(guest.personalize(&everything()).await);
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
-    assert!(words.contains("cannot be renewed") && words.contains("helper"), "{words}");
+    assert!(words.contains("cannot be personalized") && words.contains("helper"), "{words}");
     // sudo, say, or a helper that gave up.
     script(&guest.home("helper"), "#!/bin/sh\ncat > /dev/null\necho 'a password is required' >&2\nexit 1\n");
-    let (status, words) = refusal(guest.renew(&everything()).await);
+    let (status, words) = refusal(guest.personalize(&everything()).await);
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     assert!(words.contains("a password is required"), "{words}");
     let _init = guest.init("error the clock cannot be set\n");
-    let (status, words) = refusal(guest.renew(&everything()).await);
+    let (status, words) = refusal(guest.personalize(&everything()).await);
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     assert!(words.contains("the clock cannot be set"), "{words}");
     assert!(!guest.home(".ssh").exists());
@@ -138,10 +139,10 @@ async fn a_guest_that_cannot_be_renewed_says_why_and_lets_nobody_new_in() {
 }
 
 #[tokio::test]
-async fn the_helper_itself_refuses_what_is_no_renewal_without_quoting_it() {
+async fn the_helper_itself_refuses_what_is_no_personalization_without_quoting_it() {
     // Refused before anything is done, so the real one may be run here.
     let mut child = tokio::process::Command::new(EXE)
-        .arg("renew")
+        .arg("personalize")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
@@ -152,7 +153,7 @@ async fn the_helper_itself_refuses_what_is_no_renewal_without_quoting_it() {
     drop(stdin);
     let output = timeout(LONG, child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "error no renewal is understood\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "error no personalization is understood\n");
 }
 
 #[tokio::test]

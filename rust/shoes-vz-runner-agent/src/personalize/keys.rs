@@ -11,9 +11,9 @@ use shoes_vz_process::files::{self, Readers};
 /// Of an authorized_keys.
 const MAX_KEYS: u64 = 1 << 20;
 /// What our line ends with.
-const MARK: &str = "shoes-vz-renewal";
+const MARK: &str = "shoes-vz-personalization";
 
-/// Lets `key` in, a line of OpenSSH's public key format, and no key an earlier renewal let in.
+/// Lets `key` in, a line of OpenSSH's public key format, and no key an earlier personalization let in.
 pub(super) fn authorize(home: &Path, key: &str) -> io::Result<()> {
     let dir = home.join(".ssh");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
@@ -47,11 +47,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join(".ssh/authorized_keys");
         authorize(home.path(), "ssh-ed25519 AAAA1 comment").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "ssh-ed25519 AAAA1 shoes-vz-renewal\n");
-        fs::write(&path, "ssh-rsa MINE me\nssh-ed25519 AAAA1 shoes-vz-renewal").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ssh-ed25519 AAAA1 shoes-vz-personalization\n");
+        fs::write(&path, "ssh-rsa MINE me\nssh-ed25519 AAAA1 shoes-vz-personalization").unwrap();
         authorize(home.path(), "ssh-ed25519 AAAA2\n").unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "ssh-rsa MINE me\nssh-ed25519 AAAA2 shoes-vz-renewal\n");
+        assert_eq!(text, "ssh-rsa MINE me\nssh-ed25519 AAAA2 shoes-vz-personalization\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 

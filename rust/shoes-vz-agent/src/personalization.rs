@@ -8,7 +8,7 @@ use russh::keys::{
     PrivateKey, PublicKey,
     ssh_key::{LineEnding, private::Ed25519Keypair},
 };
-use shoes_vz_model::{Outside, guest::Renewal};
+use shoes_vz_model::{Ambient, guest::Personalization};
 
 use crate::{
     files,
@@ -24,7 +24,7 @@ const ENTROPY: usize = 64;
 
 /// Why a guest cannot be given anything of its own.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RenewalError {
+pub(crate) enum PersonalizationError {
     #[error("the host's kernel gives no random bytes ({0})")]
     Random(#[from] getrandom::Error),
     #[error("making an SSH key: {0}")]
@@ -36,30 +36,30 @@ pub(crate) enum RenewalError {
 /// Everything new for one guest.
 pub(crate) struct Fresh {
     /// To be sent to it.
-    pub(crate) renewal: Renewal,
+    pub(crate) personalization: Personalization,
     host: PublicKey,
     login: PrivateKey,
 }
 
 impl Fresh {
     /// Drawn from the host's kernel; the ids from `outside`.
-    pub(crate) fn draw(outside: &Outside) -> Result<Self, RenewalError> {
+    pub(crate) fn draw(ambient: &Ambient) -> Result<Self, PersonalizationError> {
         let (host, login) = (key()?, key()?);
         let mut entropy = [0; ENTROPY];
         getrandom::fill(&mut entropy)?;
-        let renewal = Renewal {
+        let personalization = Personalization {
             entropy: STANDARD.encode(entropy),
             unix_nanos: 0,
-            machine_id: outside.uuid().simple().to_string(),
-            boot_id: outside.uuid().hyphenated().to_string(),
+            machine_id: ambient.uuid().simple().to_string(),
+            boot_id: ambient.uuid().hyphenated().to_string(),
             ssh_host_key: host.to_openssh(LineEnding::LF)?.to_string(),
             authorized_key: login.public_key().to_openssh()?,
         };
-        Ok(Self { renewal, host: host.public_key().clone(), login })
+        Ok(Self { personalization, host: host.public_key().clone(), login })
     }
 
     /// Keeps in the bundle what a later agent needs to log in.
-    pub(crate) fn keep(&self, bundle: &Path) -> Result<(), RenewalError> {
+    pub(crate) fn keep(&self, bundle: &Path) -> Result<(), PersonalizationError> {
         files::write(&bundle.join(LOGIN_KEY), self.login.to_openssh(LineEnding::LF)?.as_bytes())?;
         Ok(files::write(&bundle.join(HOST_KEY), self.host.to_openssh()?.as_bytes())?)
     }
@@ -70,7 +70,7 @@ impl Fresh {
     }
 }
 
-fn key() -> Result<PrivateKey, RenewalError> {
+fn key() -> Result<PrivateKey, PersonalizationError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
     Ok(PrivateKey::from(Ed25519Keypair::from_seed(&seed)))
@@ -93,19 +93,22 @@ mod tests {
 
     #[test]
     fn no_two_guests_are_given_the_same_and_nothing_secret_is_printed() {
-        let draw = || Fresh::draw(&Outside::real()).unwrap();
+        let draw = || Fresh::draw(&Ambient::real()).unwrap();
         let (a, b) = (draw(), draw());
         let parts = |f: &Fresh| {
-            let r = f.renewal.clone();
+            let r = f.personalization.clone();
             [r.entropy, r.machine_id, r.boot_id, r.ssh_host_key, r.authorized_key]
         };
         for (a, b) in parts(&a).iter().zip(&parts(&b)) {
             assert_ne!(a, b);
         }
-        let printed = format!("{:?}", a.renewal);
-        assert!(!printed.contains("PRIVATE KEY") && !printed.contains(&a.renewal.entropy), "{printed}");
-        assert_eq!(a.renewal.machine_id.len(), 32);
-        let host = PrivateKey::from_openssh(&a.renewal.ssh_host_key).unwrap();
+        let printed = format!("{:?}", a.personalization);
+        assert!(
+            !printed.contains("PRIVATE KEY") && !printed.contains(&a.personalization.entropy),
+            "{printed}"
+        );
+        assert_eq!(a.personalization.machine_id.len(), 32);
+        let host = PrivateKey::from_openssh(&a.personalization.ssh_host_key).unwrap();
         assert_eq!(host.public_key().key_data(), a.host.key_data());
     }
 
@@ -117,7 +120,7 @@ mod tests {
         std::fs::write(&key_file, key().unwrap().to_openssh(LineEnding::LF).unwrap()).unwrap();
         let login = Login::new("runner", &key_file, "").unwrap();
         assert_eq!(ssh_of(&login, dir.path()).pinned(), None, "there are none yet");
-        let fresh = Fresh::draw(&Outside::real()).unwrap();
+        let fresh = Fresh::draw(&Ambient::real()).unwrap();
         fresh.keep(dir.path()).unwrap();
         assert_eq!(ssh_of(&login, dir.path()).pinned(), Some(fresh.host.clone()));
         let mode = std::fs::metadata(dir.path().join(LOGIN_KEY)).unwrap().permissions().mode();
