@@ -1,21 +1,48 @@
 //! The bundles below the runners path: which are there, what their metadata says, and the lock on them all.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use shoes_vz_model::{
     bundle::{RuntimeMetadata, dir_name, file, runner_of},
     id::RunnerId,
 };
 
-use crate::{files, states};
+use crate::files;
 
 /// The setup script while it has not been handed over, 0600: a restarted agent must be able to. Gone afterwards.
 pub(crate) const SCRIPT: &str = "setup-script";
+
+/// Of the saved states, below the runners path: clones need them on the same volume.
+pub(crate) const SAVED_STATES: &str = ".saved-states";
+
+/// A setup script: never printed.
+#[derive(Clone)]
+pub struct Script(Bytes);
+
+impl Script {
+    pub fn secret(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Script {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Script({} bytes)", self.0.len())
+    }
+}
 
 /// One bundle directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +78,13 @@ impl Bundle {
     }
 
     /// Keeps the script until it is handed over.
-    pub fn keep_script(&self, script: &[u8]) -> io::Result<()> {
-        files::write(&self.file(SCRIPT), script)
+    pub fn keep_script(&self, script: &Script) -> io::Result<()> {
+        files::write(&self.file(SCRIPT), script.secret())
     }
 
     /// The script, when it is still to be handed over.
-    pub fn kept_script(&self) -> io::Result<Option<Vec<u8>>> {
-        files::read(&self.file(SCRIPT))
+    pub fn kept_script(&self) -> io::Result<Option<Script>> {
+        Ok(files::read(&self.file(SCRIPT))?.map(Script::from))
     }
 
     /// Forgets the script.
@@ -87,7 +114,7 @@ pub fn scan(runners_path: &Path) -> io::Result<Found> {
             continue;
         }
         let path = entry.path();
-        if entry.file_name() == states::DIR {
+        if entry.file_name() == SAVED_STATES {
             continue;
         }
         match entry.file_name().to_str().and_then(runner_of) {
@@ -204,11 +231,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bundle = Bundle::of(dir.path(), RunnerId::random());
         fs::create_dir(&bundle.path).unwrap();
-        assert_eq!(bundle.kept_script().unwrap(), None);
-        bundle.keep_script(b"secret").unwrap();
-        assert_eq!(bundle.kept_script().unwrap().as_deref(), Some(&b"secret"[..]));
+        assert!(bundle.kept_script().unwrap().is_none());
+        bundle.keep_script(&b"secret".to_vec().into()).unwrap();
+        assert_eq!(bundle.kept_script().unwrap().unwrap().secret(), &b"secret"[..]);
         bundle.forget_script().unwrap();
         bundle.forget_script().unwrap();
-        assert_eq!(bundle.kept_script().unwrap(), None);
+        assert!(bundle.kept_script().unwrap().is_none());
     }
 }

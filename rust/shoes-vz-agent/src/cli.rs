@@ -74,9 +74,9 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum TemplateCommand {
     /// Build a Linux guest from this machine's packages
-    BuildLinux(Box<crate::template_build::BuildLinux>),
+    BuildLinux(Box<crate::template::build::BuildLinux>),
     /// Install macOS from a restore image (IPSW) into a new template
-    InstallMacos(Box<crate::template_install::InstallMacos>),
+    InstallMacos(Box<crate::template::install::InstallMacos>),
     /// Show details of a restore image, or the URL of the latest one this host supports
     RestoreImage {
         /// The restore image, a file

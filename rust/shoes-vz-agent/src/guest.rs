@@ -12,18 +12,35 @@ use shoes_vz_model::{
     id::RunnerId,
     template::Transport,
 };
+use shoes_vz_proto::vm::VmStatus;
+use tokio::sync::watch;
 
 pub(crate) use follow::lost;
 pub use follow::{Following, Watched};
 
 use self::{channel::ChannelGuest, tcp::TcpGuest};
 use crate::{
-    context::Context,
-    machines::Machine,
-    notify_ip::Turn,
-    runner::Script,
+    bundles::Script,
+    ip_notices::{IpClaim, IpNotices},
     ssh::{Ssh, SshError},
 };
+
+/// How the guests of a host are reached.
+#[derive(Clone)]
+pub struct Route {
+    pub transport: Transport,
+    pub notices: Option<IpNotices>,
+}
+
+/// How one guest is reached for the first time.
+pub struct Contact {
+    pub route: Route,
+    pub ssh: Ssh,
+    /// Its address, where that is known from before.
+    pub known: Option<IpAddr>,
+    /// Held since before the VM was started, where the guest is to report its address.
+    pub claim: Option<IpClaim>,
+}
 
 /// One VM's guest.
 #[async_trait]
@@ -70,30 +87,28 @@ impl GuestError {
     }
 }
 
-/// Waits until the guest is up ([`crate::machines::Machines::guest`]).
+/// Waits until the guest is up ([`crate::vms::Vms::guest`]).
 pub(crate) async fn find(
-    ctx: &Context,
-    machine: &dyn Machine,
-    ssh: Ssh,
-    known: Option<IpAddr>,
-    turn: Option<Turn>,
+    mut status: watch::Receiver<VmStatus>,
+    socket: &Path,
+    contact: Contact,
 ) -> Result<Arc<dyn Guest>, GuestError> {
-    match (ctx.template.meta.guest_agent, &ctx.notices) {
+    let Contact { route, ssh, known, claim } = contact;
+    match (route.transport, &route.notices) {
         (Transport::Channel, _) => {
-            let mut status = machine.status();
             if status.wait_for(|s| s.guest_up || s.end.is_some()).await.is_err() {
                 return Err(GuestError::Refused("the task that follows the VM process died".into()));
             }
-            Ok(Arc::new(ChannelGuest::new(&machine.guest_socket(), ssh)))
+            Ok(Arc::new(ChannelGuest::new(socket, ssh)))
         }
         (Transport::Tcp, Some(notices)) => {
-            let ip = match (known, turn) {
+            let ip = match (known, claim) {
                 (Some(ip), _) => notices.known(ip),
-                (None, Some(turn)) => turn.address().await,
+                (None, Some(claim)) => claim.address().await,
                 (None, None) => {
                     return Err(GuestError::Refused(
-                        "the agent was restarted before the guest told its address; which one is its own now, would \
-                         be a guess"
+                        "the agent was restarted before the guest reported its address, so the address cannot be \
+                         attributed to this VM"
                             .into(),
                     ));
                 }
@@ -101,15 +116,15 @@ pub(crate) async fn find(
             Ok(Arc::new(TcpGuest::new(ip, ssh)))
         }
         (Transport::Tcp, None) => Err(GuestError::Refused(
-            "the template's guests tell their address, and nobody listens (--ip-notify-port)".into(),
+            "the template's guests report their address, and no listener runs (--ip-notify-port)".into(),
         )),
     }
 }
 
-/// A guest that was up before this agent was ([`crate::machines::Machines::guest_again`]).
-pub(crate) fn again(ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>> {
-    let by_channel = ctx.template.meta.guest_agent == Transport::Channel;
-    by_channel.then(|| Arc::new(ChannelGuest::new(&machine.guest_socket(), ssh)) as Arc<dyn Guest>)
+/// A guest that was up before this agent was ([`crate::vms::Vms::guest_again`]).
+pub(crate) fn again(socket: &Path, route: &Route, ssh: Ssh) -> Option<Arc<dyn Guest>> {
+    let by_channel = route.transport == Transport::Channel;
+    by_channel.then(|| Arc::new(ChannelGuest::new(socket, ssh)) as Arc<dyn Guest>)
 }
 
 /// Runs a program in the guest behind `guest_socket`, or at `ip`: what `exec` does.

@@ -7,7 +7,7 @@ use shoes_vz_agent::{
     cli::{Cli, Command, TemplateCommand, with_default_command},
     commands, run,
     settings::Settings,
-    template_build, template_install, warm,
+    template, warm,
 };
 use shoes_vz_process::{
     USAGE, log, say,
@@ -93,18 +93,18 @@ async fn dispatch(command: Command, mistakes: Mistakes) -> anyhow::Result<ExitCo
         Command::Delete(args) => commands::power::delete(&args).await?,
         Command::Exec(args) => return Ok(commands::exec::run(&args).await?.into()),
         Command::Template { command: TemplateCommand::BuildLinux(args) } => {
-            template_build::run(*args).await?
+            template::build::run(*args).await?
         }
         Command::Template { command: TemplateCommand::InstallMacos(args) } => {
-            template_install::run(*args).await?
+            template::install::run(*args).await?
         }
         Command::Template { command: TemplateCommand::RestoreImage { ipsw } } => {
-            template_install::look(ipsw.as_deref()).await?
+            template::install::look(ipsw.as_deref()).await?
         }
         Command::Template { command: TemplateCommand::Check { path } } => {
-            let template = TemplateDir::open(&path)?;
-            let os = template.meta.os.as_str();
-            commands::print(&format!("the template {:?} ({os}) has all it needs", template.name))?;
+            let checked = TemplateDir::open(&path)?;
+            let os = checked.meta.os.as_str();
+            commands::print(&format!("the template {:?} ({os}) has all it needs", checked.name))?;
         }
         Command::Vm { .. } | Command::ExecWithParent { .. } => {
             anyhow::bail!("this subcommand must be the first argument")

@@ -26,7 +26,8 @@ use shoes_vz_vm::{
 };
 
 use crate::{
-    hot::HotPlan,
+    pool::HotPlan,
+    saved_states::StatesMode,
     ssh::{Login, LoginKeys},
 };
 
@@ -69,8 +70,8 @@ pub struct Settings {
     pub unresponsive_guest_limit: Option<Duration>,
     /// Bytes the runners path's file system must have free for a VM to be taken; 0: not looked at.
     pub min_free_disk: u64,
-    /// What is kept hot, and what is done about saved states.
     pub hot: HotPlan,
+    pub saved_states: StatesMode,
     /// Written after registration.
     pub ready_file: Option<PathBuf>,
 }
@@ -110,6 +111,7 @@ impl Settings {
         let silence = v.duration("unresponsive-guest-limit", Zero::Allowed);
         let min_free_disk = v.size("min-free-disk");
         let hot = values::hot(v, needs_tcp);
+        let saved_states = values::saved_states(v, needs_tcp);
         let ready_file = v.path("ready-file");
 
         let whole = || {
@@ -133,6 +135,7 @@ impl Settings {
                 unresponsive_guest_limit: silence.filter(|d| !d.is_zero()),
                 min_free_disk: min_free_disk?,
                 hot: hot?,
+                saved_states: saved_states?,
                 ready_file,
             })
         };

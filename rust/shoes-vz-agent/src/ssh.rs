@@ -146,8 +146,8 @@ impl Login {
         Ok(Self { user: user.into(), keys, pinned: pinned.map(Arc::new) })
     }
 
-    /// Says, at the agent's start, by which keys guests will be logged into when none is named.
-    pub(crate) async fn say(&self) {
+    /// Logs, at the agent's start, which keys guests are logged into with when none is named.
+    pub(crate) async fn log(&self) {
         let Keys::OfTheUser { keys, .. } = &self.keys else { return };
         let found = keys.find().await;
         let skipped = keys::words(&found.skipped);

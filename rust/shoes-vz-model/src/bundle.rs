@@ -58,6 +58,32 @@ pub enum DiskState {
     Error,
 }
 
+/// How far a bundle's VM has come: an agent that adopts it goes on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// On the way to SSH, for a runner. The Go implementation's bundles, which say nothing, count as such.
+    #[default]
+    Provisioning,
+    /// SSH has answered; the guest has no setup script yet.
+    Ready,
+    /// The guest has the setup script.
+    SettingUp,
+    /// An Actions runner was seen listening.
+    Running,
+    /// On the way to SSH, to become a hot VM. `runner_id` is the VM's own id until a runner claims it.
+    Preheating,
+    /// A hot VM.
+    Hot,
+}
+
+impl Phase {
+    /// Whether the VM belongs to no runner.
+    pub fn is_hot(self) -> bool {
+        matches!(self, Self::Preheating | Self::Hot)
+    }
+}
+
 /// `RuntimeMetadata.json`: the Go implementation's five fields, then ours, enough to adopt the VM after a restart.
 /// It never holds the setup script.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,33 +108,24 @@ pub struct RuntimeMetadata {
     /// Addition: the template's directory.
     #[serde(default)]
     pub template_path: String,
-    /// Addition: whether the setup script was handed to the guest, so that nobody does it twice.
+    /// Addition: how far the VM has come.
     #[serde(default)]
-    pub setup_handed_over: bool,
-    /// Addition: whether SSH has answered once.
-    #[serde(default)]
-    pub ssh_ready: bool,
-    /// Addition: whether an Actions runner was ever seen listening.
-    #[serde(default)]
-    pub runner_seen: bool,
+    pub phase: Phase,
     /// Addition: whether the Actions runner was ever seen working on a job.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub job_seen: bool,
-    /// Addition: the stages that are over, as (name, start, microseconds).
-    #[serde(default)]
-    pub stages: Vec<(String, jiff::Timestamp, u64)>,
+    /// Addition: the stages that have ended, with start and microseconds. A stage of another version is left out.
+    #[serde(default, deserialize_with = "known_stages")]
+    pub stages: Vec<(Stage, jiff::Timestamp, u64)>,
     /// Addition: seconds the VM may live in all, counted from `created_at`; 0 = no limit.
     #[serde(default)]
     pub max_lifetime_seconds: u64,
     /// Addition: the host's slot it is in, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
-    /// Addition: whether it waits for a runner (a hot VM). `runner_id` is then its own, and it is no runner's.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub spare: bool,
     /// Addition: how it came to be ready; `None` until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_path: Option<crate::state::StartPath>,
+    pub start_path: Option<StartPath>,
     /// Addition: its virtual CPUs; 0 = not written down, for each of these.
     #[serde(default)]
     pub cpus: u32,
@@ -118,9 +135,17 @@ pub struct RuntimeMetadata {
     /// Addition: the size of its disk.
     #[serde(default)]
     pub disk_bytes: u64,
-    /// Addition: of the template's files when a spare was begun; "" = not written down, or begun for its runner.
+    /// Addition: of the template's files when a hot VM was begun; "" = not written down, or begun for its runner.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub template_fingerprint: String,
+}
+
+fn known_stages<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<(Stage, jiff::Timestamp, u64)>, D::Error> {
+    let all = Vec::<(String, jiff::Timestamp, u64)>::deserialize(from)?;
+    let known = |name: &str| Stage::ALL.into_iter().find(|stage| stage.as_str() == name);
+    Ok(all.into_iter().filter_map(|(name, start, us)| Some((known(&name)?, start, us))).collect())
 }
 
 impl RuntimeMetadata {
@@ -135,14 +160,11 @@ impl RuntimeMetadata {
             runner_name: String::new(),
             cloud_id: String::new(),
             template_path: String::new(),
-            setup_handed_over: false,
-            ssh_ready: false,
-            runner_seen: false,
+            phase: Phase::default(),
             job_seen: false,
             stages: Vec::new(),
             max_lifetime_seconds: 0,
             slot: None,
-            spare: false,
             start_path: None,
             cpus: 0,
             memory_bytes: 0,

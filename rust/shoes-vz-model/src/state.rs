@@ -64,7 +64,8 @@ impl State {
 }
 
 /// Where a runner's time goes. `Ord` follows the way of a runner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// In the server's queue.
     Queue,

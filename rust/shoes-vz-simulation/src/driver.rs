@@ -284,7 +284,7 @@ impl Simulation {
             .world
             .live()
             .iter()
-            .filter(|vm| !vm.named().is_spare())
+            .filter(|vm| !vm.named().is_hot())
             .map(|vm| format!("a VM of {} on agent-{}", vm.named().name, vm.agent))
             .collect();
         for (n, serves) in self.serves.iter().enumerate() {
@@ -292,14 +292,14 @@ impl Simulation {
             for name in bundles(&runners_path) {
                 let path = runners_path.join(&name);
                 // A hot VM stays, as long as it is one.
-                let is_spare = self.world.bundle(&path).is_some_and(|named| named.is_spare());
-                if !is_spare || self.world.vm(&path).is_none() {
+                let is_hot = self.world.bundle(&path).is_some_and(|named| named.is_hot());
+                if !is_hot || self.world.vm(&path).is_none() {
                     left.push(format!("agent-{n} has {name}"));
                 }
             }
             let Some(runners) = lock(serves).clone() else { continue };
             let (ends, board) =
-                (runners.context().ends.all().len(), runners.context().board.watch().borrow().len());
+                (runners.agent().ends.all().len(), runners.agent().board.watch().borrow().len());
             if ends + board > 0 {
                 left.push(format!("agent-{n} keeps {ends} ends and shows {board} runners"));
             }

@@ -1,4 +1,4 @@
-//! A simulated host, in the place of [`shoes_vz_agent::machines::OnThisHost`]: bundles are real directories, their VMs
+//! A simulated host, in the place of [`shoes_vz_agent::vms::LocalVms`]: bundles are real directories, their VMs
 //! are [`SimVm`]s, and everything takes its time, fails at times, and may be where the agent dies.
 
 use std::{
@@ -14,15 +14,12 @@ use std::{
 
 use async_trait::async_trait;
 use shoes_vz_agent::{
-    accounting::{Adopted, Ended},
-    bundles::Bundle,
-    context::Context,
-    guest::{Following, Guest, GuestError},
-    machines::{Machine, Machines, Plan},
-    notify_ip::Turn,
-    runner::Script,
+    bundles::{Bundle, Script},
+    guest::{Contact, Following, Guest, GuestError, Route},
+    orphans::{Adopted, Ended},
     slots::Slots,
     ssh::{Ssh, SshError},
+    vms::{BundleContents, VmProcess, Vms},
 };
 use shoes_vz_model::{
     bundle::file,
@@ -76,8 +73,8 @@ impl SimHost {
         self.world.step(&self.name).await;
     }
 
-    fn handle(&self, vm: Arc<SimVm>) -> Arc<dyn Machine> {
-        Arc::new(SimMachine { host: self.clone(), vm, silent_stops: AtomicU32::new(0) })
+    fn handle(&self, vm: Arc<SimVm>) -> Arc<dyn VmProcess> {
+        Arc::new(SimVmProcess { host: self.clone(), vm, silent_stops: AtomicU32::new(0) })
     }
 }
 
@@ -86,15 +83,15 @@ fn broken(path: &Path, what: &'static str) -> CloneError {
 }
 
 #[async_trait]
-impl Machines for SimHost {
-    async fn make(&self, plan: Plan) -> Result<(), CloneError> {
+impl Vms for SimHost {
+    async fn create(&self, contents: BundleContents) -> Result<(), CloneError> {
         self.world.step(&self.name).await;
-        let path = plan.bundle.path.clone();
+        let path = contents.bundle.path.clone();
         if path.exists() {
-            self.world.violated(format!("a bundle is made twice: {path:?}"));
+            self.world.violated(format!("a bundle is created twice: {path:?}"));
         }
-        plan.prepare()?;
-        self.world.bundle_made(&path, Named::of(plan.meta));
+        contents.prepare()?;
+        self.world.bundle_made(&path, Named::of(contents.meta));
         self.takes(0, 20).await;
         if self.world.one_in(self.world.rates().clone) {
             return Err(broken(&path, "cloning into"));
@@ -103,7 +100,7 @@ impl Machines for SimHost {
         Ok(())
     }
 
-    async fn launch(&self, bundle: &Path) -> Result<Arc<dyn Machine>, VmError> {
+    async fn launch(&self, bundle: &Path) -> Result<Arc<dyn VmProcess>, VmError> {
         self.takes(0, 30).await;
         let words = |words: &str| VmError::NotReady { bundle: bundle.to_owned(), words: words.into() };
         if self.world.one_in(self.world.rates().launch) {
@@ -112,7 +109,7 @@ impl Machines for SimHost {
         let Some(named) = self.world.bundle(bundle).filter(|_| bundle.exists()) else {
             return Err(words("there is no bundle"));
         };
-        let lifetime = match named.is_spare() {
+        let lifetime = match named.is_hot() {
             true => parts::MAX_LIFETIME + parts::HOT_MAX_AGE,
             false => parts::MAX_LIFETIME,
         };
@@ -129,7 +126,7 @@ impl Machines for SimHost {
         Ok(self.handle(vm))
     }
 
-    async fn find(&self, bundle: &Path) -> Result<Option<Arc<dyn Machine>>, VmError> {
+    async fn find(&self, bundle: &Path) -> Result<Option<Arc<dyn VmProcess>>, VmError> {
         self.takes(0, 5).await;
         let vm = self.world.vm(bundle);
         if vm.is_some() && self.world.one_in(self.world.rates().find) {
@@ -144,43 +141,36 @@ impl Machines for SimHost {
         Ok(vm.map(|vm| self.handle(vm)))
     }
 
-    async fn guest(
-        &self,
-        _: &Context,
-        machine: &dyn Machine,
-        _: Ssh,
-        _: Option<IpAddr>,
-        _: Option<Turn>,
-    ) -> Result<Arc<dyn Guest>, GuestError> {
-        let mut status = machine.status();
+    async fn guest(&self, vm: &dyn VmProcess, _: Contact) -> Result<Arc<dyn Guest>, GuestError> {
+        let mut status = vm.status();
         if status.wait_for(|s| s.guest_up || s.end.is_some()).await.is_err() {
-            return Err(GuestError::Refused("the VM's status is gone".into()));
+            return Err(GuestError::Refused("the VM has no status any more".into()));
         }
-        let socket = machine.guest_socket();
+        let socket = vm.guest_socket();
         match self.world.vm(socket.parent().unwrap_or(Path::new("/"))) {
             Some(vm) => Ok(Arc::new(SimGuest { host: self.clone(), vm })),
-            None => Err(GuestError::Broken("the VM is over".into())),
+            None => Err(GuestError::Broken("the VM has ended".into())),
         }
     }
 
-    fn guest_again(&self, _: &Context, machine: &dyn Machine, _: Ssh) -> Option<Arc<dyn Guest>> {
-        let vm = self.world.vm(machine.guest_socket().parent()?)?;
+    fn guest_again(&self, vm: &dyn VmProcess, _: &Route, _: Ssh) -> Option<Arc<dyn Guest>> {
+        let vm = self.world.vm(vm.guest_socket().parent()?)?;
         Some(Arc::new(SimGuest { host: self.clone(), vm }))
     }
 
-    async fn end_strays(&self, _: &Path, adopted: Adopted) -> Ended {
+    async fn end_orphans(&self, _: &Path, adopted: Adopted) -> Ended {
         self.world.step(&self.name).await;
-        let strays = self.world.live().into_iter().filter(|vm| vm.agent == self.agent);
+        let orphans = self.world.live().into_iter().filter(|vm| vm.agent == self.agent);
         let mut ended = Ended::default();
-        for vm in strays.filter(|vm| !adopted.contains_key(&vm.bundle())) {
+        for vm in orphans.filter(|vm| !adopted.contains_key(&vm.bundle())) {
             self.world.stopped(&vm);
-            vm.end(VmEndKind::HypervisorKilled, "a stray is ended");
+            vm.end(VmEndKind::HypervisorKilled, "an orphan is ended");
             ended.ended += 1;
         }
         ended
     }
 
-    async fn rename(&self, _: Option<&dyn Machine>, from: &Bundle, to: &Bundle) -> Result<(), CloneError> {
+    async fn rename(&self, _: Option<&dyn VmProcess>, from: &Bundle, to: &Bundle) -> Result<(), CloneError> {
         self.world.step(&self.name).await;
         let fail = |source| CloneError::Io { what: "renaming the bundle", path: from.path.clone(), source };
         let meta = from.metadata().map_err(fail)?.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
@@ -220,14 +210,14 @@ impl Machines for SimHost {
     }
 }
 
-struct SimMachine {
+struct SimVmProcess {
     host: SimHost,
     vm: Arc<SimVm>,
     silent_stops: AtomicU32,
 }
 
 #[async_trait]
-impl Machine for SimMachine {
+impl VmProcess for SimVmProcess {
     fn status(&self) -> watch::Receiver<VmStatus> {
         self.vm.status()
     }

@@ -12,17 +12,16 @@ use russh::keys::{
     ssh_key::{LineEnding, private::Ed25519Keypair},
 };
 use shoes_vz_agent::{
+    agent::{Agent, Limits},
     bundles::Lock,
-    context::{Board, Context},
+    control_plane::{ControlPlane, Registration},
     disk::Disk,
     ends::Ends,
-    hot::{HotPlan, Idle, Pool},
+    host::Host,
+    pool::{HotPlan, Idle},
     runners::Runners,
-    server::{Host, Server},
     slots::Slots,
     ssh::Login,
-    states::States,
-    tasks::Tasks,
 };
 use shoes_vz_model::{AgentId, ResourceType};
 use shoes_vz_server::{
@@ -37,10 +36,7 @@ use shoes_vz_server::{
     serve::{Door, serve_grpc},
     store::{Loaded, Sqlite, Store, StoreError},
 };
-use shoes_vz_vm::{
-    spec::{Accelerator, Display, HypervisorKind, Network},
-    template::TemplateDir,
-};
+use shoes_vz_vm::template::TemplateDir;
 use tokio::time::sleep;
 
 use crate::{machines::SimHost, net, plan, sabotage::Sabotage, vm::SLOWEST_START, world::World};
@@ -50,7 +46,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(4);
 /// From the script's end to a runner.
 const REGISTRATION: Duration = Duration::from_secs(5);
 /// How long a guest may answer nothing.
-const SILENT_GUEST: Duration = Duration::from_secs(30);
+const UNRESPONSIVE_GUEST: Duration = Duration::from_secs(30);
 /// Of a VM: longer than any job takes, shorter than the simulation waits for the end of what nobody wants.
 pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(120);
 /// After so long a hot VM is replaced.
@@ -249,39 +245,25 @@ pub(crate) async fn agent(
     let space = Arc::clone(&world);
     let free_bytes = move |_: &Path| Ok(if space.is_full(n) { 1 } else { 10 * WANTED_FREE });
     let disk = Disk::new(runners_path.clone(), WANTED_FREE, Arc::new(free_bytes));
-    let context = Context {
-        agent_id: agent_id.to_string(),
-        template,
-        runners_path: runners_path.clone(),
-        login,
-        hypervisor: HypervisorKind::Qemu,
-        accelerator: Accelerator::Tcg,
-        display: Display::Headless,
-        network: Network::Nat,
+    let vms = Arc::new(SimHost::new(Arc::clone(&world), n, slots.clone()));
+    let host = Host { ambient, ..Host::new(agent_id, template, runners_path, login, vms) };
+    let limits = Limits {
         start_deadline: SLOWEST_START,
         max_lifetime: Some(MAX_LIFETIME),
         registration_deadline: REGISTRATION,
-        machines: Arc::new(SimHost::new(Arc::clone(&world), n, slots.clone())),
-        ambient,
-        board: Board::default(),
-        ends: Ends::open(&state_dir)?,
-        pool: Pool::new(hot_plan(hot)?, slots.clone()),
-        states: States::below(&runners_path),
-        slots,
-        unresponsive_guest_limit: Some(SILENT_GUEST),
-        disk: disk.clone(),
-        notices: None,
-        tasks: Tasks::default(),
+        unresponsive_guest_limit: Some(UNRESPONSIVE_GUEST),
     };
-    let runners = Arc::new(Runners::new(Arc::new(context)));
+    let agent = Agent::new(host, limits, slots, hot_plan(hot)?, disk.clone(), Ends::open(&state_dir)?);
+    let runners = Arc::new(Runners::new(Arc::clone(&agent)));
     tokio::spawn(disk.look_on(Duration::from_secs(1)));
     runners.adopt_all().await?;
-    let ctx = Arc::clone(runners.context());
-    tokio::spawn(async move { ctx.pool.clone().keep(ctx).await });
+    tokio::spawn(async move { agent.pool.keep().await });
     *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
-    let host = Host { agent_id, hostname: name.clone(), max_runners };
+    let registration = Registration { agent_id, hostname: name.clone(), max_runners };
     let uri = format!("http://{}:{}", plan::SERVER, net::PORT);
-    let server = Server::over(&uri, None, &host, runners, |endpoint| net::connect(&endpoint, &world, &name))?;
+    let server = ControlPlane::over(&uri, None, &registration, runners, |endpoint| {
+        net::connect(&endpoint, &world, &name)
+    })?;
     world.note(format_args!("{name} is up"));
     server.serve(|_| {}).await;
     Ok(())

@@ -108,7 +108,7 @@ impl Named {
     }
 
     /// A hot VM: no runner's yet.
-    pub(crate) fn is_spare(&self) -> bool {
+    pub(crate) fn is_hot(&self) -> bool {
         self.name.is_empty()
     }
 }
@@ -230,7 +230,7 @@ impl World {
                 there + 1
             ));
         }
-        if !named.is_spare() {
+        if !named.is_hot() {
             self.given_to_a_runner(vm);
         }
         let mut state = self.lock();
@@ -302,7 +302,7 @@ impl World {
     pub(crate) fn ready(&self, vm: &SimVm) {
         vm.set_ready();
         let named = vm.named();
-        if !named.is_spare() {
+        if !named.is_hot() {
             self.lock().cloud.entry(named.cloud).or_default().ready = true;
         }
     }

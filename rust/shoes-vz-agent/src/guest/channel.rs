@@ -28,7 +28,7 @@ use super::{
     follow::{Log, Pause},
 };
 use crate::{
-    runner::Script,
+    bundles::Script,
     ssh::{Ssh, SshError},
 };
 

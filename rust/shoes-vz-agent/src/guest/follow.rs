@@ -23,7 +23,7 @@ pub struct Following {
     pub status: watch::Receiver<Option<Status>>,
     /// Bytes of the script's output in the log.
     pub logged: watch::Receiver<u64>,
-    /// Has the events asked for anew; `None` where there are none.
+    /// Opens the events again; `None` where there are none.
     reopen: Option<Arc<Notify>>,
     /// What feeds it; they end with it.
     pub(crate) tasks: JoinSet<()>,
@@ -42,7 +42,7 @@ pub(crate) async fn lost(tasks: &mut JoinSet<()>) -> String {
 }
 
 impl Following {
-    /// What `tasks` feed; `reopen` has the events asked for anew, where there are any.
+    /// What `tasks` feed; `reopen` has the events opened again, where there are any.
     pub fn new(
         status: watch::Receiver<Option<Status>>,
         logged: watch::Receiver<u64>,
@@ -68,7 +68,7 @@ pub struct Watched {
 
 impl Watched {
     /// What is known so far: whenever it differs, the guest was heard of.
-    pub fn told(&self) -> (Option<Status>, u64) {
+    pub fn seen(&self) -> (Option<Status>, u64) {
         (self.status.borrow().clone(), *self.logged.borrow())
     }
 
@@ -83,7 +83,7 @@ impl Watched {
         self.reopen.is_some() && self.status.borrow().as_ref().map(lasting) != Some(lasting(now))
     }
 
-    /// Has the events asked for anew, which begin with the present state.
+    /// Opens the events again, which begin with the present state.
     pub fn reopen(&self) {
         if let Some(reopen) = &self.reopen {
             // Not for those opened later: they tell the present state anyway.

@@ -32,7 +32,7 @@ use super::{
     follow::{Log, Pause},
 };
 use crate::{
-    runner::Script,
+    bundles::Script,
     ssh::{Exit, Session, Ssh, SshError},
 };
 

@@ -4,7 +4,10 @@ use shoes_vz_process::settings::{Values, Zero};
 use shoes_vz_vm::spec::{Display, HypervisorKind, Network};
 
 use super::is_host_port;
-use crate::hot::HotPlan;
+use crate::{
+    pool::{HotPlan, Idle},
+    saved_states::StatesMode,
+};
 
 /// `None` after a mistake.
 pub(super) fn hypervisor(v: &mut Values) -> Option<HypervisorKind> {
@@ -61,12 +64,12 @@ pub(super) fn network(v: &mut Values, hypervisor: Option<HypervisorKind>) -> Opt
     })
 }
 
-/// What is kept hot. Guests that are `tcp` cannot be given the time after a pause, nor be restored.
+/// What to keep hot. Guests that are `tcp` cannot be given the time after a pause.
 pub(super) fn hot(v: &mut Values, tcp: bool) -> Option<HotPlan> {
     let mut plan = HotPlan::none();
     let wanted = v.parse("hot", |text| plan.parse_wanted(text));
     let idle = v.parse("hot-idle", str::parse);
-    if tcp && idle == Some(crate::hot::Idle::Paused) {
+    if tcp && idle == Some(Idle::Paused) {
         v.mistake(
             "hot-idle",
             "paused needs a template whose guests are reached by the guest channel (\"guest_agent\": \"channel\" in \
@@ -74,12 +77,16 @@ pub(super) fn hot(v: &mut Values, tcp: bool) -> Option<HotPlan> {
         );
     }
     let max_age = v.duration("hot-max-age", Zero::Refused);
-    let states = v.parse("saved-states", str::parse);
     wanted?;
     plan.idle = idle?;
     plan.max_age = max_age?;
-    plan.states = if tcp { crate::hot::StatesMode::Off } else { states? };
     Some(plan)
+}
+
+/// Guests that are `tcp` cannot be personalized, so none of them is restored.
+pub(super) fn saved_states(v: &mut Values, tcp: bool) -> Option<StatesMode> {
+    let mode = v.parse("saved-states", str::parse)?;
+    Some(if tcp { StatesMode::Off } else { mode })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use shoes_vz_agent::accounting::Account;
+use shoes_vz_agent::orphans::Account;
 use shoes_vz_model::id::RunnerId;
 use shoes_vz_proto::agent::{EndKind, RunnerState};
 

@@ -93,7 +93,7 @@ async fn fault_03_a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_direct
         std::fs::create_dir(host.bundle(id)).unwrap();
         let metadata = serde_json::json!({
             "runner_id": id, "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z",
-            "state": "running", "runner_name": "name", "cloud_id": "shoes-vz-x", "ssh_ready": true,
+            "state": "running", "runner_name": "name", "cloud_id": "shoes-vz-x", "phase": "ready",
         });
         serde_json::from_value::<RuntimeMetadata>(metadata.clone()).unwrap();
         std::fs::write(host.bundle(id).join(file::METADATA), metadata.to_string()).unwrap();
@@ -111,14 +111,14 @@ async fn fault_03_a_bundle_without_a_vm_is_removed_and_told_and_a_foreign_direct
     std::fs::create_dir(host.runners_path().join("photos")).unwrap();
 
     let runners = host.agent().await;
-    for (id, kind, words) in [
+    for (id, kind, reason) in [
         (panicked, EndKind::VmDied, "the kernel panicked"),
-        (vanished, EndKind::VmDied, "without a word"),
+        (vanished, EndKind::VmDied, "left no reason"),
         (unborn, EndKind::Failed, "before the VM was started"),
     ] {
         let (runner, end) = until_gone(&runners, id).await;
         assert_eq!(end.kind(), kind, "{end:?}");
-        assert!(end.reason.contains(words), "{end:?}");
+        assert!(end.reason.contains(reason), "{end:?}");
         assert_eq!(runner.cloud_id, "shoes-vz-x");
     }
     assert_eq!(host.entries(), ["photos"]);
@@ -139,11 +139,10 @@ async fn an_end_is_told_again_after_a_restart_until_the_server_has_it() {
     let (again, end) = until_gone(&runners, id).await;
     assert!(end.reason.contains("killed by signal 9"), "{end:?}");
     assert_eq!(again, before);
-    runners.apply(SyncResponse { end_acks: vec![id.to_string()], ..SyncResponse::default() });
-    runners.end_acks(&[id.to_string()]);
-    assert_eq!(runners.context().board.get(&id.to_string()), None);
+    runners.acknowledge(&[id]);
+    assert_eq!(runners.agent().board.get(id), None);
     let third = host.agent().await;
-    assert_eq!(third.context().board.get(&id.to_string()), None);
+    assert_eq!(third.agent().board.get(id), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,8 +152,8 @@ async fn an_acknowledged_id_does_not_take_down_a_living_runner() {
     let id = RunnerId::random();
     runners.apply(command("1", create(id, "script")));
     until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
-    runners.end_acks(&[id.to_string()]);
-    assert!(runners.context().board.get(&id.to_string()).is_some());
+    runners.acknowledge(&[id]);
+    assert!(runners.agent().board.get(id).is_some());
     host.vms.only().vanish();
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");

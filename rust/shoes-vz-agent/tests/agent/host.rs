@@ -11,26 +11,22 @@ use std::{
 
 use russh::keys::{PublicKey, ssh_key::LineEnding};
 use shoes_vz_agent::{
-    accounting::Account,
-    context::{Board, Context, Launcher},
+    agent::{Agent, Limits},
     disk::Disk,
     ends::Ends,
-    hot::{HotPlan, Pool},
-    machines::OnThisHost,
+    orphans::Account,
+    pool::HotPlan,
     runners::Runners,
+    saved_states::{States, StatesMode},
     slots::Slots,
     ssh::Login,
-    states::States,
-    tasks::Tasks,
+    vms::{Launcher, LocalVms},
 };
-use shoes_vz_model::{Ambient, bundle::file, id::RunnerId};
+use shoes_vz_model::{bundle::file, id::RunnerId};
 use shoes_vz_proto::agent::{
     CreateRunnerCommand, DeleteRunnerCommand, Runner, RunnerEnd, SyncResponse, sync_response::Command,
 };
-use shoes_vz_vm::{
-    spec::{Accelerator, Display, HypervisorKind, Network},
-    template::TemplateDir,
-};
+use shoes_vz_vm::template::TemplateDir;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -43,6 +39,9 @@ use crate::{
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const MIN_FREE_DISK: u64 = 1 << 30;
 
+/// The agent of every test.
+pub(crate) const AGENT: &str = "6f0a2a7e-6f3c-4a52-9d4e-5d7c8f1b2a3d";
+
 pub(crate) struct Host {
     pub(crate) dir: TempDir,
     pub(crate) vms: FakeVms,
@@ -51,6 +50,7 @@ pub(crate) struct Host {
     pub(crate) unresponsive_guest_limit: Duration,
     pub(crate) max_runners: u32,
     pub(crate) hot: HotPlan,
+    pub(crate) saved_states: StatesMode,
     /// What the file system of the runners path has free, in the test's word.
     pub(crate) free_disk: Arc<AtomicU64>,
     /// Where the agent's own code is to panic.
@@ -80,6 +80,7 @@ impl Host {
             unresponsive_guest_limit: PATIENCE,
             max_runners: 2,
             hot: HotPlan::none(),
+            saved_states: StatesMode::Off,
             free_disk: Arc::new(AtomicU64::new(u64::MAX)),
             panics: Panics::default(),
         }
@@ -117,35 +118,23 @@ impl Host {
             MIN_FREE_DISK,
             Arc::new(move |_| Ok(free.load(Ordering::Relaxed))),
         );
-        let slots = Slots::new(self.max_runners);
         let launcher: Arc<dyn Launcher> = Arc::new(self.vms.clone());
-        let runners = Arc::new(Runners::new(Arc::new(Context {
-            agent_id: "agent".into(),
-            template,
-            runners_path: self.runners_path(),
-            login,
-            hypervisor: HypervisorKind::Qemu,
-            accelerator: Accelerator::Tcg,
-            network: Network::Nat,
-            display: Display::Headless,
+        let vms = Arc::new(Panicking::new(LocalVms::new(launcher), self.panics.clone()));
+        let host = shoes_vz_agent::host::Host {
+            saved_states: States::below(&self.runners_path(), template.clone(), self.saved_states),
+            ..shoes_vz_agent::host::Host::new(AGENT.parse().unwrap(), template, self.runners_path(), login, vms)
+        };
+        let limits = Limits {
             start_deadline: self.start_deadline,
             max_lifetime: None,
             registration_deadline: self.registration_deadline,
             unresponsive_guest_limit: Some(self.unresponsive_guest_limit),
-            machines: Arc::new(Panicking::new(OnThisHost::new(launcher), self.panics.clone())),
-            ambient: Ambient::real(),
-            board: Board::default(),
-            ends: Ends::open(self.dir.path()).unwrap(),
-            pool: Pool::new(self.hot.clone(), slots.clone()),
-            slots,
-            states: States::below(&self.runners_path()),
-            disk,
-            notices: None,
-            tasks: Tasks::default(),
-        })));
+        };
+        let ends = Ends::open(self.dir.path()).unwrap();
+        let agent = Agent::new(host, limits, Slots::new(self.max_runners), self.hot.clone(), disk, ends);
+        let runners = Arc::new(Runners::new(agent.clone()));
         let account = runners.adopt_all().await.unwrap();
-        let ctx = runners.context().clone();
-        tokio::spawn(async move { ctx.pool.clone().keep(ctx).await });
+        tokio::spawn(async move { agent.pool.keep().await });
         (runners, account)
     }
 
@@ -167,7 +156,7 @@ pub(crate) struct MortalAgent {
 impl MortalAgent {
     pub(crate) fn apply(&self, response: SyncResponse) {
         let _in_it = self.runtime.enter();
-        assert_eq!(self.runners.apply(response), "");
+        assert_eq!(self.runners.apply(response).reason, "");
     }
 
     /// None of its tasks does anything more once this returns.
@@ -211,12 +200,11 @@ impl From<RunnerId> for AnyCommand {
 
 /// Waits until a runner on the board is as wanted.
 pub(crate) async fn until(runners: &Runners, id: RunnerId, wanted: impl Fn(&Runner) -> bool) -> Runner {
-    let mut board = runners.context().board.watch();
-    let id = id.to_string();
+    let mut board = runners.agent().board.watch();
     let found = timeout(PATIENCE, board.wait_for(|all| all.get(&id).is_some_and(&wanted))).await;
     match found {
         Ok(all) => all.unwrap()[&id].clone(),
-        Err(_) => panic!("not within {PATIENCE:?}; it is {:#?}", runners.context().board.get(&id)),
+        Err(_) => panic!("not within {PATIENCE:?}; it is {:#?}", runners.agent().board.get(id)),
     }
 }
 

@@ -1,8 +1,8 @@
 //! VMs that wait for a runner: claimed, evicted, found again.
 
-use shoes_vz_agent::{hot::HotPlan, runners::Runners};
+use shoes_vz_agent::{pool::HotPlan, runners::Runners};
 use shoes_vz_model::{
-    bundle::{RuntimeMetadata, file},
+    bundle::{Phase, RuntimeMetadata, file},
     id::RunnerId,
 };
 use shoes_vz_proto::{
@@ -23,11 +23,11 @@ fn host(slots: u32, wanted: &str) -> Host {
 
 /// Waits until so many are ready, and none is being started.
 async fn until_hot(runners: &Runners, wanted: u32) {
-    let ctx = runners.context();
-    let mut changes = ctx.pool.watch();
+    let agent = runners.agent();
+    let mut changes = agent.pool.watch();
     let there = async {
         loop {
-            let shown = ctx.pool.shown(ctx);
+            let shown = agent.pool.shown();
             let (ready, preparing) = shown.iter().fold((0, 0), |(r, p), h| (r + h.ready, p + h.preparing));
             if (ready, preparing) == (wanted, 0) {
                 return;
@@ -49,10 +49,10 @@ async fn a_claimed_vm_is_the_runners_under_its_own_name_and_gets_its_script() {
     let host = host(1, "all");
     let runners = host.agent().await;
     until_hot(&runners, 1).await;
-    let spare = metadata(&host);
-    assert!(spare.spare && spare.ssh_ready && spare.runner_name.is_empty(), "{spare:?}");
+    let hot = metadata(&host);
+    assert!(hot.phase == Phase::Hot && hot.runner_name.is_empty(), "{hot:?}");
     let id = RunnerId::random();
-    assert_eq!(runners.apply(command("1", create(id, "the script"))), "");
+    assert_eq!(runners.apply(command("1", create(id, "the script"))).reason, "");
     let runner = until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
     assert_eq!(runner.start_path(), StartPath::Hot);
     let vm = host.vms.only();
@@ -60,8 +60,8 @@ async fn a_claimed_vm_is_the_runners_under_its_own_name_and_gets_its_script() {
     assert_eq!(vm.scripts(), [(id.to_string(), "the script".into())]);
     assert_eq!(host.entries(), [format!("{id}.bundle")]);
     let meta = metadata(&host);
-    assert!(!meta.spare && meta.runner_id == id.to_string() && meta.slot == spare.slot, "{meta:?}");
-    assert_eq!(runners.apply(command("2", id)), "");
+    assert!(!meta.phase.is_hot() && meta.runner_id == id.to_string() && meta.slot == hot.slot, "{meta:?}");
+    assert_eq!(runners.apply(command("2", id)).reason, "");
     until_gone(&runners, id).await;
     until_hot(&runners, 1).await;
     assert_eq!(host.vms.all().len(), 2, "another took its place");
@@ -74,7 +74,7 @@ async fn a_vm_of_another_size_makes_room() {
     until_hot(&runners, 1).await;
     let other = host.vms.only();
     let id = RunnerId::random();
-    assert_eq!(runners.apply(command("1", create(id, ""))), "");
+    assert_eq!(runners.apply(command("1", create(id, ""))).reason, "");
     let runner = until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
     assert_eq!(runner.start_path(), StartPath::Cold);
     assert!(other.is_over(), "never two VMs in one slot");
@@ -88,7 +88,7 @@ async fn a_vm_that_died_is_not_handed_over_and_another_is_started() {
     until_hot(&runners, 1).await;
     host.vms.only().end(VmEndKind::GuestPanic, "its kernel panicked");
     let id = RunnerId::random();
-    assert_eq!(runners.apply(command("1", create(id, ""))), "");
+    assert_eq!(runners.apply(command("1", create(id, ""))).reason, "");
     until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
     let all = host.vms.all();
     assert_eq!(all.iter().filter(|vm| !vm.is_over()).count(), 1, "the runner's");
@@ -102,7 +102,7 @@ async fn a_guest_that_no_longer_answers_is_not_handed_over() {
     let dumb = host.vms.only();
     dumb.silent(true);
     let id = RunnerId::random();
-    assert_eq!(runners.apply(command("1", create(id, ""))), "");
+    assert_eq!(runners.apply(command("1", create(id, ""))).reason, "");
     until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
     assert_eq!(dumb.scripts(), [], "nobody relies on it");
     until_hot(&runners, 1).await;
@@ -119,7 +119,7 @@ async fn the_next_agent_goes_on_with_those_that_were_ready() {
     let (runners, account) = host.agent_and_account().await;
     until_hot(&runners, 1).await;
     assert_eq!((account.adopted, metadata(&host).runner_id), (1, before.runner_id));
-    assert_eq!(host.vms.all().len(), 1, "nothing was started anew");
+    assert_eq!(host.vms.all().len(), 1, "nothing was started again");
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn the_next_agent_removes_what_was_not_ready_or_is_not_wanted() {
     let mut host = host(1, "all");
     host.vms.boots.send_replace(false);
     let agent = host.mortal_agent();
-    let mut pool = agent.runners.context().pool.watch();
+    let mut pool = agent.runners.agent().pool.watch();
     while host.vms.all().is_empty() {
         // Its launch is an event of the pool's only in the beginning: then the VM is there at once.
         drop(timeout(std::time::Duration::from_millis(5), pool.changed()).await);
@@ -136,7 +136,7 @@ async fn the_next_agent_removes_what_was_not_ready_or_is_not_wanted() {
     host.hot = HotPlan::none();
     let runners = host.agent().await;
     let free = async {
-        while runners.context().slots.free() != [0] {
+        while runners.agent().slots.free() != [0] {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     };
@@ -146,18 +146,22 @@ async fn the_next_agent_removes_what_was_not_ready_or_is_not_wanted() {
 }
 
 #[tokio::test]
-async fn an_agent_that_died_between_the_deed_and_the_renaming_is_completed_by_the_next() {
+async fn an_agent_that_died_between_the_metadata_write_and_the_rename_is_completed_by_the_next() {
     let host = host(1, "all");
     let agent = host.mortal_agent();
     until_hot(&agent.runners, 1).await;
     agent.kill();
-    let spare = metadata(&host);
+    let hot = metadata(&host);
     let id = RunnerId::random();
-    let bundle = host.runners_path().join(format!("{}.bundle", spare.runner_id));
+    let bundle = host.runners_path().join(format!("{}.bundle", hot.runner_id));
     std::fs::write(bundle.join("setup-script"), "its script").unwrap();
-    let deed =
-        RuntimeMetadata { runner_id: id.to_string(), runner_name: "claimed".into(), spare: false, ..spare };
-    std::fs::write(bundle.join(file::METADATA), serde_json::to_vec(&deed).unwrap()).unwrap();
+    let claimed = RuntimeMetadata {
+        runner_id: id.to_string(),
+        runner_name: "claimed".into(),
+        phase: Phase::Ready,
+        ..hot
+    };
+    std::fs::write(bundle.join(file::METADATA), serde_json::to_vec(&claimed).unwrap()).unwrap();
     let runners = host.agent().await;
     until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
     assert_eq!(host.entries(), [format!("{id}.bundle")]);

@@ -23,7 +23,7 @@ async fn until_state(runners: &Runners, id: RunnerId, state: RunnerState) -> Run
 /// A runner whose script was handed over.
 async fn set_up(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
     let id = RunnerId::random();
-    assert_eq!(runners.apply(command("c", create(id, SCRIPT))), "");
+    assert_eq!(runners.apply(command("c", create(id, SCRIPT))).reason, "");
     until_state(runners, id, RunnerState::SshReady).await;
     let vm = host.vms.only();
     vm.until_set_up().await;
@@ -64,7 +64,7 @@ async fn fault_21_a_runner_goes_from_command_to_finished_through_every_stage_and
     assert_eq!(host.entries(), Vec::<String>::new());
     // Its slots are free again: both of them.
     for n in 0..2 {
-        assert_eq!(runners.apply(command(&format!("again-{n}"), create(RunnerId::random(), ""))), "");
+        assert_eq!(runners.apply(command(&format!("again-{n}"), create(RunnerId::random(), ""))).reason, "");
     }
 }
 
@@ -76,7 +76,7 @@ async fn fault_12_a_delete_overtakes_a_guest_that_never_comes_up() {
     let id = RunnerId::random();
     runners.apply(command("1", create(id, SCRIPT)));
     until_state(&runners, id, RunnerState::Booting).await;
-    assert_eq!(runners.apply(command("2", id)), "");
+    assert_eq!(runners.apply(command("2", id)).reason, "");
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
     assert_eq!(host.entries(), Vec::<String>::new());
@@ -105,15 +105,15 @@ async fn fault_07_a_vm_whose_stop_hangs_holds_up_nobody_in_the_other_slot() {
     let runners = host.agent().await;
     let (hung, vm) = set_up(&host, &runners).await;
     vm.stuck(true);
-    assert_eq!(runners.apply(command("delete-hung", hung)), "");
+    assert_eq!(runners.apply(command("delete-hung", hung)).reason, "");
     until_state(&runners, hung, RunnerState::TearingDown).await;
     let other = RunnerId::random();
-    assert_eq!(runners.apply(command("create", create(other, SCRIPT))), "");
+    assert_eq!(runners.apply(command("create", create(other, SCRIPT))).reason, "");
     until_state(&runners, other, RunnerState::SshReady).await;
-    assert_eq!(runners.apply(command("delete", other)), "");
+    assert_eq!(runners.apply(command("delete", other)).reason, "");
     let (_, end) = until_gone(&runners, other).await;
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
-    let waiting = runners.context().board.get(&hung.to_string()).unwrap();
+    let waiting = runners.agent().board.get(hung).unwrap();
     assert_eq!((waiting.state(), waiting.end), (RunnerState::TearingDown, None), "its VM still hangs");
     vm.stuck(false);
     let (_, end) = until_gone(&runners, hung).await;
@@ -129,7 +129,7 @@ async fn pain_03_a_guest_that_never_has_an_address_gets_its_script_and_runs() {
     vm.runner(RunnerActivity::Running);
     let runner = until_state(&runners, id, RunnerState::Running).await;
     assert_eq!((runner.ip_address.as_str(), vm.scripts().len()), ("", 1));
-    assert!(runners.context().notices.is_none(), "nobody listens for an address");
+    assert!(runners.agent().host.notices.is_none(), "nobody listens for an address");
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn fault_24_what_the_setup_script_prints_is_on_the_host_while_it_still_run
         vm.print(print);
         until_logged(&host, id, whole).await;
     }
-    assert!(!runners.context().board.get(&id.to_string()).unwrap().setup.unwrap().exited);
+    assert!(!runners.agent().board.get(id).unwrap().setup.unwrap().exited);
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn pain_06_a_script_that_starts_no_runner_expires_after_the_registration_d
     assert!(end.reason.contains("--registration-deadline"), "{end:?}");
     assert!(vm.is_over());
     assert_eq!(host.entries(), Vec::<String>::new());
-    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))), "", "the slot is free");
+    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))).reason, "", "the slot is free");
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn fault_21_a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_jo
     assert!(end.reason.contains("maximum lifetime of 1.0 s"), "{end:?}");
     assert!(vm.is_over());
     assert_eq!(host.entries(), Vec::<String>::new());
-    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))), "", "the slot is free");
+    assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))).reason, "", "the slot is free");
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn pain_07_a_failed_clone_leaves_nothing_and_frees_its_slot() {
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
     assert!(end.reason.contains("Disk.img"), "{end:?}");
     assert_eq!(host.entries(), Vec::<String>::new());
-    assert_eq!(runners.apply(command("2", create(RunnerId::random(), SCRIPT))), "");
+    assert_eq!(runners.apply(command("2", create(RunnerId::random(), SCRIPT))).reason, "");
 }
 
 #[tokio::test]
@@ -280,14 +280,14 @@ async fn fault_10_a_command_sent_twice_is_applied_once_and_a_full_host_refuses()
     let id = RunnerId::random();
     let first = command("1", create(id, SCRIPT));
     for _ in 0..2 {
-        assert_eq!(runners.apply(first.clone()), "");
+        assert_eq!(runners.apply(first.clone()).reason, "");
     }
-    assert_eq!(runners.apply(command("another-id", create(id, SCRIPT))), "");
+    assert_eq!(runners.apply(command("another-id", create(id, SCRIPT))).reason, "");
     until_state(&runners, id, RunnerState::SshReady).await;
     assert_eq!(host.vms.all().len(), 1);
     let full = command("2", create(RunnerId::random(), SCRIPT));
     let refused = runners.apply(full.clone());
-    assert!(refused.contains("all 1 slots"), "{refused}");
+    assert!(refused.reason.contains("all 1 slots"), "{refused:?}");
     runners.apply(command("3", id));
     until_gone(&runners, id).await;
     assert_eq!(runners.apply(full), refused, "the same command has the same answer");
@@ -300,7 +300,7 @@ async fn a_command_that_makes_no_sense_is_refused_in_words() {
     let bad = |change: fn(&mut shoes_vz_proto::agent::CreateRunnerCommand)| {
         let mut bad = create(RunnerId::random(), SCRIPT);
         change(&mut bad);
-        runners.apply(command("", bad))
+        runners.apply(command("", bad)).reason
     };
     assert!(bad(|c| c.runner_id = "../../etc".into()).contains("../../etc"));
     assert!(bad(|c| c.runner_name.clear()).contains("runner name"));
@@ -314,18 +314,18 @@ async fn a_host_short_of_disk_refuses_a_runner_in_words_until_there_is_room_agai
     let runners = host.agent().await;
     host.free_disk.store(MIN_FREE_DISK - 1, Ordering::Relaxed);
     let id = RunnerId::random();
-    let refused = runners.answer(command("1", create(id, SCRIPT)));
-    assert!(refused.try_elsewhere && refused.words.contains("--min-free-disk"), "{refused:?}");
-    assert!(refused.words.contains(host.runners_path().to_str().unwrap()), "{refused:?}");
+    let refused = runners.apply(command("1", create(id, SCRIPT)));
+    assert!(refused.try_elsewhere && refused.reason.contains("--min-free-disk"), "{refused:?}");
+    assert!(refused.reason.contains(host.runners_path().to_str().unwrap()), "{refused:?}");
     assert_eq!(host.entries(), Vec::<String>::new());
-    assert_eq!(runners.context().board.get(&id.to_string()), None);
+    assert_eq!(runners.agent().board.get(id), None);
 
     host.free_disk.store(MIN_FREE_DISK * 2, Ordering::Relaxed);
-    assert_eq!(runners.apply(command("1", create(id, SCRIPT))), "", "the same command may come back");
+    assert_eq!(runners.apply(command("1", create(id, SCRIPT))).reason, "", "the same command may come back");
     until_state(&runners, id, RunnerState::SshReady).await;
     host.free_disk.store(0, Ordering::Relaxed);
     assert_eq!(
-        runners.apply(command("1", create(id, SCRIPT))),
+        runners.apply(command("1", create(id, SCRIPT))).reason,
         "",
         "a runner that is here already needs no room"
     );

@@ -1,20 +1,17 @@
 //! Faults of the agent's own: none goes unnoticed, none holds a slot or leaves a VM.
 
 use std::{
-    net::IpAddr,
     path::Path,
     sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
 use shoes_vz_agent::{
-    accounting::{Adopted, Ended},
     bundles::Bundle,
-    context::Context,
-    guest::{Guest, GuestError},
-    machines::{Machine, Machines, OnThisHost, Plan},
-    notify_ip::Turn,
+    guest::{Contact, Guest, GuestError, Route},
+    orphans::{Adopted, Ended},
     ssh::Ssh,
+    vms::{BundleContents, LocalVms, VmProcess, Vms},
 };
 use shoes_vz_model::{guest::RunnerActivity, id::RunnerId};
 use shoes_vz_proto::agent::{EndKind, RunnerState};
@@ -53,56 +50,49 @@ impl Panics {
 
 /// A host whose seam panics on demand.
 pub(crate) struct Panicking {
-    host: OnThisHost,
+    host: LocalVms,
     panics: Panics,
 }
 
 impl Panicking {
-    pub(crate) fn new(host: OnThisHost, panics: Panics) -> Self {
+    pub(crate) fn new(host: LocalVms, panics: Panics) -> Self {
         Self { host, panics }
     }
 }
 
 #[async_trait]
-impl Machines for Panicking {
-    async fn make(&self, plan: Plan) -> Result<(), CloneError> {
+impl Vms for Panicking {
+    async fn create(&self, contents: BundleContents) -> Result<(), CloneError> {
         self.panics.pass(At::Make);
-        self.host.make(plan).await
+        self.host.create(contents).await
     }
 
-    async fn launch(&self, bundle: &Path) -> Result<Arc<dyn Machine>, VmError> {
+    async fn launch(&self, bundle: &Path) -> Result<Arc<dyn VmProcess>, VmError> {
         self.panics.pass(At::Launch);
         self.host.launch(bundle).await
     }
 
-    async fn find(&self, bundle: &Path) -> Result<Option<Arc<dyn Machine>>, VmError> {
+    async fn find(&self, bundle: &Path) -> Result<Option<Arc<dyn VmProcess>>, VmError> {
         self.host.find(bundle).await
     }
 
-    async fn guest(
-        &self,
-        ctx: &Context,
-        machine: &dyn Machine,
-        ssh: Ssh,
-        known: Option<IpAddr>,
-        turn: Option<Turn>,
-    ) -> Result<Arc<dyn Guest>, GuestError> {
+    async fn guest(&self, vm: &dyn VmProcess, contact: Contact) -> Result<Arc<dyn Guest>, GuestError> {
         self.panics.pass(At::Guest);
-        self.host.guest(ctx, machine, ssh, known, turn).await
+        self.host.guest(vm, contact).await
     }
 
-    fn guest_again(&self, ctx: &Context, machine: &dyn Machine, ssh: Ssh) -> Option<Arc<dyn Guest>> {
+    fn guest_again(&self, vm: &dyn VmProcess, route: &Route, ssh: Ssh) -> Option<Arc<dyn Guest>> {
         self.panics.pass(At::Guest);
-        self.host.guest_again(ctx, machine, ssh)
+        self.host.guest_again(vm, route, ssh)
     }
 
     async fn rename(
         &self,
-        machine: Option<&dyn Machine>,
+        vm: Option<&dyn VmProcess>,
         from: &Bundle,
         to: &Bundle,
     ) -> Result<(), CloneError> {
-        self.host.rename(machine, from, to).await
+        self.host.rename(vm, from, to).await
     }
 
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {
@@ -110,8 +100,8 @@ impl Machines for Panicking {
         self.host.remove(bundle).await
     }
 
-    async fn end_strays(&self, runners_path: &Path, adopted: Adopted) -> Ended {
-        self.host.end_strays(runners_path, adopted).await
+    async fn end_orphans(&self, runners_path: &Path, adopted: Adopted) -> Ended {
+        self.host.end_orphans(runners_path, adopted).await
     }
 }
 
@@ -123,16 +113,16 @@ async fn a_runners_task_that_panics_ends_its_runner_removes_its_vm_and_frees_its
         let runners = host.agent().await;
         host.panics.next(at);
         let id = RunnerId::random();
-        assert_eq!(runners.apply(command("first", create(id, "true"))), "");
+        assert_eq!(runners.apply(command("first", create(id, "true"))).reason, "");
         let (runner, end) = until_gone(&runners, id).await;
         assert_eq!(end.kind(), EndKind::Failed, "{at:?}: {end:?}");
         assert_eq!(runner.state(), RunnerState::Error, "{at:?}");
         assert!(end.reason.contains("panicked") || end.reason.contains("a test's fault"), "{at:?}: {end:?}");
         assert_eq!(host.entries(), Vec::<String>::new(), "{at:?}");
         assert!(host.vms.all().iter().all(|vm| vm.is_over()), "{at:?}");
-        assert_eq!(runners.context().tasks.failure(), None, "the agent goes on");
+        assert_eq!(runners.agent().host.tasks.failure(), None, "the agent goes on");
         let next = RunnerId::random();
-        assert_eq!(runners.apply(command("next", create(next, "true"))), "", "{at:?}: the slot is free");
+        assert_eq!(runners.apply(command("next", create(next, "true"))).reason, "", "{at:?}: the slot is free");
         until(&runners, next, |r| r.state() == RunnerState::SshReady).await;
     }
 }
@@ -166,7 +156,7 @@ async fn a_teardown_that_panics_ends_the_agent_and_the_next_one_finishes_it() {
     until(&agent.runners, id, |r| r.state() == RunnerState::SshReady).await;
     host.panics.next(At::Remove);
     agent.apply(command("d", id));
-    let failed = timeout(PATIENCE, agent.runners.context().tasks.failed()).await.expect("it is noticed");
+    let failed = timeout(PATIENCE, agent.runners.agent().host.tasks.failed()).await.expect("it is noticed");
     assert!(failed.contains("a runner's task panicked: a test's fault at Remove"), "{failed}");
     agent.kill();
     let runners = host.agent().await;

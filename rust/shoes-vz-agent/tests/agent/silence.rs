@@ -22,7 +22,7 @@ fn host(limit: Duration) -> Host {
 /// A runner that works on a job.
 async fn working(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
     let id = RunnerId::random();
-    assert_eq!(runners.apply(command("c", create(id, "script"))), "");
+    assert_eq!(runners.apply(command("c", create(id, "script"))).reason, "");
     until(runners, id, |r| r.setup.as_ref().is_some_and(|s| s.started)).await;
     let vm = host.vms.only();
     vm.runner(RunnerActivity::Running);

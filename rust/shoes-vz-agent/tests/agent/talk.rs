@@ -7,7 +7,7 @@ use std::{
 
 use shoes_vz_agent::{
     runners::Runners,
-    server::{Host as HostInfo, Server},
+    control_plane::{ControlPlane, Registration},
 };
 use shoes_vz_model::id::{AgentId, RunnerId};
 use shoes_vz_proto::agent::{EndKind, RunnerState, SyncResponse};
@@ -20,8 +20,8 @@ use crate::{
 };
 
 fn serve(uri: String, runners: &Arc<Runners>) -> AbortOnDropHandle<()> {
-    let host = HostInfo { agent_id: AgentId::random(), hostname: "h".into(), max_runners: 2 };
-    let server = Server::new(&uri, None, &host, runners.clone()).unwrap();
+    let host = Registration { agent_id: AgentId::random(), hostname: "h".into(), max_runners: 2 };
+    let server = ControlPlane::new(&uri, None, &host, runners.clone()).unwrap();
     AbortOnDropHandle::new(tokio::spawn(server.serve(|_| {})))
 }
 
@@ -75,7 +75,7 @@ async fn a_server_hears_at_once_why_a_host_takes_no_runners_and_when_it_does_aga
     assert_eq!(told.last.unschedulable_reason, "");
 
     host.free_disk.store(0, Ordering::Relaxed);
-    runners.context().disk.look().unwrap_err();
+    runners.agent().disk.look().unwrap_err();
     let told = server.until(|t| !t.last.unschedulable_reason.is_empty()).await;
     assert!(told.last.unschedulable_reason.contains("0 bytes free"), "{told:?}");
     server.commands.send(command("c-1", create(RunnerId::random(), "script"))).unwrap();
@@ -84,7 +84,7 @@ async fn a_server_hears_at_once_why_a_host_takes_no_runners_and_when_it_does_aga
     assert!(told.acks[0].1.contains("0 bytes free"), "{told:?}");
 
     host.free_disk.store(u64::MAX, Ordering::Relaxed);
-    runners.context().disk.look().unwrap();
+    runners.agent().disk.look().unwrap();
     server.until(|t| t.last.unschedulable_reason.is_empty()).await;
 }
 

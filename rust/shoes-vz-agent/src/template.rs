@@ -1,0 +1,4 @@
+//! Making templates.
+
+pub mod build;
+pub mod install;

@@ -1,0 +1,388 @@
+//! `template build-linux`: a Linux guest from this machine's own Debian or Ubuntu packages.
+//!
+//! ```text
+//!  arguments ─▶ checked ─▶ locks ─▶ build.sh fills <parent>/.<name>.new ─▶ Template.json ─▶ published
+//!                                                                           (exchanged with what was there)
+//! ```
+//! A template is a golden image, and bundles are overlays over its `Disk.img`: a new version is a new file in the old
+//! one's place, never a change of it, so that guests that run keep what they have open.
+
+mod publish;
+mod static_elf;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use shoes_vz_model::template::{Os, Template, Transport, file};
+use shoes_vz_process::units;
+use shoes_vz_terminal::output::note;
+use tokio::{io::AsyncWriteExt, process::Command};
+
+use crate::commands::print;
+
+use publish::{Scratch, publish};
+use static_elf::Linkage;
+
+const SCRIPT: &str = include_str!("../../../../packaging/linux-guest/build.sh");
+
+/// Boots fast where the processor is emulated. It gives up defences that guests used once, by one job, behind a
+/// virtual machine's wall do without (mitigations, LSMs but capabilities); use
+/// `--kernel-cmdline` for others. The initcalls left out are self-tests and key rings nothing here uses.
+const KERNEL_CMDLINE: &str = "console=ttyS0 panic=-1 reboot=t quiet audit=0 mitigations=off init_on_alloc=0 \
+     no_timer_check tsc=reliable lsm=capability cryptomgr.notests random.trust_cpu=on \
+     initcall_blacklist=bpf_tcp_ca_kfunc_init,load_system_certificate_list,jent_mod_init,bpf_dummy_struct_ops_init,\
+     bpf_prog_test_run_init,init_encrypted,crypto_kdf108_init,ecdsa_init";
+const SERIAL_CONSOLE: &str = if cfg!(target_arch = "aarch64") { "ttyAMA0" } else { "ttyS0" };
+
+/// `template build-linux`
+#[derive(Debug, Clone, Args)]
+pub struct BuildLinux {
+    /// The template's directory; a template that is there is replaced in one step
+    #[arg(long)]
+    pub output: PathBuf,
+    /// The guest agent, linked statically [default: shoes-vz-runner-agent beside this program]
+    #[arg(long)]
+    pub guest_agent: Option<PathBuf>,
+    /// The guest's first process, linked statically [default: shoes-vz-guest-init beside this program]
+    #[arg(long)]
+    pub guest_init: Option<PathBuf>,
+    /// Directory whose content is laid over the guest's root, owned by root (by the runner below /usr/local/etc and
+    /// /home/runner); may be repeated
+    #[arg(long)]
+    pub overlay: Vec<PathBuf>,
+    /// Where downloads, stages and the guest's keys are kept [default: ~/.cache/shoes-vz/linux-guest]
+    #[arg(long)]
+    pub cache: Option<PathBuf>,
+    /// Size of the guest's disk; it takes only the room its content needs
+    #[arg(long, default_value = "8GiB", value_parser = bytes)]
+    pub disk_size: u64,
+    /// Release to build from, e.g. bookworm [default: this machine's]
+    #[arg(long, default_value = "")]
+    pub suite: String,
+    /// Package to install besides the usual ones; may be repeated
+    #[arg(long)]
+    pub package: Vec<String>,
+    /// The template's name [default: its directory's]
+    #[arg(long, default_value = "")]
+    pub name: String,
+    /// Label a job may ask for to get this template; may be repeated
+    #[arg(long)]
+    pub label: Vec<String>,
+    /// The guest kernel's command line
+    #[arg(long)]
+    pub kernel_cmdline: Option<String>,
+}
+
+/// Builds the template, or says that it is there already.
+///
+/// # Errors
+/// With every mistake in the arguments, or the step of the build that failed and what to do.
+pub async fn run(args: BuildLinux) -> anyhow::Result<()> {
+    ensure!(
+        cfg!(target_os = "linux"),
+        "a Linux guest is built from Debian or Ubuntu packages; run this on such a machine and copy the directory here"
+    );
+    let job = Job::check(&args)?;
+    tokio::select! {
+        built = job.build(&args) => built,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("waiting for Ctrl-C")?;
+            bail!("interrupted; nothing was changed but the cache")
+        }
+    }
+}
+
+/// Checked arguments.
+#[derive(Debug)]
+struct Job {
+    output: PathBuf,
+    parent: PathBuf,
+    name: String,
+    cache: PathBuf,
+    guest_agent: PathBuf,
+    guest_init: PathBuf,
+    overlays: Vec<PathBuf>,
+}
+
+impl Job {
+    fn check(args: &BuildLinux) -> anyhow::Result<Self> {
+        let mut wrong = Vec::new();
+        let mut keep = |checked: anyhow::Result<PathBuf>| {
+            checked.unwrap_or_else(|e| {
+                wrong.push(format!("{e:#}"));
+                PathBuf::new()
+            })
+        };
+        let guest_agent =
+            keep(guest_program("--guest-agent", args.guest_agent.as_deref(), "shoes-vz-runner-agent"));
+        let guest_init =
+            keep(guest_program("--guest-init", args.guest_init.as_deref(), "shoes-vz-guest-init"));
+        let overlays = args.overlay.iter().map(|dir| keep(overlay(dir))).collect();
+        let cache = keep(cache(args.cache.as_deref()));
+        let output = keep(std::path::absolute(&args.output).context("--output"));
+        let place = output
+            .parent()
+            .zip(output.file_name())
+            .map(|(p, n)| (p.to_owned(), n.to_string_lossy().into_owned()));
+        if place.is_none() {
+            wrong.push(format!("--output: {} cannot be a template", output.display()));
+        }
+        if let Err(e) = publish::may_be_replaced(&output) {
+            wrong.push(format!("--output: {e:#}"));
+        }
+        if let Some(package) = args.package.iter().find(|p| !is_package_name(p)) {
+            wrong.push(format!("--package: {package:?} is no package's name"));
+        }
+        match place {
+            Some((parent, name)) if wrong.is_empty() => {
+                Ok(Self { output, parent, name, cache, guest_agent, guest_init, overlays })
+            }
+            _ => bail!("{}", wrong.join("\n")),
+        }
+    }
+
+    async fn build(&self, args: &BuildLinux) -> anyhow::Result<()> {
+        fs::create_dir_all(&self.cache)
+            .with_context(|| format!("making the cache {}", self.cache.display()))?;
+        fs::create_dir_all(&self.parent).with_context(|| format!("making {}", self.parent.display()))?;
+        let _cache_is_ours = lock(self.cache.join("lock")).await?;
+        let _place_is_ours = lock(self.parent.clone()).await?;
+
+        let old = read_template(&self.output);
+        let scratch = Scratch::new(self.parent.join(format!(".{}.new", self.name)))?;
+        self.run_script(args, scratch.path(), old.as_ref().map_or("", |t| &t.version)).await?;
+
+        if !scratch.path().exists() {
+            let Some(old) = old else { bail!("the build ended without a template: a mistake in build.sh") };
+            let new = describe(args, old.version.clone(), old.ssh_host_key.clone());
+            if new != old {
+                write_template(&self.output, &new)?;
+                print(&format!("template {}: only its description changed", self.output.display()))?;
+            }
+            return Ok(());
+        }
+        let take = |name: &str| {
+            let path = scratch.path().join(name);
+            let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            anyhow::Ok(text.trim().to_owned())
+        };
+        let (version, host_key, kernel) = (take("version")?, take("host_key.pub")?, take("kernel.release")?);
+        write_template(scratch.path(), &describe(args, version.clone(), host_key))?;
+        publish(scratch, &self.output)?;
+        print(&format!("template {}: version {version}, Linux {kernel}", self.output.display()))
+    }
+
+    async fn run_script(&self, args: &BuildLinux, out: &Path, have_version: &str) -> anyhow::Result<()> {
+        let script = self.cache.join("build.sh");
+        let mut file = tokio::fs::File::create(&script)
+            .await
+            .with_context(|| format!("writing {}", script.display()))?;
+        file.write_all(SCRIPT.as_bytes()).await.with_context(|| format!("writing {}", script.display()))?;
+        file.flush().await.with_context(|| format!("writing {}", script.display()))?;
+        let overlays: Vec<_> = self.overlays.iter().map(|o| o.to_string_lossy().into_owned()).collect();
+        let status = Command::new("bash")
+            .arg(&script)
+            .env("OUT", out)
+            .env("CACHE", &self.cache)
+            .env("GUEST_AGENT", &self.guest_agent)
+            .env("GUEST_INIT", &self.guest_init)
+            .env("OVERLAYS", overlays.join("\n"))
+            .env("DISK_BYTES", args.disk_size.to_string())
+            .env("SUITE", &args.suite)
+            .env("PACKAGES", args.package.join(" "))
+            .env("HAVE_VERSION", have_version)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .status()
+            .await
+            .context("starting bash")?;
+        ensure!(status.success(), "the guest could not be built ({status}); its last words stand above");
+        Ok(())
+    }
+}
+
+fn describe(args: &BuildLinux, version: String, ssh_host_key: String) -> Template {
+    let default_cmdline = || KERNEL_CMDLINE.replace("ttyS0", SERIAL_CONSOLE);
+    Template {
+        name: args.name.clone(),
+        version,
+        os: Os::Linux,
+        labels: args.label.clone(),
+        ssh_host_key,
+        ssh_key_file: "ssh_key".into(),
+        guest_agent: Transport::Channel,
+        kernel_cmdline: args.kernel_cmdline.clone().unwrap_or_else(default_cmdline),
+        ..Template::default()
+    }
+}
+
+/// `None`: there is none, or one that cannot be read and is therefore built anew.
+fn read_template(dir: &Path) -> Option<Template> {
+    let complete = Os::Linux.required_files().iter().chain(&["ssh_key"]).all(|f| dir.join(f).is_file());
+    let text = fs::read(dir.join(file::METADATA)).ok().filter(|_| complete)?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn write_template(dir: &Path, template: &Template) -> anyhow::Result<()> {
+    let path = dir.join(file::METADATA);
+    let aside = dir.join(".Template.json.new");
+    let text = serde_json::to_vec_pretty(template).context("writing Template.json")?;
+    fs::write(&aside, text)
+        .and_then(|()| fs::rename(&aside, &path))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+async fn lock(path: PathBuf) -> anyhow::Result<File> {
+    let words = format!("locking {}", path.display());
+    let file =
+        if path.is_dir() { File::open(&path) } else { File::options().create(true).append(true).open(&path) }
+            .with_context(|| words.clone())?;
+    if file.try_lock().is_ok() {
+        return Ok(file);
+    }
+    note(&format!("another build holds {}; waiting for it", path.display()));
+    tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await.context("waiting")?.context(words)
+}
+
+fn guest_program(flag: &str, given: Option<&Path>, default_name: &str) -> anyhow::Result<PathBuf> {
+    let path = match given {
+        Some(path) => std::path::absolute(path).context(flag.to_owned())?,
+        None => std::env::current_exe().context("this program's own place")?.with_file_name(default_name),
+    };
+    match static_elf::linkage(&path).with_context(|| format!("{flag}: {} cannot be read", path.display()))? {
+        Linkage::Static => Ok(path),
+        Linkage::Dynamic => {
+            bail!(
+                "{flag}: {} needs shared libraries the guest may not have; `make guest` links it statically",
+                path.display()
+            )
+        }
+        Linkage::NoElf => bail!("{flag}: {} is no Linux program", path.display()),
+    }
+}
+
+fn overlay(dir: &Path) -> anyhow::Result<PathBuf> {
+    let path = dir.canonicalize().with_context(|| format!("--overlay: {}", dir.display()))?;
+    ensure!(path.is_dir(), "--overlay: {} is no directory", path.display());
+    ensure!(
+        path.to_str().is_some_and(|p| !p.contains('\n')),
+        "--overlay: {} has a name that cannot be passed on",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn cache(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match (given, std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+        (Some(path), ..) => path.to_owned(),
+        (None, Some(cache), _) if !cache.is_empty() => Path::new(&cache).join("shoes-vz/linux-guest"),
+        (None, _, Some(home)) => Path::new(&home).join(".cache/shoes-vz/linux-guest"),
+        (None, ..) => bail!("--cache is needed: neither XDG_CACHE_HOME nor HOME is set"),
+    };
+    std::path::absolute(path).context("--cache")
+}
+
+/// Debian Policy §5.6.1, with `=version` and `:arch` refused.
+fn is_package_name(name: &str) -> bool {
+    name.len() >= 2
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// A guest's disk.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    match units::size(text)? {
+        size if (1 << 30..=1 << 43).contains(&size) && size % 4096 == 0 => Ok(size),
+        _ => Err("a guest's disk has between 1 GiB and 8 TiB, in whole blocks of 4 KiB".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(dir: &Path) -> BuildLinux {
+        BuildLinux {
+            output: dir.join("template"),
+            guest_agent: None,
+            guest_init: None,
+            overlay: Vec::new(),
+            cache: Some(dir.join("cache")),
+            disk_size: 1 << 30,
+            suite: String::new(),
+            package: Vec::new(),
+            name: "demo".into(),
+            label: vec!["linux".into()],
+            kernel_cmdline: None,
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = BuildLinux {
+            guest_agent: Some(dir.path().join("no-agent")),
+            guest_init: Some("/proc/version".into()),
+            overlay: vec![dir.path().join("no-overlay")],
+            package: vec!["curl".into(), "--oops".into()],
+            ..args(dir.path())
+        };
+        let told = Job::check(&args).unwrap_err().to_string();
+        for word in ["no-agent", "--guest-init", "no-overlay", "--oops"] {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+        assert!(!told.contains("curl"), "{told}");
+    }
+
+    #[test]
+    fn a_program_that_needs_shared_libraries_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = BuildLinux { guest_agent: Some("/bin/bash".into()), ..args(dir.path()) };
+        let told = Job::check(&args).unwrap_err().to_string();
+        assert!(told.contains("/bin/bash needs shared libraries") && told.contains("make guest"), "{told}");
+    }
+
+    #[test]
+    fn sizes_are_understood_and_nonsense_is_refused() {
+        assert_eq!(bytes("8GiB"), Ok(8 << 30));
+        assert_eq!(bytes("2048MiB"), Ok(2 << 30));
+        assert_eq!(bytes("4294967296"), Ok(4 << 30));
+        for wrong in ["8X", "G", "", "12", "99999999GiB", "1073741825"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_description_is_one_the_agent_itself_accepts() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = describe(&args(dir.path()), "v1".into(), "ssh-ed25519 AAAA".into());
+        write_template(dir.path(), &template).unwrap();
+        for name in ["Disk.img", "kernel", "initrd", "ssh_key"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        assert_eq!(read_template(dir.path()), Some(template.clone()));
+        assert!(!template.kernel_cmdline.contains("  ") && template.kernel_cmdline.contains("console=tty"));
+        assert!(!template.kernel_cmdline.contains("shoesvz.test"));
+        fs::remove_file(dir.path().join("initrd")).unwrap();
+        assert_eq!(read_template(dir.path()), None, "an incomplete template is built anew");
+    }
+
+    #[tokio::test]
+    async fn two_builds_with_one_cache_come_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path().join("lock")).await.unwrap();
+        let path = dir.path().join("lock");
+        let mut second = Box::pin(lock(path.clone()));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut second).await;
+        assert!(early.is_err(), "the second got the lock while the first held it");
+        drop(first);
+        drop(second.await.unwrap());
+        File::open(&path).unwrap().try_lock().unwrap();
+    }
+}
