@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the four programs and puts them into bin/. On macOS they are signed by codesign: as SIGN_IDENTITY, or ad hoc; the
-# agent, which is also the VM process, with the entitlement it needs to run VMs (entitlements.plist).
+# Builds the four programs and puts them into bin/. On macOS codesign signs them, as SIGN_IDENTITY or ad hoc. The agent,
+# which is also the VM process, gets the entitlement that it needs to run VMs (entitlements.plist).
 #
-# usage: build.sh [PROFILE]    release, or "dev": what demo and tests have built already (FEATURES from make)
+# usage: build.sh [PROFILE]    release, or "dev": what demo and tests have already built (FEATURES from make)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 profile=${1:-release}
@@ -14,14 +14,14 @@ if [[ $profile == dev ]]; then
     cargo build --workspace --bins ${FEATURES:-}
 else
     folder=$profile
-    # By package, so that nothing which only tests want is in it; and without the flags of .cargo/config.toml, which are for
-    # the simulation.
+    # By package, so that it contains nothing that only tests need, and without the flags of .cargo/config.toml, which are
+    # for the simulation.
     RUSTFLAGS='' cargo build --profile "$profile" "${programs[@]/#/--package=}" --bins
 fi
 
 mkdir -p bin
 for program in "${programs[@]}"; do
-    # A new file under the name: one that runs cannot be written to, and macOS remembers the signature of the old one.
+    # A new file under the name: a running program's file cannot be written, and macOS remembers the old file's signature.
     install -m 755 "${CARGO_TARGET_DIR:-target}/$folder/$program" "bin/$program.new"
     if [[ $(uname -s) == Darwin ]]; then
         sign=(codesign --force --options runtime --sign "${SIGN_IDENTITY:--}" --identifier "com.github.whywaita.$program")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# cargo-deny: licences, bans and sources always; advisories when the advisory database can be fetched.
+# cargo-deny: licences, bans and sources always; advisories if the advisory database can be fetched.
 set -euo pipefail
 if ! cargo deny --version > /dev/null 2>&1; then
     echo "deny: installing cargo-deny (once, some minutes)"
@@ -7,7 +7,7 @@ if ! cargo deny --version > /dev/null 2>&1; then
 fi
 cargo deny check licenses bans sources
 if ! cargo deny fetch db > /dev/null 2>&1; then
-    echo "deny: the advisory database cannot be reached from here; advisories were NOT checked" >&2
+    echo "deny: the advisory database cannot be fetched; advisories were NOT checked" >&2
     exit 0
 fi
 cargo deny check advisories

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What to do instead where a make target is for Linux only (its guests run under QEMU there). Always fails, so that nobody
-# takes it for done.
+# Prints what to do instead, on a system where a make target does not work because its guests run under QEMU on Linux.
+# Always fails, so that it is not mistaken for success.
 #
 # usage: elsewhere.sh TARGET
 target=$1
@@ -10,10 +10,10 @@ target=$1
 $target: this target runs Linux guests under QEMU, so it is for Linux. On this Mac, with Virtualization.framework:
 
   make build      the four programs in bin/, the agent signed with the virtualization entitlement
-  make bundle     target/bundle/ShoesVZAgent.app, to be installed
-  bin/shoes-vz-agent template restore-image                                      where Apple's restore image (IPSW) is
-  bin/shoes-vz-agent template install-macos --ipsw FILE.ipsw --output DIRECTORY   a template of it
-  bin/shoes-vz-agent template check DIRECTORY                                    whether it has all it needs
+  make bundle     target/bundle/ShoesVZAgent.app, ready to install
+  bin/shoes-vz-agent template restore-image                                      the URL of Apple's restore image (IPSW)
+  bin/shoes-vz-agent template install-macos --ipsw FILE.ipsw --output DIRECTORY   a template from that image
+  bin/shoes-vz-agent template check DIRECTORY                                    a check of the template
 
 Then run server and agent as docs/on-a-mac.md says (part 4), and add a runner with \`bin/shoes-vz-client add\`.
 END

@@ -3,15 +3,15 @@
 #
 # usage: macos-std.sh DIRECTORY
 #
-# The sources must be of rustc's own release. They are looked for in the toolchain (`rustup component add rust-src`), in
-# Debian (rust-src of trixie's backports, trixie, forky, sid, by the mirror this machine's apt uses), and in an archive
+# The sources must be of the same release as rustc. The script searches the toolchain (`rustup component add rust-src`),
+# Debian (rust-src of trixie's backports, trixie, forky, sid, from the mirror that this machine's apt uses), and an archive
 # beside this checkout.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dest=$(cd "$1" && pwd)
 . "$root/packaging/dev/debian-mirror.sh"
 
-# Here, so that rustup chooses the toolchain that builds the workspace.
+# In this directory rustup chooses the toolchain that builds the workspace.
 cd "$root"
 toolchain=$(rustc --print sysroot)
 rustc=$toolchain/bin/rustc
@@ -21,7 +21,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 library=$dest/lib/rustlib/src/rust/library
 mkdir -p "$library" "$dest/lib/rustlib/$host" "$dest/lib/rustlib/aarch64-apple-darwin/lib" "$dest/bin"
-# What std's build does not need: vendored dependencies (cargo fetches the locked ones), and tests.
+# Not needed to build std: vendored dependencies (cargo fetches the locked ones), and tests.
 needless=(--exclude '*/library/vendor' --exclude '*/tests')
 
 from_toolchain() {
@@ -59,16 +59,16 @@ from_archive() {
 
 from_toolchain || from_debian || from_archive || {
     cat >&2 << END
-macos-std: there is no std for aarch64-apple-darwin, and no sources of std $release to build it from: not in the Rust
-toolchain ($toolchain), not in Debian trixie, its backports, forky or sid${debian_mirror:+ (by the mirror apt uses here)}.
-With rustup, either of these mends it:
+macos-std: std for aarch64-apple-darwin is not installed, and sources of std $release to build it from were not found: neither in
+the Rust toolchain ($toolchain), nor in Debian trixie, its backports, forky or sid${debian_mirror:+ (on the mirror that apt uses here)}.
+With rustup, run either of these:
     rustup target add aarch64-apple-darwin
     rustup component add rust-src
 END
     exit 1
 }
 
-# A sysroot of our own. The host's libraries are the toolchain's, one link each, so that nothing here leads back into it.
+# A separate sysroot. Each of the host's libraries is a link to the toolchain's, so that no directory link leads back into it.
 for file in "$toolchain/lib/rustlib/$host"/*; do
     ln -s "$file" "$dest/lib/rustlib/$host/"
 done
@@ -77,7 +77,7 @@ chmod +x "$dest/bin/rustc"
 
 mkdir -p "$work/std/src"
 : > "$work/std/src/lib.rs"
-# Unoptimised: it is linked against, never run.
+# Without optimisation: it is linked against, never run.
 cat > "$work/std/Cargo.toml" << 'END'
 [package]
 name = "with-std"
@@ -87,7 +87,7 @@ edition = "2024"
 [profile.release]
 opt-level = 0
 END
-# -Zbuild-std is the one thing that asks a stable compiler for an unstable feature; the workspace is built without it.
+# -Zbuild-std is the only use of an unstable feature with a stable compiler; the workspace is built without it.
 (
     unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTC_WRAPPER RUSTC_WRAPPER
     RUSTC="$dest/bin/rustc" RUSTC_BOOTSTRAP=1 cargo build --quiet --release --target aarch64-apple-darwin \

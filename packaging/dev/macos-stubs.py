@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes stand-ins for the libraries of macOS that the workspace's crates link and zig has no list of.
+"""Writes stubs for the macOS libraries that the workspace's crates link and for which zig has no symbol list.
 
 usage: macos-stubs.py OUT < `cargo metadata`'s output
 
 A linker needs a library's list of symbols, not the library. objc2's framework crates are generated from Apple's headers,
 so the list for a framework is what its crate declares: a program that links against it imports nothing that Apple's
-headers do not have. libiconv is named by the crate `libc` and used by nobody: its list is empty, and an import from it
-fails the link.
+headers lack. The crate `libc` names libiconv, and no crate uses it: its list is empty, and an import from it fails the
+link.
 """
 import json
 import pathlib

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Puts a Swift toolchain in reach, without touching the system: Debian trixie's swiftlang and what it needs, downloaded
-# by apt with the mirror this machine's apt uses, and unpacked into a directory of its own (1.5 GB, about a minute). No
-# root is needed. `packaging/dev/with-swift` runs commands with it. Does nothing where `swift` is there already.
+# Installs a Swift toolchain without changing the system: downloads Debian trixie's swiftlang and its dependencies with apt,
+# from the mirror that this machine's apt uses, and unpacks them into a separate directory (1.5 GB, about a minute). Needs no
+# root. `packaging/dev/with-swift` runs commands with it. Does nothing if `swift` is installed already.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./swift-place.sh
@@ -14,7 +14,7 @@ if [[ -e $swift_root/.complete ]]; then
     exit 0
 fi
 if [[ $(uname -s) != Linux ]]; then
-    echo "setup-swift: there is no swift; install Xcode 26 or its command line tools (xcode-select --install)" >&2
+    echo "setup-swift: swift is not installed; install Xcode 26 or its command line tools (xcode-select --install)" >&2
     exit 1
 fi
 . /etc/os-release
@@ -44,7 +44,7 @@ excludes=("${not_needed[@]/#/--exclude=}")
 for deb in "$work"/cache/archives/*.deb; do
     dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$work/root" --keep-directory-symlink "${excludes[@]}"
 done
-# What update-alternatives and dash would have made; the stand-in's guests are shell scripts.
+# The links that update-alternatives and dash would have made; the stand-in's guests are shell scripts.
 ln -sf gcc "$work/root/usr/bin/cc"
 ln -sf bash "$work/root/usr/bin/sh"
 touch "$work/root/.complete"

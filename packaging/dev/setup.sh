@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Looks for what is needed, and on Debian and Ubuntu installs what is missing, by apt as root. Does nothing where all of it
-# is there. Anywhere else, macOS included, it changes nothing and says what is missing and how to get it.
+# Checks for the tools that are needed. On Debian and Ubuntu it installs missing ones with apt as root. On any other system,
+# including macOS, it changes nothing and prints what is missing and how to get it.
 #
 # usage: setup.sh [build | demo | test | qemu]
 #   build   what compiling needs: Rust, a C compiler
-#   demo    and what the Linux guest template and its VMs need (default)
-#   test    and what only tests need
-#   qemu    a QEMU that can save VMs (8.2 or newer), from backports on Debian 12: the one thing that adds a package source
+#   demo    in addition, what the Linux guest template and its VMs need (default)
+#   test    in addition, what only tests need
+#   qemu    a QEMU that can save VMs (8.2 or newer), from backports on Debian 12: only this adds a package source
 set -euo pipefail
 stage=${1:-demo}
 case $stage in build | demo | test | qemu) ;; *) echo "usage: setup.sh [build | demo | test | qemu]" >&2 && exit 2 ;; esac
 
-# As in Cargo.toml (rust-version).
+# The rust-version of Cargo.toml.
 rust_minor=$(sed -n 's/^rust-version = "1\.\([0-9]*\)".*/\1/p' "$(dirname "$0")/../../Cargo.toml")
 missing=()
 
@@ -50,7 +50,7 @@ setup_macos() {
         [[ -z $swift || $swift -ge 6 ]] || missing+=("Swift 6 (Swift $swift is selected): install Xcode 26")
     fi
     [[ $(uname -m) == arm64 ]] || missing+=("a Mac with Apple silicon: macOS guests do not run on $(uname -m)")
-    [[ $stage != qemu ]] || echo "setup: QEMU is for Linux; on macOS VMs run by Virtualization.framework, and saved states need nothing more"
+    [[ $stage != qemu ]] || echo "setup: QEMU is for Linux; on macOS, Virtualization.framework runs the VMs, and saved states need nothing more"
     report_missing
 }
 
@@ -68,13 +68,13 @@ qemu_version() { # as a number: 7.2 is 702
         | sed -n '1s/.*version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p' | awk '{ print $1 * 100 + $2 }'
 }
 
-candidate_version() { # package: as qemu_version, of what apt would install
+candidate_version() { # package: like qemu_version, for the version that apt would install
     LC_ALL=C apt-cache policy "$1" | sed -n 's/^  Candidate: \([0-9]*:\)\{0,1\}\([0-9]*\)\.\([0-9]*\).*/\2 \3/p' \
         | awk '{ print $1 * 100 + $2 }'
 }
 
 is_debian() {
-    # A test's own, in place of this machine's.
+    # Tests replace this machine's file.
     local release=${SHOESVZ_OS_RELEASE:-/etc/os-release}
     # shellcheck source=/dev/null
     [[ ! -r $release ]] || . "$release"
@@ -85,7 +85,7 @@ as_root=()
 find_root() {
     [[ $(id -u) != 0 ]] || return 0
     command -v sudo > /dev/null || {
-        echo "setup: packages are missing, and this is neither root nor is there sudo; nothing was changed." >&2
+        echo "setup: packages are missing, this user is not root, and sudo is not installed; nothing was changed." >&2
         echo "As root: apt-get install ${packages[*]}" >&2
         exit 1
     }
@@ -106,7 +106,7 @@ needs_of_guests() {
     need xz xz-utils
     need zstd zstd
     need strip binutils
-    # A plain user builds the guest's tree in a user namespace, and packs it with the owners it has there.
+    # Without root, the guest's tree is built in a user namespace and packed with the owners it has there.
     [[ $(id -u) == 0 ]] || {
         need fakeroot fakeroot
         need newuidmap uidmap
@@ -117,17 +117,17 @@ needs_of_tests() {
     need qemu-img qemu-utils
     need pgrep procps
     need ip iproute2
-    # The template of Virtualization.framework's stand-in, which runs where there is Swift.
+    # For the template of Virtualization.framework's stand-in, which runs if Swift is installed.
     need debugfs e2fsprogs
     need python3 python3
 }
 
-# What apt cannot give, or only in part: said, and no reason to stop.
+# Tools that apt cannot always provide: the script reports them and continues.
 say_what_is_not_tested() {
     local go=none
     ! command -v go > /dev/null || go=$(go env GOVERSION 2> /dev/null || true)
     awk -v v="$go" 'BEGIN { split(v, part, "."); exit !(part[1] == "go1" && part[2] + 0 >= 25) }' \
-        || echo "setup: Go 1.25 or newer is not there (found: $go): tests with the real hashicorp/go-plugin and Prometheus' own parser are skipped"
+        || echo "setup: Go 1.25 or newer is not installed (found: $go): tests with the real hashicorp/go-plugin and Prometheus' own parser are skipped"
 }
 
 setup_linux() {
@@ -159,7 +159,7 @@ setup_linux() {
             exit 1
         }
         if [[ $have -lt 802 ]]; then
-            echo "setup: this QEMU ($((have / 100)).$((have % 100))) cannot save VMs: guests boot, and hot VMs work; saved states need QEMU 8.2 (\`make setup-qemu\`)"
+            echo "setup: this QEMU ($((have / 100)).$((have % 100))) cannot save VMs: guests boot and hot VMs work, but saved states need QEMU 8.2 (\`make setup-qemu\`)"
         fi
     fi
     [[ $stage != test ]] || say_what_is_not_tested
@@ -168,13 +168,13 @@ setup_linux() {
 install_packages() {
     is_debian || {
         echo "setup: ${PRETTY_NAME:-this system} is neither Debian nor Ubuntu; nothing was changed." >&2
-        echo "Please install what these Debian packages hold: ${packages[*]}" >&2
+        echo "Please install the equivalents of these Debian packages: ${packages[*]}" >&2
         exit 1
     }
     find_root
     echo "setup: installing ${packages[*]} (apt-get, as root)"
     ${as_root[@]+"${as_root[@]}"} apt-get update -q=2
-    # Where setup-qemu took QEMU from, what belongs to it comes from too.
+    # If setup-qemu took QEMU from backports, related packages must come from there too.
     local release=()
     if dpkg-query -W -f='${Version}' "$qemu_package" 2> /dev/null | grep -q '~bpo' && is_debian; then
         release=(-t "${VERSION_CODENAME:-}-backports")
@@ -218,7 +218,7 @@ setup_qemu() {
     echo "setup-qemu: done: $(qemu-system-"$(uname -m)" --version | head -n 1)"
 }
 
-# By the mirror this machine's apt uses already.
+# From the mirror that this machine's apt uses already.
 add_backports() {
     local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     local file=/etc/apt/sources.list.d/shoes-vz-backports.sources
@@ -226,7 +226,7 @@ add_backports() {
     mirror=$(apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' \
         | awk '$1 == "bookworm" && $2 == "main" { print $3; exit }')
     if [[ -z ${mirror:-} ]]; then
-        echo "setup-qemu: apt has no source for bookworm main, so its backports cannot be derived. Nothing was installed." >&2
+        echo "setup-qemu: apt has no source for bookworm main, from which the source for backports is derived. Nothing was installed." >&2
         exit 1
     fi
     {
@@ -240,7 +240,7 @@ add_backports() {
     ${as_root[@]+"${as_root[@]}"} apt-get update -q=2
 }
 
-# The operating system first: `arm64` is macOS' name of an architecture, and no reason to turn a Mac away.
+# The operating system first: `arm64` is what macOS calls an architecture, and no reason to refuse a Mac.
 case $(uname -s) in
     Darwin) setup_macos ;;
     Linux) setup_linux ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every test there is and closes with "N passed, N failed"; exits non-zero when one failed or none ran.
-# FEATURES (from make): cargo's flags where there is a Swift toolchain; then Swift's own tests, the seam's, and the whole
-# system with `--hypervisor vz` run too. On macOS: everything that needs no Linux guest.
+# Runs every test and ends with "N passed, N failed"; exits non-zero if a test failed or none ran.
+# FEATURES (from make): cargo's flags if there is a Swift toolchain. Then the tests of Swift, of the seam, and of the whole
+# system with `--hypervisor vz` run too. On macOS: every test that needs no Linux guest.
 set -uo pipefail
 log=${TEST_LOG:-target/test.log}
 mkdir -p "$(dirname "$log")"
@@ -14,12 +14,12 @@ run() {
 }
 
 export SHOESVZ_TEST_TEMPLATE=${SHOESVZ_TEST_TEMPLATE:-$PWD/target/template}
-# The features that `make`'s debug build has too, so that nothing is built twice.
+# The same features as the debug build of `make`, so that nothing is built twice.
 swift=${FEATURES:+yes}
 # shellcheck disable=SC2206 # several words
 build=(--workspace --no-fail-fast ${FEATURES:-})
 
-# The test programs in which guests run; the rest are found, so that a new one is not forgotten.
+# The test programs in which guests run. The others are searched for, so that a new one is not forgotten.
 with_guests=(guest main_job faults bad_input commands pages chaos hot soak ${swift:+vz})
 without=()
 for path in bridge/tests/*.rs rust/*/tests/*.rs rust/*/tests/*/main.rs; do
@@ -27,20 +27,20 @@ for path in bridge/tests/*.rs rust/*/tests/*.rs rust/*/tests/*/main.rs; do
     [[ " guest main_job faults bad_input commands pages chaos hot soak vz " == *" $name "* ]] || without+=(--test "$name")
 done
 
-# Ids of every QEMU and every guest of the stand-in's there is; the tests must leave none of theirs.
+# Process IDs of every QEMU and every guest of the stand-in; the tests must leave none behind.
 guests() { pgrep -f '^[^ ]*qemu-system-|^unshare .*--kill-child=KILL .*/program inside' | sort; }
 before=$(guests)
 
-# Everything that needs no guest, then the VM process and the whole system on real guests, two at a time: a guest is a
-# core's work. There are no documentation tests, so none are looked for.
+# First everything that needs no guest, then the VM process and the whole system on real guests, two at a time, because a
+# guest occupies a core. There are no documentation tests.
 run cargo test "${build[@]}" --lib --bins "${without[@]}"
 if [[ $(uname -s) == Linux ]]; then
     run cargo test "${build[@]}" "${with_guests[@]/#/--test=}" -- --test-threads=2
 else
-    echo "==> not Linux: what runs Linux guests under QEMU was NOT tested (docs/on-a-mac.md lists what a Mac can show)"
+    echo "==> not Linux: the tests that run Linux guests under QEMU were NOT run (docs/on-a-mac.md lists what a Mac can show)"
 fi
 
-# Three hundred simulated fleets, counted as one test. `make simulate` runs two thousand, or others (SEEDS=A..B).
+# Three hundred simulated fleets, counted as one test. `make simulate` runs two thousand, or those of SEEDS=A..B.
 run "${CARGO_TARGET_DIR:-target}/debug/shoes-vz-simulate" "${SEEDS:-0..300}"
 simulated=$(grep -cE '^[0-9]+ seeds, [0-9]+ faults injected, 0 violations$' "$log")
 
@@ -49,7 +49,7 @@ if [[ -n $swift ]]; then
     run packaging/dev/swift-test.sh
     read -r swift_passed swift_failed < <(awk '/^[0-9]+ passed, [0-9]+ failed$/ { p = $1; f = $3 } END { print p + 0, f + 0 }' "$log")
 elif [[ $(uname -s) == Linux ]]; then
-    echo "==> no Swift toolchain (\`make setup-swift\`): VZCore, the seam to it and --hypervisor vz were NOT tested"
+    echo "==> no Swift toolchain (\`make setup-swift\`): VZCore, its bridge and --hypervisor vz were NOT tested"
 fi
 
 read -r passed failed < <(awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) p += $i; if ($(i + 1) ~ /^failed/) f += $i } }
@@ -60,10 +60,10 @@ if [[ -n $left ]]; then
     echo "error: the tests left guests behind: $(echo $left)" | tee -a "$log"
     status=1
 fi
-# A crate whose tests did not compile has no result line; it must not go unnoticed.
+# A crate whose tests did not compile has no result line; it must be counted as failed.
 if [[ $status != 0 && $failed == 0 ]]; then failed=1; fi
 grep -E '^test .* FAILED$|^error|^✘ Test |^seed [0-9]+ failed|^  - ' "$log" | sort -u | head -50
-# Counted as passed by cargo, though they had nothing to show here: no Go, an old QEMU.
+# Tests that cargo counts as passed although they were skipped here: no Go, an old QEMU.
 grep -oE 'SKIPPED[^:]*: .*' "$log" | sort -u
 echo "$passed passed, $failed failed"
 [[ $status == 0 && $failed == 0 && $passed -gt 0 ]]

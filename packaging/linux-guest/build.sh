@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a Linux guest from the machine's own Debian or Ubuntu packages: kernel, initial RAM disk, root disk.
+# Builds a Linux guest from packages of this machine's Debian or Ubuntu release: kernel, initial RAM disk, root disk.
 # `shoes-vz-agent template build-linux` runs it, holds the cache's lock, writes Template.json and publishes the result.
 #
 #   base    packages (mmdebstrap) and the kernel's package      keyed by suite, packages and how they are fetched
@@ -9,7 +9,8 @@
 # No loop mounts; runs as root, or as a plain user with fakeroot.
 #
 # From the environment: OUT (directory to fill), CACHE, GUEST_AGENT, GUEST_INIT, OVERLAYS (one a line), DISK_BYTES,
-# SUITE ("" = this machine's), PACKAGES (more, by blanks), HAVE_VERSION (nothing is done when it would come out again).
+# SUITE ("" = this machine's), PACKAGES (additional, separated by blanks), HAVE_VERSION (if the result would have this
+# version, nothing is done).
 set -euo pipefail
 shopt -s nullglob
 
@@ -37,7 +38,7 @@ check_tools() {
         strip:binutils ssh-keygen:openssh-client dpkg-deb:dpkg apt-get:apt; do
         [[ ${pair%%:*} == fakeroot && $(id -u) == 0 ]] || command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
     done
-    # Another root in a tree of its own: root has it, a plain user needs a range of ids for it.
+    # The tree has its owners: root can create them, a plain user needs a range of IDs.
     [[ $(id -u) == 0 ]] || command -v newuidmap > /dev/null || missing+=(uidmap)
     ((${#missing[@]} == 0)) || fail "tools are missing; on Debian or Ubuntu: apt-get install ${missing[*]}"
     [[ $(id -u) == 0 ]] || grep -qE "^($(id -un)|$(id -u)):" /etc/subuid \
@@ -46,7 +47,7 @@ check_tools() {
 
 # ---- base -----------------------------------------------------------------------------------------------------------
 
-# The machine's own sources of this distribution and suite, as one-line entries; empty = mmdebstrap's own choice.
+# The machine's sources of this distribution and suite, as one-line entries; empty = mmdebstrap's default.
 machine_sources() {
     apt-get indextargets --format '$(ORIGIN)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)' 'Created-By: Packages' \
         | awk -F '|' -v suite="$SUITE" '
@@ -57,7 +58,7 @@ machine_sources() {
             }' || true
 }
 
-# Runs in the new tree: fetches the kernel and whatever holds its modules into /kernel.
+# Runs in the new tree: fetches the kernel and the package with its modules into /kernel.
 FETCH_KERNEL='
     set -e
     mkdir -p /kernel && cd /kernel
@@ -76,7 +77,7 @@ build_base() { # directory to fill
     machine_sources > "$list"
     [[ ! -s $list ]] || mirror=("$list")
     for path in "${NOT_NEEDED[@]}"; do dpkg+=("--dpkgopt=path-exclude=$path/*"); done
-    # How this machine gets out, if by a proxy.
+    # This machine's proxy settings, if any.
     conf=$dir/apt.conf
     apt-config dump | grep -iE '^Acquire::https?::(Proxy|CaInfo|Verify-Peer|Verify-Host)' > "$conf" || true
     local include
@@ -98,8 +99,8 @@ le() { # file offset bytes: an unsigned little-endian number
     od -An -v -t "u$3" -j "$2" -N "$3" --endian=little "$1" | tr -d ' '
 }
 
-# A bzImage's payload (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length), uncompressed: QEMU
-# enters an ELF kernel directly (PVH), and an emulated processor is spared the decompression.
+# Uncompresses a bzImage's payload (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length): QEMU
+# enters an ELF kernel directly (PVH), so that an emulated processor need not decompress it.
 uncompress_kernel() { # from to
     local from=$1 to=$2 sectors at length magic
     if [[ $deb_arch != amd64 ]]; then
@@ -111,13 +112,13 @@ uncompress_kernel() { # from to
     at=$(((${sectors/#0/4} + 1) * 512 + $(le "$from" $((0x248)) 4)))
     length=$(le "$from" $((0x24c)) 4)
     magic=$(od -An -v -t x1 -j "$at" -N 4 "$from" | tr -d ' ')
-    # The payload's last four bytes are its uncompressed size, which the tools need not see.
+    # The payload's last four bytes are its uncompressed size, which is not part of the compressed stream.
     payload() { tail -c +$((at + 1)) "$from" | head -c $((length - 4)); }
     case $magic in
         fd377a58) payload | xz --single-stream -dc > "$to" ;;
         28b52ffd) payload | zstd -dcq > "$to" ;;
         02214c18)
-            # Of old Ubuntus only.
+            # Only old Ubuntu releases.
             command -v lz4 > /dev/null || fail "the kernel in $from is compressed by lz4, which is not installed: apt-get install lz4"
             payload | lz4 -dcq > "$to"
             ;;
@@ -128,13 +129,13 @@ uncompress_kernel() { # from to
 }
 
 declare -A placed=()
-# Puts a module and, before it, what it needs into a directory, in files whose names sort in that order.
+# Puts a module's dependencies and then the module into a directory, in files whose names sort in that order.
 place_module() { # tree directory name
     local tree=$1 dir=$2 name=${3//-/_} file raw need
     [[ -z ${placed[$name]:-} ]] || return 0
     placed[$name]=1
     file=$(find "$tree" -regextype posix-extended -regex ".*/${name//_/[-_]}\.ko(\.xz|\.zst|\.gz)?" -print -quit)
-    # Built into the kernel, or not offered by it.
+    # Built into the kernel, or not part of it.
     [[ -n $file ]] || return 0
     raw=$work/module.ko
     case $file in
@@ -230,7 +231,7 @@ SSHD
     install -m 600 "$keys/ssh_key.pub" "$tree/home/runner/.ssh/authorized_keys"
 }
 
-# As root or under fakeroot, so that owners are right on the disk.
+# Runs as root or under fakeroot, so that the owners on the disk are right.
 pack() { # base.tar
     local tree=$work/tree overlay path
     mkdir -p "$tree"
@@ -242,7 +243,7 @@ pack() { # base.tar
     while IFS= read -r overlay; do
         [[ -z $overlay ]] || cp -R --preserve=mode,timestamps,links "$overlay/." "$tree/"
     done <<< "$OVERLAYS"
-    # The runner may move a ready-made Actions runner out of /usr/local/etc, as myshoes' setup script does.
+    # The runner may move an unpacked Actions runner out of /usr/local/etc, as myshoes' setup script does.
     chown -hR "$RUNNER_ID:$RUNNER_ID" "$tree/home/runner" "$tree/usr/local/etc"
     chmod 1777 "$tree/tmp"
     cat > "$work/mke2fs.conf" << 'CONF'
@@ -258,13 +259,13 @@ pack() { # base.tar
         features = extent,huge_file,flex_bg,uninit_bg,dir_nlink,extra_isize
     }
 CONF
-    # No journal: a guest's disk is thrown away with the guest, and the first mount is quicker.
+    # No journal: a guest's disk is removed with the guest, and the first mount is faster.
     truncate -s "$DISK_BYTES" "$OUT/Disk.img"
     MKE2FS_CONFIG=$work/mke2fs.conf mke2fs -q -F -t ext4 -L root -E lazy_itable_init=1,nodiscard,root_owner=0:0 \
         -d "$tree" "$OUT/Disk.img"
 }
 
-# A stage's directory appears under its final name only when it is complete.
+# A stage's directory appears under its final name only once it is complete.
 stage() { # name key builder arguments… -> sets $stage_dir
     local name=$1 key=$2 old
     shift 2
@@ -316,7 +317,7 @@ version=$({
     done <<< "$OVERLAYS"
 } | digest)
 if [[ $version == "${HAVE_VERSION:-}" ]]; then
-    say "template: version $version is there already"
+    say "template: version $version already exists"
     exit 0
 fi
 say "disk: packing"

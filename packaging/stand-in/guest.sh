@@ -1,6 +1,6 @@
 #!/bin/bash
-# The stand-in's guest: what a "boot" runs (packaging/stand-in/template.sh). A container of the template's root, with
-# processes, network and mounts of its own; when its first process ends, by whatever, the kernel ends the rest.
+# The stand-in's guest, which a "boot" runs (packaging/stand-in/template.sh): a container of the template's root, with
+# separate processes, network and mounts. When its first process ends for any reason, the kernel ends the others.
 #
 # From the stand-in: VZ_GUEST_VSOCK, the directory of the guest's virtio sockets.
 set -eu
@@ -15,14 +15,14 @@ if [ "${1:-}" != inside ]; then
 fi
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-# Whoever started the VM may have closed its files to others; a root's directories are open.
+# The process that started the VM may have a strict umask; the directories of a root must be open.
 umask 022
 mount -t tmpfs -o mode=755 guest "$base/mount"
 cd "$base/mount"
 mkdir upper work root
 mount -t overlay -o "lowerdir=$base/root,upperdir=$PWD/upper,workdir=$PWD/work" guest root
 mount -t proc proc root/proc
-# Devices a program may expect; shared memory of its own, where the guest agent keeps its state.
+# Devices that a program may expect, and separate shared memory, in which the guest agent keeps its state.
 mount -t tmpfs -o mode=755 dev root/dev
 mkdir root/dev/pts root/dev/shm
 for device in null zero full random urandom tty; do
@@ -36,8 +36,8 @@ mount -t tmpfs -o mode=1777 shm root/dev/shm
 mount -t tmpfs -o mode=755 run root/run
 mkdir root/run/sshd root/run/vsock
 mount --bind "$VZ_GUEST_VSOCK" root/run/vsock
-# The guest agent listens there as the runner. Where that is no user of the host's (a plain user's container), only a
-# directory open to all can be shared with it.
+# The guest agent listens there as the runner. If the runner is not a user of the host (in a plain user's container), only a
+# directory that is open to all can be shared with it.
 if [ "$(stat -c %u "$VZ_GUEST_VSOCK")" = 0 ]; then chown -R 1000:1000 root/run/vsock; else chmod -R 777 root/run/vsock; fi
 ip link set lo up
 hostname runner

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A macOS template for Virtualization.framework's stand-in on Linux (VZCore/Sources/Virtualization), made from the Linux
-# guest template: the same root, sshd, guest agent and pretend Actions runner. The stand-in's "boot" runs the disk image
-# as a program; this one is a container of the root (guest.sh), so that nothing a job does reaches the host.
+# guest template: the same root, sshd, guest agent and imitation of the Actions runner. The stand-in's "boot" runs the disk
+# image as a program; this one is a container of the root (guest.sh), so that nothing a job does reaches the host.
 #
 # usage: template.sh LINUX-TEMPLATE OUTPUT
 set -euo pipefail
@@ -16,7 +16,7 @@ fail() {
 metadata() { # key
     python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$from/Template.json" "$1"
 }
-[[ -f $from/Template.json ]] || fail "$from is no Linux template (\`make template\`)"
+[[ -f $from/Template.json ]] || fail "$from is not a Linux template; build one with \`make template\`"
 version=$({ metadata version && cat "$here/guest.sh" "$here/template.sh" && id -u; } | sha256sum | cut -c1-16)
 if [[ -f $to/version && $(< "$to/version") == "$version" ]]; then
     exit 0
@@ -31,7 +31,7 @@ new=$(readlink -f "$new")
 "${as_root[@]}" debugfs -R "rdump / $new/root" "$from/Disk.img" > "$new/debugfs.log" 2>&1
 [[ -x $new/root/usr/local/bin/shoes-vz-runner-agent ]] || fail "the root was not unpacked from $from/Disk.img; see $new/debugfs.log"
 rm "$new/debugfs.log"
-# Unpacking gives files their owners after their modes, and that takes this bit away; guests are personalized through it.
+# Unpacking sets the owners after the modes, which clears this bit; personalization needs it.
 "${as_root[@]}" chmod 4755 "$new/root/usr/bin/sudo"
 
 # The disk: a program, filled up to whole sectors.
@@ -39,7 +39,7 @@ final=$(readlink -m "$to")
 sed -e "s|@BASE@|$final|g" "$here/guest.sh" > "$new/Disk.img"
 truncate -s %512 "$new/Disk.img"
 truncate -s +512 "$new/Disk.img"
-# The stand-in's firmware and hardware: no faults, the model it supports.
+# The stand-in's firmware and hardware: no faults, and the model that it supports.
 printf '{}' > "$new/AuxiliaryStorage"
 model='<?xml version="1.0" encoding="UTF-8"?><plist version="1.0"><dict><key>DataRepresentationVersion</key><integer>1</integer><key>MinimumSupportedOS</key><array><integer>13</integer><integer>0</integer><integer>0</integer></array><key>PlatformVersion</key><integer>2</integer></dict></plist>'
 printf '{"hardwareModel":"%s"}' "$(base64 -w0 <<< "$model")" > "$new/HardwareModel.json"
