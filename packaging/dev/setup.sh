@@ -105,6 +105,8 @@ needs_of_guests() {
     need cpio cpio
     need xz xz-utils
     need zstd zstd
+    # Debian's cloud kernels are compressed by it.
+    need lz4 lz4
     need strip binutils
     # Without root, the guest's tree is built in a user namespace and packed with the owners it has there.
     [[ $(id -u) == 0 ]] || {

@@ -117,11 +117,7 @@ uncompress_kernel() { # from to
     case $magic in
         fd377a58) payload | xz --single-stream -dc > "$to" ;;
         28b52ffd) payload | zstd -dcq > "$to" ;;
-        02214c18)
-            # Only old Ubuntu releases.
-            command -v lz4 > /dev/null || fail "the kernel in $from is compressed by lz4, which is not installed: apt-get install lz4"
-            payload | lz4 -dcq > "$to"
-            ;;
+        02214c18) payload | lz4 -dcq > "$to" ;;
         1f8b*) payload | gzip -dc > "$to" ;;
         *) fail "the kernel in $from is compressed in an unknown way ($magic)" ;;
     esac || true

@@ -36,14 +36,7 @@ pub struct Agent {
 
 impl Agent {
     /// An agent without runners and with an empty pool.
-    pub fn new(
-        host: Host,
-        limits: Limits,
-        slots: Slots,
-        hot: HotPlan,
-        disk: Disk,
-        ends: Ends,
-    ) -> Arc<Self> {
+    pub fn new(host: Host, limits: Limits, slots: Slots, hot: HotPlan, disk: Disk, ends: Ends) -> Arc<Self> {
         let host = Arc::new(host);
         let pool_limits =
             PoolLimits { start_deadline: limits.start_deadline, max_lifetime: limits.max_lifetime };

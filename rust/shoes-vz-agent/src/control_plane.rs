@@ -85,10 +85,7 @@ pub struct Registration {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("--server: {uri:?} is not a valid address: {source}")]
-    Uri {
-        uri: String,
-        source: tonic::transport::Error,
-    },
+    Uri { uri: String, source: tonic::transport::Error },
     #[error("--token-file: {0}")]
     Token(#[from] InvalidMetadataValue),
 }

@@ -13,8 +13,8 @@ mod keeper;
 mod plan;
 mod prepare;
 
+pub(crate) use self::keeper::Offer;
 pub use self::{
     keeper::{Pool, PoolLimits},
     plan::{Count, HotPlan, Idle},
 };
-pub(crate) use self::keeper::Offer;

@@ -38,12 +38,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Some(port) => Some(IpNotices::listen(port, &tasks).await?),
         None => None,
     };
-    let registration = Registration { agent_id, hostname: settings.hostname.clone(), max_runners: settings.max_runners };
+    let registration =
+        Registration { agent_id, hostname: settings.hostname.clone(), max_runners: settings.max_runners };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), %agent_id, hostname = registration.hostname, slots = registration.max_runners,
         template = settings.template.name, runners_path = %settings.runners_path.display(), "agent starts"
     );
-    let address = notices.as_ref().map(Notices::address);
+    let address = notices.as_ref().map(IpNotices::address);
     let ready_file = settings.ready_file.clone();
     let (server, token) = (settings.server.clone(), settings.token.clone());
     let agent = tokio::select! {

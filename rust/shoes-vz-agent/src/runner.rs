@@ -53,33 +53,33 @@ const AGES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What the server asks for.
 #[derive(Debug, Clone)]
-pub struct RunnerRequest {
-    pub id: RunnerId,
-    pub name: RunnerName,
+pub(crate) struct RunnerRequest {
+    pub(crate) id: RunnerId,
+    pub(crate) name: RunnerName,
     /// The server's ID, passed back to it.
-    pub cloud_id: String,
-    pub script: Script,
-    pub size: VmSize,
+    pub(crate) cloud_id: String,
+    pub(crate) script: Script,
+    pub(crate) size: VmSize,
     /// In place of the agent's.
-    pub max_lifetime: Option<Duration>,
+    pub(crate) max_lifetime: Option<Duration>,
     /// In place of the agent's.
-    pub start_deadline: Option<Duration>,
+    pub(crate) start_deadline: Option<Duration>,
 }
 
 /// A runner's task. Dropping this does nothing to the runner.
 #[derive(Debug)]
-pub struct Handle {
+pub(crate) struct Handle {
     delete: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Handle {
     /// Ends the runner in whatever phase it is.
-    pub fn delete(&self) {
+    pub(crate) fn delete(&self) {
         self.delete.cancel();
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.task.is_finished()
     }
 }
@@ -102,7 +102,7 @@ enum Provisioning {
 
 /// What an agent that starts knows of a bundle's VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     /// It runs, or its VM process does not answer yet.
     Live,
     Ended,
@@ -119,7 +119,7 @@ struct Runner {
 }
 
 /// Begins a runner.
-pub fn begin(agent: Arc<Agent>, request: RunnerRequest, place: Place) -> Handle {
+pub(crate) fn begin(agent: Arc<Agent>, request: RunnerRequest, place: Place) -> Handle {
     let host = &agent.host;
     let bundle = Bundle::of(&host.runners_path, request.id);
     let lifetime = request.max_lifetime.or(agent.limits.max_lifetime);
@@ -140,7 +140,13 @@ pub fn begin(agent: Arc<Agent>, request: RunnerRequest, place: Place) -> Handle 
 }
 
 /// Continues with a runner that a former agent began: its end, if that was decided, else its life.
-pub fn resume(agent: Arc<Agent>, meta: RuntimeMetadata, found: Found, vm: VmResources, place: Place) -> Handle {
+pub(crate) fn resume(
+    agent: Arc<Agent>,
+    meta: RuntimeMetadata,
+    found: Found,
+    vm: VmResources,
+    place: Place,
+) -> Handle {
     let decided = agent.ends.get(vm.bundle.runner).and_then(|runner| runner.end);
     let phase = meta.phase;
     let journal = Journal::resume(agent.host.ambient.clone(), vm.bundle.clone(), meta);

@@ -45,12 +45,7 @@ pub trait Vms: Send + Sync + 'static {
     /// A guest that was up before this agent was, where nothing has to be waited for to reach it.
     fn guest_again(&self, vm: &dyn VmProcess, route: &Route, ssh: Ssh) -> Option<Arc<dyn Guest>>;
     /// Renames a bundle, whose VM may run; `vm` learns the new name.
-    async fn rename(
-        &self,
-        vm: Option<&dyn VmProcess>,
-        from: &Bundle,
-        to: &Bundle,
-    ) -> Result<(), CloneError>;
+    async fn rename(&self, vm: Option<&dyn VmProcess>, from: &Bundle, to: &Bundle) -> Result<(), CloneError>;
     /// Removes a bundle whose VM has ended; one that does not exist is fine.
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError>;
     /// Ends every process that runs a VM of a bundle below `runners_path`, except those of adopted VMs.
@@ -158,9 +153,7 @@ impl BundleContents {
         std::fs::DirBuilder::new().mode(0o700).create(path).map_err(fail("creating the bundle", path))?;
         bundle.set_metadata(&self.meta).map_err(fail("writing RuntimeMetadata.json in", path))?;
         match &self.script {
-            Some(script) => {
-                bundle.keep_script(script).map_err(fail("keeping the setup script in", path))
-            }
+            Some(script) => bundle.keep_script(script).map_err(fail("keeping the setup script in", path)),
             None => Ok(()),
         }
     }
@@ -203,12 +196,7 @@ impl Vms for LocalVms {
         guest::again(&vm.guest_socket(), route, ssh)
     }
 
-    async fn rename(
-        &self,
-        vm: Option<&dyn VmProcess>,
-        from: &Bundle,
-        to: &Bundle,
-    ) -> Result<(), CloneError> {
+    async fn rename(&self, vm: Option<&dyn VmProcess>, from: &Bundle, to: &Bundle) -> Result<(), CloneError> {
         std::fs::rename(&from.path, &to.path).map_err(|source| CloneError::Io {
             what: "renaming the bundle",
             path: from.path.clone(),

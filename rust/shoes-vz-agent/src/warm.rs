@@ -8,9 +8,9 @@ use shoes_vz_terminal::progress::{Place, Progress};
 use shoes_vz_process::units;
 
 use crate::{
+    agent::Agent,
     bundles::{self, Lock},
     commands::print,
-    agent::Agent,
     pool::HotPlan,
     run,
     saved_states::{self, StatesMode},
@@ -40,7 +40,7 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
     progress
         .event(&format!("saving a state of template {:?} for each of {slots} slots", settings.template.name));
     let agent = run::agent(settings, agent_id, None, Tasks::default()).await?;
-        let failed = tokio::select! {
+    let failed = tokio::select! {
         failed = until_done(&agent, slots, &mut progress) => failed,
         () = agent.pool.keep() => anyhow::bail!("the task that starts VMs ended"),
         fault = agent.host.tasks.failed() => anyhow::bail!("a fault of the agent: {fault}. Please report it"),

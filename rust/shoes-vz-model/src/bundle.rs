@@ -1,8 +1,11 @@
 //! Bundle directories: `<runners-path>/<runner_id>.bundle/`, one for each VM.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::id::{BadId, RunnerId};
+use crate::{
+    id::{BadId, RunnerId},
+    state::{Stage, StartPath},
+};
 
 /// File names inside a bundle; those of the template (`Disk.img`, …) keep theirs.
 pub mod file {
@@ -140,9 +143,7 @@ pub struct RuntimeMetadata {
     pub template_fingerprint: String,
 }
 
-fn known_stages<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<Vec<(Stage, jiff::Timestamp, u64)>, D::Error> {
+fn known_stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(Stage, jiff::Timestamp, u64)>, D::Error> {
     let all = Vec::<(String, jiff::Timestamp, u64)>::deserialize(from)?;
     let known = |name: &str| Stage::ALL.into_iter().find(|stage| stage.as_str() == name);
     Ok(all.into_iter().filter_map(|(name, start, us)| Some((known(&name)?, start, us))).collect())
@@ -192,6 +193,6 @@ mod tests {
             "state":"running","updated_at":"2026-01-02T03:04:05Z"}"#;
         let m: RuntimeMetadata = serde_json::from_str(go).unwrap();
         assert_eq!(m.state, DiskState::Running);
-        assert!(!m.setup_handed_over);
+        assert_eq!(m.phase, Phase::Provisioning);
     }
 }

@@ -76,7 +76,7 @@ fn shown(rows: &[Row], now: Timestamp, width: Width) -> String {
             ago(m.created_at, now),
             ago(m.updated_at, now),
             row.bundle_path.clone(),
-            if m.spare { "(hot)".into() } else { m.runner_name.clone() },
+            if m.phase.is_hot() { "(hot)".into() } else { m.runner_name.clone() },
         ]
     });
     table(&head, rows, width)

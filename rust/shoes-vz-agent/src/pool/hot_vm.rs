@@ -20,7 +20,9 @@ use tracing::Instrument as _;
 use super::{Idle, Pool, keeper::Delivery};
 use crate::{
     host::{Host, VmSize},
-    provision::{Bounds, EmptySlot, Journal, Observer as _, ProvisionError, ReadyVm, Unfinished, VmResources},
+    provision::{
+        Bounds, EmptySlot, Journal, Observer as _, ProvisionError, ReadyVm, Unfinished, VmResources,
+    },
 };
 
 /// Between two checks of one that runs.
@@ -160,8 +162,7 @@ impl Life {
 
     async fn until_end(&mut self, source: Source) -> HotVmEnd {
         let deadline = self.hot_vm.pool.limits().start_deadline;
-        let bounds =
-            Bounds { cancel: self.hot_vm.evict.clone(), deadline: Instant::now() + deadline };
+        let bounds = Bounds { cancel: self.hot_vm.evict.clone(), deadline: Instant::now() + deadline };
         let prepared = match source {
             Source::Slot(slot) => self.prepare(slot, &bounds).await,
             Source::Adopted(resources) => self.adopt(resources, &bounds).await,
@@ -263,20 +264,18 @@ impl Life {
 
     /// One that was ready before: it answers, and SSH does.
     async fn adopt(&mut self, resources: VmResources, bounds: &Bounds) -> Result<ReadyVm, Unprepared> {
-        let launched = resources.reconnect(&bounds.cancel).await.map_err(|unfinished| match unfinished.error {
-            ProvisionError::NoVmProcess => {
-                Unprepared::Retired(unfinished.resources, "it ended while no agent ran".into())
-            }
-            _ => Unprepared::retired(unfinished),
-        })?;
+        let launched =
+            resources.reconnect(&bounds.cancel).await.map_err(|unfinished| match unfinished.error {
+                ProvisionError::NoVmProcess => {
+                    Unprepared::Retired(unfinished.resources, "it ended while no agent ran".into())
+                }
+                _ => Unprepared::retired(unfinished),
+            })?;
         let launched = match launched.status().state() {
             VmState::Paused => launched.resume().await.map_err(Unprepared::retired)?,
             _ => launched,
         };
-        let vm = launched
-            .find_guest_again(bounds, &mut self.journal)
-            .await
-            .map_err(Unprepared::retired)?;
+        let vm = launched.find_guest_again(bounds, &mut self.journal).await.map_err(Unprepared::retired)?;
         match self.check(&vm, CHECK_DEADLINE).await {
             Ok(()) => Ok(vm),
             Err(reason) => Err(Unprepared::Retired(vm.resources, reason)),

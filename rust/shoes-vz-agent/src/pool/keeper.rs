@@ -122,13 +122,7 @@ impl Changes {
 
 impl Pool {
     /// Empty until [`Pool::keep`] fills it.
-    pub fn new(
-        plan: HotPlan,
-        host: Arc<Host>,
-        slots: Slots,
-        disk: Disk,
-        limits: PoolLimits,
-    ) -> Self {
+    pub fn new(plan: HotPlan, host: Arc<Host>, slots: Slots, disk: Disk, limits: PoolLimits) -> Self {
         Self(Arc::new(Inner {
             plan,
             host,
@@ -178,7 +172,7 @@ impl Pool {
     }
 
     /// The best there is for a runner of that class that may live for `limit`.
-    pub(crate) fn offer(&self, ctx: &Context, size: VmSize, limit: Duration) -> Offer {
+    pub(crate) fn offer(&self, size: VmSize, limit: Duration) -> Offer {
         let mut state = self.lock();
         let needs = Instant::now() + limit;
         for ready in [true, false] {

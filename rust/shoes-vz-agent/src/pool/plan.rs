@@ -50,11 +50,7 @@ pub struct HotPlan {
 impl HotPlan {
     /// Nothing is kept hot.
     pub fn none() -> Self {
-        Self {
-            wanted: Vec::new(),
-            idle: Idle::Running,
-            max_age: Duration::from_secs(12 * 3600),
-        }
+        Self { wanted: Vec::new(), idle: Idle::Running, max_age: Duration::from_secs(12 * 3600) }
     }
 
     /// The kinds of VMs, in the order they are wanted.
@@ -88,7 +84,7 @@ impl FromStr for Wanted {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("{text:?} is none of all, none, a number, or CPUSxMEMORY[xDISK]=NUMBER");
         let (size, count) = match text.split_once('=') {
-            Some((size, count)) => (Some(size), many),
+            Some((size, count)) => (Some(size), count),
             None => (None, text),
         };
         let count = match count {

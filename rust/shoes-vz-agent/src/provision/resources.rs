@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shoes_vz_proto::vm::VmStatus;
 use shoes_vz_process::{backoff::Backoff, chain::Chain, units};
+use shoes_vz_proto::vm::VmStatus;
 use shoes_vz_vm::client::{Stop, VmError};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;

@@ -41,12 +41,8 @@ impl Runner {
         let mut seen = self.report.journal.meta.phase == Phase::Running;
         let mut registration: Option<Instant> = None;
         let limits = self.agent.limits;
-        let unresponsive = silence(
-            Arc::clone(guest),
-            vm.status(),
-            following.watched(),
-            limits.unresponsive_guest_limit,
-        );
+        let unresponsive =
+            silence(Arc::clone(guest), vm.status(), following.watched(), limits.unresponsive_guest_limit);
         let interruption = self.interruption();
         tokio::pin!(unresponsive, interruption);
         loop {
@@ -64,10 +60,7 @@ impl Runner {
                         registration = registration.or(Some(until));
                     }
                     Verdict::Finished => {
-                        return RunnerEnd::new(
-                            EndKind::Finished,
-                            "the Actions runner finished and exited",
-                        );
+                        return RunnerEnd::new(EndKind::Finished, "the Actions runner finished and exited");
                     }
                     Verdict::SetupFailed(code) => {
                         let failed = self.setup_failed(code, status.setup.log_bytes, &mut following);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoes_vz_model::{bundle, state::StartPath, state::Stage};
+use shoes_vz_model::{bundle, state::Stage, state::StartPath};
 use shoes_vz_vm::spec::StateUse;
 use tokio::{
     sync::oneshot,
@@ -19,7 +19,8 @@ use crate::{
     guest::GuestError,
     pool::Offer,
     provision::{
-        Bounds, EmptySlot, Observer as _, ProvisionError, ReadyVm, Restored, Unfinished, VmRequest, VmResources,
+        Bounds, EmptySlot, Observer as _, ProvisionError, ReadyVm, Restored, Unfinished, VmRequest,
+        VmResources,
     },
 };
 use shoes_vz_process::backoff::Backoff;
@@ -173,7 +174,8 @@ impl Runner {
         use bundle::Phase as OnDisk;
         let launched = resources.reconnect(&bounds.cancel).await?;
         // The start deadline is for the start, and not for finding the VM process.
-        let bounds = &Bounds { deadline: Instant::now() + self.agent.limits.start_deadline, ..bounds.clone() };
+        let bounds =
+            &Bounds { deadline: Instant::now() + self.agent.limits.start_deadline, ..bounds.clone() };
         let vm = match phase {
             OnDisk::Provisioning | OnDisk::Preheating => {
                 let vm = launched.reach_ssh(bounds, &mut self.report).await?;
@@ -204,7 +206,9 @@ impl Runner {
                 match vm.guest.hand_over(id, script).await {
                     Ok(()) => return Ok(()),
                     Err(error) if error.is_final() => return Err(error),
-                    Err(error) => tracing::warn!(%error, "handing over the setup script failed; trying again"),
+                    Err(error) => {
+                        tracing::warn!(%error, "handing over the setup script failed; trying again")
+                    }
                 }
                 sleep(pauses.pause()).await;
             }

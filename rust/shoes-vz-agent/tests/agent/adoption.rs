@@ -6,7 +6,7 @@ use shoes_vz_model::{
     id::RunnerId,
 };
 use shoes_vz_proto::{
-    agent::{EndKind, RunnerState, SyncResponse},
+    agent::{EndKind, RunnerState},
     vm::VmEndKind,
 };
 

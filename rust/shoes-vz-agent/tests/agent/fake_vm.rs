@@ -21,7 +21,7 @@ use russh::{
     keys::{PrivateKey, PublicKey, ssh_key::private::Ed25519Keypair},
     server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey},
 };
-use shoes_vz_agent::context::Launcher;
+use shoes_vz_agent::vms::Launcher;
 use shoes_vz_channel::socket;
 use shoes_vz_model::{
     bundle::file,

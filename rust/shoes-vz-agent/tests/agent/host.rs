@@ -122,7 +122,13 @@ impl Host {
         let vms = Arc::new(Panicking::new(LocalVms::new(launcher), self.panics.clone()));
         let host = shoes_vz_agent::host::Host {
             saved_states: States::below(&self.runners_path(), template.clone(), self.saved_states),
-            ..shoes_vz_agent::host::Host::new(AGENT.parse().unwrap(), template, self.runners_path(), login, vms)
+            ..shoes_vz_agent::host::Host::new(
+                AGENT.parse().unwrap(),
+                template,
+                self.runners_path(),
+                login,
+                vms,
+            )
         };
         let limits = Limits {
             start_deadline: self.start_deadline,

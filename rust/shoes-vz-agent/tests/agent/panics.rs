@@ -86,12 +86,7 @@ impl Vms for Panicking {
         self.host.guest_again(vm, route, ssh)
     }
 
-    async fn rename(
-        &self,
-        vm: Option<&dyn VmProcess>,
-        from: &Bundle,
-        to: &Bundle,
-    ) -> Result<(), CloneError> {
+    async fn rename(&self, vm: Option<&dyn VmProcess>, from: &Bundle, to: &Bundle) -> Result<(), CloneError> {
         self.host.rename(vm, from, to).await
     }
 
@@ -122,7 +117,11 @@ async fn a_runners_task_that_panics_ends_its_runner_removes_its_vm_and_frees_its
         assert!(host.vms.all().iter().all(|vm| vm.is_over()), "{at:?}");
         assert_eq!(runners.agent().host.tasks.failure(), None, "the agent goes on");
         let next = RunnerId::random();
-        assert_eq!(runners.apply(command("next", create(next, "true"))).reason, "", "{at:?}: the slot is free");
+        assert_eq!(
+            runners.apply(command("next", create(next, "true"))).reason,
+            "",
+            "{at:?}: the slot is free"
+        );
         until(&runners, next, |r| r.state() == RunnerState::SshReady).await;
     }
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use shoes_vz_agent::{
-    runners::Runners,
     control_plane::{ControlPlane, Registration},
+    runners::Runners,
 };
 use shoes_vz_model::id::{AgentId, RunnerId};
 use shoes_vz_proto::agent::{EndKind, RunnerState, SyncResponse};
