@@ -150,7 +150,7 @@ impl ControlPlane {
             let now = Away::of(&status);
             match away.replace(now) {
                 Some(before) if before == now => {
-                    tracing::debug!(server = self.uri, code = ?status.code(), reason = status.message(), "server still unreachable");
+                    tracing::debug!(server = self.uri, code = ?status.code(), reason = status.message(), "still no connection to the server");
                 }
                 _ => self.log(now, &status),
             }

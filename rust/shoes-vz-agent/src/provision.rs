@@ -8,7 +8,7 @@
 //! | what happens | when | then |
 //! |---|---|---|
 //! | cancelled, deadline, the VM ends, a panic | while a step waits | [`Unfinished`]: why, and what is to be undone |
-//! | cancelled, deadline | while the bundle is created or the VM process starts | the same, once that is done: neither is cut short |
+//! | cancelled, deadline | while the bundle is created or the VM process starts | the same; neither is cut short, and the removal waits for it |
 //! | the step's future is dropped with its VM | only with the whole agent | the VM goes on; the next agent adopts it |
 //!
 //! A step is never cancelled by dropping its future: that would drop the VM's [`VmResources`] with it, which then remove
@@ -57,16 +57,6 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    fn check(&self) -> Result<(), ProvisionError> {
-        if self.cancel.is_cancelled() {
-            return Err(ProvisionError::Cancelled);
-        }
-        match Instant::now() >= self.deadline {
-            true => Err(ProvisionError::Deadline { last_error: String::new() }),
-            false => Ok(()),
-        }
-    }
-
     /// Awaits `work`, for which no VM is needed.
     pub(crate) async fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, ProvisionError> {
         tokio::select! {

@@ -70,8 +70,8 @@ impl EmptySlot {
         bounds: &Bounds,
         observer: &mut dyn Observer,
     ) -> Result<Launched, Unfinished> {
-        let resources = self.occupy();
-        let host = &resources.host;
+        let mut resources = self.occupy();
+        let (host, bundle) = (resources.host.clone(), resources.bundle.path.clone());
         let spec = host.spec(resources.slot, request.size);
         let contents = BundleContents {
             bundle: resources.bundle.clone(),
@@ -81,22 +81,20 @@ impl EmptySlot {
             spec: VmSpec { max_lifetime: request.lives_until, state, ..spec },
         };
         let launch = async {
-            bounds.check()?;
-            whole(host.vms.create(contents)).await?.map_err(ProvisionError::Create)?;
-            bounds.check()?;
+            let vms = host.vms.clone();
+            let create = async move { vms.create(contents).await };
+            let created = resources.uninterrupted(bounds, create, |_| None).await?;
+            created.map_err(ProvisionError::Create)?;
             observer.enter(State::Booting, Stage::Start);
-            whole(host.vms.launch(&resources.bundle.path)).await?.map_err(ProvisionError::Launch)
+            let launch = async move { host.vms.launch(&bundle).await };
+            let launched = resources.uninterrupted(bounds, launch, Result::ok).await?;
+            launched.map_err(ProvisionError::Launch)
         };
         match launch.await {
             Ok(vm) => Ok(resources.launched(vm)),
             Err(error) => Err(resources.unfinished(error)),
         }
     }
-}
-
-/// What is never cut short: it bounds itself.
-async fn whole<T>(work: impl Future<Output = T>) -> Result<T, ProvisionError> {
-    caught(work).await.map_err(ProvisionError::Panicked)
 }
 
 impl Launched {
@@ -138,8 +136,8 @@ impl Launched {
         let ssh = identity::ssh_of(&resources.host.login, &resources.bundle.path);
         let find = async {
             let host = &resources.host;
-            let again = whole(async { host.vms.guest_again(&*vm, &host.route(), ssh.clone()) }).await?;
-            match again {
+            let again = caught(async { host.vms.guest_again(&*vm, &host.route(), ssh.clone()) }).await;
+            match again.map_err(ProvisionError::Panicked)? {
                 Some(guest) => Ok(guest),
                 None => find_guest(&resources, &*vm, &ssh, None, bounds, observer).await,
             }

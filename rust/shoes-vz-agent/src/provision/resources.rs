@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
+use shoes_vz_model::text;
 use shoes_vz_process::{backoff::Backoff, chain::Chain, units};
 use shoes_vz_proto::vm::VmStatus;
 use shoes_vz_vm::client::{Stop, VmError};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{ProvisionError, Unfinished};
+use super::{Bounds, ProvisionError, Unfinished};
 use crate::{bundles::Bundle, host::Host, slots::Ticket, vms::VmProcess};
 
 /// First pause between two attempts to reach sshd or a VM process, and the longest.
@@ -24,11 +28,16 @@ pub(crate) struct VmResources {
     pub(crate) bundle: Bundle,
     pub(crate) slot: u32,
     pub(crate) vm: Option<Arc<dyn VmProcess>>,
+    /// The rest of a step that is never cut short, for a caller that does not wait for it.
+    pending: Option<Pending>,
     /// `None` only while it is dropped.
     ticket: Option<Ticket>,
     /// Whether something other than the slot is to be undone.
     armed: bool,
 }
+
+/// Ends with the VM process, if that was what was under way.
+type Pending = JoinHandle<Option<Arc<dyn VmProcess>>>;
 
 /// A slot without a VM, and the bundle that is to be created in it.
 pub(crate) struct EmptySlot(pub(super) VmResources);
@@ -42,7 +51,7 @@ pub(crate) struct Launched {
 impl EmptySlot {
     pub(crate) fn new(host: Arc<Host>, bundle: Bundle, ticket: Ticket) -> Self {
         let slot = ticket.index();
-        Self(VmResources { host, bundle, slot, vm: None, ticket: Some(ticket), armed: false })
+        Self(VmResources { host, bundle, slot, vm: None, pending: None, ticket: Some(ticket), armed: false })
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -139,8 +148,34 @@ impl VmResources {
         }
     }
 
+    /// Awaits a step that is never cut short, because what it would leave behind could not be undone. When `bounds` end the
+    /// wait, it goes on, and the removal waits for it.
+    pub(super) async fn uninterrupted<T: Send + 'static>(
+        &mut self,
+        bounds: &Bounds,
+        step: impl Future<Output = T> + Send + 'static,
+        vm: fn(T) -> Option<Arc<dyn VmProcess>>,
+    ) -> Result<T, ProvisionError> {
+        let mut task = tokio::spawn(step);
+        match bounds.wait(&mut task).await {
+            Ok(done) => done.map_err(|error| match error.try_into_panic() {
+                Ok(panic) => ProvisionError::Panicked(text::of_panic(&*panic)),
+                Err(error) => ProvisionError::Panicked(error.to_string()),
+            }),
+            Err(error) => {
+                self.pending = Some(tokio::spawn(async move { task.await.ok().and_then(vm) }));
+                Err(error)
+            }
+        }
+    }
+
     /// Ends the VM and removes its bundle. May be called again after a failure.
     async fn try_to_remove(&mut self) -> Result<(), String> {
+        if let Some(pending) = self.pending.take()
+            && let Ok(Some(vm)) = pending.await
+        {
+            self.vm = Some(vm);
+        }
         let path = &self.bundle.path;
         if self.vm.is_none() {
             self.vm = self.host.vms.find(path).await.map_err(|e: VmError| Chain(&e).to_string())?;
@@ -187,6 +222,7 @@ impl Drop for VmResources {
             bundle: self.bundle.clone(),
             slot: self.slot,
             vm: self.vm.take(),
+            pending: self.pending.take(),
             ticket: self.ticket.take(),
             // A runtime that ends drops the task below before it runs: then nothing is removed.
             armed: false,

@@ -127,5 +127,5 @@ async fn a_guest_that_went_silent_while_no_agent_was_there_is_found_out_by_the_n
     let runners = host.agent().await;
     let (_, end) = until_gone(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Unresponsive, "{end:?}");
-    assert!(end.reason.contains("said nothing since this agent follows it"), "{end:?}");
+    assert!(end.reason.contains("it has not answered this agent once"), "{end:?}");
 }

@@ -113,7 +113,7 @@ async fn fault_02_an_absent_server_is_said_to_be_unreachable_once_and_stops_noth
     // While it is away: the runner ends, and several tries fail.
     host.vms.only().end(shoes_vz_proto::vm::VmEndKind::GuestPoweroff, "the guest powered itself off");
     until_gone(&runners, id).await;
-    log.until(|text| text.matches("still no server").count() >= 3).await;
+    log.until(|text| text.matches("still no connection").count() >= 3).await;
 
     let mut server = FakeServer::start(&addr.to_string(), 1).await;
     let told = server.until(|t| t.syncs > 0).await;
