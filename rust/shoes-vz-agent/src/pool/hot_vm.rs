@@ -59,7 +59,7 @@ enum Source {
 }
 
 /// How a hot VM leaves the pool.
-enum HotVmEnd {
+pub(super) enum HotVmEnd {
     /// A runner has it.
     Claimed(Delivery, ReadyVm),
     /// It could not be started.
@@ -68,17 +68,13 @@ enum HotVmEnd {
     Retired(VmResources, String),
 }
 
-/// A VM that is not ready, and why.
-pub(super) enum Unprepared {
-    Failed(VmResources, String),
-    Retired(VmResources, String),
-}
-
-impl Unprepared {
-    pub(super) fn failed(Unfinished { resources, error }: Unfinished) -> Self {
+impl From<Unfinished> for HotVmEnd {
+    fn from(Unfinished { resources, error }: Unfinished) -> Self {
         Self::Failed(resources, error.to_string())
     }
+}
 
+impl HotVmEnd {
     fn retired(Unfinished { resources, error }: Unfinished) -> Self {
         Self::Retired(resources, error.to_string())
     }
@@ -173,13 +169,10 @@ impl Life {
                 self.journal.enter(State::SshReady, Stage::Setup);
                 self.wait(vm).await
             }
-            Err(Unprepared::Failed(resources, _) | Unprepared::Retired(resources, _))
-                if bounds.cancel.is_cancelled() =>
-            {
+            Err(HotVmEnd::Failed(resources, _)) if bounds.cancel.is_cancelled() => {
                 HotVmEnd::Retired(resources, EVICTED.into())
             }
-            Err(Unprepared::Failed(resources, reason)) => HotVmEnd::Failed(resources, reason),
-            Err(Unprepared::Retired(resources, reason)) => HotVmEnd::Retired(resources, reason),
+            Err(end) => end,
         }
     }
 
@@ -263,22 +256,22 @@ impl Life {
     }
 
     /// One that was ready before: it answers, and SSH does.
-    async fn adopt(&mut self, resources: VmResources, bounds: &Bounds) -> Result<ReadyVm, Unprepared> {
+    async fn adopt(&mut self, resources: VmResources, bounds: &Bounds) -> Result<ReadyVm, HotVmEnd> {
         let launched =
             resources.reconnect(&bounds.cancel).await.map_err(|unfinished| match unfinished.error {
                 ProvisionError::NoVmProcess => {
-                    Unprepared::Retired(unfinished.resources, "it ended while no agent ran".into())
+                    HotVmEnd::Retired(unfinished.resources, "it ended while no agent ran".into())
                 }
-                _ => Unprepared::retired(unfinished),
+                _ => HotVmEnd::retired(unfinished),
             })?;
         let launched = match launched.status().state() {
-            VmState::Paused => launched.resume().await.map_err(Unprepared::retired)?,
+            VmState::Paused => launched.resume().await.map_err(HotVmEnd::retired)?,
             _ => launched,
         };
-        let vm = launched.find_guest_again(bounds, &mut self.journal).await.map_err(Unprepared::retired)?;
+        let vm = launched.find_guest_again(bounds, &mut self.journal).await.map_err(HotVmEnd::retired)?;
         match self.check(&vm, CHECK_DEADLINE).await {
             Ok(()) => Ok(vm),
-            Err(reason) => Err(Unprepared::Retired(vm.resources, reason)),
+            Err(reason) => Err(HotVmEnd::Retired(vm.resources, reason)),
         }
     }
 

@@ -12,9 +12,9 @@ use shoes_vz_vm::{
     spec::StateUse,
 };
 
-use super::hot_vm::{Life, Unprepared};
+use super::hot_vm::{HotVmEnd, Life};
 use crate::{
-    provision::{Bounds, EmptySlot, ReadyVm, Restored, VmRequest, VmResources},
+    provision::{Bounds, EmptySlot, ReadyVm, Restored, Unfinished, VmRequest, VmResources},
     saved_states::StatesMode,
 };
 
@@ -24,23 +24,26 @@ const LOGINS: usize = 3;
 /// Why there is no new state.
 enum Unsaved {
     /// The VM itself could not be started.
-    Vm(Unprepared),
+    Vm(HotVmEnd),
     /// Only the state could not be saved; what is left of the VM.
     State(VmResources, String),
-    /// Nothing was started yet.
-    Draft(EmptySlot, String),
+}
+
+impl From<Unfinished> for Unsaved {
+    fn from(unfinished: Unfinished) -> Self {
+        Self::Vm(unfinished.into())
+    }
 }
 
 impl Life {
-    pub(super) async fn prepare(&mut self, slot: EmptySlot, bounds: &Bounds) -> Result<ReadyVm, Unprepared> {
+    pub(super) async fn prepare(&mut self, slot: EmptySlot, bounds: &Bounds) -> Result<ReadyVm, HotVmEnd> {
         let mode = self.host.saved_states.mode();
         if !mode.uses() || self.hot_vm.size != self.host.default_size() {
             self.host.saved_states.count_unsupported();
             return self.boot(slot, StateUse::None, bounds).await;
         }
         let request = self.request();
-        let restored = slot.restore_if_possible(&request, bounds, &mut self.journal).await;
-        let slot = match restored.map_err(Unprepared::failed)? {
+        let slot = match slot.restore_if_possible(&request, bounds, &mut self.journal).await? {
             Restored::Ready(vm) => return Ok(vm),
             Restored::Not(slot, _) => slot,
         };
@@ -48,21 +51,16 @@ impl Life {
             return self.boot(slot, StateUse::None, bounds).await;
         }
         let index = slot.index();
-        let (slot, reason) = match self.save_and_restore(slot, bounds).await {
+        let (resources, reason) = match self.save_and_restore(slot, bounds).await {
             Ok(vm) => return Ok(vm),
-            Err(Unsaved::Vm(unprepared)) => return Err(unprepared),
-            Err(Unsaved::Draft(slot, reason)) if self.is_for_its_state() => {
-                return Err(Unprepared::Failed(slot.into_resources(), reason));
-            }
-            Err(Unsaved::Draft(slot, reason)) => (slot, reason),
-            // No runner waits for it, and the state was all it was for.
-            Err(Unsaved::State(resources, reason)) if self.is_for_its_state() => {
-                return Err(Unprepared::Failed(resources, reason));
-            }
-            Err(Unsaved::State(resources, reason)) => {
-                (resources.clear().await.map_err(Unprepared::failed)?, reason)
-            }
+            Err(Unsaved::Vm(end)) => return Err(end),
+            Err(Unsaved::State(resources, reason)) => (resources, reason),
         };
+        if self.is_for_its_state() {
+            // No runner waits for it.
+            return Err(HotVmEnd::Failed(resources, reason));
+        }
+        let slot = resources.clear().await?;
         let retry_in = self.host.saved_states.failed(index, reason.clone());
         tracing::warn!(slot = index, reason, ?retry_in, "saving a state failed; booting the guest instead");
         self.boot(slot, StateUse::None, bounds).await
@@ -75,14 +73,9 @@ impl Life {
         VmRequest { size: self.hot_vm.size, script: None, lives_until }
     }
 
-    async fn boot(
-        &mut self,
-        slot: EmptySlot,
-        state: StateUse,
-        bounds: &Bounds,
-    ) -> Result<ReadyVm, Unprepared> {
+    async fn boot(&mut self, slot: EmptySlot, state: StateUse, bounds: &Bounds) -> Result<ReadyVm, HotVmEnd> {
         let request = self.request();
-        slot.boot(&request, state, bounds, &mut self.journal).await.map_err(Unprepared::failed)
+        Ok(slot.boot(&request, state, bounds, &mut self.journal).await?)
     }
 
     /// A new state for this slot, proved by a restore, after which the VM is ready.
@@ -90,7 +83,7 @@ impl Life {
         let index = slot.index();
         let draft = match self.host.saved_states.draft(index, &self.host.default_spec(index)).await {
             Ok(draft) => draft,
-            Err(reason) => return Err(Unsaved::Draft(slot, reason)),
+            Err(reason) => return Err(Unsaved::State(slot.into_resources(), reason)),
         };
         let booted = self.boot(slot, StateUse::Save(draft.dir().to_owned()), bounds).await;
         let vm = booted.map_err(Unsaved::Vm)?;
@@ -99,15 +92,14 @@ impl Life {
             return Ok(vm);
         }
         let slot = match self.save(&vm, draft, bounds).await {
-            Ok(()) => vm.resources.clear().await.map_err(|u| Unsaved::Vm(Unprepared::failed(u)))?,
+            Ok(()) => vm.resources.clear().await?,
             Err(reason) => return Err(Unsaved::State(vm.resources, reason)),
         };
         let request = self.request();
-        let restored = slot.restore_unproved(&request, bounds, &mut self.journal).await;
-        match restored.map_err(|u| Unsaved::Vm(Unprepared::failed(u)))? {
+        match slot.restore_unproved(&request, bounds, &mut self.journal).await? {
             Restored::Ready(vm) => Ok(vm),
             Restored::Not(slot, reason) => {
-                Err(Unsaved::Draft(slot, format!("it could not be restored: {reason}")))
+                Err(Unsaved::State(slot.into_resources(), format!("it could not be restored: {reason}")))
             }
         }
     }
