@@ -62,7 +62,7 @@ impl Ends {
             return;
         }
         let all = wire::SyncRequest { runners: ends.values().cloned().collect(), ..Default::default() };
-        if let Err(error) = files::write(&self.path, &all.encode_to_vec()) {
+        if let Err(error) = files::replace(&self.path, &all.encode_to_vec(), files::Readers::Owner) {
             tracing::error!(path = ?self.path, %error, "writing the ends of runners failed; a restart now would lose them");
         }
     }

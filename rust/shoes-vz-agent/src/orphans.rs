@@ -1,12 +1,12 @@
-//! What former agents left below a runners path besides bundles, accounted for when an agent starts: files that are half
-//! written, and processes whose VM nobody can adopt.
+//! Cleanup when an agent starts: what earlier agents left below its runners path besides bundles. These are files that were
+//! not written completely, and processes whose VM no agent can adopt.
 //!
 //! ```text
 //! lock ─▶ leftovers ─▶ bundles: adopt or remove (runners.rs) ─▶ processes ─▶ summary
 //! ```
-//! The agent holds the lock on the path, without which nobody starts a VM below it. What is not surely ours is named in
-//! the log and left alone. A VM process does not end itself when its bundle disappears: while an agent follows it that
-//! agent still can, and afterwards it is ended here.
+//! The agent holds the lock on the path, so that no other agent starts a VM below it. What does not clearly belong to an
+//! agent is logged and left alone. A VM process does not end when its bundle disappears: the agent that follows it ends it,
+//! or, if there is none, the next agent does so here.
 
 mod leftovers;
 mod processes;
@@ -14,30 +14,28 @@ mod processes;
 use std::path::Path;
 
 pub(crate) use self::leftovers::Leftovers;
-pub use self::processes::{Adopted, Ended};
+pub use self::processes::{AdoptedVms, OrphansEnded};
 
-/// What there was.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Account {
-    /// Bundles whose VM goes on.
+pub struct CleanupSummary {
+    /// Bundles whose VM runs.
     pub adopted: usize,
-    /// Bundles whose VM is over.
+    /// Bundles whose VM has ended.
     pub removed: usize,
-    /// Temporary files that were removed.
+    /// Incomplete files that were removed.
     pub leftovers: usize,
-    /// Processes that were ended.
+    /// Processes that were killed.
     pub ended: usize,
-    /// Files, directories and processes that were left alone although they should not be there.
+    /// Unexpected files, directories and processes that were left alone.
     pub foreign: usize,
 }
 
-impl Account {
-    /// The one line an operator looks for.
+impl CleanupSummary {
     pub(crate) fn log(&self, runners_path: &Path) {
         let Self { adopted, removed, leftovers, ended, foreign } = *self;
         tracing::info!(
             adopted, removed, leftovers, ended, foreign, runners_path = %runners_path.display(),
-            "removed or adopted what former agents left"
+            "startup cleanup done"
         );
     }
 }

@@ -39,7 +39,7 @@ use crate::{
     bundles::{Bundle, Script},
     guest::Guest,
     ssh::Ssh,
-    tasks::caught,
+    tasks::catch_panic,
     vms::VmProcess,
 };
 
@@ -79,7 +79,7 @@ impl Bounds {
             () = self.cancel.cancelled() => Err(ProvisionError::Cancelled),
             end = vm.ended() => Err(ProvisionError::VmEnded { end, stage }),
             () = sleep_until(self.deadline) => Err(ProvisionError::Deadline { last_error: String::new() }),
-            outcome = caught(work) => outcome.unwrap_or_else(|panic| Err(ProvisionError::Panicked(panic))),
+            outcome = catch_panic(work) => outcome.unwrap_or_else(|panic| Err(ProvisionError::Panicked(panic))),
         }
     }
 }

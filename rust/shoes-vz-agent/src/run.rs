@@ -58,9 +58,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ready.remove()?;
     let disk = agent.disk.clone();
     tokio::select! {
-        () = tasks.watched("the server's stream", server.serve(|_| ready.write())) => {}
-        () = tasks.watched("watching the disk", disk.look_on(disk::LOOK_EVERY)) => {}
-        () = tasks.watched("keeping VMs hot", agent.pool.keep()) => {}
+        () = tasks.supervise("the server's stream", server.serve(|_| ready.write())) => {}
+        () = tasks.supervise("watching the disk", disk.check_periodically(disk::CHECK_INTERVAL)) => {}
+        () = tasks.supervise("keeping VMs hot", agent.pool.keep()) => {}
         _ = tasks.failed() => {}
         _ = signals.stop() => {}
     }
@@ -165,7 +165,8 @@ pub(crate) fn agent_id(state_dir: &Path) -> anyhow::Result<AgentId> {
             .with_context(|| format!("{path:?} does not hold a valid agent ID; remove it to get a new one")),
         None => {
             let id = AgentId::random();
-            files::write(&path, format!("{id}\n").as_bytes()).with_context(|| format!("writing {path:?}"))?;
+            files::replace(&path, format!("{id}\n").as_bytes(), files::Readers::Owner)
+                .with_context(|| format!("writing {path:?}"))?;
             Ok(id)
         }
     }
@@ -195,7 +196,7 @@ impl ReadyFile {
             "pid": std::process::id(),
             "ip_notify_addr": self.address,
         });
-        if let Err(error) = files::write(path, format!("{content}\n").as_bytes()) {
+        if let Err(error) = files::replace(path, format!("{content}\n").as_bytes(), files::Readers::Owner) {
             tracing::error!(?path, %error, "writing --ready-file failed");
         }
     }

@@ -44,8 +44,8 @@ use crate::{
     bundles::{Bundle, Script},
     host::VmSize,
     provision::{Journal, ReadyVm, VmResources},
-    slots::Place,
-    tasks::caught,
+    slots::Admission,
+    tasks::catch_panic,
 };
 
 /// Stands for "no limit" where a moment is needed.
@@ -112,14 +112,14 @@ pub(crate) enum Found {
 struct Runner {
     agent: Arc<Agent>,
     report: Report,
-    place: Place,
+    admission: Admission,
     delete: CancellationToken,
     max_lifetime: Option<Duration>,
     expires: Instant,
 }
 
 /// Begins a runner.
-pub(crate) fn begin(agent: Arc<Agent>, request: RunnerRequest, place: Place) -> Handle {
+pub(crate) fn begin(agent: Arc<Agent>, request: RunnerRequest, admission: Admission) -> Handle {
     let host = &agent.host;
     let bundle = Bundle::of(&host.runners_path, request.id);
     let lifetime = request.max_lifetime.or(agent.limits.max_lifetime);
@@ -136,7 +136,7 @@ pub(crate) fn begin(agent: Arc<Agent>, request: RunnerRequest, place: Place) -> 
     // Without hot VMs there is none to claim.
     let stage = if agent.pool.is_empty() { Stage::Clone } else { Stage::Claim };
     let journal = Journal::begin(host.ambient.clone(), bundle, meta, stage);
-    Runner::spawn(agent, journal, place, Phase::Provisioning(Provisioning::New(request)))
+    Runner::spawn(agent, journal, admission, Phase::Provisioning(Provisioning::New(request)))
 }
 
 /// Continues with a runner that a former agent began: its end, if that was decided, else its life.
@@ -145,7 +145,7 @@ pub(crate) fn resume(
     meta: RuntimeMetadata,
     found: Found,
     vm: VmResources,
-    place: Place,
+    admission: Admission,
 ) -> Handle {
     let decided = agent.ends.get(vm.bundle.runner).and_then(|runner| runner.end);
     let phase = meta.phase;
@@ -158,11 +158,11 @@ pub(crate) fn resume(
         }
         (None, Found::Live) => Phase::Provisioning(Provisioning::Adopted(vm, phase)),
     };
-    Runner::spawn(agent, journal, place, next)
+    Runner::spawn(agent, journal, admission, next)
 }
 
 impl Runner {
-    fn spawn(agent: Arc<Agent>, journal: Journal, place: Place, phase: Phase) -> Handle {
+    fn spawn(agent: Arc<Agent>, journal: Journal, admission: Admission, phase: Phase) -> Handle {
         let (id, name) = (journal.bundle.runner, journal.meta.runner_name.clone());
         let span = tracing::info_span!("runner", runner_id = %id, runner_name = name);
         let delete = CancellationToken::new();
@@ -176,7 +176,7 @@ impl Runner {
         let runner = Self {
             report: Report::new(agent.clone(), journal),
             agent,
-            place,
+            admission,
             delete: delete.clone(),
             max_lifetime,
             expires: Instant::now() + max_lifetime.unwrap_or(AGES).min(AGES),
@@ -189,17 +189,17 @@ impl Runner {
         let fault = |panic: String| RunnerEnd::fault_of_the_agent(&panic);
         loop {
             phase = match phase {
-                Phase::Provisioning(from) => caught(self.provision(from))
+                Phase::Provisioning(from) => catch_panic(self.provision(from))
                     .await
                     .unwrap_or_else(|panic| Phase::TearingDown(None, fault(panic))),
                 Phase::Ready(vm, script) => {
-                    match caught(self.hand_over(&vm, &script)).await.unwrap_or_else(|p| Err(fault(p))) {
+                    match catch_panic(self.hand_over(&vm, &script)).await.unwrap_or_else(|p| Err(fault(p))) {
                         Ok(()) => Phase::Following(vm),
                         Err(end) => Phase::TearingDown(Some(vm.resources), end),
                     }
                 }
                 Phase::Following(vm) => {
-                    let end = caught(self.follow(&vm)).await.unwrap_or_else(fault);
+                    let end = catch_panic(self.follow(&vm)).await.unwrap_or_else(fault);
                     Phase::TearingDown(Some(vm.resources), end)
                 }
                 Phase::TearingDown(resources, end) => return self.tear_down(resources, &end).await,
@@ -231,10 +231,10 @@ impl Runner {
         if let (Some(notices), Ok(ip)) =
             (&self.agent.host.notices, self.report.journal.meta.ip_address.parse())
         {
-            notices.forget(ip);
+            notices.release(ip);
         }
         // Free before the end is published, so that its reader finds a slot.
-        drop(self.place);
+        drop(self.admission);
         self.report.removed();
     }
 }

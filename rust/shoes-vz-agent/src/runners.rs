@@ -19,7 +19,7 @@ use crate::{
     agent::Agent,
     bundles::{self, Bundle},
     host::VmSize,
-    orphans::{Account, Adopted, Leftovers},
+    orphans::{AdoptedVms, CleanupSummary, Leftovers},
     provision::VmResources,
     runner::{self, Found, Handle, RunnerRequest},
 };
@@ -71,14 +71,14 @@ impl Runners {
     }
 
     /// Takes over every VM that a former agent left, and removes what is left of those that have ended.
-    pub async fn adopt_all(&self) -> std::io::Result<Account> {
+    pub async fn adopt_all(&self) -> std::io::Result<CleanupSummary> {
         let runners_path = self.agent.host.runners_path.clone();
         let leftovers = Leftovers::remove(&runners_path)?;
         let found = bundles::scan(&runners_path)?;
-        let mut account = Account {
+        let mut summary = CleanupSummary {
             leftovers: leftovers.removed,
             foreign: leftovers.foreign.len() + found.foreign.len(),
-            ..Account::default()
+            ..CleanupSummary::default()
         };
         for path in found.foreign {
             tracing::warn!(?path, "not a bundle of an agent; leaving the directory alone");
@@ -89,21 +89,21 @@ impl Runners {
                 self.agent.board.publish(id, runner);
             }
         }
-        let mut adopted = Adopted::new();
+        let mut adopted = AdoptedVms::new();
         for bundle in found.bundles {
             let path = bundle.path.clone();
             match self.adopt(bundle).await {
                 Adoption::Live(vm) => drop(adopted.insert(path, (vm.pid, vm.hypervisor_pid))),
                 Adoption::Unknown => drop(adopted.insert(path, (0, 0))),
-                Adoption::Ended => account.removed += 1,
+                Adoption::Ended => summary.removed += 1,
             }
         }
-        account.adopted = adopted.len();
+        summary.adopted = adopted.len();
         let ended = self.agent.host.vms.end_orphans(&runners_path, adopted).await;
-        account.ended = ended.ended;
-        account.foreign += ended.left;
-        account.log(&runners_path);
-        Ok(account)
+        summary.ended = ended.ended;
+        summary.foreign += ended.left;
+        summary.log(&runners_path);
+        Ok(summary)
     }
 
     async fn adopt(&self, bundle: Bundle) -> Adoption {
@@ -122,7 +122,7 @@ impl Runners {
         }
         let bundle = self.finish_rename(bundle, &meta).await;
         let (id, name) = (bundle.runner, meta.runner_name.clone());
-        let (place, ticket) = self.agent.slots.adopt(meta.slot);
+        let (admission, ticket) = self.agent.slots.adopt(meta.slot);
         let (adoption, found, vm) = match host.vms.find(&bundle.path).await {
             Ok(Some(vm)) => {
                 tracing::info!(runner_id = %id, runner_name = name, "adopting a live VM");
@@ -140,7 +140,7 @@ impl Runners {
             }
         };
         let resources = VmResources::found(host.clone(), bundle, ticket, vm);
-        let handle = runner::resume(self.agent.clone(), meta, found, resources, place);
+        let handle = runner::resume(self.agent.clone(), meta, found, resources, admission);
         self.lock().live.insert(id, handle);
         adoption
     }
@@ -164,7 +164,7 @@ impl Runners {
     /// A hot VM waits on, unless it was not ready yet or none like it is wanted.
     async fn adopt_hot(&self, bundle: Bundle, meta: RuntimeMetadata) -> Adoption {
         let Agent { host, pool, slots, .. } = &*self.agent;
-        let ticket = slots.readopt(meta.slot);
+        let ticket = slots.adopt_hot(meta.slot);
         let id = bundle.runner;
         let size = VmSize { cpus: meta.cpus, memory_bytes: meta.memory_bytes, disk_bytes: meta.disk_bytes };
         let vm = host.vms.find(&bundle.path).await.ok().flatten();
@@ -217,10 +217,10 @@ impl Runners {
             tracing::info!(runner_id = %id, "this runner exists already");
             return Ok(());
         }
-        self.agent.disk.look().map_err(|reason| CommandOutcome { reason, try_elsewhere: true })?;
-        let place = self.agent.slots.reserve().map_err(|e| e.to_string())?;
+        self.agent.disk.check().map_err(|reason| CommandOutcome { reason, try_elsewhere: true })?;
+        let admission = self.agent.slots.admit().map_err(|e| e.to_string())?;
         tracing::info!(runner_id = %id, runner_name = %request.name, request_id, "creating a runner");
-        state.live.insert(id, runner::begin(self.agent.clone(), request, place));
+        state.live.insert(id, runner::begin(self.agent.clone(), request, admission));
         Ok(())
     }
 

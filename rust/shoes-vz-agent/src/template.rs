@@ -1,4 +1,4 @@
-//! Making templates.
+//! Creating templates.
 
 pub mod build;
 pub mod install;

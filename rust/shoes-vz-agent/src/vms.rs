@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     bundles::{Bundle, Script},
     guest::{self, Contact, Guest, GuestError, Route},
-    orphans::{Adopted, Ended},
+    orphans::{AdoptedVms, OrphansEnded},
     ssh::Ssh,
 };
 
@@ -49,7 +49,7 @@ pub trait Vms: Send + Sync + 'static {
     /// Removes a bundle whose VM has ended; one that does not exist is fine.
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError>;
     /// Ends every process that runs a VM of a bundle below `runners_path`, except those of adopted VMs.
-    async fn end_orphans(&self, runners_path: &Path, adopted: Adopted) -> Ended;
+    async fn end_orphans(&self, runners_path: &Path, adopted: AdoptedVms) -> OrphansEnded;
 }
 
 /// One VM process. Dropping it does nothing to the VM.
@@ -193,7 +193,7 @@ impl Vms for LocalVms {
     }
 
     fn guest_again(&self, vm: &dyn VmProcess, route: &Route, ssh: Ssh) -> Option<Arc<dyn Guest>> {
-        guest::again(&vm.guest_socket(), route, ssh)
+        guest::reconnect(&vm.guest_socket(), route, ssh)
     }
 
     async fn rename(&self, vm: Option<&dyn VmProcess>, from: &Bundle, to: &Bundle) -> Result<(), CloneError> {
@@ -213,9 +213,9 @@ impl Vms for LocalVms {
         done(spawn_blocking(move || clone::remove_bundle(&path)).await)
     }
 
-    async fn end_orphans(&self, runners_path: &Path, adopted: Adopted) -> Ended {
+    async fn end_orphans(&self, runners_path: &Path, adopted: AdoptedVms) -> OrphansEnded {
         let path = runners_path.to_owned();
-        done(spawn_blocking(move || Ended::orphans(&path, &adopted)).await)
+        done(spawn_blocking(move || OrphansEnded::end(&path, &adopted)).await)
     }
 }
 

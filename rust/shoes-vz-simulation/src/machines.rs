@@ -15,8 +15,8 @@ use std::{
 use async_trait::async_trait;
 use shoes_vz_agent::{
     bundles::{Bundle, Script},
-    guest::{Contact, Following, Guest, GuestError, Route},
-    orphans::{Adopted, Ended},
+    guest::{Contact, Guest, GuestError, GuestFollower, Route},
+    orphans::{AdoptedVms, OrphansEnded},
     slots::Slots,
     ssh::{Ssh, SshError},
     vms::{BundleContents, VmProcess, Vms},
@@ -149,7 +149,7 @@ impl Vms for SimHost {
         let socket = vm.guest_socket();
         match self.world.vm(socket.parent().unwrap_or(Path::new("/"))) {
             Some(vm) => Ok(Arc::new(SimGuest { host: self.clone(), vm })),
-            None => Err(GuestError::Broken("the VM has ended".into())),
+            None => Err(GuestError::Unavailable("the VM has ended".into())),
         }
     }
 
@@ -158,10 +158,10 @@ impl Vms for SimHost {
         Some(Arc::new(SimGuest { host: self.clone(), vm }))
     }
 
-    async fn end_orphans(&self, _: &Path, adopted: Adopted) -> Ended {
+    async fn end_orphans(&self, _: &Path, adopted: AdoptedVms) -> OrphansEnded {
         self.world.step(&self.name).await;
         let orphans = self.world.live().into_iter().filter(|vm| vm.agent == self.agent);
-        let mut ended = Ended::default();
+        let mut ended = OrphansEnded::default();
         for vm in orphans.filter(|vm| !adopted.contains_key(&vm.bundle())) {
             self.world.stopped(&vm);
             vm.end(VmEndKind::HypervisorKilled, "an orphan is ended");
@@ -321,12 +321,12 @@ impl Guest for SimGuest {
             world.violated(format!("the VM of {} is given the script of another runner", named.name));
         }
         if !self.vm.is_live() {
-            return Err(GuestError::Broken("the VM is over".into()));
+            return Err(GuestError::Unavailable("the VM is over".into()));
         }
         self.vm.set_up(&named.runner, &text);
         // Taken, and the answer is lost.
         if world.one_in(world.rates().hand_over) {
-            return Err(GuestError::Broken("as the simulation has it".into()));
+            return Err(GuestError::Unavailable("as the simulation has it".into()));
         }
         world.step(&self.host.name).await;
         Ok(())
@@ -336,7 +336,7 @@ impl Guest for SimGuest {
         self.host.takes(0, 5).await;
         match self.vm.is_live() && !self.vm.is_paused() {
             true => Ok(()),
-            false => Err(GuestError::Broken("the VM does not run".into())),
+            false => Err(GuestError::Unavailable("the VM does not run".into())),
         }
     }
 
@@ -344,18 +344,18 @@ impl Guest for SimGuest {
         Ok(())
     }
 
-    async fn ask(&self) -> Result<Option<Status>, GuestError> {
+    async fn query_status(&self) -> Result<Option<Status>, GuestError> {
         self.host.takes(0, 5).await;
         if self.vm.is_paused() {
             std::future::pending::<()>().await;
         }
         if !self.vm.is_live() {
-            return Err(GuestError::Broken("the VM is over".into()));
+            return Err(GuestError::Unavailable("the VM is over".into()));
         }
         Ok(Some(self.vm.guest().borrow().clone()))
     }
 
-    fn follow(&self, _: RunnerId, _: &Path) -> Following {
+    fn follow(&self, _: RunnerId, _: &Path) -> GuestFollower {
         let (sender, status) = watch::channel::<Option<Status>>(None);
         let mut guest = self.vm.guest();
         let mut follow = tokio::task::JoinSet::new();
@@ -369,7 +369,7 @@ impl Guest for SimGuest {
             }
         });
         let (_, logged) = watch::channel(u64::MAX);
-        Following::new(status, logged, None, follow)
+        GuestFollower::new(status, logged, None, follow)
     }
 }
 

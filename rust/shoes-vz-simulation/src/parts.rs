@@ -255,7 +255,7 @@ pub(crate) async fn agent(
     };
     let agent = Agent::new(host, limits, slots, hot_plan(hot)?, disk.clone(), Ends::open(&state_dir)?);
     let runners = Arc::new(Runners::new(Arc::clone(&agent)));
-    tokio::spawn(disk.look_on(Duration::from_secs(1)));
+    tokio::spawn(disk.check_periodically(Duration::from_secs(1)));
     runners.adopt_all().await?;
     tokio::spawn(async move { agent.pool.keep().await });
     *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));

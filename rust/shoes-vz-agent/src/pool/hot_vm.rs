@@ -244,7 +244,7 @@ impl Life {
         if self.host.template.fingerprint() != self.fingerprint {
             return Err("the template has changed since it was started".into());
         }
-        match timeout(deadline, vm.guest.ask()).await {
+        match timeout(deadline, vm.guest.query_status()).await {
             Ok(Ok(Some(status))) if status.setup.phase != SetupPhase::None => {
                 Err("it has been given a setup script already".into())
             }

@@ -278,7 +278,7 @@ impl Pool {
             match self.0.host.saved_states.needs(slot, &self.0.host.default_spec(slot)).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    if let Some(ticket) = self.0.slots.take_this(slot) {
+                    if let Some(ticket) = self.0.slots.take_index(slot) {
                         return Ok(ticket);
                     }
                 }

@@ -21,7 +21,7 @@ use crate::{
     host::VmSize,
     ip_notices::IpClaim,
     ssh::Ssh,
-    tasks::caught,
+    tasks::catch_panic,
     vms::{BundleContents, VmProcess},
 };
 use std::sync::Arc;
@@ -136,7 +136,7 @@ impl Launched {
         let ssh = identity::ssh_of(&resources.host.login, &resources.bundle.path);
         let find = async {
             let host = &resources.host;
-            let again = caught(async { host.vms.guest_again(&*vm, &host.route(), ssh.clone()) }).await;
+            let again = catch_panic(async { host.vms.guest_again(&*vm, &host.route(), ssh.clone()) }).await;
             match again.map_err(ProvisionError::Panicked)? {
                 Some(guest) => Ok(guest),
                 None => find_guest(&resources, &*vm, &ssh, None, bounds, observer).await,

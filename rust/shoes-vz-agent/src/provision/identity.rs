@@ -58,13 +58,17 @@ impl GuestIdentity {
 
     /// Keeps in the bundle what a later agent needs to log in.
     pub(crate) fn keep(&self, bundle: &Path) -> Result<(), IdentityError> {
-        files::write(&bundle.join(LOGIN_KEY), self.login.to_openssh(LineEnding::LF)?.as_bytes())?;
-        Ok(files::write(&bundle.join(HOST_KEY), self.host.to_openssh()?.as_bytes())?)
+        files::replace(
+            &bundle.join(LOGIN_KEY),
+            self.login.to_openssh(LineEnding::LF)?.as_bytes(),
+            files::Readers::Owner,
+        )?;
+        Ok(files::replace(&bundle.join(HOST_KEY), self.host.to_openssh()?.as_bytes(), files::Readers::Owner)?)
     }
 
     /// SSH into that guest.
     pub(crate) fn ssh(&self, login: &Login) -> Ssh {
-        login.with(self.login.clone(), self.host.clone())
+        login.with_keys(self.login.clone(), self.host.clone())
     }
 }
 
@@ -80,9 +84,9 @@ pub(crate) fn ssh_of(login: &Login, bundle: &Path) -> Ssh {
     let own = || {
         let login_key = PrivateKey::from_openssh(kept(LOGIN_KEY)?).ok()?;
         let host_key = PublicKey::from_openssh(std::str::from_utf8(&kept(HOST_KEY)?).ok()?).ok()?;
-        Some(login.with(login_key, host_key))
+        Some(login.with_keys(login_key, host_key))
     };
-    own().unwrap_or_else(|| login.of_one_vm())
+    own().unwrap_or_else(|| login.for_one_vm())
 }
 
 #[cfg(test)]

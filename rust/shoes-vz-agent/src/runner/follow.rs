@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     files,
-    guest::{Following, lost},
+    guest::{GuestFollower, first_panic},
     provision::ReadyVm,
 };
 
@@ -42,7 +42,7 @@ impl Runner {
         let mut registration: Option<Instant> = None;
         let limits = self.agent.limits;
         let unresponsive =
-            silence(Arc::clone(guest), vm.status(), following.watched(), limits.unresponsive_guest_limit);
+            silence(Arc::clone(guest), vm.status(), following.view(), limits.unresponsive_guest_limit);
         let interruption = self.interruption();
         tokio::pin!(unresponsive, interruption);
         loop {
@@ -76,7 +76,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 end = &mut interruption => return end,
-                panic = lost(&mut following.tasks) => return RunnerEnd::fault_of_the_agent(&panic),
+                panic = first_panic(&mut following.tasks) => return RunnerEnd::fault_of_the_agent(&panic),
                 changed = following.status.changed() => if changed.is_err() {
                     return RunnerEnd::fault_of_the_agent("the task that follows the guest ended");
                 },
@@ -110,7 +110,7 @@ impl Runner {
         RunnerEnd::of_vm(end, self.report.stage(), &self.report.journal.bundle.path)
     }
 
-    async fn setup_failed(&mut self, code: i32, log_bytes: u64, following: &mut Following) -> RunnerEnd {
+    async fn setup_failed(&mut self, code: i32, log_bytes: u64, following: &mut GuestFollower) -> RunnerEnd {
         if timeout(LOG_DEADLINE, following.logged.wait_for(|n| *n >= log_bytes)).await.is_err() {
             tracing::warn!("the last of the setup script's output did not arrive in time");
         }

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::guest::{Guest, Watched};
+use crate::guest::{FollowerView, Guest};
 
 /// Between an answer and the next request, and until its answer must arrive; both less where the limit is short.
 const ASK_EVERY: Duration = Duration::from_secs(30);
@@ -40,29 +40,29 @@ pub(super) struct Silence {
 pub(super) async fn silence(
     guest: Arc<dyn Guest>,
     mut vm: watch::Receiver<VmStatus>,
-    watched: Watched,
+    view: FollowerView,
     limit: Option<Duration>,
 ) -> Silence {
     let mut count = Count::new(limit);
-    let mut seen = watched.seen();
+    let mut seen = view.snapshot();
     loop {
         sleep(count.every).await;
         let asked = Instant::now();
-        let answer = timeout(count.deadline, guest.ask()).await;
+        let answer = timeout(count.deadline, guest.query_status()).await;
         if is_paused(&vm.borrow()) {
             // The VM's end is awaited elsewhere; a follower that died would end it too.
             drop(vm.wait_for(|s| !is_paused(s)).await);
             count.reset();
             continue;
         }
-        let before = std::mem::replace(&mut seen, watched.seen());
+        let before = std::mem::replace(&mut seen, view.snapshot());
         let reason = match answer {
             Ok(Ok(status)) => {
                 if let Some(status) = &status
                     && seen == before
-                    && watched.is_behind(status)
+                    && view.is_behind(status)
                 {
-                    watched.reopen();
+                    view.reopen();
                 }
                 count.answered(status.map_or_else(|| "an answer without a status".into(), |s| describe(&s)));
                 continue;

@@ -1,11 +1,11 @@
-//! `template build-linux`: a Linux guest from this machine's own Debian or Ubuntu packages.
+//! `template build-linux`: a Linux template from Debian or Ubuntu packages of this machine's release.
 //!
 //! ```text
-//!  arguments ─▶ checked ─▶ locks ─▶ build.sh fills <parent>/.<name>.new ─▶ Template.json ─▶ published
-//!                                                                           (exchanged with what was there)
+//!  arguments ─▶ checks ─▶ locks ─▶ build.sh fills <parent>/.<name>.new ─▶ Template.json ─▶ publish
+//!                                                                          (exchanged with an existing template)
 //! ```
-//! A template is a golden image, and bundles are overlays over its `Disk.img`: a new version is a new file in the old
-//! one's place, never a change of it, so that guests that run keep what they have open.
+//! Bundles are overlays over the `Disk.img` of a template. A new version is therefore a new file that replaces the old one
+//! and never changes it, so that running guests keep the version that they have open.
 
 mod publish;
 mod static_elf;
@@ -17,89 +17,48 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use clap::Args;
 use shoes_vz_model::template::{Os, Template, Transport, file};
-use shoes_vz_process::units;
 use shoes_vz_terminal::output::note;
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::commands::print;
+use crate::{cli::BuildLinux, commands::print};
 
 use publish::{Scratch, publish};
 use static_elf::Linkage;
 
 const SCRIPT: &str = include_str!("../../../../packaging/linux-guest/build.sh");
 
-/// Boots fast where the processor is emulated. It gives up defences that guests used once, by one job, behind a
-/// virtual machine's wall do without (mitigations, LSMs but capabilities); use
-/// `--kernel-cmdline` for others. The initcalls left out are self-tests and key rings nothing here uses.
+/// Boots fast where the processor is emulated. It disables defenses that a VM used once, for one job, does not need
+/// (mitigations, LSMs except capabilities); use `--kernel-cmdline` for others. The disabled initcalls are self-tests and key
+/// rings that the guest does not use.
 const KERNEL_CMDLINE: &str = "console=ttyS0 panic=-1 reboot=t quiet audit=0 mitigations=off init_on_alloc=0 \
      no_timer_check tsc=reliable lsm=capability cryptomgr.notests random.trust_cpu=on \
      initcall_blacklist=bpf_tcp_ca_kfunc_init,load_system_certificate_list,jent_mod_init,bpf_dummy_struct_ops_init,\
      bpf_prog_test_run_init,init_encrypted,crypto_kdf108_init,ecdsa_init";
 const SERIAL_CONSOLE: &str = if cfg!(target_arch = "aarch64") { "ttyAMA0" } else { "ttyS0" };
 
-/// `template build-linux`
-#[derive(Debug, Clone, Args)]
-pub struct BuildLinux {
-    /// The template's directory; a template that is there is replaced in one step
-    #[arg(long)]
-    pub output: PathBuf,
-    /// The guest agent, linked statically [default: shoes-vz-runner-agent beside this program]
-    #[arg(long)]
-    pub guest_agent: Option<PathBuf>,
-    /// The guest's first process, linked statically [default: shoes-vz-guest-init beside this program]
-    #[arg(long)]
-    pub guest_init: Option<PathBuf>,
-    /// Directory whose content is laid over the guest's root, owned by root (by the runner below /usr/local/etc and
-    /// /home/runner); may be repeated
-    #[arg(long)]
-    pub overlay: Vec<PathBuf>,
-    /// Where downloads, stages and the guest's keys are kept [default: ~/.cache/shoes-vz/linux-guest]
-    #[arg(long)]
-    pub cache: Option<PathBuf>,
-    /// Size of the guest's disk; it takes only the room its content needs
-    #[arg(long, default_value = "8GiB", value_parser = bytes)]
-    pub disk_size: u64,
-    /// Release to build from, e.g. bookworm [default: this machine's]
-    #[arg(long, default_value = "")]
-    pub suite: String,
-    /// Package to install besides the usual ones; may be repeated
-    #[arg(long)]
-    pub package: Vec<String>,
-    /// The template's name [default: its directory's]
-    #[arg(long, default_value = "")]
-    pub name: String,
-    /// Label a job may ask for to get this template; may be repeated
-    #[arg(long)]
-    pub label: Vec<String>,
-    /// The guest kernel's command line
-    #[arg(long)]
-    pub kernel_cmdline: Option<String>,
-}
-
-/// Builds the template, or says that it is there already.
+/// Builds the template, unless it is up to date.
 ///
 /// # Errors
-/// With every mistake in the arguments, or the step of the build that failed and what to do.
+/// Every mistake in the arguments, or the build step that failed and what to do.
 pub async fn run(args: BuildLinux) -> anyhow::Result<()> {
     ensure!(
         cfg!(target_os = "linux"),
-        "a Linux guest is built from Debian or Ubuntu packages; run this on such a machine and copy the directory here"
+        "a Linux template is built from Debian or Ubuntu packages; build it on such a machine and copy the directory to this host"
     );
-    let job = Job::check(&args)?;
+    let plan = BuildPlan::check(&args)?;
     tokio::select! {
-        built = job.build(&args) => built,
+        built = plan.build(&args) => built,
         interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("waiting for Ctrl-C")?;
-            bail!("interrupted; nothing was changed but the cache")
+            interrupted.context("cannot wait for Ctrl-C")?;
+            bail!("interrupted; only the cache was changed")
         }
     }
 }
 
-/// Checked arguments.
+/// The checked arguments.
 #[derive(Debug)]
-struct Job {
+struct BuildPlan {
     output: PathBuf,
     parent: PathBuf,
     name: String,
@@ -109,67 +68,71 @@ struct Job {
     overlays: Vec<PathBuf>,
 }
 
-impl Job {
+impl BuildPlan {
     fn check(args: &BuildLinux) -> anyhow::Result<Self> {
-        let mut wrong = Vec::new();
-        let mut keep = |checked: anyhow::Result<PathBuf>| {
+        let mut mistakes = Vec::new();
+        let mut collect = |checked: anyhow::Result<PathBuf>| {
             checked.unwrap_or_else(|e| {
-                wrong.push(format!("{e:#}"));
+                mistakes.push(format!("{e:#}"));
                 PathBuf::new()
             })
         };
         let guest_agent =
-            keep(guest_program("--guest-agent", args.guest_agent.as_deref(), "shoes-vz-runner-agent"));
+            collect(guest_program("--guest-agent", args.guest_agent.as_deref(), "shoes-vz-runner-agent"));
         let guest_init =
-            keep(guest_program("--guest-init", args.guest_init.as_deref(), "shoes-vz-guest-init"));
-        let overlays = args.overlay.iter().map(|dir| keep(overlay(dir))).collect();
-        let cache = keep(cache(args.cache.as_deref()));
-        let output = keep(std::path::absolute(&args.output).context("--output"));
-        let place = output
+            collect(guest_program("--guest-init", args.guest_init.as_deref(), "shoes-vz-guest-init"));
+        let overlays = args.overlay.iter().map(|dir| collect(overlay(dir))).collect();
+        let cache = collect(cache(args.cache.as_deref()));
+        let output = collect(std::path::absolute(&args.output).context("--output"));
+        let target = output
             .parent()
             .zip(output.file_name())
             .map(|(p, n)| (p.to_owned(), n.to_string_lossy().into_owned()));
-        if place.is_none() {
-            wrong.push(format!("--output: {} cannot be a template", output.display()));
+        if target.is_none() {
+            mistakes.push(format!("--output: {} cannot be a template", output.display()));
         }
         if let Err(e) = publish::may_be_replaced(&output) {
-            wrong.push(format!("--output: {e:#}"));
+            mistakes.push(format!("--output: {e:#}"));
         }
         if let Some(package) = args.package.iter().find(|p| !is_package_name(p)) {
-            wrong.push(format!("--package: {package:?} is no package's name"));
+            mistakes.push(format!("--package: {package:?} is not a valid package name"));
         }
-        match place {
-            Some((parent, name)) if wrong.is_empty() => {
+        match target {
+            Some((parent, name)) if mistakes.is_empty() => {
                 Ok(Self { output, parent, name, cache, guest_agent, guest_init, overlays })
             }
-            _ => bail!("{}", wrong.join("\n")),
+            _ => bail!("{}", mistakes.join("\n")),
         }
     }
 
     async fn build(&self, args: &BuildLinux) -> anyhow::Result<()> {
         fs::create_dir_all(&self.cache)
-            .with_context(|| format!("making the cache {}", self.cache.display()))?;
-        fs::create_dir_all(&self.parent).with_context(|| format!("making {}", self.parent.display()))?;
-        let _cache_is_ours = lock(self.cache.join("lock")).await?;
-        let _place_is_ours = lock(self.parent.clone()).await?;
+            .with_context(|| format!("cannot create the cache {}", self.cache.display()))?;
+        fs::create_dir_all(&self.parent)
+            .with_context(|| format!("cannot create {}", self.parent.display()))?;
+        let _cache_lock = lock(self.cache.join("lock")).await?;
+        let _parent_lock = lock(self.parent.clone()).await?;
 
         let old = read_template(&self.output);
         let scratch = Scratch::new(self.parent.join(format!(".{}.new", self.name)))?;
         self.run_script(args, scratch.path(), old.as_ref().map_or("", |t| &t.version)).await?;
 
         if !scratch.path().exists() {
-            let Some(old) = old else { bail!("the build ended without a template: a mistake in build.sh") };
+            let Some(old) = old else {
+                bail!("build.sh succeeded without writing a template; this is a bug in build.sh")
+            };
             let new = describe(args, old.version.clone(), old.ssh_host_key.clone());
             if new != old {
                 write_template(&self.output, &new)?;
-                print(&format!("template {}: only its description changed", self.output.display()))?;
+                print(&format!("template {}: only Template.json changed", self.output.display()))?;
             }
             return Ok(());
         }
         let take = |name: &str| {
             let path = scratch.path().join(name);
-            let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             anyhow::Ok(text.trim().to_owned())
         };
         let (version, host_key, kernel) = (take("version")?, take("host_key.pub")?, take("kernel.release")?);
@@ -182,9 +145,11 @@ impl Job {
         let script = self.cache.join("build.sh");
         let mut file = tokio::fs::File::create(&script)
             .await
-            .with_context(|| format!("writing {}", script.display()))?;
-        file.write_all(SCRIPT.as_bytes()).await.with_context(|| format!("writing {}", script.display()))?;
-        file.flush().await.with_context(|| format!("writing {}", script.display()))?;
+            .with_context(|| format!("cannot write {}", script.display()))?;
+        file.write_all(SCRIPT.as_bytes())
+            .await
+            .with_context(|| format!("cannot write {}", script.display()))?;
+        file.flush().await.with_context(|| format!("cannot write {}", script.display()))?;
         let overlays: Vec<_> = self.overlays.iter().map(|o| o.to_string_lossy().into_owned()).collect();
         let status = Command::new("bash")
             .arg(&script)
@@ -201,8 +166,8 @@ impl Job {
             .kill_on_drop(true)
             .status()
             .await
-            .context("starting bash")?;
-        ensure!(status.success(), "the guest could not be built ({status}); its last words stand above");
+            .context("cannot start bash")?;
+        ensure!(status.success(), "building the guest failed ({status}); see the output above");
         Ok(())
     }
 }
@@ -222,7 +187,7 @@ fn describe(args: &BuildLinux, version: String, ssh_host_key: String) -> Templat
     }
 }
 
-/// `None`: there is none, or one that cannot be read and is therefore built anew.
+/// `None` if there is no template, or one that is incomplete or cannot be read and is therefore rebuilt.
 fn read_template(dir: &Path) -> Option<Template> {
     let complete = Os::Linux.required_files().iter().chain(&["ssh_key"]).all(|f| dir.join(f).is_file());
     let text = fs::read(dir.join(file::METADATA)).ok().filter(|_| complete)?;
@@ -231,48 +196,53 @@ fn read_template(dir: &Path) -> Option<Template> {
 
 fn write_template(dir: &Path, template: &Template) -> anyhow::Result<()> {
     let path = dir.join(file::METADATA);
-    let aside = dir.join(".Template.json.new");
-    let text = serde_json::to_vec_pretty(template).context("writing Template.json")?;
-    fs::write(&aside, text)
-        .and_then(|()| fs::rename(&aside, &path))
-        .with_context(|| format!("writing {}", path.display()))
+    let part = dir.join(".Template.json.new");
+    let text = serde_json::to_vec_pretty(template).context("cannot write Template.json")?;
+    fs::write(&part, text)
+        .and_then(|()| fs::rename(&part, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 async fn lock(path: PathBuf) -> anyhow::Result<File> {
-    let words = format!("locking {}", path.display());
+    let failure = format!("cannot lock {}", path.display());
     let file =
         if path.is_dir() { File::open(&path) } else { File::options().create(true).append(true).open(&path) }
-            .with_context(|| words.clone())?;
+            .with_context(|| failure.clone())?;
     if file.try_lock().is_ok() {
         return Ok(file);
     }
     note(&format!("another build holds {}; waiting for it", path.display()));
-    tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await.context("waiting")?.context(words)
+    tokio::task::spawn_blocking(move || file.lock().map(|()| file))
+        .await
+        .context("cannot wait for the lock")?
+        .context(failure)
 }
 
 fn guest_program(flag: &str, given: Option<&Path>, default_name: &str) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => std::path::absolute(path).context(flag.to_owned())?,
-        None => std::env::current_exe().context("this program's own place")?.with_file_name(default_name),
+        None => {
+            std::env::current_exe().context("cannot find this program's file")?.with_file_name(default_name)
+        }
     };
     match static_elf::linkage(&path).with_context(|| format!("{flag}: {} cannot be read", path.display()))? {
         Linkage::Static => Ok(path),
         Linkage::Dynamic => {
             bail!(
-                "{flag}: {} needs shared libraries the guest may not have; `make guest` links it statically",
+                "{flag}: {} needs shared libraries that the guest may not have; `make guest` links it statically",
                 path.display()
             )
         }
-        Linkage::NoElf => bail!("{flag}: {} is no Linux program", path.display()),
+        Linkage::NotElf => bail!("{flag}: {} is not a Linux program", path.display()),
     }
 }
 
 fn overlay(dir: &Path) -> anyhow::Result<PathBuf> {
     let path = dir.canonicalize().with_context(|| format!("--overlay: {}", dir.display()))?;
-    ensure!(path.is_dir(), "--overlay: {} is no directory", path.display());
+    ensure!(path.is_dir(), "--overlay: {} is not a directory", path.display());
     ensure!(
         path.to_str().is_some_and(|p| !p.contains('\n')),
-        "--overlay: {} has a name that cannot be passed on",
+        "--overlay: the path {} must be UTF-8 without line breaks",
         path.display()
     );
     Ok(path)
@@ -293,14 +263,6 @@ fn is_package_name(name: &str) -> bool {
     name.len() >= 2
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
         && name.as_bytes()[0].is_ascii_alphanumeric()
-}
-
-/// A guest's disk.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    match units::size(text)? {
-        size if (1 << 30..=1 << 43).contains(&size) && size % 4096 == 0 => Ok(size),
-        _ => Err("a guest's disk has between 1 GiB and 8 TiB, in whole blocks of 4 KiB".into()),
-    }
 }
 
 #[cfg(test)]
@@ -324,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told_at_once() {
+    fn every_mistake_in_the_arguments_is_reported_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let args = BuildLinux {
             guest_agent: Some(dir.path().join("no-agent")),
@@ -333,33 +295,26 @@ mod tests {
             package: vec!["curl".into(), "--oops".into()],
             ..args(dir.path())
         };
-        let told = Job::check(&args).unwrap_err().to_string();
+        let reported = BuildPlan::check(&args).unwrap_err().to_string();
         for word in ["no-agent", "--guest-init", "no-overlay", "--oops"] {
-            assert!(told.contains(word), "{word}: {told}");
+            assert!(reported.contains(word), "{word}: {reported}");
         }
-        assert!(!told.contains("curl"), "{told}");
+        assert!(!reported.contains("curl"), "{reported}");
     }
 
     #[test]
-    fn a_program_that_needs_shared_libraries_is_refused_with_what_to_do() {
+    fn a_program_that_needs_shared_libraries_is_refused_with_advice() {
         let dir = tempfile::tempdir().unwrap();
         let args = BuildLinux { guest_agent: Some("/bin/bash".into()), ..args(dir.path()) };
-        let told = Job::check(&args).unwrap_err().to_string();
-        assert!(told.contains("/bin/bash needs shared libraries") && told.contains("make guest"), "{told}");
+        let reported = BuildPlan::check(&args).unwrap_err().to_string();
+        assert!(
+            reported.contains("/bin/bash needs shared libraries") && reported.contains("make guest"),
+            "{reported}"
+        );
     }
 
     #[test]
-    fn sizes_are_understood_and_nonsense_is_refused() {
-        assert_eq!(bytes("8GiB"), Ok(8 << 30));
-        assert_eq!(bytes("2048MiB"), Ok(2 << 30));
-        assert_eq!(bytes("4294967296"), Ok(4 << 30));
-        for wrong in ["8X", "G", "", "12", "99999999GiB", "1073741825"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_description_is_one_the_agent_itself_accepts() {
+    fn the_agent_accepts_the_description() {
         let dir = tempfile::tempdir().unwrap();
         let template = describe(&args(dir.path()), "v1".into(), "ssh-ed25519 AAAA".into());
         write_template(dir.path(), &template).unwrap();
@@ -370,11 +325,11 @@ mod tests {
         assert!(!template.kernel_cmdline.contains("  ") && template.kernel_cmdline.contains("console=tty"));
         assert!(!template.kernel_cmdline.contains("shoesvz.test"));
         fs::remove_file(dir.path().join("initrd")).unwrap();
-        assert_eq!(read_template(dir.path()), None, "an incomplete template is built anew");
+        assert_eq!(read_template(dir.path()), None, "an incomplete template is rebuilt");
     }
 
     #[tokio::test]
-    async fn two_builds_with_one_cache_come_one_after_the_other() {
+    async fn two_builds_with_one_cache_run_one_after_the_other() {
         let dir = tempfile::tempdir().unwrap();
         let first = lock(dir.path().join("lock")).await.unwrap();
         let path = dir.path().join("lock");

@@ -1,18 +1,14 @@
 //! `template install-macos`: a macOS template from one of Apple's restore images (IPSW), by VZCore's installer.
 //!
 //! ```text
-//!  restore image ─▶ what is it? ─▶ <output>.installing grows ─▶ <output> ─▶ Template.json
-//!                   (of this host?)   progress; Ctrl-C takes it all away again
+//!  restore image ─▶ details ─▶ <output>.installing grows ─▶ <output> ─▶ Template.json
+//!                  (supported?)  progress; Ctrl-C removes everything
 //! ```
-//! What comes out boots into macOS' own first set-up; the guest agent and the runner's user are put in then.
+//! The result boots into the Setup Assistant of macOS; the operator then installs the guest agent and adds the runner user.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use clap::Args;
 use serde::Deserialize;
 use shoes_vz_bridge::Failure;
 use shoes_vz_model::template::{Os, Template, Transport, file};
@@ -22,33 +18,10 @@ use shoes_vz_terminal::{
 };
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use crate::{commands::print, files, template::build::bytes};
+use crate::{cli::InstallMacos, commands::print, files};
 
-/// Reading a restore image takes a second, asking Apple for the latest a few.
-const LOOK_DEADLINE: Duration = Duration::from_secs(60);
-
-/// `template install-macos`
-#[derive(Debug, Clone, Args)]
-pub struct InstallMacos {
-    /// The restore image, a file (`template restore-image` tells where Apple has the latest)
-    #[arg(long)]
-    pub ipsw: PathBuf,
-    /// The template's directory, not there yet, on the volume the runners will be on
-    #[arg(long)]
-    pub output: PathBuf,
-    /// Size of the guest's disk; it takes only the room its content needs
-    #[arg(long, default_value = "80GiB", value_parser = bytes)]
-    pub disk_size: u64,
-    /// Virtual CPUs during the installation; the restore image's least number holds
-    #[arg(long, default_value_t = 4)]
-    pub cpus: u32,
-    /// Memory during the installation; the restore image's least holds
-    #[arg(long, default_value = "8GiB", value_parser = bytes)]
-    pub memory: u64,
-    /// The template's name [default: its directory's]
-    #[arg(long, default_value = "")]
-    pub name: String,
-}
+/// Reading a restore image takes a second; asking Apple for the latest one takes a few.
+const RESTORE_IMAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// VZCore's `Installer.RestoreImage`.
 #[derive(Debug, Deserialize)]
@@ -64,18 +37,18 @@ struct RestoreImage {
 }
 
 async fn restore_image(path: String) -> anyhow::Result<RestoreImage> {
-    let told = call(move || shoes_vz_bridge::restore_image(&path, LOOK_DEADLINE)).await?;
-    serde_json::from_str(&told).context("VZCore's word on the restore image")
+    let json = call(move || shoes_vz_bridge::restore_image(&path, RESTORE_IMAGE_TIMEOUT)).await?;
+    serde_json::from_str(&json).context("cannot parse the restore image details returned by VZCore")
 }
 
 async fn call<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> anyhow::Result<T> {
-    Ok(spawn_blocking(call).await.context("a call to VZCore was lost")??)
+    Ok(spawn_blocking(call).await.context("a call into VZCore panicked")??)
 }
 
-/// `template restore-image`: what a restore image is, or where the latest one this host can run is to be had.
-pub async fn look(ipsw: Option<&Path>) -> anyhow::Result<()> {
+/// `template restore-image`: details of a restore image, or the URL of the latest one that this host supports.
+pub async fn show_restore_image(ipsw: Option<&Path>) -> anyhow::Result<()> {
     let path = ipsw.map(|path| utf8(path).map(str::to_owned)).transpose()?.unwrap_or_default();
     let image = restore_image(path).await?;
     print(&format!("macOS {} ({})", image.version, image.build))?;
@@ -92,19 +65,17 @@ fn utf8(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("the path {path:?} is not UTF-8"))
 }
 
-/// Installs.
-///
 /// # Errors
-/// With the framework's words; nothing of the template is left then.
+/// The framework's error; nothing of the template is left then.
 pub async fn run(args: InstallMacos) -> anyhow::Result<()> {
     let ipsw =
-        std::fs::canonicalize(&args.ipsw).with_context(|| format!("--ipsw: opening {:?}", args.ipsw))?;
+        std::fs::canonicalize(&args.ipsw).with_context(|| format!("--ipsw: cannot open {:?}", args.ipsw))?;
     let output = std::path::absolute(&args.output).with_context(|| format!("--output: {:?}", args.output))?;
     let image = restore_image(utf8(&ipsw)?.to_owned()).await?;
     ensure!(image.is_supported, "this host cannot run macOS {} ({}) in a VM", image.version, image.build);
-    let mut installed = Installed::new();
-    let what = format!("installing macOS {} ({}) as {}", image.version, image.build, output.display());
-    installed.progress.event(&what);
+    let mut progress = InstallProgress::new();
+    let event = format!("installing macOS {} ({}) as {}", image.version, image.build, output.display());
+    progress.progress.event(&event);
 
     let request = serde_json::json!({
         "ipsw": utf8(&ipsw)?, "template": utf8(&output)?, "disk_bytes": args.disk_size,
@@ -113,14 +84,14 @@ pub async fn run(args: InstallMacos) -> anyhow::Result<()> {
     .to_string();
     let (started, job) = oneshot::channel();
     let installing = call(move || {
-        // The receiver goes only with the whole program.
-        shoes_vz_bridge::install(&request, |job| _ = started.send(job), move |done| installed.tell(done))
+        // The receiver is dropped only when the program exits.
+        shoes_vz_bridge::install(&request, |job| _ = started.send(job), move |done| progress.show(done))
     });
     tokio::pin!(installing);
     let installed = tokio::select! {
         installed = &mut installing => installed,
         interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("waiting for Ctrl-C")?;
+            interrupted.context("cannot wait for Ctrl-C")?;
             if let Ok(job) = job.await {
                 call(move || shoes_vz_bridge::cancel_install(job)).await?;
             }
@@ -130,14 +101,14 @@ pub async fn run(args: InstallMacos) -> anyhow::Result<()> {
     installed?;
     describe(&output, &args.name, &image)?;
     print(&format!(
-        "template {}: macOS {} ({}); docs/on-a-mac.md tells how to go on",
+        "template {}: macOS {} ({}); see docs/on-a-mac.md for the next steps",
         output.display(),
         image.version,
         image.build
     ))
 }
 
-/// Without it the directory would be taken for a template of the Go implementation's.
+/// Writes Template.json, without which the directory counts as a template of the Go implementation.
 fn describe(output: &Path, name: &str, image: &RestoreImage) -> anyhow::Result<()> {
     let name = match name {
         "" => output.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -155,24 +126,26 @@ fn describe(output: &Path, name: &str, image: &RestoreImage) -> anyhow::Result<(
     let path = output.join(file::METADATA);
     let mut json = serde_json::to_vec_pretty(&template)?;
     json.push(b'\n');
-    if let Err(error) = files::write(&path, &json) {
-        bail!("macOS is installed in {output:?}, but {path:?} cannot be written ({error}); write it by hand");
+    if let Err(error) = files::replace(&path, &json, files::Readers::Owner) {
+        bail!(
+            "macOS is installed in {output:?}, but cannot write {path:?} ({error}); write the file by hand"
+        );
     }
     Ok(())
 }
 
 /// A live line on a terminal; elsewhere a line every ten percent.
-struct Installed {
+struct InstallProgress {
     progress: Progress,
-    told: Option<u32>,
+    last_shown: Option<u32>,
 }
 
-impl Installed {
+impl InstallProgress {
     fn new() -> Self {
-        Self { progress: Progress::new(Place::of_stderr()), told: None }
+        Self { progress: Progress::new(Place::of_stderr()), last_shown: None }
     }
 
-    fn tell(&mut self, done: f64) {
+    fn show(&mut self, done: f64) {
         let Some(percent) = self.next(done) else { return };
         if self.progress.is_live() {
             self.progress.now("installing", &format!("{percent} %"));
@@ -181,13 +154,13 @@ impl Installed {
         }
     }
 
-    /// The percentage, where it is one to tell and not told yet.
+    /// The percentage, if it is to be shown and was not yet.
     fn next(&mut self, done: f64) -> Option<u32> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
         let percent = (done.clamp(0.0, 1.0) * 100.0) as u32;
         let percent = if self.progress.is_live() { percent } else { percent / 10 * 10 };
-        (self.told.is_none_or(|told| told < percent)).then(|| {
-            self.told = Some(percent);
+        (self.last_shown.is_none_or(|last| last < percent)).then(|| {
+            self.last_shown = Some(percent);
             percent
         })
     }
@@ -198,15 +171,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_told_once_a_step_and_never_backwards() {
-        let told = |place| {
-            let mut installed = Installed { progress: Progress::new(place), told: None };
+    fn progress_is_shown_once_per_step_and_never_backwards() {
+        let shown = |place| {
+            let mut install = InstallProgress { progress: Progress::new(place), last_shown: None };
             [0.0, 0.004, 0.1, 0.11, 0.05, 0.25, f64::NAN, 1.0, 1.0]
                 .into_iter()
-                .filter_map(|d| installed.next(d))
+                .filter_map(|d| install.next(d))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(told(Place::Terminal), [0, 10, 11, 25, 100]);
-        assert_eq!(told(Place::Plain), [0, 10, 20, 100]);
+        assert_eq!(shown(Place::Terminal), [0, 10, 11, 25, 100]);
+        assert_eq!(shown(Place::Plain), [0, 10, 20, 100]);
     }
 }

@@ -1,4 +1,4 @@
-//! Putting a finished template where it belongs, in one step.
+//! Publishing a finished template in one step.
 
 use std::{
     fs, io,
@@ -9,14 +9,15 @@ use anyhow::{Context, ensure};
 use shoes_vz_model::template::file;
 use shoes_vz_terminal::output::note;
 
-/// A directory being filled; removed unless it is published.
+/// A directory that is being filled; removed unless it is published.
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Reserves the place; what an interrupted build left there goes. The directory itself is not made.
+    /// Removes what an interrupted build left at `path`. Does not create the directory.
     pub(super) fn new(path: PathBuf) -> anyhow::Result<Self> {
-        remove(&path).with_context(|| format!("removing {}, left by an earlier build", path.display()))?;
+        remove(&path)
+            .with_context(|| format!("cannot remove {}, left by an earlier build", path.display()))?;
         Ok(Self(path))
     }
 
@@ -28,7 +29,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(e) = remove(&self.0) {
-            note(&format!("{} could not be removed ({e}); the next build does", self.0.display()));
+            note(&format!("cannot remove {} ({e}); the next build removes it", self.0.display()));
         }
     }
 }
@@ -45,27 +46,27 @@ pub(super) fn may_be_replaced(output: &Path) -> anyhow::Result<()> {
     let entries = match fs::read_dir(output) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e).with_context(|| format!("{} cannot be looked into", output.display())),
+        Err(e) => return Err(e).with_context(|| format!("cannot list {}", output.display())),
     };
-    let template = [file::METADATA, file::DISK].iter().any(|name| output.join(name).is_file());
+    let is_template = [file::METADATA, file::DISK].iter().any(|name| output.join(name).is_file());
     ensure!(
-        template || entries.count() == 0,
-        "{} holds something that is no template and would be lost; name another directory",
+        is_template || entries.count() == 0,
+        "{} is not a template, and its content would be lost; use another directory",
         output.display()
     );
     Ok(())
 }
 
-/// Exchanges the finished template with what is at `output`, which then is removed: whoever has its files open keeps
-/// them, and nobody ever sees half of each.
+/// Exchanges the finished template with what is at `output`, and removes the latter. Processes with open files keep them, and
+/// no reader sees a mixture of both.
 pub(super) fn publish(scratch: Scratch, output: &Path) -> anyhow::Result<()> {
-    let words = || format!("putting the finished template at {}", output.display());
+    let failure = || format!("cannot move the finished template to {}", output.display());
     if output.exists() {
-        exchange(scratch.path(), output).with_context(words)
+        exchange(scratch.path(), output).with_context(failure)
     } else {
-        fs::rename(scratch.path(), output).with_context(words)
+        fs::rename(scratch.path(), output).with_context(failure)
     }
-    // What was there before is in the scratch directory now, and goes with it.
+    // The old template is in the scratch directory now, and is removed with it.
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -76,11 +77,11 @@ fn exchange(a: &Path, b: &Path) -> io::Result<()> {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn exchange(a: &Path, b: &Path) -> io::Result<()> {
-    let aside = b.with_extension("old");
-    remove(&aside)?;
-    fs::rename(b, &aside)?;
+    let old = b.with_extension("old");
+    remove(&old)?;
+    fs::rename(b, &old)?;
     fs::rename(a, b)?;
-    fs::rename(&aside, a)
+    fs::rename(&old, a)
 }
 
 #[cfg(test)]
@@ -108,30 +109,30 @@ mod tests {
 
         assert_eq!(fs::read_to_string(output.join(file::DISK)).unwrap(), "new");
         assert!(!output.join("only-in-the-old").exists());
-        let mut still = String::new();
-        open.read_to_string(&mut still).unwrap();
-        assert_eq!(still, "old");
+        let mut content = String::new();
+        open.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the template");
     }
 
     #[test]
-    fn an_interrupted_build_leaves_nothing_for_the_next() {
+    fn the_next_build_removes_what_an_interrupted_one_left() {
         let dir = tempfile::tempdir().unwrap();
-        let place = dir.path().join(".t.new");
-        template(&place, "half");
-        let scratch = Scratch::new(place.clone()).unwrap();
-        assert!(!place.exists());
+        let path = dir.path().join(".t.new");
+        template(&path, "half");
+        let scratch = Scratch::new(path.clone()).unwrap();
+        assert!(!path.exists());
         template(scratch.path(), "half again");
         drop(scratch);
-        assert!(!place.exists());
+        assert!(!path.exists());
     }
 
     #[test]
-    fn a_directory_that_is_no_template_is_never_replaced() {
+    fn a_directory_that_is_not_a_template_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
-        let told = may_be_replaced(dir.path()).unwrap_err().to_string();
-        assert!(told.contains("would be lost"), "{told}");
+        let reason = may_be_replaced(dir.path()).unwrap_err().to_string();
+        assert!(reason.contains("would be lost"), "{reason}");
         let empty = dir.path().join("empty");
         fs::create_dir(&empty).unwrap();
         may_be_replaced(&empty).unwrap();

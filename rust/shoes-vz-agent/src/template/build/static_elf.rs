@@ -1,4 +1,4 @@
-//! Whether a program runs without any shared library: in an initial RAM disk there is none.
+//! Whether a program runs without shared libraries, which an initial RAM disk does not have.
 
 use std::{
     fs::File,
@@ -6,15 +6,13 @@ use std::{
     path::Path,
 };
 
-/// How a file was linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Linkage {
-    /// It brings everything along.
     Static,
     /// It names a program interpreter (`PT_INTERP`), the dynamic linker.
     Dynamic,
-    /// It is no 64-bit little-endian ELF file.
-    NoElf,
+    /// It is not a 64-bit little-endian ELF file.
+    NotElf,
 }
 
 const PT_INTERP: u32 = 3;
@@ -25,7 +23,7 @@ pub(super) fn linkage(path: &Path) -> io::Result<Linkage> {
     let mut header = Vec::new();
     (&mut file).take(64).read_to_end(&mut header)?;
     if header.len() < 64 || !header.starts_with(b"\x7fELF\x02\x01") {
-        return Ok(Linkage::NoElf);
+        return Ok(Linkage::NotElf);
     }
     let half = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     let mut offset = [0; 8];
@@ -46,9 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dynamically_linked_program_is_told_from_anything_else() {
+    fn a_dynamically_linked_program_is_distinguished_from_other_files() {
         assert_eq!(linkage(&std::env::current_exe().unwrap()).unwrap(), Linkage::Dynamic);
-        assert_eq!(linkage(Path::new("/proc/version")).unwrap(), Linkage::NoElf);
+        assert_eq!(linkage(Path::new("/proc/version")).unwrap(), Linkage::NotElf);
         assert!(linkage(Path::new("/nowhere")).is_err());
     }
 

@@ -1,4 +1,4 @@
-//! The agent and its server: registration, pushes, acknowledgements, absences.
+//! The agent and its server: registration, commands, acknowledgements, lost connections.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     fake_server::FakeServer,
-    host::{Host, command, create, until, until_gone},
+    host::{Host, command, create, until, until_ended},
 };
 
 fn serve(uri: String, runners: &Arc<Runners>) -> AbortOnDropHandle<()> {
@@ -26,70 +26,70 @@ fn serve(uri: String, runners: &Arc<Runners>) -> AbortOnDropHandle<()> {
 }
 
 #[tokio::test]
-async fn a_pushed_command_is_done_acknowledged_and_its_end_told_until_acknowledged() {
+async fn a_command_is_executed_and_acknowledged_and_the_end_is_reported_until_acknowledged() {
     let host = Host::new();
     let runners = host.agent().await;
     let mut server = FakeServer::start("127.0.0.1:0", 1).await;
     let _link = serve(format!("http://{}", server.addr), &runners);
-    let told = server.until(|t| t.syncs > 0).await;
-    let info = told.registrations[0].info.clone().unwrap();
+    let received = server.until(|t| t.syncs > 0).await;
+    let info = received.registrations[0].info.clone().unwrap();
     assert_eq!(
         (info.protocol, info.hypervisor.as_str(), info.templates[0].name.as_str()),
         (1, "qemu", "fake")
     );
-    assert_eq!(told.registrations[0].capacity.unwrap().max_runners, 2);
+    assert_eq!(received.registrations[0].capacity.unwrap().max_runners, 2);
 
     let id = RunnerId::random();
     server.commands.send(command("c-1", create(id, "script"))).unwrap();
     server.commands.send(command("c-1", create(id, "script"))).unwrap();
-    let told = server.until(|t| t.last.runners.iter().any(|r| r.state() == RunnerState::SshReady)).await;
-    assert_eq!(told.last.active_runners, 1);
-    let told = server.until(|t| t.acks.len() == 2).await;
-    assert_eq!(told.acks, vec![("c-1".into(), String::new()); 2]);
+    let received = server.until(|t| t.last.runners.iter().any(|r| r.state() == RunnerState::SshReady)).await;
+    assert_eq!(received.last.active_runners, 1);
+    let received = server.until(|t| t.acks.len() == 2).await;
+    assert_eq!(received.acks, vec![("c-1".into(), String::new()); 2]);
     assert_eq!(host.vms.all().len(), 1, "a command sent twice is applied once");
 
     server.commands.send(command("c-2", create(RunnerId::random(), ""))).unwrap();
     server.commands.send(command("c-3", create(RunnerId::random(), ""))).unwrap();
-    let told = server.until(|t| t.acks.len() == 4).await;
-    assert!(told.acks[3].1.contains("slots"), "{:?}", told.acks);
+    let received = server.until(|t| t.acks.len() == 4).await;
+    assert!(received.acks[3].1.contains("slots"), "{:?}", received.acks);
 
     server.commands.send(command("c-4", id)).unwrap();
-    let ended = |t: &crate::fake_server::Told| {
+    let ended = |t: &crate::fake_server::Received| {
         t.last.runners.iter().find(|r| r.runner_id == id.to_string())?.end.clone()
     };
-    let told = server.until(|t| ended(t).is_some()).await;
-    assert_eq!(ended(&told).unwrap().kind(), EndKind::Deleted);
+    let received = server.until(|t| ended(t).is_some()).await;
+    assert_eq!(ended(&received).unwrap().kind(), EndKind::Deleted);
     server.commands.send(SyncResponse { end_acks: vec![id.to_string()], ..SyncResponse::default() }).unwrap();
     server.commands.send(command("c-5", RunnerId::random())).unwrap();
-    let told = server.until(|t| t.acks.len() == 6).await;
-    assert!(told.last.runners.iter().all(|r| r.runner_id != id.to_string()), "{:?}", told.last);
+    let received = server.until(|t| t.acks.len() == 6).await;
+    assert!(received.last.runners.iter().all(|r| r.runner_id != id.to_string()), "{:?}", received.last);
 }
 
 #[tokio::test]
-async fn a_server_hears_at_once_why_a_host_takes_no_runners_and_when_it_does_again() {
+async fn the_server_learns_at_once_why_a_host_refuses_runners_and_when_it_accepts_them_again() {
     let host = Host::new();
     let runners = host.agent().await;
     let mut server = FakeServer::start("127.0.0.1:0", 1).await;
     let _link = serve(format!("http://{}", server.addr), &runners);
-    let told = server.until(|t| t.syncs > 0).await;
-    assert_eq!(told.last.unschedulable_reason, "");
+    let received = server.until(|t| t.syncs > 0).await;
+    assert_eq!(received.last.unschedulable_reason, "");
 
     host.free_disk.store(0, Ordering::Relaxed);
-    runners.agent().disk.look().unwrap_err();
-    let told = server.until(|t| !t.last.unschedulable_reason.is_empty()).await;
-    assert!(told.last.unschedulable_reason.contains("0 bytes free"), "{told:?}");
+    runners.agent().disk.check().unwrap_err();
+    let received = server.until(|t| !t.last.unschedulable_reason.is_empty()).await;
+    assert!(received.last.unschedulable_reason.contains("0 bytes free"), "{received:?}");
     server.commands.send(command("c-1", create(RunnerId::random(), "script"))).unwrap();
-    let told = server.until(|t| t.acks.len() == 1).await;
-    assert_eq!(told.try_elsewhere, ["c-1"]);
-    assert!(told.acks[0].1.contains("0 bytes free"), "{told:?}");
+    let received = server.until(|t| t.acks.len() == 1).await;
+    assert_eq!(received.try_elsewhere, ["c-1"]);
+    assert!(received.acks[0].1.contains("0 bytes free"), "{received:?}");
 
     host.free_disk.store(u64::MAX, Ordering::Relaxed);
-    runners.agent().disk.look().unwrap();
+    runners.agent().disk.check().unwrap();
     server.until(|t| t.last.unschedulable_reason.is_empty()).await;
 }
 
 #[tokio::test]
-async fn fault_02_an_absent_server_is_said_to_be_unreachable_once_and_stops_nothing() {
+async fn fault_02_an_absent_server_is_logged_as_unreachable_once_and_stops_nothing() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
@@ -99,7 +99,7 @@ async fn fault_02_an_absent_server_is_said_to_be_unreachable_once_and_stops_noth
             move || log.clone()
         })
         .finish();
-    let _here = listen(subscriber);
+    let _guard = capture(subscriber);
 
     let host = Host::new();
     let runners = host.agent().await;
@@ -109,15 +109,15 @@ async fn fault_02_an_absent_server_is_said_to_be_unreachable_once_and_stops_noth
     server.until(|t| t.syncs > 0).await;
     server.commands.send(command("1", create(id, "script"))).unwrap();
     until(&runners, id, |r| r.state() == RunnerState::SshReady).await;
-    let addr = server.die();
-    // While it is away: the runner ends, and several tries fail.
+    let addr = server.crash();
+    // Meanwhile the runner ends, and several connection attempts fail.
     host.vms.only().end(shoes_vz_proto::vm::VmEndKind::GuestPoweroff, "the guest powered itself off");
-    until_gone(&runners, id).await;
+    until_ended(&runners, id).await;
     log.until(|text| text.matches("still no connection").count() >= 3).await;
 
     let mut server = FakeServer::start(&addr.to_string(), 1).await;
-    let told = server.until(|t| t.syncs > 0).await;
-    let end = told.last.runners[0].end.clone().expect("the end is told when the server is back");
+    let received = server.until(|t| t.syncs > 0).await;
+    let end = received.last.runners[0].end.clone().expect("the end is reported when the server is back");
     assert!(end.reason.contains("powered itself off"), "{end:?}");
     log.until(|text| text.contains("reconnected")).await;
     let text = log.text();
@@ -126,7 +126,7 @@ async fn fault_02_an_absent_server_is_said_to_be_unreachable_once_and_stops_noth
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_the_token_is_said_to_and_not_to_be_unreachable() {
+async fn a_server_that_refuses_the_token_is_not_logged_as_unreachable() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
@@ -135,7 +135,7 @@ async fn a_server_that_refuses_the_token_is_said_to_and_not_to_be_unreachable() 
             move || log.clone()
         })
         .finish();
-    let _here = listen(subscriber);
+    let _guard = capture(subscriber);
     let refuse = |_: tonic::Request<()>| -> Result<tonic::Request<()>, tonic::Status> {
         Err(tonic::Status::unauthenticated("wrong token"))
     };
@@ -155,7 +155,7 @@ async fn a_server_that_refuses_the_token_is_said_to_and_not_to_be_unreachable() 
 }
 
 #[tokio::test]
-async fn a_go_server_is_told_at_its_interval_and_in_its_own_terms() {
+async fn a_go_server_gets_reports_at_its_interval_and_in_its_terms() {
     let host = Host::new();
     let runners = host.agent().await;
     let mut server = FakeServer::start("127.0.0.1:0", 0).await;
@@ -168,20 +168,20 @@ async fn a_go_server_is_told_at_its_interval_and_in_its_own_terms() {
     vm.until_set_up().await;
     vm.runner(shoes_vz_model::guest::RunnerActivity::Idle);
     until(&runners, id, |r| r.state() == RunnerState::Running).await;
-    let syncs = server.told.borrow().syncs;
-    let told = server.until(|t| t.syncs > syncs + 1).await;
-    assert_eq!(told.last.runners[0].state(), RunnerState::SshReady, "it waits for exactly that");
+    let syncs = server.received.borrow().syncs;
+    let received = server.until(|t| t.syncs > syncs + 1).await;
+    assert_eq!(received.last.runners[0].state(), RunnerState::SshReady, "a Go server waits for this state");
     server.commands.send(command("", id)).unwrap();
-    let told = server.until(|t| t.last.runners.is_empty()).await;
-    assert!(told.acks.is_empty());
-    assert!(vm.is_over());
+    let received = server.until(|t| t.last.runners.is_empty()).await;
+    assert!(received.acks.is_empty());
+    assert!(vm.has_ended());
 }
 
-/// Makes `subscriber` this thread's. Another for all threads comes first: where one thread alone has a subscriber, tracing
-/// may ask the wrong thread whether anybody is interested in an event, and keep its no for all.
-fn listen(subscriber: impl tracing::Subscriber + Send + Sync) -> tracing::subscriber::DefaultGuard {
-    static EVERYBODY: std::sync::Once = std::sync::Once::new();
-    EVERYBODY.call_once(|| {
+/// Installs `subscriber` for this thread, after another one for all threads. If only one thread has a subscriber, tracing may
+/// ask another thread whether an event is enabled, and cache its negative answer for all.
+fn capture(subscriber: impl tracing::Subscriber + Send + Sync) -> tracing::subscriber::DefaultGuard {
+    static GLOBAL: std::sync::Once = std::sync::Once::new();
+    GLOBAL.call_once(|| {
         let all = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::sink);
         tracing::subscriber::set_global_default(all.finish()).expect("no other test sets one");
     });
@@ -210,7 +210,7 @@ impl Log {
                 more.await;
             }
         };
-        if tokio::time::timeout(crate::host::PATIENCE, found).await.is_err() {
+        if tokio::time::timeout(crate::host::TIMEOUT, found).await.is_err() {
             panic!("not logged in time: {}", self.text());
         }
     }

@@ -1,4 +1,4 @@
-//! One runner's life, and every way it ends.
+//! The life cycle of one runner, and every way in which it ends.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -11,7 +11,7 @@ use shoes_vz_proto::{
 
 use crate::{
     fake_vm::FakeVm,
-    host::{Host, MIN_FREE_DISK, command, create, until, until_gone, until_logged},
+    host::{Host, MIN_FREE_DISK, command, create, until, until_ended, until_logged},
 };
 
 const SCRIPT: &str = "#!/bin/bash\necho a secret token\n";
@@ -20,7 +20,7 @@ async fn until_state(runners: &Runners, id: RunnerId, state: RunnerState) -> Run
     until(runners, id, |r| r.state() == state).await
 }
 
-/// A runner whose script was handed over.
+/// A runner whose guest has the setup script.
 async fn set_up(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
     let id = RunnerId::random();
     assert_eq!(runners.apply(command("c", create(id, SCRIPT))).reason, "");
@@ -57,12 +57,12 @@ async fn fault_21_a_runner_goes_from_command_to_finished_through_every_stage_and
     until(&runners, id, |r| r.guest_runner_state == RunnerActivity::Running as i32).await;
     vm.runner(RunnerActivity::Finished);
     vm.script_exits(0);
-    let (runner, end) = until_gone(&runners, id).await;
+    let (runner, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
     assert_eq!(stages(&runner), ["clone", "start", "guest", "ssh", "setup", "job", "teardown"]);
-    assert!(vm.is_over());
+    assert!(vm.has_ended());
     assert_eq!(host.entries(), Vec::<String>::new());
-    // Its slots are free again: both of them.
+    // Both slots are free again.
     for n in 0..2 {
         assert_eq!(runners.apply(command(&format!("again-{n}"), create(RunnerId::random(), ""))).reason, "");
     }
@@ -77,7 +77,7 @@ async fn fault_12_a_delete_overtakes_a_guest_that_never_comes_up() {
     runners.apply(command("1", create(id, SCRIPT)));
     until_state(&runners, id, RunnerState::Booting).await;
     assert_eq!(runners.apply(command("2", id)).reason, "");
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
     assert_eq!(host.entries(), Vec::<String>::new());
 }
@@ -93,30 +93,30 @@ async fn fault_12_a_delete_while_the_vm_process_starts_leaves_no_vm() {
     runners.apply(command("2", id));
     until_state(&runners, id, RunnerState::TearingDown).await;
     host.vms.launches.add_permits(1);
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
-    assert!(host.vms.only().is_over(), "the VM that came up after all is ended");
+    assert!(host.vms.only().has_ended(), "a VM that started after the delete is ended");
     assert_eq!(host.entries(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn fault_07_a_vm_whose_stop_hangs_holds_up_nobody_in_the_other_slot() {
+async fn fault_07_a_vm_whose_stop_hangs_does_not_delay_the_other_slot() {
     let host = Host::new();
     let runners = host.agent().await;
     let (hung, vm) = set_up(&host, &runners).await;
-    vm.stuck(true);
+    vm.set_stuck(true);
     assert_eq!(runners.apply(command("delete-hung", hung)).reason, "");
     until_state(&runners, hung, RunnerState::TearingDown).await;
     let other = RunnerId::random();
     assert_eq!(runners.apply(command("create", create(other, SCRIPT))).reason, "");
     until_state(&runners, other, RunnerState::SshReady).await;
     assert_eq!(runners.apply(command("delete", other)).reason, "");
-    let (_, end) = until_gone(&runners, other).await;
+    let (_, end) = until_ended(&runners, other).await;
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
     let waiting = runners.agent().board.get(hung).unwrap();
-    assert_eq!((waiting.state(), waiting.end), (RunnerState::TearingDown, None), "its VM still hangs");
-    vm.stuck(false);
-    let (_, end) = until_gone(&runners, hung).await;
+    assert_eq!((waiting.state(), waiting.end), (RunnerState::TearingDown, None), "its VM still stops");
+    vm.set_stuck(false);
+    let (_, end) = until_ended(&runners, hung).await;
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
     assert_eq!(host.entries(), Vec::<String>::new());
 }
@@ -129,7 +129,7 @@ async fn pain_03_a_guest_that_never_has_an_address_gets_its_script_and_runs() {
     vm.runner(RunnerActivity::Running);
     let runner = until_state(&runners, id, RunnerState::Running).await;
     assert_eq!((runner.ip_address.as_str(), vm.scripts().len()), ("", 1));
-    assert!(runners.agent().host.notices.is_none(), "nobody listens for an address");
+    assert!(runners.agent().host.notices.is_none(), "no listener waits for an address");
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn fault_24_what_the_setup_script_prints_is_on_the_host_while_it_still_run
 }
 
 #[tokio::test]
-async fn fault_22_a_guest_that_is_not_ready_in_time_fails_with_its_stage_and_the_consoles_last_words() {
+async fn fault_22_a_guest_that_is_not_ready_in_time_fails_with_its_stage_and_the_consoles_last_lines() {
     let mut host = Host::new();
     host.start_deadline = Duration::from_millis(300);
     host.vms.boots.send_replace(false);
@@ -156,7 +156,7 @@ async fn fault_22_a_guest_that_is_not_ready_in_time_fails_with_its_stage_and_the
     until_state(&runners, id, RunnerState::Booting).await;
     std::fs::write(host.bundle(id).join(file::CONSOLE_LOG), "Kernel panic - not syncing\n").unwrap();
     host.vms.launches.add_permits(1);
-    let (runner, end) = until_gone(&runners, id).await;
+    let (runner, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
     for word in ["start deadline of 300 ms", "stage guest", "Kernel panic - not syncing"] {
         assert!(end.reason.contains(word), "{word:?} is not in {end:?}");
@@ -172,7 +172,7 @@ async fn fault_18_a_guest_with_another_host_key_fails_at_once_and_gets_no_script
     let runners = host.agent().await;
     let id = RunnerId::random();
     runners.apply(command("1", create(id, SCRIPT)));
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
     assert!(end.reason.contains("host key"), "{end:?}");
     assert_eq!(host.vms.only().scripts(), []);
@@ -185,7 +185,7 @@ async fn fault_22_a_script_that_fails_ends_with_its_code_and_its_last_fifty_line
     let (id, vm) = set_up(&host, &runners).await;
     vm.print(&(1..=200).map(|n| format!("line-{n}\n")).collect::<String>());
     vm.script_exits(3);
-    let (runner, end) = until_gone(&runners, id).await;
+    let (runner, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
     assert_eq!(end.reason, "setup script exited with code 3; last line: \"line-200\"");
     let setup = runner.setup.unwrap();
@@ -202,10 +202,10 @@ async fn pain_06_a_script_that_starts_no_runner_expires_after_the_registration_d
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
     vm.script_exits(0);
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
     assert!(end.reason.contains("--registration-deadline"), "{end:?}");
-    assert!(vm.is_over());
+    assert!(vm.has_ended());
     assert_eq!(host.entries(), Vec::<String>::new());
     assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))).reason, "", "the slot is free");
 }
@@ -223,21 +223,21 @@ async fn fault_21_a_vm_that_outlives_its_time_expires_even_in_the_middle_of_a_jo
     until_state(&runners, id, RunnerState::SshReady).await;
     let vm = host.vms.only();
     vm.runner(RunnerActivity::Running);
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Expired, "{end:?}");
     assert!(end.reason.contains("maximum lifetime of 1.0 s"), "{end:?}");
-    assert!(vm.is_over());
+    assert!(vm.has_ended());
     assert_eq!(host.entries(), Vec::<String>::new());
     assert_eq!(runners.apply(command("next", create(RunnerId::random(), ""))).reason, "", "the slot is free");
 }
 
 #[tokio::test]
-async fn fault_21_a_vm_that_dies_takes_its_runner_with_it_in_its_own_words() {
+async fn fault_21_a_runner_whose_vm_dies_ends_with_the_reason_of_the_vm() {
     let host = Host::new();
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
     vm.end(VmEndKind::GuestPanic, "the guest's kernel panicked");
-    let (runner, end) = until_gone(&runners, id).await;
+    let (runner, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("the guest's kernel panicked"), "{end:?}");
     assert_eq!(runner.state(), RunnerState::Error);
@@ -245,14 +245,14 @@ async fn fault_21_a_vm_that_dies_takes_its_runner_with_it_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn a_vm_the_operator_ended_is_deleted_not_dead() {
+async fn a_vm_that_the_operator_ended_is_reported_as_deleted() {
     let host = Host::new();
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
-    // As `shoes-vz-agent delete` does it: VM ended, bundle removed.
+    // As `shoes-vz-agent delete` does: end the VM, remove the bundle.
     vm.end(VmEndKind::Requested, "stopped as asked");
     shoes_vz_vm::clone::remove_bundle(&host.bundle(id)).unwrap();
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Deleted, "{end:?}");
     assert_eq!(host.entries(), Vec::<String>::new());
 }
@@ -265,7 +265,7 @@ async fn pain_07_a_failed_clone_leaves_nothing_and_frees_its_slot() {
     std::fs::remove_file(host.dir.path().join("t/Disk.img")).unwrap();
     let id = RunnerId::random();
     runners.apply(command("1", create(id, SCRIPT)));
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
     assert!(end.reason.contains("Disk.img"), "{end:?}");
     assert_eq!(host.entries(), Vec::<String>::new());
@@ -285,16 +285,16 @@ async fn fault_10_a_command_sent_twice_is_applied_once_and_a_full_host_refuses()
     assert_eq!(runners.apply(command("another-id", create(id, SCRIPT))).reason, "");
     until_state(&runners, id, RunnerState::SshReady).await;
     assert_eq!(host.vms.all().len(), 1);
-    let full = command("2", create(RunnerId::random(), SCRIPT));
-    let refused = runners.apply(full.clone());
+    let one_too_many = command("2", create(RunnerId::random(), SCRIPT));
+    let refused = runners.apply(one_too_many.clone());
     assert!(refused.reason.contains("all 1 slots"), "{refused:?}");
     runners.apply(command("3", id));
-    until_gone(&runners, id).await;
-    assert_eq!(runners.apply(full), refused, "the same command has the same answer");
+    until_ended(&runners, id).await;
+    assert_eq!(runners.apply(one_too_many), refused, "the same command has the same result");
 }
 
 #[tokio::test]
-async fn a_command_that_makes_no_sense_is_refused_in_words() {
+async fn an_invalid_command_is_refused_with_the_reason() {
     let host = Host::new();
     let runners = host.agent().await;
     let bad = |change: fn(&mut shoes_vz_proto::agent::CreateRunnerCommand)| {
@@ -309,7 +309,7 @@ async fn a_command_that_makes_no_sense_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_host_short_of_disk_refuses_a_runner_in_words_until_there_is_room_again() {
+async fn a_host_short_of_disk_refuses_a_runner_with_the_reason_until_there_is_space_again() {
     let host = Host::new();
     let runners = host.agent().await;
     host.free_disk.store(MIN_FREE_DISK - 1, Ordering::Relaxed);
@@ -321,24 +321,28 @@ async fn a_host_short_of_disk_refuses_a_runner_in_words_until_there_is_room_agai
     assert_eq!(runners.agent().board.get(id), None);
 
     host.free_disk.store(MIN_FREE_DISK * 2, Ordering::Relaxed);
-    assert_eq!(runners.apply(command("1", create(id, SCRIPT))).reason, "", "the same command may come back");
+    assert_eq!(
+        runners.apply(command("1", create(id, SCRIPT))).reason,
+        "",
+        "the same command may be sent again"
+    );
     until_state(&runners, id, RunnerState::SshReady).await;
     host.free_disk.store(0, Ordering::Relaxed);
     assert_eq!(
         runners.apply(command("1", create(id, SCRIPT))).reason,
         "",
-        "a runner that is here already needs no room"
+        "a runner that exists already needs no further space"
     );
 }
 
 #[tokio::test]
-async fn what_a_guest_prints_reaches_nobody_as_something_a_terminal_obeys() {
+async fn control_sequences_that_a_guest_prints_do_not_reach_a_terminal() {
     let host = Host::new();
     let runners = host.agent().await;
     let (id, vm) = set_up(&host, &runners).await;
     vm.print("fetching\r\n\u{1b}]0;owned\u{7}\u{1b}[31mcurl: \u{1b}[1mnot found\u{1b}[0m\u{8}\n\n");
     vm.script_exits(1);
-    let (runner, end) = until_gone(&runners, id).await;
+    let (runner, end) = until_ended(&runners, id).await;
     assert_eq!(end.reason, "setup script exited with code 1; last line: \"curl: not found\"");
     assert_eq!(runner.error_message, end.reason);
     assert_eq!(runner.setup.unwrap().log_tail.trim_end(), "fetching\ncurl: not found");

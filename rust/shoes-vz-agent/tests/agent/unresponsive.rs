@@ -1,4 +1,4 @@
-//! Guests that answer nothing any more, and those that only seem not to.
+//! Guests that no longer answer, and guests that only seem unresponsive.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use shoes_vz_proto::agent::{EndKind, RunnerState};
 
 use crate::{
     fake_vm::FakeVm,
-    host::{Host, command, create, until, until_gone},
+    host::{Host, command, create, until, until_ended},
 };
 
 const SHORT: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ fn host(limit: Duration) -> Host {
     host
 }
 
-/// A runner that works on a job.
+/// A runner that executes a job.
 async fn working(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
     let id = RunnerId::random();
     assert_eq!(runners.apply(command("c", create(id, "script"))).reason, "");
@@ -33,20 +33,20 @@ async fn working(host: &Host, runners: &Runners) -> (RunnerId, FakeVm) {
 async fn finish(runners: &Runners, id: RunnerId, vm: &FakeVm) {
     vm.runner(RunnerActivity::Finished);
     vm.script_exits(0);
-    let (_, end) = until_gone(runners, id).await;
+    let (_, end) = until_ended(runners, id).await;
     assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
 }
 
 #[tokio::test]
-async fn pain_06_a_guest_that_hangs_in_its_job_is_removed_with_what_it_last_said_and_the_consoles_tail() {
+async fn pain_06_a_guest_that_hangs_in_its_job_is_removed_with_its_last_status_and_the_consoles_tail() {
     let host = host(SHORT);
     let runners = host.agent().await;
     let (id, vm) = working(&host, &runners).await;
-    vm.until_asked(2).await;
+    vm.until_queried(2).await;
     std::fs::write(host.bundle(id).join(file::CONSOLE_LOG), "rcu: INFO: rcu_sched self-detected stall\n")
         .unwrap();
-    vm.silent(true);
-    let (runner, end) = until_gone(&runners, id).await;
+    vm.set_unresponsive(true);
+    let (runner, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Unresponsive, "{end:?}");
     for word in [
         "stage job",
@@ -58,7 +58,7 @@ async fn pain_06_a_guest_that_hangs_in_its_job_is_removed_with_what_it_last_said
         assert!(end.reason.contains(word), "{word:?} is not in {end:?}");
     }
     assert_eq!((runner.state(), &runner.error_message), (RunnerState::Error, &end.reason));
-    assert!(vm.is_over());
+    assert!(vm.has_ended());
     assert_eq!(host.entries(), Vec::<String>::new());
 }
 
@@ -68,64 +68,64 @@ async fn fault_22_a_guest_that_answers_again_before_the_limit_goes_on_however_of
     let runners = host.agent().await;
     let (id, vm) = working(&host, &runners).await;
     for _ in 0..3 {
-        vm.silent(true);
-        // In silence, each question is asked only once the one before it is given up: eight take 0.8 s.
-        vm.until_asked(8).await;
-        vm.silent(false);
-        vm.until_asked(2).await;
+        vm.set_unresponsive(true);
+        // While the guest is unresponsive, each query waits for the timeout of the one before: eight take 0.8 s.
+        vm.until_queried(8).await;
+        vm.set_unresponsive(false);
+        vm.until_queried(2).await;
     }
     finish(&runners, id, &vm).await;
 }
 
 #[tokio::test]
-async fn a_paused_vm_is_not_silent() {
+async fn a_paused_vm_is_not_unresponsive() {
     let host = host(SHORT);
     let runners = host.agent().await;
     let (id, vm) = working(&host, &runners).await;
-    vm.paused(true);
-    vm.silent(true);
-    // For what must not happen there is no event to wait for.
-    let gone =
+    vm.set_paused(true);
+    vm.set_unresponsive(true);
+    // There is no event for something that must not happen.
+    let failed =
         tokio::time::timeout(2 * SHORT, until(&runners, id, |r| r.state() == RunnerState::Error)).await;
-    assert!(gone.is_err(), "{gone:?}");
-    vm.silent(false);
-    vm.paused(false);
-    vm.until_asked(1).await;
+    assert!(failed.is_err(), "{failed:?}");
+    vm.set_unresponsive(false);
+    vm.set_paused(false);
+    vm.until_queried(1).await;
     finish(&runners, id, &vm).await;
 }
 
 #[tokio::test]
-async fn a_quiet_guest_that_answers_is_not_silent() {
+async fn a_guest_that_answers_without_events_is_not_unresponsive() {
     let host = host(SHORT);
     let runners = host.agent().await;
     let (id, vm) = working(&host, &runners).await;
-    // The limit twice over, and not one event.
-    vm.until_asked(80).await;
+    // Twice the limit without any event.
+    vm.until_queried(80).await;
     finish(&runners, id, &vm).await;
 }
 
 #[tokio::test]
-async fn events_that_stay_open_and_tell_nothing_are_asked_for_anew() {
+async fn a_stalled_event_stream_is_reopened() {
     let host = host(Duration::from_secs(2));
     let runners = host.agent().await;
     let (id, vm) = working(&host, &runners).await;
-    vm.events_get_stuck();
+    vm.stall_events();
     finish(&runners, id, &vm).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guest_that_went_silent_while_no_agent_was_there_is_found_out_by_the_next_one() {
+async fn the_next_agent_detects_a_guest_that_became_unresponsive_while_no_agent_ran() {
     let host = host(SHORT);
-    let first = host.mortal_agent();
+    let first = host.killable_agent();
     let id = RunnerId::random();
     first.apply(command("1", create(id, "script")));
     until(&first.runners, id, |r| r.setup.as_ref().is_some_and(|s| s.started)).await;
     first.kill();
     let vm = host.vms.only();
-    vm.silent(true);
-    vm.hangs_up();
+    vm.set_unresponsive(true);
+    vm.close_channel();
     let runners = host.agent().await;
-    let (_, end) = until_gone(&runners, id).await;
+    let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::Unresponsive, "{end:?}");
     assert!(end.reason.contains("it has not answered this agent once"), "{end:?}");
 }

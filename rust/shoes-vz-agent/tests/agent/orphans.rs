@@ -1,4 +1,4 @@
-//! What an agent finds when it starts, all of it accounted for.
+//! The startup cleanup: an agent handles everything that it finds.
 
 use std::{
     os::unix::process::ExitStatusExt as _,
@@ -6,13 +6,14 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use shoes_vz_agent::orphans::Account;
+use shoes_vz_agent::orphans::CleanupSummary;
 use shoes_vz_model::id::RunnerId;
 use shoes_vz_proto::agent::{EndKind, RunnerState};
 
-use crate::host::{Host, command, create, until, until_gone};
+use crate::host::{Host, command, create, until, until_ended};
 
-/// A process with a VM process' command line that serves no `vm.sock`; it ends with its stdin, and so with the test.
+/// A process with the command line of a VM process that serves no `vm.sock`. It ends when its stdin closes, and so with the
+/// test.
 fn hung_vm_process(host: &Host, bundle: &Path) -> Child {
     std::fs::write(host.dir.path().join("vm"), "read line\n").unwrap();
     let mut command = Command::new("sh");
@@ -23,27 +24,27 @@ fn hung_vm_process(host: &Host, bundle: &Path) -> Child {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pain_05_bundles_processes_and_files_are_adopted_removed_ended_or_named_foreign_and_counted() {
     let host = Host::new();
-    let first = host.mortal_agent();
+    let first = host.killable_agent();
     let alive = RunnerId::random();
     first.apply(command("1", create(alive, "script")));
     until(&first.runners, alive, |r| r.state() == RunnerState::SshReady).await;
     first.kill();
-    let (begun, gone) = (RunnerId::random(), RunnerId::random());
-    std::fs::create_dir(host.bundle(begun)).unwrap();
-    std::fs::write(host.bundle(begun).join("RuntimeMetadata.json.new"), "{\"runner_id").unwrap();
-    let mut not_ready = hung_vm_process(&host, &host.bundle(begun));
-    let mut without_bundle = hung_vm_process(&host, &host.bundle(gone));
+    let (incomplete, removed) = (RunnerId::random(), RunnerId::random());
+    std::fs::create_dir(host.bundle(incomplete)).unwrap();
+    std::fs::write(host.bundle(incomplete).join("RuntimeMetadata.json.new"), "{\"runner_id").unwrap();
+    let mut not_ready = hung_vm_process(&host, &host.bundle(incomplete));
+    let mut without_bundle = hung_vm_process(&host, &host.bundle(removed));
     std::fs::write(host.runners_path().join(".ends.new"), "").unwrap();
     std::fs::write(host.runners_path().join("notes.txt"), "").unwrap();
     std::fs::create_dir(host.runners_path().join("photos")).unwrap();
 
-    let (runners, account) = host.agent_and_account().await;
-    assert_eq!(account, Account { adopted: 1, removed: 1, leftovers: 2, ended: 2, foreign: 2 });
+    let (runners, summary) = host.agent_and_summary().await;
+    assert_eq!(summary, CleanupSummary { adopted: 1, removed: 1, leftovers: 2, ended: 2, foreign: 2 });
     for child in [&mut not_ready, &mut without_bundle] {
         drop(child.stdin.take());
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
-    let (_, end) = until_gone(&runners, begun).await;
+    let (_, end) = until_ended(&runners, incomplete).await;
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
     until(&runners, alive, |r| r.state() == RunnerState::SshReady).await;
     let mut left = host.entries();
@@ -52,6 +53,6 @@ async fn pain_05_bundles_processes_and_files_are_adopted_removed_ended_or_named_
     expected.sort();
     assert_eq!(left, expected);
 
-    let (_, again) = host.agent_and_account().await;
-    assert_eq!(again, Account { adopted: 1, foreign: 2, ..Account::default() });
+    let (_, again) = host.agent_and_summary().await;
+    assert_eq!(again, CleanupSummary { adopted: 1, foreign: 2, ..CleanupSummary::default() });
 }
