@@ -1,22 +1,4 @@
-//! Settings: a program's flags, environment, TOML file and defaults, read through one table.
-//!
-//! ```text
-//!  --grpc-addr, -grpc-addr            command_line::parse   ┐ first one that
-//!  SHOESVZ_SERVER_GRPC_ADDR           Values::gather        │ is not empty
-//!  grpc-addr / grpc_addr in --config  Values::gather        │ counts
-//!  the table's default                Values::parse …       ┘
-//! ```
-//!
-//! Every program reads the same grammar in each of these places. A name that the table does not have is refused in all
-//! of them, a value keeps its origin for messages, and every mistake is reported at once. An empty value counts as none:
-//! the Go implementation's defaults are empty strings.
-//!
-//! Values stay as the operating system gave them until they are parsed: a path need not be UTF-8; a text that is not
-//! UTF-8 is a mistake, never ignored.
-
-pub mod command_line;
-mod file;
-mod values;
+//! A program's table of settings, and its flags in `clap`.
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +7,6 @@ use std::{
     marker::PhantomData,
 };
 
-pub use file::scalar;
-pub use values::{Values, Zero};
-
 /// One setting, under the same name everywhere.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
@@ -35,18 +14,17 @@ pub struct Setting {
     pub name: &'static str,
     /// What stands for the value in `--help`; "" for a switch.
     pub value: &'static str,
-    /// The default as it would be written; "" when there is none.
+    /// The default in the form a user writes it; "" when there is none.
     pub default: &'static str,
-    /// In place of a default that is not a value: "this host's name".
+    /// Describes a default that is not a fixed value: "this host's name".
     pub default_note: &'static str,
     /// One sentence without a full stop.
     pub help: &'static str,
-    /// A second environment variable that is read, after the program's own.
+    /// A second environment variable, read when the program's variable is not set.
     pub also_env: Option<&'static str>,
 }
 
 impl Setting {
-    /// A setting with a value.
     pub const fn new(name: &'static str, value: &'static str, help: &'static str) -> Self {
         Self { name, value, default: "", default_note: "", help, also_env: None }
     }
@@ -56,19 +34,17 @@ impl Setting {
         Self { name, value: "", default: "false", default_note: "", help, also_env: None }
     }
 
-    /// With a default.
     pub const fn or(mut self, default: &'static str) -> Self {
         self.default = default;
         self
     }
 
-    /// With a default that only this host knows.
+    /// With a default that depends on the host.
     pub const fn or_else(mut self, note: &'static str) -> Self {
         self.default_note = note;
         self
     }
 
-    /// With a second environment variable.
     pub const fn also_env(mut self, name: &'static str) -> Self {
         self.also_env = Some(name);
         self
@@ -79,60 +55,55 @@ impl Setting {
     }
 }
 
-/// The file with settings: every program has it.
+/// Every program has this setting.
 pub const CONFIG: Setting =
     Setting::new("config", "FILE", "TOML file with these settings, named as the flags");
-/// Which lines are logged.
 pub const LOG: Setting =
     Setting::new("log", "FILTER", "Which lines to log: error, warn, info, debug or trace, also by module")
         .or("info")
         .also_env("SHOESVZ_LOG");
-/// How lines are logged.
 pub const LOG_FORMAT: Setting = Setting::new("log-format", "FORMAT", "How to log: text or json").or("text");
 
 /// All settings of one program.
 #[derive(Debug)]
 pub struct Program {
-    /// Its name, for messages.
     pub name: &'static str,
-    /// How its environment variables begin.
     pub env_prefix: &'static str,
-    /// Variables that begin so and belong to another program.
+    /// Variables with this prefix that belong to another program.
     pub foreign_env: &'static [&'static str],
-    /// Every setting, of every subcommand.
+    /// Of all subcommands together.
     pub settings: &'static [Setting],
     /// Keys of the file that hold tables, which the program reads itself.
     pub tables: &'static [&'static str],
 }
 
 impl Program {
-    fn env(&self, setting: &Setting) -> String {
+    pub(super) fn env(&self, setting: &Setting) -> String {
         format!("{}{}", self.env_prefix, setting.name.replace('-', "_").to_uppercase())
     }
 
-    fn find(&self, name: &str) -> Option<&'static Setting> {
+    pub(super) fn find(&self, name: &str) -> Option<&'static Setting> {
         self.settings.iter().find(|s| s.name == name)
     }
 }
 
-/// The settings that a command takes as flags: the program's, or some of them.
+/// The settings that a command takes as flags: all of the program's, or some of them.
 pub trait Table: 'static {
-    /// Whose they are.
     const PROGRAM: &'static Program;
-    /// Names of those that this command takes; `None`: all of them.
+    /// The names of those that this command takes; `None`: all of them.
     const ONLY: Option<&'static [&'static str]> = None;
-    /// Whether the flags may stand before and after a subcommand.
+    /// Whether the flags are accepted both before and after a subcommand.
     const GLOBAL: bool = false;
 }
 
-/// A [`Table`]'s flags, as `clap` found them. To be flattened into a `clap` parser.
+/// The values of a [`Table`]'s flags. To be flattened into a `clap` parser.
 pub struct Flags<T> {
-    given: BTreeMap<&'static str, OsString>,
+    pub(super) given: BTreeMap<&'static str, OsString>,
     table: PhantomData<T>,
 }
 
 impl<T> Flags<T> {
-    /// From name and value, for tests and for callers without a command line.
+    /// From names and values, for tests and for callers without a command line.
     pub fn of<'a>(given: impl IntoIterator<Item = (&'static str, &'a OsStr)>) -> Self {
         Self { given: given.into_iter().map(|(n, v)| (n, v.to_owned())).collect(), table: PhantomData }
     }
@@ -209,7 +180,7 @@ fn argument<T: Table>(setting: &'static Setting) -> clap::Arg {
     }
 }
 
-/// Everything that is wrong with a program's settings, one text each.
+/// Everything that is wrong with a program's settings, one text for each mistake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mistakes(pub Vec<String>);
 
@@ -225,14 +196,10 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Why there are no settings.
+/// Why a program's settings cannot be used.
 #[derive(Debug)]
 pub enum Unusable {
-    /// `--help`, `--version`, or a command line that cannot be read.
+    /// `--help`, `--version`, or a command line that cannot be parsed.
     Flags(clap::Error),
-    /// Every mistake there is.
     Mistakes(Mistakes),
 }
-
-#[cfg(test)]
-mod tests;
