@@ -43,7 +43,6 @@ impl Ambient {
         (self.uuid)()
     }
 
-    /// A new random byte.
     pub fn byte(&self) -> u8 {
         self.uuid().as_bytes()[0]
     }

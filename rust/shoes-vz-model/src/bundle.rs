@@ -18,13 +18,10 @@ pub mod file {
     pub const VM_SOCKET: &str = "vm.sock";
     /// Streams to the guest: `CONNECT <port>`.
     pub const GUEST_SOCKET: &str = "guest.sock";
-    /// The guest's serial console.
     pub const CONSOLE_LOG: &str = "console.log";
     /// The setup script, with its token: only until the guest has it. Mode 0600.
     pub const SETUP_SCRIPT: &str = "setup-script";
-    /// The setup script's output.
     pub const SETUP_LOG: &str = "setup.log";
-    /// The VM process' log.
     pub const VM_LOG: &str = "vm.log";
 }
 
@@ -66,10 +63,8 @@ pub struct RuntimeMetadata {
     /// When the creation of the bundle began.
     pub created_at: jiff::Timestamp,
     pub state: DiskState,
-    /// When this file was written.
     pub updated_at: jiff::Timestamp,
     // Additions from here on.
-    /// The name at GitHub.
     #[serde(default)]
     pub runner_name: String,
     #[serde(default)]
@@ -80,7 +75,6 @@ pub struct RuntimeMetadata {
     /// Whether the guest has the setup script: it must not get it twice.
     #[serde(default)]
     pub setup_handed_over: bool,
-    /// Whether SSH has answered once.
     #[serde(default)]
     pub ssh_ready: bool,
     /// Whether an Actions runner was ever seen listening.

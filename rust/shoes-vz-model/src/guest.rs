@@ -40,7 +40,6 @@ pub enum RunnerActivity {
     Idle = 2,
     /// Being configured.
     Preparing = 3,
-    /// Works on a job.
     Running = 4,
     /// It ran, and has exited.
     Finished = 5,
@@ -80,7 +79,6 @@ pub struct Status {
     pub repository: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
-    /// The current job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobInfo>,
     /// Addition.

@@ -22,7 +22,6 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new one.
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
             }
@@ -86,7 +85,6 @@ pub struct CloudId(Uuid);
 impl CloudId {
     const PREFIX: &'static str = "shoes-vz-";
 
-    /// A new one.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }

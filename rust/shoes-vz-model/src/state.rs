@@ -8,9 +8,7 @@
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// The bundle is being created.
     Creating,
-    /// The VM starts.
     Booting,
     /// SSH answers; the setup script may run.
     SshReady,
@@ -82,7 +80,6 @@ pub enum Stage {
     Setup,
     /// The Actions runner listens or works.
     Job,
-    /// VM and bundle are removed.
     Teardown,
 }
 
@@ -122,7 +119,6 @@ impl Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StartPath {
-    /// The guest booted.
     Cold,
     /// The guest was restored from a saved state.
     Restored,

@@ -15,7 +15,6 @@ pub mod file {
     pub const HARDWARE_MODEL: &str = "HardwareModel.json";
     /// Linux: uncompressed kernel (ELF, PVH entry) or a bzImage.
     pub const KERNEL: &str = "kernel";
-    /// Linux: initial RAM disk.
     pub const INITRD: &str = "initrd";
     /// [`super::Template`].
     pub const METADATA: &str = "Template.json";

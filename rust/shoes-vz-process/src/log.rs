@@ -36,7 +36,6 @@ static DROPPED: std::sync::OnceLock<ErrorCounter> = std::sync::OnceLock::new();
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// For people.
     #[default]
     Text,
     /// One JSON object a line, fields flattened.

@@ -25,7 +25,6 @@ use crate::{
     state::State,
 };
 
-/// The guest agent's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A setup script that contains a payload has a few MiB at most.

@@ -51,7 +51,6 @@ pub(crate) trait Transport: Send + Sync + 'static {
     fn connect(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-/// AF_VSOCK.
 pub(crate) struct Vsock(VsockListener);
 
 impl Vsock {

@@ -17,7 +17,6 @@ const MIN_LAST_WIDTH: u16 = 24;
 pub enum Width {
     /// As wide as its cells.
     Any,
-    /// A terminal's columns.
     Terminal(u16),
 }
 

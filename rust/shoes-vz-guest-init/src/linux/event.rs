@@ -9,11 +9,9 @@ use crate::control::PowerAction;
 pub(super) enum Event {
     /// A child exited, and how.
     Exited(Pid, String),
-    /// The last child has exited.
     NoChildren,
     /// The guest agent can open the guest channel's device.
     PortReady,
-    /// sshd accepts connections.
     SshdListens,
     /// Runs a program once, under this name.
     RunOnce(&'static str, Command),
@@ -23,7 +21,6 @@ pub(super) enum Event {
     SshdAtGate(File),
     /// There is a new host key: the standby sshd, or a new one, replaces sshd.
     ReplaceSshd(Reply),
-    /// Ends the guest.
     End(PowerAction),
 }
 

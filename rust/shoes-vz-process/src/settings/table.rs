@@ -55,7 +55,6 @@ impl Setting {
     }
 }
 
-/// Every program has this setting.
 pub const CONFIG: Setting =
     Setting::new("config", "FILE", "TOML file with these settings, named as the flags");
 pub const LOG: Setting =
@@ -64,7 +63,6 @@ pub const LOG: Setting =
         .also_env("SHOESVZ_LOG");
 pub const LOG_FORMAT: Setting = Setting::new("log-format", "FORMAT", "How to log: text or json").or("text");
 
-/// All settings of one program.
 #[derive(Debug)]
 pub struct Program {
     pub name: &'static str,

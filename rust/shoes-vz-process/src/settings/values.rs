@@ -18,7 +18,6 @@ use crate::{files, log, secret::Token, units};
 /// What a duration of 0 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zero {
-    /// A mistake.
     Refused,
     /// A value with a special meaning: no limit, or at once.
     Allowed,
@@ -130,7 +129,6 @@ impl Values {
         self.given.get(name).map_or_else(|| format!("--{name}"), |given| given.origin.clone())
     }
 
-    /// Whether any source gives `name`.
     pub fn is_given(&self, name: &str) -> bool {
         self.given.contains_key(name)
     }

@@ -6,7 +6,6 @@ use shoes_vz_model::guest::RunnerActivity;
 pub struct Observation {
     /// A `Runner.Listener` that listens (not one that configures).
     pub listener: bool,
-    /// A `Runner.Worker`.
     pub worker: bool,
     /// `config.sh`, or `Runner.Listener configure`.
     pub configuring: bool,

@@ -27,7 +27,6 @@ pub const BY_INIT: &str = "SHOESVZ_PERSONALIZE_BY_INIT";
 const SSH: &str = "/etc/ssh";
 const HOST_KEY: &str = "ssh_host_ed25519_key";
 
-/// The body of the subcommand.
 pub fn run() -> ExitCode {
     let mut request = Vec::new();
     let outcome = io::stdin()
@@ -50,7 +49,6 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Parses the helper's answer.
 pub(super) fn parse_answer(answer: &[u8]) -> Result<Personalized, String> {
     let text = String::from_utf8_lossy(answer);
     let text = text.trim();

@@ -45,7 +45,6 @@ pub enum PutError {
     Io(#[from] io::Error),
 }
 
-/// Owns the setup script's files.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
