@@ -16,9 +16,6 @@ use shoes_vz_model::{
 
 use crate::files::{self, Readers};
 
-/// The setup script until the guest has it, mode 0600: a restarted agent must be able to hand it over. Removed afterwards.
-pub(crate) const SCRIPT: &str = "setup-script";
-
 /// The directory of the saved states, below the runners path: clones need them on the same volume.
 pub(crate) const SAVED_STATES: &str = ".saved-states";
 
@@ -75,16 +72,16 @@ impl Bundle {
 
     /// Stores the script until the guest has it.
     pub fn keep_script(&self, script: &Script) -> io::Result<()> {
-        files::replace(&self.file(SCRIPT), script.secret(), Readers::Owner)
+        files::replace(&self.file(file::SETUP_SCRIPT), script.secret(), Readers::Owner)
     }
 
     /// The script, if the guest does not have it yet.
     pub fn kept_script(&self) -> io::Result<Option<Script>> {
-        Ok(files::read(&self.file(SCRIPT))?.map(Script::from))
+        Ok(files::read(&self.file(file::SETUP_SCRIPT))?.map(Script::from))
     }
 
     pub fn forget_script(&self) -> io::Result<()> {
-        match fs::remove_file(self.file(SCRIPT)) {
+        match fs::remove_file(self.file(file::SETUP_SCRIPT)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }

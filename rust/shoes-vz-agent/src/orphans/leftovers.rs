@@ -17,7 +17,7 @@ const AGENT_FILES: [&str; 4] = [".agent.lock", ".agent-id", ".ends", "accelerato
 /// Prefixes of files whose names end in the ID of the process that uses them (`settings`, `shoes_vz_vm::accel`).
 const PROBES: [&str; 2] = [".probe-", "accelerator-probe.rom."];
 /// Files that an agent writes into bundles.
-const BUNDLE_FILES: [&str; 2] = [file::METADATA, bundles::SCRIPT];
+const BUNDLE_FILES: [&str; 2] = [file::METADATA, file::SETUP_SCRIPT];
 
 #[derive(Debug, PartialEq, Eq)]
 enum Owner {

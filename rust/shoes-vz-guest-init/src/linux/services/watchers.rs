@@ -1,4 +1,4 @@
-//! Threads that only wait for something and tell the owner.
+//! Threads that each wait for one thing and send its events to the owner.
 
 use std::{
     fs::{self, File, Permissions},
@@ -14,12 +14,13 @@ use nix::{
     unistd::{Gid, Uid, chown, mkfifo},
 };
 
-use super::{Event, RUNNER};
 use crate::{
-    cmdline::Test,
+    cmdline::TestMode,
     control,
     linux::{
-        log::{fault, mark},
+        children::RUNNER,
+        event::Event,
+        log::{error, step},
         uevent::Uevents,
     },
 };
@@ -43,7 +44,7 @@ pub(super) fn sshd_ready(path: &str, events: mpsc::Sender<Event>) -> io::Result<
     Ok(())
 }
 
-/// Hands every virtio-serial port, now and later, to the unprivileged guest agent.
+/// Gives every virtio-serial port, those that appear later included, to the unprivileged guest agent.
 pub(super) fn ports(uevents: Uevents, events: mpsc::Sender<Event>) {
     if hand_over_ports() {
         let _ = events.send(Event::PortReady);
@@ -57,13 +58,13 @@ pub(super) fn ports(uevents: Uevents, events: mpsc::Sender<Event>) {
                     }
                 }
                 Ok(_) => {}
-                Err(e) => return fault(&format!("device events are no longer heard: {e}")),
+                Err(e) => return error(&format!("receiving device events failed: {e}")),
             }
         }
     });
 }
 
-/// Whether there is any.
+/// Whether there is any port.
 fn hand_over_ports() -> bool {
     let Ok(entries) = fs::read_dir(PORTS) else { return false };
     let mut any = false;
@@ -71,38 +72,38 @@ fn hand_over_ports() -> bool {
         let device = Path::new("/dev").join(entry.file_name());
         match chown(&device, Some(Uid::from_raw(RUNNER)), Some(Gid::from_raw(RUNNER))) {
             Ok(()) => any = true,
-            Err(e) => fault(&format!("{} cannot be given to the guest agent: {e}", device.display())),
+            Err(e) => error(&format!("giving {} to the guest agent failed: {e}", device.display())),
         }
     }
     any
 }
 
-/// Takes orders from root and from the runner's group: `echo poweroff > /run/guest-init`.
-pub(super) fn control(test: Test, events: mpsc::Sender<Event>) {
+/// Takes commands from root and from the runner's group: `echo poweroff > /run/guest-init`.
+pub(super) fn control(test: TestMode, events: mpsc::Sender<Event>) {
     let made = mkfifo(CONTROL, Mode::S_IRUSR | Mode::S_IWUSR)
         .and_then(|()| chown(CONTROL, None, Some(Gid::from_raw(RUNNER))))
         .map_err(io::Error::from)
         .and_then(|()| fs::set_permissions(CONTROL, Permissions::from_mode(0o620)))
-        // Open for writing too, so that it never comes to its end.
+        // Open for writing too, so that reading never reaches an end of file.
         .and_then(|()| File::options().read(true).write(true).open(CONTROL));
     let pipe = match made {
         Ok(pipe) => pipe,
-        Err(e) => return fault(&format!("{CONTROL} cannot be made, only signals end this guest: {e}")),
+        Err(e) => return error(&format!("creating {CONTROL} failed; only signals can end this guest: {e}")),
     };
     thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n') {
-            let wish = match line {
+            let action = match line {
                 Ok(line) => control::parse(&String::from_utf8_lossy(&line), test),
-                Err(e) => return fault(&format!("{CONTROL} can no longer be read: {e}")),
+                Err(e) => return error(&format!("reading {CONTROL} failed: {e}")),
             };
-            match wish {
-                Ok(wish) => {
-                    mark(&format!("asked on {CONTROL}: {wish:?}"));
-                    if events.send(Event::End(wish)).is_err() {
+            match action {
+                Ok(action) => {
+                    step(&format!("received on {CONTROL}: {action:?}"));
+                    if events.send(Event::End(action)).is_err() {
                         return;
                     }
                 }
-                Err(words) => fault(&format!("{CONTROL}: {words}")),
+                Err(reason) => error(&format!("{CONTROL}: {reason}")),
             }
         }
     });

@@ -1,4 +1,5 @@
-//! What SSH does not need: other modules, the network card, the machine's id, a disk larger than its file system.
+//! The part of the boot that SSH does not need, and that therefore runs after it: other modules, the network card, the
+//! machine id, and growing the file system to the size of its disk.
 
 use std::{
     fs::{self, File},
@@ -10,20 +11,20 @@ use std::{
 
 use super::{
     boot::load,
-    log::{fault, mark},
+    event::Event,
+    log::{error, step},
     net,
-    services::Event,
 };
 
 const DISK: &str = "/dev/vda";
 
-/// Runs once sshd listens; nothing here keeps the guest from being used.
+/// Runs once sshd listens. A failure is only logged: the guest can be used without it.
 pub(super) fn run(modules: &[(String, File)], events: &mpsc::Sender<Event>) {
     for (name, file) in modules {
         load(name, file);
     }
-    net::ethernet_up().unwrap_or_else(|e| fault(&e));
-    machine_id().unwrap_or_else(|e| fault(&format!("/etc/machine-id cannot be written: {e}")));
+    net::ethernet_up().unwrap_or_else(|e| error(&e));
+    machine_id().unwrap_or_else(|e| error(&format!("writing /etc/machine-id failed: {e}")));
     match disk_has_grown() {
         Ok(true) => {
             let mut command = Command::new("/sbin/resize2fs");
@@ -33,12 +34,12 @@ pub(super) fn run(modules: &[(String, File)], events: &mpsc::Sender<Event>) {
             }
         }
         Ok(false) => {}
-        Err(e) => fault(&format!("the size of {DISK} is unknown, so it is not grown: {e}")),
+        Err(e) => error(&format!("finding the size of {DISK} failed, so its file system was not grown: {e}")),
     }
-    mark("late part done");
+    step("deferred part of the boot done");
 }
 
-/// The template's is empty: each guest has its own (machine-id(5)).
+/// Writes one unless there is one. The template's file is empty, so that each guest gets a different id (machine-id(5)).
 fn machine_id() -> io::Result<()> {
     if fs::metadata("/etc/machine-id").is_ok_and(|m| m.len() > 0) {
         return Ok(());
@@ -49,7 +50,7 @@ fn machine_id() -> io::Result<()> {
 
 /// Whether the disk is at least 1 MiB larger than the file system on it.
 fn disk_has_grown() -> io::Result<bool> {
-    // 512-byte sectors, whatever the disk's own (Documentation/ABI/stable/sysfs-block).
+    // In units of 512 bytes, whatever the disk's sector size (Documentation/ABI/stable/sysfs-block).
     let sectors: u64 = fs::read_to_string("/sys/class/block/vda/size")?
         .trim()
         .parse()
