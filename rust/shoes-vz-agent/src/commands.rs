@@ -58,7 +58,7 @@ fn find(runners_path: &Path, given: &str) -> anyhow::Result<Bundle> {
 /// Prints a line of a command's result to stdout. A reader that closes the pipe early is not a failure.
 pub fn print(line: &str) -> anyhow::Result<()> {
     match output::print(line) {
-        Err(error) if !output::is_read_enough(&error) => Err(error).context("writing to stdout failed"),
+        Err(error) if !output::is_reader_closed(&error) => Err(error).context("writing to stdout failed"),
         _ => Ok(()),
     }
 }

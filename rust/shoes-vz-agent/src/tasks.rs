@@ -74,7 +74,7 @@ impl Tasks {
 
 /// Awaits `future`. The error is the reason of its panic.
 pub(crate) async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| text::of_panic(&*panic))
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| text::panic_reason(&*panic))
 }
 
 #[cfg(test)]

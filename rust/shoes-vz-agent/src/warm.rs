@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
-use shoes_vz_terminal::progress::{Place, Progress};
+use shoes_vz_terminal::progress::{Progress, ProgressTarget};
 
 use shoes_vz_process::units;
 
@@ -36,7 +36,7 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
         .await
         .map_err(|reason| anyhow::anyhow!("no state can be saved on this host: {reason}"))?;
     let slots = settings.max_runners;
-    let mut progress = Progress::new(Place::of_stderr());
+    let mut progress = Progress::new(ProgressTarget::of_stderr());
     progress
         .event(&format!("saving a state of template {:?} for each of {slots} slots", settings.template.name));
     let agent = run::agent(settings, agent_id, None, Tasks::default()).await?;

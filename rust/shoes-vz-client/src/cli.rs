@@ -63,7 +63,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(args, mistakes).await {
         Ok(()) => ExitCode::SUCCESS,
         // `list | head`.
-        Err(Failure::Output(e)) if output::is_read_enough(&e) => ExitCode::SUCCESS,
+        Err(Failure::Output(e)) if output::is_reader_closed(&e) => ExitCode::SUCCESS,
         Err(failure) => {
             report(&failure);
             let (code, exit) = match &failure {

@@ -68,7 +68,7 @@ fn log_to_host(filter: &log::Filter) {
     if tracing::subscriber::set_global_default(log).is_err() {
         tracing::debug!("logging was set up before");
     }
-    panics::watch();
+    panics::install_hook();
 }
 
 /// The service. Holds nothing between calls.

@@ -8,7 +8,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use shoes_vz_channel::Incoming;
+use shoes_vz_channel::StreamRequest;
 use shoes_vz_model::guest::port;
 use tracing::debug;
 
@@ -26,7 +26,7 @@ impl Handler {
         Self { router, ssh_addr }
     }
 
-    pub(crate) async fn handle(self, incoming: Incoming) {
+    pub(crate) async fn handle(self, incoming: StreamRequest) {
         let port = incoming.port();
         let served = match port {
             port::API => self.api(incoming).await,
@@ -45,7 +45,7 @@ impl Handler {
         }
     }
 
-    async fn api(self, incoming: Incoming) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn api(self, incoming: StreamRequest) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let stream = incoming.accept().await?;
         // When the caller ends its half of the stream it has hung up, which ends its request.
         let server = auto::Builder::new(TokioExecutor::new()).http1_only();
@@ -176,7 +176,7 @@ mod tests {
         let host = host(dir.path(), ([127, 0, 0, 1], 9).into());
         let error = host.open(80).await.unwrap_err();
         assert!(
-            matches!(&error, OpenError::Refused { port: 80, words } if words.contains("not 80")),
+            matches!(&error, OpenError::Refused { port: 80, reason } if reason.contains("not 80")),
             "{error}"
         );
     }

@@ -2,14 +2,14 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use shoes_vz_channel::Incoming;
+use shoes_vz_channel::StreamRequest;
 use tokio::{net::TcpStream, time::sleep};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connects to sshd and copies. While sshd starts and refuses, retries until the host's caller hangs up.
-pub(crate) async fn forward(mut incoming: Incoming, to: SocketAddr) -> io::Result<()> {
+pub(crate) async fn forward(mut incoming: StreamRequest, to: SocketAddr) -> io::Result<()> {
     let mut pause = FIRST_PAUSE;
     let mut sshd = loop {
         match TcpStream::connect(to).await {
@@ -26,7 +26,7 @@ pub(crate) async fn forward(mut incoming: Incoming, to: SocketAddr) -> io::Resul
             Err(e) => return incoming.refuse(&format!("connecting to sshd at {to} failed: {e}")).await,
         }
         tokio::select! {
-            () = incoming.gone() => return Ok(()),
+            () = incoming.caller_closed() => return Ok(()),
             () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
         }
     };

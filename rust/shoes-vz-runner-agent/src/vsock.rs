@@ -1,7 +1,7 @@
 //! The guest channel over virtio sockets (macOS guests): the guest's half of `shoes_vz_channel::sockets`.
 //!
 //! ```text
-//!  host ── connects to us on port 5422 ──▶ CONNECT <port>: a stream      KNOCK: knock anew
+//!  host ── connects to us on port 5422 ──▶ CONNECT <port>: a stream      ANNOUNCE: announce yourself again
 //!  host ◀── we connect to its port 5422 ── HELLO …, held open: the announcement of this guest agent
 //! ```
 //! The Linux stand-in of Virtualization.framework has a directory of Unix sockets instead: only [`Transport`] differs.
@@ -20,7 +20,7 @@ use std::{
 
 use shoes_vz_channel::{
     Hello, Io,
-    sockets::{Call, KnockError, knock},
+    sockets::{AnnounceError, HostRequest, announce},
 };
 use shoes_vz_model::guest::port;
 use tokio::{
@@ -176,7 +176,7 @@ async fn stay_announced(transport: &impl Transport, hello: &Hello, announce_agai
             }
             Err(error) => {
                 // Each refusal is logged once. Broken connections count as one: their texts differ without meaning.
-                let refusal = if let KnockError::Refused(reason) = &error { reason.as_str() } else { "" };
+                let refusal = if let AnnounceError::Refused(reason) = &error { reason.as_str() } else { "" };
                 if !logged.iter().any(|l| l == refusal) {
                     warn!(reason = %error, "announcement failed; retrying");
                     logged.push(refusal.to_owned());
@@ -188,9 +188,9 @@ async fn stay_announced(transport: &impl Transport, hello: &Hello, announce_agai
     }
 }
 
-async fn announce_in_time<T: Transport>(transport: &T, hello: &Hello) -> Result<T::Stream, KnockError> {
+async fn announce_in_time<T: Transport>(transport: &T, hello: &Hello) -> Result<T::Stream, AnnounceError> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "the host does not answer");
-    timeout(ANSWER_TIMEOUT, async { knock(transport.connect().await?, hello).await })
+    timeout(ANSWER_TIMEOUT, async { announce(transport.connect().await?, hello).await })
         .await
         .unwrap_or_else(|_| Err(late().into()))
 }
@@ -212,9 +212,9 @@ async fn accept_calls(
         };
         let (handler, announce_again) = (handler.clone(), announce_again.clone());
         tokio::spawn(async move {
-            match Call::read(connection).await {
-                Ok(Call::Open(incoming)) => handler.handle(incoming).await,
-                Ok(Call::Knock) => announce_again.notify_one(),
+            match HostRequest::read(connection).await {
+                Ok(HostRequest::Open(incoming)) => handler.handle(incoming).await,
+                Ok(HostRequest::Announce) => announce_again.notify_one(),
                 Err(error) => {
                     debug!(reason = %error, "reading the request of a connection from the host failed")
                 }

@@ -61,17 +61,17 @@ impl Device {
 }
 
 fn serve(listener: UnixListener, dir: &Path) -> Host {
-    let (knocked, knocks) = mpsc::unbounded_channel::<BoxedStream>();
+    let (announced, announcements) = mpsc::unbounded_channel::<BoxedStream>();
     tokio::spawn(async move {
         // Until the host is dropped.
         while let Ok((connection, _)) = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = knocked.closed() => return,
+            () = announced.closed() => return,
         } {
-            drop(knocked.send(Box::new(connection)));
+            drop(announced.send(Box::new(connection)));
         }
     });
-    Host::spawn(Sockets { dial: Arc::new(ToGuest(dir.to_owned())), knocks })
+    Host::spawn(Sockets { dial: Arc::new(ToGuest(dir.to_owned())), announcements })
 }
 
 async fn is_up(host: &Host, other_than: &str) -> String {

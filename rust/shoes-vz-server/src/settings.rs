@@ -196,7 +196,7 @@ fn build(mut values: Values, default_state_dir: Option<PathBuf>) -> Result<Setti
     // Whether there is a token decides where to listen; that it cannot be read is a mistake of its own.
     let callers = match (v.is_given("token-file"), insecure) {
         (true, _) => Callers::Authenticated,
-        (false, Some(true)) => Callers::AnyoneAndTheOperatorInsists,
+        (false, Some(true)) => Callers::AnyoneInsecure,
         (false, _) => Callers::Anyone,
     };
     let listen = |text: &str| {

@@ -102,7 +102,7 @@ impl Vms for SimHost {
 
     async fn launch(&self, bundle: &Path) -> Result<Arc<dyn VmProcess>, VmError> {
         self.takes(0, 30).await;
-        let words = |words: &str| VmError::NotReady { bundle: bundle.to_owned(), words: words.into() };
+        let words = |words: &str| VmError::NotReady { bundle: bundle.to_owned(), reason: words.into() };
         if self.world.one_in(self.world.rates().launch) {
             return Err(words("as the simulation has it"));
         }
@@ -132,7 +132,7 @@ impl Vms for SimHost {
         if vm.is_some() && self.world.one_in(self.world.rates().find) {
             return Err(VmError::NoAnswer {
                 socket: bundle.join("vm.sock"),
-                words: "as the simulation has it".into(),
+                reason: "as the simulation has it".into(),
             });
         }
         if self.world.sabotaged(Sabotage::LiveVmsAreNotFound) {
@@ -230,7 +230,7 @@ impl VmProcess for SimVmProcess {
         let end = shown.ok().filter(|s| s.started_ms == 0).and_then(|s| s.end.clone());
         self.host.world.step(&self.host.name).await;
         match end {
-            Some(end) => Err(VmError::Refused { what: "start the VM", words: end.reason }),
+            Some(end) => Err(VmError::Refused { what: "start the VM", reason: end.reason }),
             None => Ok(()),
         }
     }
@@ -246,7 +246,7 @@ impl VmProcess for SimVmProcess {
             sleep(Duration::from_secs(2)).await;
             return Err(VmError::NoAnswer {
                 socket: self.vm.bundle().join("vm.sock"),
-                words: "it hangs".into(),
+                reason: "it hangs".into(),
             });
         }
         world.stopped(&self.vm);
@@ -280,7 +280,7 @@ impl VmProcess for SimVmProcess {
     }
 
     async fn save(&self, _: &Path) -> Result<(), VmError> {
-        Err(VmError::Refused { what: "save the VM", words: "states are not simulated".into() })
+        Err(VmError::Refused { what: "save the VM", reason: "states are not simulated".into() })
     }
 
     /// The world knows.

@@ -229,7 +229,7 @@ async fn serve(
     let outcome = tokio::select! {
         biased;
         end = AssertUnwindSafe(owner.run(terminated, &record)).catch_unwind() => {
-            end.map_err(|panic| format!("it panicked: {}", text::of_panic(&*panic)))
+            end.map_err(|panic| format!("it panicked: {}", text::panic_reason(&*panic)))
         }
         // From then on no client could ask for anything, or reach the guest.
         fault = socket_task_ended(&mut service, &mut guests) => Err(fault),

@@ -9,7 +9,7 @@ use shoes_vz_model::{
     guest::{ExecRequest, ExecResponse},
 };
 use shoes_vz_terminal::{
-    output::{is_read_enough, note},
+    output::{is_reader_closed, note},
     text,
 };
 use shoes_vz_vm::client::Vm;
@@ -45,7 +45,7 @@ pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
     // Byte for byte, as `ssh` does: control characters included, since the operator chose the program.
     let mut out = std::io::stdout().lock();
     match out.write_all(&output(&done)?).and_then(|()| out.flush()) {
-        Err(error) if !is_read_enough(&error) => {
+        Err(error) if !is_reader_closed(&error) => {
             return Err(error).context("cannot write the program's output");
         }
         _ => drop(out),

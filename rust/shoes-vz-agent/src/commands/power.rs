@@ -13,7 +13,7 @@ use shoes_vz_model::{
 use shoes_vz_process::backoff::Backoff;
 use shoes_vz_process::settings::Zero;
 use shoes_vz_process::units;
-use shoes_vz_terminal::progress::{Place, Progress};
+use shoes_vz_terminal::progress::{Progress, ProgressTarget};
 use shoes_vz_vm::{
     client::{Stop, Vm},
     clone,
@@ -54,7 +54,7 @@ pub async fn start(args: &StartArgs) -> anyhow::Result<()> {
     let ssh = Login::new(&template.meta.ssh_user, keys, &template.meta.ssh_host_key)?.for_one_vm();
     extend_lifetime(&bundle, &mut spec)?;
 
-    let mut progress = Progress::new(Place::of_stderr());
+    let mut progress = Progress::new(ProgressTarget::of_stderr());
     let vm = Vm::spawn(&std::env::current_exe()?, &bundle.path).await?;
     let started = async {
         vm.start().await?;
@@ -113,7 +113,7 @@ pub async fn stop(args: &StopArgs) -> anyhow::Result<()> {
     let vm = vm.with_context(|| format!("the VM {} is not running", bundle.runner))?;
     // An agent that holds the lock follows the VM, and removes the bundle.
     let has_agent = lock(&bundle).is_err();
-    let mut progress = Progress::new(Place::of_stderr());
+    let mut progress = Progress::new(ProgressTarget::of_stderr());
     progress
         .now("stopping", &format!("the VM {}, at most {}", bundle.runner, units::show_duration(args.grace)));
     vm.stop(Stop::Grace(args.grace)).await?;

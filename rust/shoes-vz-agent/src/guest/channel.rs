@@ -85,7 +85,7 @@ impl Guest for ChannelGuest {
     async fn query_status(&self) -> Result<Option<Status>, GuestError> {
         match self.api().status().await {
             Ok(status) => Ok(Some(status)),
-            Err(ApiError::Answer { .. } | ApiError::Nonsense { .. }) => Ok(None),
+            Err(ApiError::Refused { .. } | ApiError::Malformed { .. }) => Ok(None),
             Err(error) => Err(api_error(error)),
         }
     }

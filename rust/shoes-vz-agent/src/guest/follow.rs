@@ -35,7 +35,7 @@ pub(crate) async fn first_panic(tasks: &mut JoinSet<()>) -> String {
         if let Err(error) = ended
             && let Ok(panic) = error.try_into_panic()
         {
-            return text::of_panic(&*panic);
+            return text::panic_reason(&*panic);
         }
     }
     std::future::pending().await

@@ -10,8 +10,6 @@ use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use shoes_vz_model::bundle::{file, runner_of};
 use shoes_vz_process::files::PART_SUFFIX;
 
-use crate::bundles;
-
 /// Files of an agent directly below the runners path (`bundles`, `ends`, `run`, `shoes_vz_vm::accel`).
 const AGENT_FILES: [&str; 4] = [".agent.lock", ".agent-id", ".ends", "accelerator.json"];
 /// Prefixes of files whose names end in the ID of the process that uses them (`settings`, `shoes_vz_vm::accel`).

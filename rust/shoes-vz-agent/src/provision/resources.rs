@@ -159,7 +159,7 @@ impl VmResources {
         let mut task = tokio::spawn(step);
         match bounds.wait(&mut task).await {
             Ok(done) => done.map_err(|error| match error.try_into_panic() {
-                Ok(panic) => ProvisionError::Panicked(text::of_panic(&*panic)),
+                Ok(panic) => ProvisionError::Panicked(text::panic_reason(&*panic)),
                 Err(error) => ProvisionError::Panicked(error.to_string()),
             }),
             Err(error) => {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use shoes_vz_bridge::Failure;
 use shoes_vz_model::template::{Os, Template, Transport, file};
 use shoes_vz_terminal::{
-    progress::{Place, Progress},
+    progress::{Progress, ProgressTarget},
     text,
 };
 use tokio::{sync::oneshot, task::spawn_blocking};
@@ -142,7 +142,7 @@ struct InstallProgress {
 
 impl InstallProgress {
     fn new() -> Self {
-        Self { progress: Progress::new(Place::of_stderr()), last_shown: None }
+        Self { progress: Progress::new(ProgressTarget::of_stderr()), last_shown: None }
     }
 
     fn show(&mut self, done: f64) {
@@ -179,7 +179,7 @@ mod tests {
                 .filter_map(|d| install.next(d))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(shown(Place::Terminal), [0, 10, 11, 25, 100]);
-        assert_eq!(shown(Place::Plain), [0, 10, 20, 100]);
+        assert_eq!(shown(ProgressTarget::Terminal), [0, 10, 11, 25, 100]);
+        assert_eq!(shown(ProgressTarget::Plain), [0, 10, 20, 100]);
     }
 }

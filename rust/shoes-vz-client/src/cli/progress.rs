@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoes_vz_model::Stage;
 use shoes_vz_proto::convert::stage_from_wire;
 use shoes_vz_proto::fleet::RunnerView;
-use shoes_vz_terminal::progress::{Place, Progress};
+use shoes_vz_terminal::progress::{Progress, ProgressTarget};
 use tokio::time::timeout;
 
 use super::view;
@@ -72,16 +72,16 @@ impl Tracker {
 }
 
 /// After how long of silence a wait is shown: on a terminal, where it is one line that goes again, and elsewhere.
-fn silence(place: Place) -> Duration {
+fn silence(place: ProgressTarget) -> Duration {
     match place {
-        Place::Terminal => Duration::from_secs(1),
-        Place::Plain => Duration::from_secs(5),
+        ProgressTarget::Terminal => Duration::from_secs(1),
+        ProgressTarget::Plain => Duration::from_secs(5),
     }
 }
 
 /// Does `call`, and shows that `what` is waited for when it takes long.
 pub(super) async fn shown<T>(what: &str, call: impl Future<Output = T>) -> T {
-    let place = Place::of_stderr();
+    let place = ProgressTarget::of_stderr();
     tokio::pin!(call);
     if let Ok(done) = timeout(silence(place), &mut call).await {
         return done;
@@ -111,7 +111,7 @@ pub(super) struct Teller {
 
 impl Teller {
     pub(super) fn new() -> Self {
-        let place = Place::of_stderr();
+        let place = ProgressTarget::of_stderr();
         let progress = Progress::new(place);
         Self { progress, silent: true, under: None, waits: String::new(), silence: silence(place) }
     }
@@ -172,7 +172,7 @@ pub(super) struct Counter {
 impl Counter {
     /// `what` is done meanwhile, in one word.
     pub(super) fn new(what: &'static str) -> Self {
-        Self { what, progress: Progress::new(Place::of_stderr()), said: String::new() }
+        Self { what, progress: Progress::new(ProgressTarget::of_stderr()), said: String::new() }
     }
 
     /// Where it stands: the live line's new text on a terminal, a line of its own elsewhere, nothing told twice.

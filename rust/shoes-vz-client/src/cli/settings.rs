@@ -29,7 +29,7 @@ pub(crate) fn gather(mut values: Values, how: &str) -> Gathered {
     let log = values.log();
     let addr = values.parse("server", str::parse);
     if !values.is_given("server") && values.file_is_whole() {
-        values.mistake_of_all(format_args!("no server is named: {how}"));
+        values.general_mistake(format_args!("no server is named: {how}"));
     }
     let token = values.token("token-file");
     let server = addr.map(|addr| Server::new(addr, token));

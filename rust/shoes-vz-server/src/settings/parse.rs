@@ -32,7 +32,7 @@ pub(super) fn demands<K: Ord, E: fmt::Display>(
     let Some((value, path)) = values.table(what) else { return demands };
     let origin = path.display();
     let Some(table) = value.as_table() else {
-        values.mistake_of_all(format_args!("{origin}: {what} must be a table"));
+        values.general_mistake(format_args!("{origin}: {what} must be a table"));
         return demands;
     };
     for (name, value) in table {
@@ -40,11 +40,11 @@ pub(super) fn demands<K: Ord, E: fmt::Display>(
         let (key, fields) = match (key(name), value.as_table()) {
             (Ok(key), Some(fields)) => (key, fields),
             (Err(e), _) => {
-                values.mistake_of_all(format_args!("{at}: {e}"));
+                values.general_mistake(format_args!("{at}: {e}"));
                 continue;
             }
             (_, None) => {
-                values.mistake_of_all(format_args!("{at} must be a table"));
+                values.general_mistake(format_args!("{at} must be a table"));
                 continue;
             }
         };
@@ -68,11 +68,11 @@ pub(super) fn demands<K: Ord, E: fmt::Display>(
                 _ => Err("it is not a known key; known are template, cpus, memory and disk".into()),
             };
             if let Err(e) = done {
-                values.mistake_of_all(format_args!("{at}.{field}: {e}"));
+                values.general_mistake(format_args!("{at}.{field}: {e}"));
             }
         }
         if demands.insert(key, Demand { template, shape }).is_some() {
-            values.mistake_of_all(format_args!("{at} is there twice, in another spelling"));
+            values.general_mistake(format_args!("{at} is there twice, in another spelling"));
         }
     }
     demands
