@@ -1,4 +1,4 @@
-//! Who gets in, what is told, and what is never told.
+//! Access, logs, metrics, reflection and the limits of requests.
 
 use std::{
     io::{self, Write},
@@ -43,8 +43,8 @@ async fn fault_20_the_script_is_in_no_log_and_the_request_id_is_in_all() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(log.clone())
         .finish();
-    // For every thread, and so for every test here: a subscriber of one thread alone loses events to tracing's cache of
-    // who is interested, which the other threads' tests fill.
+    // For every thread, and so for every test here: a subscriber for one thread loses events to tracing's interest cache,
+    // which the tests of other threads fill.
     tracing::subscriber::set_global_default(subscriber).unwrap();
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -66,7 +66,7 @@ async fn fault_20_the_script_is_in_no_log_and_the_request_id_is_in_all() {
     assert_eq!(response.metadata().get("x-request-id").unwrap(), "req-4711");
     server.stop().await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    // h2 and hyper trace frames byte by byte below our own events; ours are what is looked at.
+    // h2 and hyper trace frames byte by byte; only the server's events count here.
     let own: Vec<&str> = text.lines().filter(|l| l.contains("\"target\":\"shoes_vz_server")).collect();
     assert!(own.iter().any(|l| l.contains("runner placed") && l.contains("req-4711")), "{own:#?}");
     let answered = own.iter().find(|l| l.contains("AddInstance answered") && l.contains("req-4711"));
@@ -75,7 +75,7 @@ async fn fault_20_the_script_is_in_no_log_and_the_request_id_is_in_all() {
 }
 
 #[tokio::test]
-async fn fault_19_only_callers_with_the_token_get_in() {
+async fn fault_19_only_callers_with_the_token_are_accepted() {
     let dir = tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "s3cret\n").unwrap();
@@ -97,7 +97,7 @@ async fn fault_19_only_callers_with_the_token_get_in() {
     assert_eq!(server.http("/healthz", "").await.0, 200);
     let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel());
     let serving = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
-    assert_eq!(serving.into_inner().status, 1, "whether it lives is no secret");
+    assert_eq!(serving.into_inner().status, 1, "health needs no token");
     server.stop().await;
 }
 
@@ -122,7 +122,7 @@ async fn reflection_lists_the_services_in_both_versions() {
     let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
         stream.into_inner().message().await.unwrap().unwrap().message_response
     else {
-        panic!("no list")
+        panic!("not a list")
     };
     let names: Vec<String> = list.service.into_iter().map(|s| s.name).collect();
     assert!(wanted.iter().all(|w| names.iter().any(|n| n == w)), "{names:?}");
@@ -211,7 +211,7 @@ async fn fault_24_the_startup_metric_measures_what_its_help_says() {
     let counts = async || {
         let text = server.http("/metrics", "").await.1;
         let name = "shoesvz_runner_startup_duration_seconds";
-        assert!(text.lines().any(|l| l == format!("# HELP {name} From AddInstance to SSH.")), "{text}");
+        assert!(text.lines().any(|l| l == format!("# HELP {name} Time from AddInstance to SSH.")), "{text}");
         text.lines().find_map(|l| l.strip_prefix(&format!("{name}_count "))).unwrap().to_owned()
     };
     agent.report(RunnerState::Booting).await;
@@ -222,12 +222,12 @@ async fn fault_24_the_startup_metric_measures_what_its_help_says() {
     assert_eq!(counts().await, "1");
     agent.report(RunnerState::Running).await;
     server.until("a", |v| v.runner.as_ref().unwrap().state() == RunnerState::Running).await;
-    assert_eq!(counts().await, "1", "the job is no part of it");
+    assert_eq!(counts().await, "1", "the job does not count");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told_with_its_address() {
+async fn a_taken_port_is_reported_with_its_address() {
     let dir = tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
@@ -235,12 +235,12 @@ async fn a_taken_port_is_told_with_its_address() {
     let args =
         ["shoes-vz-server", "--grpc-addr", &addr, "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
     let settings = Settings::read(args.iter().map(Into::into), []).unwrap();
-    let told = serve::bind(settings).await.err().unwrap().to_string();
-    assert!(told.contains(&addr) && told.contains("--grpc-addr"), "{told}");
+    let refused = serve::bind(settings).await.err().unwrap().to_string();
+    assert!(refused.contains(&addr) && refused.contains("--grpc-addr"), "{refused}");
 }
 
 #[tokio::test]
-async fn a_request_of_two_mebibytes_passes_and_an_endless_one_does_not() {
+async fn a_request_of_two_mebibytes_is_accepted_and_one_that_is_too_long_is_not() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 1).await;
@@ -249,13 +249,13 @@ async fn a_request_of_two_mebibytes_passes_and_an_endless_one_does_not() {
         setup_script: "#".repeat(bytes),
         ..Default::default()
     };
-    let call = server.call_add(with(2 << 20), crate::common::PATIENCE);
+    let call = server.call_add(with(2 << 20), crate::common::TIMEOUT);
     assert_eq!(agent.take_create().await.setup_script.len(), 2 << 20);
     call.abort();
-    let told = answer(server.call_add(with((8 << 20) + 1), crate::common::PATIENCE)).await.unwrap_err();
-    assert_eq!(told.code(), Code::InvalidArgument, "{told:?}");
-    assert!(told.message().contains("setup_script has 8388609 bytes"), "{told:?}");
-    let told = answer(server.call_add(with(17 << 20), crate::common::PATIENCE)).await.unwrap_err();
-    assert_eq!(told.code(), Code::OutOfRange, "{told:?}");
+    let refused = answer(server.call_add(with((8 << 20) + 1), crate::common::TIMEOUT)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains("setup_script has 8388609 bytes"), "{refused:?}");
+    let refused = answer(server.call_add(with(17 << 20), crate::common::TIMEOUT)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
     server.stop().await;
 }

@@ -1,11 +1,11 @@
-//! A name asked for again after its job is done.
+//! Requests for a name whose job has run.
 
 use shoes_vz_model::RunnerId;
 
 use super::*;
 
-/// The host's only runner works on a job, and is over.
-fn work_and_end(world: &mut World, host: &mut Host, kind: wire::EndKind) {
+/// The host's only runner runs a job and ends.
+fn run_job_and_end(world: &mut World, host: &mut Host, kind: wire::EndKind) {
     host.runners[0].guest_runner_state = wire::GuestRunnerState::Running.into();
     host.all(world, wire::RunnerState::Running);
     end(world, host, kind);
@@ -21,19 +21,19 @@ fn end(world: &mut World, host: &mut Host, kind: wire::EndKind) {
 fn refused(world: &World, waiter: WaiterId) -> String {
     match world.added.get(&waiter) {
         Some(Err(Refusal::Invalid(text))) => text.clone(),
-        other => panic!("it is not refused for good: {other:?}"),
+        other => panic!("not refused for good: {other:?}"),
     }
 }
 
 #[test]
-fn a_name_whose_job_is_done_gets_no_second_vm_and_the_answer_says_which_runner_had_it_and_when() {
+fn a_served_name_gets_no_second_vm_and_the_answer_says_which_runner_had_it_and_when() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(2);
     let first = world.add("a");
     host.all(&mut world, wire::RunnerState::SshReady);
     let runner = world.added[&first].clone().unwrap().runner_id.to_string();
     world.clock = 3 * MINUTE;
-    work_and_end(&mut world, &mut host, wire::EndKind::Finished);
+    run_job_and_end(&mut world, &mut host, wire::EndKind::Finished);
     let again = world.add("a");
     let text = refused(&world, again);
     for part in ["the name a has been served", &runner, "on host", "1970-01-01T00:03:00Z"] {
@@ -46,7 +46,7 @@ fn a_name_whose_job_is_done_gets_no_second_vm_and_the_answer_says_which_runner_h
 }
 
 #[test]
-fn a_name_without_a_job_done_gets_a_new_vm_however_its_runner_ended() {
+fn a_name_that_is_not_served_gets_a_new_vm_however_its_runner_ended() {
     for (kind, worked) in [
         (wire::EndKind::Finished, false),
         (wire::EndKind::Failed, true),
@@ -58,7 +58,7 @@ fn a_name_without_a_job_done_gets_a_new_vm_however_its_runner_ended() {
         let mut host = world.agent(1);
         ready(&mut world, &mut host, "a");
         match worked {
-            true => work_and_end(&mut world, &mut host, kind),
+            true => run_job_and_end(&mut world, &mut host, kind),
             false => end(&mut world, &mut host, kind),
         }
         world.add("a");
@@ -67,7 +67,7 @@ fn a_name_without_a_job_done_gets_a_new_vm_however_its_runner_ended() {
 }
 
 #[test]
-fn whoever_asks_while_the_runner_whose_job_is_done_is_torn_down_is_refused_once_it_is_gone() {
+fn a_request_during_the_teardown_of_a_runner_that_served_its_name_is_refused_once_the_runner_has_ended() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(2);
     ready(&mut world, &mut host, "a");
@@ -75,14 +75,14 @@ fn whoever_asks_while_the_runner_whose_job_is_done_is_torn_down_is_refused_once_
     host.all(&mut world, wire::RunnerState::Running);
     host.all(&mut world, wire::RunnerState::TearingDown);
     let again = world.add("a");
-    assert!(!world.added.contains_key(&again), "it may yet turn out to have failed");
+    assert!(!world.added.contains_key(&again), "it may still turn out to have failed");
     end(&mut world, &mut host, wire::EndKind::Finished);
     assert!(refused(&world, again).contains("has been served"));
     assert_eq!(world.creates(host.session).len(), 1);
 }
 
 #[test]
-fn a_job_that_only_the_agent_saw_counts_when_it_is_back() {
+fn a_job_that_only_the_agent_saw_counts_once_the_agent_reconnects() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     ready(&mut world, &mut host, "a");
@@ -96,7 +96,7 @@ fn a_job_that_only_the_agent_saw_counts_when_it_is_back() {
 }
 
 #[test]
-fn a_job_reported_for_a_runner_this_server_never_heard_of_counts_too() {
+fn a_job_reported_for_an_unknown_runner_counts_too() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     host.runners.push(wire::Runner {
@@ -112,17 +112,17 @@ fn a_job_reported_for_a_runner_this_server_never_heard_of_counts_too() {
 }
 
 #[test]
-fn a_served_name_may_be_asked_for_again_once_its_runner_is_forgotten() {
+fn a_served_name_is_free_again_once_its_runner_is_forgotten() {
     let mut world = World::new(Policy { tombstones: 60 * MINUTE, ..Policy::default() });
     let mut host = world.agent(1);
     ready(&mut world, &mut host, "a");
-    work_and_end(&mut world, &mut host, wire::EndKind::Finished);
+    run_job_and_end(&mut world, &mut host, wire::EndKind::Finished);
     world.pass(90 * MINUTE);
     world.add("a");
     assert_eq!(world.creates(host.session).len(), 2);
 }
 
-/// As a server that is started again finds them.
+/// The same state after a restart of the server.
 fn restarted(world: &World) -> World {
     let mut rows = HashMap::new();
     for write in &world.writes {
@@ -136,20 +136,20 @@ fn restarted(world: &World) -> World {
             _ => {}
         }
     }
-    let runners = rows.into_values().map(|r| super::super::runner::Runner { live: Default::default(), ..r });
+    let runners = rows.into_values().map(|r| crate::fleet::runner::Runner { live: Default::default(), ..r });
     let mut next = World::new(Policy::default());
     next.clock = world.clock;
-    // A server's monotonic clock begins with it.
+    // The monotonic clock starts with the server.
     next.core = Core::restore(Policy::default(), vec![], runners.collect(), next.now());
     next
 }
 
 #[test]
-fn a_restarted_server_knows_which_names_have_served() {
+fn a_restarted_server_knows_which_names_are_served() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     ready(&mut world, &mut host, "a");
-    work_and_end(&mut world, &mut host, wire::EndKind::Finished);
+    run_job_and_end(&mut world, &mut host, wire::EndKind::Finished);
     let mut world = restarted(&world);
     let again = world.add("a");
     refused(&world, again);
@@ -168,5 +168,5 @@ fn the_time_in_the_queue_is_counted_from_the_request_also_by_a_restarted_server(
     let host = world.agent(1);
     assert_eq!(world.creates(host.session).len(), 1);
     world.pass(MINUTE);
-    assert_eq!(world.view("a").queue_ms, 660_000, "it has a slot, and waits no longer");
+    assert_eq!(world.view("a").queue_ms, 660_000, "it has a slot and no longer waits");
 }

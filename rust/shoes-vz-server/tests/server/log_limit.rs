@@ -1,4 +1,4 @@
-//! A log that nobody can flood by asking again.
+//! A log that repeated calls cannot flood.
 
 use std::{ffi::OsStr, path::PathBuf, process::Stdio};
 
@@ -47,7 +47,7 @@ impl Program {
 }
 
 #[tokio::test]
-async fn what_is_refused_again_and_again_is_logged_once_and_counted() {
+async fn a_call_that_is_refused_repeatedly_is_logged_once_and_counted() {
     let program = Program::start(&["--unknown-labels".as_ref(), "refuse".as_ref()]).await;
     let _agent = Agent::connect(&program.server, 1).await;
     let mut shoes = program.server.shoes();
@@ -55,7 +55,7 @@ async fn what_is_refused_again_and_again_is_logged_once_and_counted() {
         let add = AddInstanceRequest {
             runner_name: format!("job-{n}"),
             setup_script: SCRIPT.into(),
-            labels: vec!["nobody-offers-it".into()],
+            labels: vec!["not-offered".into()],
             ..AddInstanceRequest::default()
         };
         assert_eq!(shoes.add_instance(add).await.unwrap_err().code(), Code::InvalidArgument);
@@ -78,8 +78,8 @@ async fn calls_without_the_token_are_logged_once_for_each_address_and_counted() 
     std::fs::write(&token, "s3cret").unwrap();
     let program = Program::start(&["--token-file".as_ref(), token.as_ref()]).await;
     for _ in 0..20 {
-        let told = answer(program.server.add("a")).await.unwrap_err();
-        assert_eq!(told.code(), Code::Unauthenticated, "{told:?}");
+        let refused = answer(program.server.add("a")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
     }
     assert_eq!(program.logged("no valid token"), 1);
     let metrics = program.server.http("/metrics", "Authorization: Bearer s3cret\r\n").await.1;

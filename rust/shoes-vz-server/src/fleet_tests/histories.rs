@@ -12,28 +12,28 @@ use super::{Event, Host, MINUTE, Policy, WaiterId, World};
 #[derive(Debug, Clone)]
 enum Step {
     Add(u8),
-    Leave(u8),
+    Disconnect(u8),
     Undelivered(u8),
     Delete(u8),
     Pass(u16),
     Connect(u8),
     Lose(u8),
-    /// The agent obeys up to here and reports; the runner it picks advances.
+    /// The agent carries out its commands and reports; the runner it picks advances.
     Work(u8, u8, u8),
     Forget(u8),
     RefuseCreate(u8),
     /// As [`Step::RefuseCreate`], but another agent may take the runner.
-    RefuseElsewhere(u8),
+    RefuseForNow(u8),
     Cordon(u8),
     Uncordon(u8),
-    TakesNone(u8),
-    TakesAgain(u8),
+    Unschedulable(u8),
+    Schedulable(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (0u8..6).prop_map(Step::Add),
-        2 => any::<u8>().prop_map(Step::Leave),
+        2 => any::<u8>().prop_map(Step::Disconnect),
         1 => any::<u8>().prop_map(Step::Undelivered),
         2 => any::<u8>().prop_map(Step::Delete),
         2 => (0u16..400).prop_map(Step::Pass),
@@ -42,17 +42,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0u8..3, any::<u8>(), 1u8..7).prop_map(|(a, r, s)| Step::Work(a, r, s)),
         1 => (0u8..3).prop_map(Step::Forget),
         1 => (0u8..3).prop_map(Step::RefuseCreate),
-        2 => (0u8..3).prop_map(Step::RefuseElsewhere),
-        1 => (0u8..3).prop_map(Step::TakesNone),
-        1 => (0u8..3).prop_map(Step::TakesAgain),
+        2 => (0u8..3).prop_map(Step::RefuseForNow),
+        1 => (0u8..3).prop_map(Step::Unschedulable),
+        1 => (0u8..3).prop_map(Step::Schedulable),
         1 => (0u8..3).prop_map(Step::Cordon),
         1 => (0u8..3).prop_map(Step::Uncordon),
     ];
     proptest::collection::vec(step, 1..120)
 }
 
-/// What a host does with everything sent on its present stream.
-fn obey(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck> {
+/// Carries out everything that was sent on the host's current stream.
+fn carry_out(world: &mut World, host: &mut Host, from: usize) -> Vec<wire::CommandAck> {
     let mut acks = vec![];
     for (session, response) in world.sent[from..].iter().cloned() {
         if session != host.session {
@@ -91,7 +91,7 @@ fn refuse_last(world: &mut World, host: &mut Host, from: usize, try_elsewhere: b
     host.ack(world, vec![ack]);
 }
 
-/// Whether the server still listens to the host's stream.
+/// Whether the host's stream is open.
 fn is_open(world: &World, host: &Host) -> bool {
     world.closed.iter().all(|(session, _)| *session != host.session)
 }
@@ -105,40 +105,40 @@ fn runners_on(world: &World, agent: AgentId) -> BTreeSet<String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
-    /// Whatever happens: the invariants hold after each event (`World::take`), no agent ever has more than its slots or
-    /// two VMs of one name, and once all is quiet every call is answered and every host is empty.
+    /// Whatever happens, the invariants hold after each event (`World::perform`), no agent ever has more runners than slots
+    /// or two VMs of one name, and in the end every call is answered and every host is empty.
     #[test]
     fn random_histories_keep_every_promise(steps in steps()) {
         let mut world = World::new(Policy::default());
         let mut hosts: Vec<Host> = (0..3).map(|_| world.agent(2)).collect();
         let mut done = [0usize; 3];
         let mut waiters: Vec<WaiterId> = vec![];
-        let mut deleters: Vec<WaiterId> = vec![];
-        let mut left: Vec<WaiterId> = vec![];
-        // Of each host that takes none: the runners it had by then.
+        let mut delete_waiters: Vec<WaiterId> = vec![];
+        let mut disconnected: Vec<WaiterId> = vec![];
+        // For each host that gets no new runners, those it had by then.
         let mut cordoned: [Option<BTreeSet<String>>; 3] = [None, None, None];
-        let mut takes_none: [Option<BTreeSet<String>>; 3] = [None, None, None];
+        let mut unschedulable: [Option<BTreeSet<String>>; 3] = [None, None, None];
         for step in steps {
             match step {
                 Step::Add(n) => waiters.push(world.add(&format!("r{n}"))),
-                Step::Leave(n) if !waiters.is_empty() => {
+                Step::Disconnect(n) if !waiters.is_empty() => {
                     let waiter = waiters[usize::from(n) % waiters.len()];
                     if !world.added.contains_key(&waiter) {
-                        left.push(waiter);
+                        disconnected.push(waiter);
                     }
-                    world.on(Event::CallerGone { waiter });
+                    world.on(Event::CallerDisconnected { waiter });
                 }
                 Step::Undelivered(n) => {
-                    let told: Vec<_> = world.added.values().flatten().map(|a| a.runner_id).collect();
-                    if !told.is_empty() {
-                        world.on(Event::Undelivered { runner: told[usize::from(n) % told.len()] });
+                    let answered: Vec<_> = world.added.values().flatten().map(|a| a.runner_id).collect();
+                    if !answered.is_empty() {
+                        world.on(Event::Undelivered { runner: answered[usize::from(n) % answered.len()] });
                     }
                 }
                 Step::Delete(n) => {
                     let views = world.core.snapshot(true, world.now()).runners;
                     if !views.is_empty() {
                         let cloud_id = views[usize::from(n) % views.len()].cloud_id.parse().unwrap();
-                        deleters.push(world.delete(cloud_id));
+                        delete_waiters.push(world.delete(cloud_id));
                     }
                 }
                 Step::Pass(seconds) => world.pass(Duration::from_secs(seconds.into())),
@@ -151,7 +151,7 @@ proptest! {
                 Step::Work(a, pick, state) => {
                     let at = usize::from(a);
                     let from = std::mem::replace(&mut done[at], world.sent.len());
-                    let acks = obey(&mut world, &mut hosts[at], from);
+                    let acks = carry_out(&mut world, &mut hosts[at], from);
                     let count = hosts[at].runners.len();
                     if count > 0 {
                         let runner = &mut hosts[at].runners[usize::from(pick) % count];
@@ -166,7 +166,7 @@ proptest! {
                     hosts[usize::from(a)].sync(&mut world);
                 }
                 Step::RefuseCreate(a) => refuse_last(&mut world, &mut hosts[usize::from(a)], done[usize::from(a)], false),
-                Step::RefuseElsewhere(a) => refuse_last(&mut world, &mut hosts[usize::from(a)], done[usize::from(a)], true),
+                Step::RefuseForNow(a) => refuse_last(&mut world, &mut hosts[usize::from(a)], done[usize::from(a)], true),
                 Step::Cordon(a) => {
                     let at = usize::from(a);
                     world.cordon(hosts[at].id, "");
@@ -176,28 +176,28 @@ proptest! {
                     cordoned[usize::from(a)] = None;
                     world.uncordon(hosts[usize::from(a)].id);
                 }
-                Step::TakesNone(a) => {
+                Step::Unschedulable(a) => {
                     let at = usize::from(a);
-                    hosts[at].takes_none = "its disk is full".into();
+                    hosts[at].unschedulable_reason = "its disk is full".into();
                     if hosts[at].online && is_open(&world, &hosts[at]) {
                         hosts[at].sync(&mut world);
-                        takes_none[at].get_or_insert(runners_on(&world, hosts[at].id));
+                        unschedulable[at].get_or_insert(runners_on(&world, hosts[at].id));
                     }
                 }
-                Step::TakesAgain(a) => {
+                Step::Schedulable(a) => {
                     let at = usize::from(a);
-                    takes_none[at] = None;
-                    hosts[at].takes_none.clear();
+                    unschedulable[at] = None;
+                    hosts[at].unschedulable_reason.clear();
                     if is_open(&world, &hosts[at]) {
                         hosts[at].sync(&mut world);
                     }
                 }
-                Step::Leave(_) => {}
+                Step::Disconnect(_) => {}
             }
             for at in 0..hosts.len() {
-                for had in cordoned[at].iter().chain(&takes_none[at]) {
+                for had in cordoned[at].iter().chain(&unschedulable[at]) {
                     let has = runners_on(&world, hosts[at].id);
-                    prop_assert!(has.is_subset(had), "an agent that takes none got one");
+                    prop_assert!(has.is_subset(had), "an agent that accepts no new runner got one");
                 }
             }
             let mut names: Vec<&str> = hosts.iter().flat_map(|h| &h.runners).map(|r| r.runner_name.as_str()).collect();
@@ -207,13 +207,13 @@ proptest! {
             prop_assert_eq!(names.len(), all, "two VMs have one name");
             prop_assert!(hosts.iter().all(|h| h.runners.len() <= 2), "an agent has more than its slots");
         }
-        // Quiet: everybody deletes what they have, every host works on, time passes.
+        // In the end every runner is deleted, every host carries out its commands, and time passes.
         let mut last = vec![];
         for view in world.core.snapshot(false, world.now()).runners {
             last.push(world.delete(view.cloud_id.parse().unwrap()));
         }
         for host in &mut hosts {
-            host.takes_none.clear();
+            host.unschedulable_reason.clear();
             host.connect(&mut world);
             world.uncordon(host.id);
         }
@@ -221,15 +221,15 @@ proptest! {
             for (at, host) in hosts.iter_mut().enumerate() {
                 let from = if round == 0 { 0 } else { done[at] };
                 done[at] = world.sent.len();
-                let acks = obey(&mut world, host, from);
+                let acks = carry_out(&mut world, host, from);
                 host.ack(&mut world, acks);
             }
         }
         world.pass(10 * MINUTE);
-        for waiter in waiters.iter().filter(|w| !left.contains(w)) {
+        for waiter in waiters.iter().filter(|w| !disconnected.contains(w)) {
             prop_assert!(world.added.contains_key(waiter), "an AddInstance was never answered");
         }
-        for waiter in deleters {
+        for waiter in delete_waiters {
             prop_assert!(world.deleted.contains_key(&waiter), "a DeleteInstance was never answered");
         }
         for waiter in last {

@@ -1,4 +1,4 @@
-//! Labels and resource types that ask for templates and sizes.
+//! Labels and resource types that require templates and sizes.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,24 @@ use shoes_vz_proto::agent as wire;
 
 use super::{Host, Policy, Refusal, World};
 use crate::fleet::{
-    demand::{Demand, Demands},
     labels::Accepted,
-    types::Shape,
+    requirements::{RequirementTables, VmRequirements},
+    values::VmSize,
 };
 
-fn demand(template: &str, cpus: u32) -> Demand {
-    Demand { template: template.into(), shape: Shape { cpus, memory_bytes: 7, disk_bytes: 0 } }
+fn requirements(template: &str, cpus: u32) -> VmRequirements {
+    VmRequirements { template: template.into(), size: VmSize { cpus, memory_bytes: 7, disk_bytes: 0 } }
 }
 
 fn world() -> World {
     let labels = BTreeMap::from([
-        ("macos-15".to_owned(), demand("sequoia", 4)),
-        ("macos-26".to_owned(), demand("tahoe", 0)),
+        ("macos-15".to_owned(), requirements("sequoia", 4)),
+        ("macos-26".to_owned(), requirements("tahoe", 0)),
     ]);
-    let resource_types = BTreeMap::from([(ResourceType::Nano, demand("", 2))]);
+    let resource_types = BTreeMap::from([(ResourceType::Nano, requirements("", 2))]);
     World::new(Policy {
         accepted_labels: Accepted::new(labels.keys()),
-        demands: Demands { resource_types, labels },
+        requirement_tables: RequirementTables { resource_types, labels },
         ..Policy::default()
     })
 }
@@ -40,7 +40,7 @@ fn host(world: &mut World, template: &str) -> Host {
 }
 
 #[test]
-fn fault_25_a_labels_template_decides_which_agent_makes_the_runner_and_its_size_counts() {
+fn fault_25_a_labels_template_decides_which_agent_gets_the_runner_and_its_size_counts() {
     let mut world = world();
     let (tahoe, sequoia) = (host(&mut world, "tahoe"), host(&mut world, "sequoia"));
     world.add_labelled("a", &["self-hosted", "macOS-15"]);
@@ -64,12 +64,12 @@ fn a_runner_whose_template_no_agent_has_waits_for_one() {
 }
 
 #[test]
-fn labels_that_name_different_templates_can_never_work() {
+fn labels_that_require_different_templates_are_refused_for_good() {
     let mut world = world();
     let waiter = world.add_labelled("a", &["macos-15", "macos-26"]);
-    let told = world.added[&waiter].clone().unwrap_err();
+    let refusal = world.added[&waiter].clone().unwrap_err();
     assert!(
-        matches!(&told, Refusal::Invalid(t) if t.contains("\"sequoia\"") && t.contains("\"tahoe\"")),
-        "{told}"
+        matches!(&refusal, Refusal::Invalid(t) if t.contains("\"sequoia\"") && t.contains("\"tahoe\"")),
+        "{refusal}"
     );
 }

@@ -1,10 +1,11 @@
-//! The core alone: its rules one by one here, in [`cordon`], [`demand`], [`elsewhere`] and [`served`]; in [`histories`] random ones against its invariants.
+//! Tests of the core alone: single rules here and in the other modules, random histories against the invariants in
+//! [`histories`].
 
 mod cordon;
-mod demand;
-mod elsewhere;
 mod histories;
-mod served;
+mod requeue;
+mod requirements;
+mod served_names;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,26 +16,26 @@ use shoes_vz_proto::{
     fleet::AgentView,
 };
 
-use crate::metrics::Metrics;
-
-use super::{
-    core::{Core, Policy},
-    types::{
-        AddRequest, Added, Closed, Effect, Event, Fresh, Now, Order, Refusal, Registration, Script,
-        SessionId, Turn, WaiterId, Write,
+use crate::{
+    fleet::{
+        core::{Core, Policy},
+        event::{AddRequest, Closed, CordonOrder, Decision, Effect, Event, Refusal, Registration, Write},
+        runner::Added,
+        values::{NewIds, Now, Script, SessionId, WaiterId},
     },
+    metrics::Metrics,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A core and everything it ever said.
+/// A core, and every effect and write of it so far.
 struct World {
     core: Core,
     clock: Duration,
     next: u64,
     added: HashMap<WaiterId, Result<Added, Refusal>>,
     deleted: HashMap<WaiterId, Result<(), Refusal>>,
-    ordered: HashMap<WaiterId, Result<AgentView, Refusal>>,
+    cordoned: HashMap<WaiterId, Result<AgentView, Refusal>>,
     sent: Vec<(SessionId, wire::SyncResponse)>,
     closed: Vec<(SessionId, Closed)>,
     writes: Vec<Write>,
@@ -49,7 +50,7 @@ impl World {
             next: 0,
             added: HashMap::new(),
             deleted: HashMap::new(),
-            ordered: HashMap::new(),
+            cordoned: HashMap::new(),
             sent: vec![],
             closed: vec![],
             writes: vec![],
@@ -66,24 +67,24 @@ impl World {
         self.next
     }
 
-    /// Counted rather than random, so that a history found bad is bad again.
+    /// Counted rather than random, so that a failing history is reproducible.
     fn uuid(&mut self) -> String {
         format!("00000000-0000-4000-8000-{:012x}", self.number())
     }
 
-    fn take(&mut self, turn: Turn) {
-        self.writes.extend(turn.writes);
-        for effect in turn.effects {
+    fn perform(&mut self, decision: Decision) {
+        self.writes.extend(decision.writes);
+        for effect in decision.effects {
             match effect {
                 Effect::Added(w, a) => assert!(self.added.insert(w, a).is_none(), "answered twice"),
                 Effect::Deleted(w, a) => {
                     assert!(self.deleted.insert(w, a.map(drop)).is_none(), "answered twice");
                 }
-                Effect::Ordered(w, a) => {
-                    assert!(self.ordered.insert(w, a.map(|v| *v)).is_none(), "answered twice");
+                Effect::Cordoned(w, a) => {
+                    assert!(self.cordoned.insert(w, a.map(|v| *v)).is_none(), "answered twice");
                 }
                 Effect::Send(s, c) => self.sent.push((s, *c)),
-                Effect::Close(s, why) => self.closed.push((s, why)),
+                Effect::Close(s, reason) => self.closed.push((s, reason)),
                 Effect::Registered(..) | Effect::Observe(_) => {}
             }
         }
@@ -91,14 +92,14 @@ impl World {
     }
 
     fn on(&mut self, event: Event) {
-        let turn = self.core.handle(event, self.now());
-        self.take(turn);
+        let decision = self.core.handle(event, self.now());
+        self.perform(decision);
     }
 
     fn pass(&mut self, time: Duration) {
         self.clock += time;
-        let turn = self.core.on_time(self.now());
-        self.take(turn);
+        let decision = self.core.on_time(self.now());
+        self.perform(decision);
     }
 
     fn add(&mut self, name: &str) -> WaiterId {
@@ -107,7 +108,7 @@ impl World {
 
     fn add_labelled(&mut self, name: &str, labels: &[&str]) -> WaiterId {
         let waiter = WaiterId(self.number());
-        let fresh = Fresh {
+        let new_ids = NewIds {
             runner: self.uuid().parse().unwrap(),
             cloud: format!("shoes-vz-{}", self.uuid()).parse().unwrap(),
         };
@@ -118,28 +119,28 @@ impl World {
             labels: labels.iter().map(|l| (*l).into()).collect(),
             request_id: String::new(),
         };
-        self.on(Event::Add { waiter, request, patience: 5 * MINUTE, fresh });
+        self.on(Event::Add { waiter, request, timeout: 5 * MINUTE, new_ids });
         waiter
     }
 
     fn delete(&mut self, cloud_id: CloudId) -> WaiterId {
         let waiter = WaiterId(self.number());
-        self.on(Event::Delete { waiter, cloud_id, patience: 2 * MINUTE });
+        self.on(Event::Delete { waiter, cloud_id, timeout: 2 * MINUTE });
         waiter
     }
 
-    fn order(&mut self, agent: &str, order: Order) -> Result<AgentView, Refusal> {
+    fn order(&mut self, agent: &str, order: CordonOrder) -> Result<AgentView, Refusal> {
         let waiter = WaiterId(self.number());
-        self.on(Event::Order { waiter, agent: agent.into(), order });
-        self.ordered.remove(&waiter).expect("an order is obeyed or refused at once")
+        self.on(Event::Cordon { waiter, agent: agent.into(), order });
+        self.cordoned.remove(&waiter).expect("an order is answered at once")
     }
 
     fn cordon(&mut self, agent: AgentId, reason: &str) {
-        self.order(&agent.to_string(), Order::Cordon(reason.into())).unwrap();
+        self.order(&agent.to_string(), CordonOrder::Cordon(reason.into())).unwrap();
     }
 
     fn uncordon(&mut self, agent: AgentId) {
-        self.order(&agent.to_string(), Order::Uncordon).unwrap();
+        self.order(&agent.to_string(), CordonOrder::Uncordon).unwrap();
     }
 
     fn agent(&mut self, slots: u32) -> Host {
@@ -151,11 +152,11 @@ impl World {
     }
 
     fn register(&mut self, agent_id: Option<AgentId>, slots: u32, info: Option<wire::AgentInfo>) -> AgentId {
-        let (waiter, fresh) = (WaiterId(self.number()), self.uuid().parse().unwrap());
+        let (waiter, new_id) = (WaiterId(self.number()), self.uuid().parse().unwrap());
         let capacity = wire::AgentCapacity { max_runners: slots, ..Default::default() };
-        let registration = Registration { agent_id, fresh, hostname: "host".into(), capacity, info };
+        let registration = Registration { agent_id, new_id, hostname: "host".into(), capacity, info };
         self.on(Event::Register { waiter, registration: Box::new(registration) });
-        agent_id.unwrap_or(fresh)
+        agent_id.unwrap_or(new_id)
     }
 
     fn creates(&self, session: SessionId) -> Vec<wire::CreateRunnerCommand> {
@@ -190,31 +191,31 @@ impl World {
     }
 }
 
-/// An agent as the core hears it.
+/// An agent played by the test.
 struct Host {
     id: AgentId,
     session: SessionId,
     runners: Vec<wire::Runner>,
     /// Command ids of the creates it refused.
     refused: Vec<String>,
-    takes_none: String,
+    unschedulable_reason: String,
     online: bool,
 }
 
 impl Host {
-    /// Registered, and not there yet.
+    /// Registered, and not connected yet.
     fn new(id: AgentId) -> Self {
         Self {
             id,
             session: SessionId(0),
             runners: vec![],
             refused: vec![],
-            takes_none: String::new(),
+            unschedulable_reason: String::new(),
             online: false,
         }
     }
 
-    /// Refuses the create sent to it last, for its own sake.
+    /// Refuses the last create sent to it, so that another agent may take the runner.
     fn refuse(&self, world: &mut World, error: &str) {
         let mut sent = world.sent.iter().rev().filter(|(s, _)| *s == self.session);
         let create = sent.find(|(_, c)| matches!(c.command, Some(Command::CreateRunner(_))));
@@ -241,7 +242,7 @@ impl Host {
             active_runners: 0,
             runners: self.runners.clone(),
             acks,
-            unschedulable_reason: self.takes_none.clone(),
+            unschedulable_reason: self.unschedulable_reason.clone(),
             ..wire::SyncRequest::default()
         };
         world.on(Event::Synced { session: self.session, agent: self.id, request: Box::new(request) });
@@ -249,10 +250,10 @@ impl Host {
 
     fn lose(&mut self, world: &mut World) {
         self.online = false;
-        world.on(Event::SessionLost { session: self.session, why: "test".into() });
+        world.on(Event::SessionLost { session: self.session, reason: "test".into() });
     }
 
-    /// Has every runner it was told to make, in this state.
+    /// Has every runner of its creates, in this state.
     fn all(&mut self, world: &mut World, state: wire::RunnerState) {
         for create in world.creates(self.session) {
             if !self.runners.iter().any(|r| r.runner_id == create.runner_id) {
@@ -303,14 +304,14 @@ fn fault_03_agents_that_come_back_under_new_ids_leave_no_agent_no_series_and_no_
 }
 
 #[test]
-fn fault_04_a_delete_before_the_agent_ever_told_of_the_runner_reaches_the_agent() {
+fn fault_04_a_delete_before_the_agents_first_report_of_the_runner_reaches_the_agent() {
     let mut world = World::new(Policy::default());
     let host = world.agent(1);
     let added = world.add("a");
     let cloud_id = world.cloud_id("a");
     let deleted = world.delete(cloud_id);
     assert_eq!(world.deletes(host.session), 1);
-    assert!(!world.deleted.contains_key(&deleted), "it may be there, so it is not yet deleted");
+    assert!(!world.deleted.contains_key(&deleted), "it may exist, so it is not deleted yet");
     assert!(world.added[&added].is_err());
     let acks = world
         .sent
@@ -318,7 +319,11 @@ fn fault_04_a_delete_before_the_agent_ever_told_of_the_runner_reaches_the_agent(
         .map(|(_, c)| wire::CommandAck { command_id: c.command_id.clone(), ..Default::default() });
     let acks = acks.collect();
     host.ack(&mut world, acks);
-    assert_eq!(world.deleted[&deleted], Ok(()), "the agent has both commands, and no such runner");
+    assert_eq!(
+        world.deleted[&deleted],
+        Ok(()),
+        "the agent acknowledged both commands and lists no such runner"
+    );
     let again = world.delete(cloud_id);
     assert_eq!(world.deleted[&again], Ok(()));
 }
@@ -339,10 +344,10 @@ fn fault_08_each_answer_is_an_effect_of_the_very_report_it_waits_for() {
     assert_eq!(world.creates(host.session).len(), 1);
     host.none(&mut world);
     assert_eq!(world.deleted[&deleted], Ok(()));
-    assert_eq!(world.creates(host.session).len(), 2, "the slot goes on to whoever waits for it");
+    assert_eq!(world.creates(host.session).len(), 2, "the slot goes to the next runner in the queue");
     host.all(&mut world, wire::RunnerState::SshReady);
     assert!(world.added[&waiting].is_ok());
-    assert_eq!(world.clock, Duration::ZERO, "no time has passed, and nobody asked what is due");
+    assert_eq!(world.clock, Duration::ZERO, "no time has passed, and no timer has run");
 }
 
 #[test]
@@ -355,7 +360,7 @@ fn fault_09_a_fast_guest_that_passes_ssh_ready_between_two_reports_is_ready() {
 }
 
 #[test]
-fn fault_09_a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_is_not_done_again() {
+fn fault_09_a_guest_whose_job_ends_between_two_reports_was_ready_and_its_job_is_not_run_again() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let waiter = world.add("a");
@@ -368,7 +373,7 @@ fn fault_09_a_guest_whose_job_is_over_between_two_reports_was_ready_and_its_job_
 }
 
 #[test]
-fn fault_10_a_placed_runner_holds_its_slot_before_the_agent_tells_of_it() {
+fn fault_10_a_placed_runner_holds_its_slot_before_the_agent_reports_it() {
     let mut world = World::new(Policy::default());
     let host = world.agent(2);
     for name in ["a", "b", "c"] {
@@ -400,7 +405,7 @@ fn pain_07_a_runner_whose_labels_no_free_agent_offers_does_not_hold_up_those_beh
 }
 
 #[test]
-fn fault_10_a_failed_or_dying_runner_holds_its_slot_until_its_vm_is_gone() {
+fn fault_10_a_failed_or_dying_runner_holds_its_slot_until_its_vm_is_removed() {
     for state in [wire::RunnerState::Error, wire::RunnerState::TearingDown] {
         let mut world = World::new(Policy::default());
         let mut host = world.agent(1);
@@ -415,7 +420,7 @@ fn fault_10_a_failed_or_dying_runner_holds_its_slot_until_its_vm_is_gone() {
 }
 
 #[test]
-fn fault_10_slots_promised_in_one_go_are_counted_one_by_one() {
+fn fault_10_slots_promised_in_one_pass_are_counted_one_by_one() {
     let mut world = World::new(Policy::default());
     let mut host = |label: &str, slots: u32| {
         let template = wire::TemplateInfo { labels: vec![label.into()], ..Default::default() };
@@ -435,7 +440,7 @@ fn fault_10_slots_promised_in_one_go_are_counted_one_by_one() {
     assert_eq!(
         world.creates(usual.session).len(),
         4,
-        "two went at once, two may come; the rare slot is no help"
+        "two ended at once, so two may start; the rare slot does not help"
     );
 }
 
@@ -459,7 +464,7 @@ fn a_script_is_kept_until_its_agent_has_it_and_no_longer() {
 }
 
 #[test]
-fn an_error_is_told_to_the_caller_at_once_and_a_retry_waits_until_the_wreck_is_gone() {
+fn an_error_reaches_the_caller_at_once_and_a_retry_waits_until_the_failed_vm_is_removed() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(2);
     let waiter = world.add("a");
@@ -467,23 +472,23 @@ fn an_error_is_told_to_the_caller_at_once_and_a_retry_waits_until_the_wreck_is_g
     host.runners[0].error_message = "no boot within 5 m".into();
     host.runners[0].stage = wire::RunnerStage::Guest.into();
     host.all(&mut world, wire::RunnerState::Error);
-    let told = world.added[&waiter].clone().unwrap_err();
+    let refusal = world.added[&waiter].clone().unwrap_err();
     assert!(
-        matches!(&told, Refusal::Failed(t) if t.contains("no boot") && t.contains("stage guest")),
-        "{told}"
+        matches!(&refusal, Refusal::Failed(t) if t.contains("no boot") && t.contains("stage guest")),
+        "{refusal}"
     );
-    assert_eq!(world.deletes(host.session), 0, "the agent cleans up by itself");
+    assert_eq!(world.deletes(host.session), 0, "the agent removes it by itself");
 
     let retry = world.add("a");
     assert_eq!(world.creates(host.session).len(), 1, "one VM for each name");
-    assert!(world.view("a").pending_reason.contains("is not gone from host yet"));
+    assert!(world.view("a").pending_reason.contains("host has not removed the last VM"));
     host.none(&mut world);
     assert_eq!(world.creates(host.session).len(), 2);
     assert!(!world.added.contains_key(&retry));
 }
 
 #[test]
-fn fault_13_a_wreck_the_agent_leaves_is_removed_after_a_minute_once_and_stays_a_failure() {
+fn fault_13_a_failed_vm_that_the_agent_leaves_is_deleted_once_after_a_minute_and_stays_a_failure() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     world.add("a");
@@ -491,7 +496,7 @@ fn fault_13_a_wreck_the_agent_leaves_is_removed_after_a_minute_once_and_stays_a_
     host.runners[0].error_message = "disk full".into();
     host.all(&mut world, wire::RunnerState::Error);
     world.pass(MINUTE - Duration::from_secs(1));
-    assert_eq!(world.deletes(host.session), 0, "the agent cleans up by itself");
+    assert_eq!(world.deletes(host.session), 0, "the agent removes it by itself");
     for _ in 0..9 {
         world.pass(MINUTE);
         host.sync(&mut world);
@@ -504,7 +509,7 @@ fn fault_13_a_wreck_the_agent_leaves_is_removed_after_a_minute_once_and_stays_a_
 }
 
 #[test]
-fn a_runner_in_no_list_is_ended_only_after_the_agent_had_it() {
+fn a_runner_that_is_not_listed_ends_only_after_the_agent_had_it() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     world.add("a");
@@ -519,7 +524,7 @@ fn a_runner_in_no_list_is_ended_only_after_the_agent_had_it() {
 }
 
 #[test]
-fn pain_07_a_create_that_was_refused_fails_its_caller_with_the_agents_words() {
+fn pain_07_a_create_that_was_refused_fails_its_caller_with_the_agents_reason() {
     let mut world = World::new(Policy::default());
     let host = world.agent(1);
     let waiter = world.add("a");
@@ -553,7 +558,7 @@ fn fault_14_a_delete_that_was_refused_is_sent_again_later_each_time() {
 }
 
 #[test]
-fn fault_05_a_delete_on_an_agent_that_is_away_is_kept_told_and_delivered_when_it_is_back() {
+fn fault_05_a_delete_on_an_offline_agent_is_kept_reported_and_delivered_once_it_reconnects() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     let cloud_id = ready(&mut world, &mut host, "a");
@@ -578,7 +583,7 @@ fn a_tombstone_is_forgotten_in_time_and_a_stray_runner_is_removed() {
     host.none(&mut world);
     host.runners = was;
     host.sync(&mut world);
-    assert_eq!(world.deletes(host.session), 2, "it ended, and must not come back");
+    assert_eq!(world.deletes(host.session), 2, "it ended, and must not return");
     host.sync(&mut world);
     assert_eq!(world.deletes(host.session), 2, "once is enough");
     host.none(&mut world);
@@ -594,14 +599,14 @@ fn an_unknown_runner_is_adopted_and_takes_the_callers_that_wait_for_its_name() {
     let id = AgentId::random();
     world.register(Some(id), 1, Some(wire::AgentInfo { protocol: 1, ..Default::default() }));
     let cloud_id = CloudId::random();
-    let told = wire::Runner {
+    let report = wire::Runner {
         runner_id: shoes_vz_model::RunnerId::random().to_string(),
         runner_name: "a".into(),
         cloud_id: cloud_id.to_string(),
         state: wire::RunnerState::Running.into(),
         ..Default::default()
     };
-    let mut host = Host { runners: vec![told], ..Host::new(id) };
+    let mut host = Host { runners: vec![report], ..Host::new(id) };
     host.connect(&mut world);
     assert_eq!(world.added[&waiter].clone().unwrap().cloud_id, cloud_id);
     assert_eq!(world.creates(host.session).len(), 0);
@@ -610,7 +615,7 @@ fn an_unknown_runner_is_adopted_and_takes_the_callers_that_wait_for_its_name() {
 }
 
 #[test]
-fn runners_of_a_host_with_a_new_identity_are_found_again() {
+fn runners_of_a_host_with_a_new_id_are_found_again() {
     let mut world = World::new(Policy::default());
     let mut old = world.agent(1);
     let cloud_id = ready(&mut world, &mut old, "a");
@@ -623,22 +628,22 @@ fn runners_of_a_host_with_a_new_identity_are_found_again() {
 }
 
 #[test]
-fn the_newer_stream_of_an_agent_counts_and_the_older_is_closed() {
+fn the_newer_stream_of_an_agent_counts_and_the_older_one_is_closed() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     world.add("a");
     let old = host.session;
     host.connect(&mut world);
     assert_eq!(world.closed, [(old, Closed::Replaced)]);
-    assert_eq!(world.creates(host.session).len(), 1, "not acknowledged, so sent anew");
-    world.on(Event::SessionLost { session: old, why: "late".into() });
+    assert_eq!(world.creates(host.session).len(), 1, "not acknowledged, so sent again");
+    world.on(Event::SessionLost { session: old, reason: "late".into() });
     host.all(&mut world, wire::RunnerState::Booting);
     assert_eq!(world.creates(host.session).len(), 1);
     assert_eq!(world.view("a").runner.unwrap().state(), wire::RunnerState::Booting);
 }
 
 #[test]
-fn an_agent_that_did_not_register_is_told_to() {
+fn the_stream_of_an_agent_that_did_not_register_is_closed() {
     let mut world = World::new(Policy::default());
     let mut host = Host::new(AgentId::random());
     host.connect(&mut world);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoes_vz_proto::agent as wire;
 
-use super::{Event, Host, MINUTE, Order, Policy, Refusal, Registration, WaiterId, World, ready};
+use super::{CordonOrder, Event, Host, MINUTE, Policy, Refusal, Registration, WaiterId, World, ready};
 
 #[test]
 fn a_cordoned_agent_gets_no_new_runner_keeps_those_it_has_and_gets_them_again_when_uncordoned() {
@@ -27,7 +27,7 @@ fn a_cordoned_agent_gets_no_new_runner_keeps_those_it_has_and_gets_them_again_wh
 }
 
 #[test]
-fn a_runner_goes_to_an_agent_that_is_not_cordoned_however_full() {
+fn a_runner_is_placed_on_an_agent_that_is_not_cordoned_however_full() {
     let mut world = World::new(Policy::default());
     let (empty, full) = (world.agent(9), world.agent(1));
     world.cordon(empty.id, "");
@@ -41,7 +41,7 @@ fn a_cordon_outlives_a_new_registration_and_a_reason_outlives_an_order_without_o
     let mut host = world.agent(1);
     world.cordon(host.id, "new\ndisk ");
     world.pass(MINUTE);
-    let view = world.order(&host.id.to_string(), Order::Cordon(String::new())).unwrap();
+    let view = world.order(&host.id.to_string(), CordonOrder::Cordon(String::new())).unwrap();
     let cordon = view.cordon.unwrap();
     assert_eq!((cordon.reason.as_str(), cordon.since.unwrap().seconds), ("new disk", 0));
     host.lose(&mut world);
@@ -49,7 +49,7 @@ fn a_cordon_outlives_a_new_registration_and_a_reason_outlives_an_order_without_o
     host.connect(&mut world);
     world.add("a");
     assert_eq!(world.creates(host.session).len(), 0);
-    let view = world.order(&host.id.to_string(), Order::Cordon("other".into())).unwrap();
+    let view = world.order(&host.id.to_string(), CordonOrder::Cordon("other".into())).unwrap();
     assert_eq!(view.cordon.unwrap().reason, "other");
 }
 
@@ -63,7 +63,7 @@ fn a_go_agents_successor_on_a_cordoned_host_is_cordoned() {
 }
 
 #[test]
-fn an_agent_away_for_too_long_loses_its_runners_and_not_its_cordon() {
+fn an_agent_offline_for_too_long_loses_its_runners_and_not_its_cordon() {
     let mut world = World::new(Policy { agent_forget: 60 * MINUTE, ..Policy::default() });
     let mut host = world.agent(1);
     ready(&mut world, &mut host, "a");
@@ -79,13 +79,13 @@ fn an_agent_away_for_too_long_loses_its_runners_and_not_its_cordon() {
 }
 
 #[test]
-fn an_agent_is_named_by_id_or_by_a_hostname_only_it_has() {
+fn an_agent_is_named_by_its_id_or_by_a_hostname_that_only_it_has() {
     let mut world = World::new(Policy::default());
     let register = |world: &mut World, hostname: &str| {
         let id = world.uuid().parse().unwrap();
         let registration = Registration {
             agent_id: Some(id),
-            fresh: id,
+            new_id: id,
             hostname: hostname.into(),
             capacity: wire::AgentCapacity::default(),
             info: None,
@@ -96,20 +96,20 @@ fn an_agent_is_named_by_id_or_by_a_hostname_only_it_has() {
     };
     let (mac, twin, other) =
         (register(&mut world, "mac-1"), register(&mut world, "mac-1"), register(&mut world, "mac-2"));
-    let cordon = || Order::Cordon("why".into());
+    let cordon = || CordonOrder::Cordon("test".into());
     assert_eq!(world.order("MAC-2", cordon()).unwrap().agent.unwrap().agent_id, other.to_string());
-    let told = world.order("mac-1", cordon()).unwrap_err();
+    let refusal = world.order("mac-1", cordon()).unwrap_err();
     let names_both = |t: &String| t.contains(&mac.to_string()) && t.contains(&twin.to_string());
-    assert!(matches!(&told, Refusal::Ambiguous(t) if names_both(t)), "{told}");
+    assert!(matches!(&refusal, Refusal::Ambiguous(t) if names_both(t)), "{refusal}");
     assert!(world.order(&twin.to_string(), cordon()).is_ok());
-    assert!(matches!(world.order("mac-3", Order::Uncordon), Err(Refusal::NotFound(_))));
-    assert!(matches!(world.order("", Order::Uncordon), Err(Refusal::Invalid(_))));
-    let long = Order::Cordon("x".repeat(2000));
+    assert!(matches!(world.order("mac-3", CordonOrder::Uncordon), Err(Refusal::NotFound(_))));
+    assert!(matches!(world.order("", CordonOrder::Uncordon), Err(Refusal::Invalid(_))));
+    let long = CordonOrder::Cordon("x".repeat(2000));
     assert!(matches!(world.order("mac-2", long), Err(Refusal::Invalid(t)) if t.contains("2000")));
 }
 
 #[test]
-fn a_runner_whose_agent_is_away_is_marked_as_such() {
+fn a_runner_whose_agent_is_offline_is_marked_as_such() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     ready(&mut world, &mut host, "a");
@@ -121,11 +121,11 @@ fn a_runner_whose_agent_is_away_is_marked_as_such() {
     world.pass(Duration::from_secs(1));
     host.connect(&mut world);
     host.none(&mut world);
-    assert_eq!(world.view("a").agent_status(), wire::AgentStatus::Unspecified, "it is over");
+    assert_eq!(world.view("a").agent_status(), wire::AgentStatus::Unspecified, "it has ended");
 }
 
 #[test]
-fn a_drained_agent_that_is_away_still_counts_the_runners_it_had() {
+fn a_drained_agent_that_is_offline_still_counts_its_runners() {
     let mut world = World::new(Policy::default());
     let mut host = world.agent(1);
     ready(&mut world, &mut host, "a");

@@ -1,4 +1,4 @@
-//! A damaged database, moved aside: nothing of it is lost, and the server begins empty.
+//! Quarantine of a damaged database: nothing of it is lost, and the server starts empty.
 
 use std::{
     ffi::OsString,
@@ -9,26 +9,30 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::StoreError;
+use super::error::StoreError;
 
-/// The database and its side files, by what their names add to its. It goes last: a log left behind by itself would be
-/// taken for the next database's.
+/// The suffixes of the database's files. The database itself is last, since a log that is left alone would be taken for
+/// the next database's.
 const PARTS: [&str; 4] = ["-wal", "-shm", "-journal", ""];
 
-/// Moves the database at `path`, and what SQLite keeps beside it, to `<name>.damaged-<time>` and its likes in the same
-/// directory (so SQLite finds them together again), where nothing is yet. Gives the new path.
-pub(super) fn move_aside(path: &Path, now: Timestamp) -> Result<PathBuf, StoreError> {
+/// Moves the database at `path`, and the files that SQLite keeps beside it, to unused names `<name>.damaged-<time>…` in the
+/// same directory, where SQLite finds them together again. Returns the new path.
+pub(super) fn quarantine(path: &Path, now: Timestamp) -> Result<PathBuf, StoreError> {
     let to = free_name(path, now);
     for part in PARTS {
         let (from, to) = (with(path, part), with(&to, part));
-        // Unlike a rename, a link never replaces what is there.
+        // Unlike a rename, a link never replaces an existing file.
         let moved = fs::hard_link(&from, &to).and_then(|()| fs::remove_file(&from));
         match moved {
             Err(e) if e.kind() == ErrorKind::NotFound && !part.is_empty() => {}
-            moved => moved.map_err(|source| StoreError::Aside { from, to, source })?,
+            moved => moved.map_err(|source| StoreError::Quarantine { from, to, source })?,
         }
     }
-    sync_directory(path).map_err(|source| StoreError::Aside { from: path.into(), to: to.clone(), source })?;
+    sync_directory(path).map_err(|source| StoreError::Quarantine {
+        from: path.into(),
+        to: to.clone(),
+        source,
+    })?;
     Ok(to)
 }
 
