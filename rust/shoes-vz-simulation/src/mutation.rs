@@ -1,35 +1,33 @@
-//! What can be broken on purpose, to see that the simulation notices. Each is a part of the product replaced by one that
-//! does not keep its promise.
+//! Parts of the product that can be broken on purpose, to see that the simulation detects it.
 
-/// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// The store says "durable" before it is.
+pub enum Mutation {
+    /// The store confirms writes before they are durable.
     StoreForgetsOnCrash,
-    /// The store says "durable" of what it refused to write.
+    /// The store confirms writes that it refused.
     RefusedWritesAreCalledDurable,
-    /// The server starts without knowing which ended runners had worked on a job.
+    /// The server starts without knowing which ended runners had a job.
     ServedNamesAreForgotten,
     /// The server starts without the tombstones it stored.
     TombstonesAreLost,
     /// The server starts without its queue and its placed runners.
     RunnersAreLost,
-    /// The server never ends a runner whose callers are gone.
+    /// The server never ends a runner whose callers have disappeared.
     AbandonedRunnersStay,
-    /// The agent takes one VM more than it has slots, and the server counts with it.
+    /// The agent accepts one VM more than it has slots, and the server relies on it.
     OneSlotTooMany,
-    /// A restarted agent does not see that VMs of its bundles live.
+    /// A restarted agent does not find the live VMs of its bundles.
     LiveVmsAreNotFound,
-    /// A stop is confirmed, and the VM goes on.
+    /// A stop is confirmed, but the VM keeps running.
     StopsAreIgnored,
-    /// A removal is confirmed, and the bundle stays.
+    /// A removal is confirmed, but the bundle stays.
     BundlesStay,
     /// The agent has another identity after each start.
     IdentityIsLost,
-    /// A slot is not given back once its VM is gone.
+    /// A slot is not freed after its VM was removed.
     SlotsAreNotGivenBack,
-    /// The agent keeps no ends over a restart, and its bundles are wiped first.
+    /// A restart of the agent loses its end reports and its bundles.
     VmsAreForgottenOnRestart,
-    /// The server gives up the runners of every agent that is away for a moment.
+    /// The server gives up the runners of every agent that disconnects for a moment.
     AgentsAreForgottenAtOnce,
 }
