@@ -76,40 +76,23 @@ fn report(failure: &Failure) {
 
 async fn dispatch(args: Args, mistakes: Mistakes) -> Result<(), Failure> {
     let values = Values::gather(&args.global.flags, std::env::vars_os(), mistakes);
-    let Gathered { server, log: (filter, format), mistakes } =
+    let Gathered { server, log: (filter, format) } =
         settings::gather(values, "use --server HOST:PORT, SHOESVZ_SERVER_ADDR, or `server` in --config");
     log::start_to(output::Stderr, &filter, format, io::stderr().is_terminal());
     let format = if args.global.json { Format::Json } else { Format::People };
     let target = server.map(|server| Target { server, format });
     match args.command {
-        Command::Add(add) => add::run(target, add, mistakes).await,
-        Command::Delete { cloud_id, timeout } => {
-            let target = target.ok_or(Failure::Usage(mistakes))?;
-            fleet::delete(&target, &cloud_id, timeout.0).await
-        }
-        Command::List { all, timeout } => {
-            let target = target.ok_or(Failure::Usage(mistakes))?;
-            fleet::list(&target, all, timeout.0).await
-        }
+        Command::Add(add) => add::run(target, add).await,
+        Command::Delete { cloud_id, timeout } => fleet::delete(&target?, &cloud_id, timeout.0).await,
+        Command::List { all, timeout } => fleet::list(&target?, all, timeout.0).await,
         Command::Watch { runner_name, cloud_id } => {
-            let target = target.ok_or(Failure::Usage(mistakes))?;
-            fleet::watch(&target, runner_name.unwrap_or_default(), cloud_id.unwrap_or_default()).await
+            fleet::watch(&target?, runner_name.unwrap_or_default(), cloud_id.unwrap_or_default()).await
         }
         Command::Cordon { agent, reason, timeout } => {
-            let target = target.ok_or(Failure::Usage(mistakes))?;
-            cordon::cordon(&target, agent, reason, timeout.0).await
+            cordon::cordon(&target?, agent, reason, timeout.0).await
         }
-        Command::Uncordon { agent, timeout } => {
-            let target = target.ok_or(Failure::Usage(mistakes))?;
-            cordon::uncordon(&target, agent, timeout.0).await
-        }
-        Command::Drain(drain) => {
-            let target = target.ok_or(Failure::Usage(mistakes))?;
-            cordon::drain(&target, drain).await
-        }
-        Command::Agents { timeout } => {
-            let target = target.ok_or(Failure::Usage(mistakes))?;
-            fleet::agents(&target, timeout.0).await
-        }
+        Command::Uncordon { agent, timeout } => cordon::uncordon(&target?, agent, timeout.0).await,
+        Command::Drain(drain) => cordon::drain(&target?, drain).await,
+        Command::Agents { timeout } => fleet::agents(&target?, timeout.0).await,
     }
 }

@@ -43,7 +43,7 @@ pub async fn run(settings: Settings, vars: impl IntoIterator<Item = (OsString, O
     let stop = CancellationToken::new();
     // A host reports a plugin that ends before its handshake as "not compiled for this architecture". So mistakes in
     // the settings are logged once and are the answer to every call.
-    let server = gathered.server.ok_or_else(|| gathered.mistakes.to_string());
+    let server = gathered.server.map_err(|mistakes| mistakes.to_string());
     if let Err(mistakes) = &server {
         tracing::error!("{mistakes}");
     }
@@ -199,7 +199,8 @@ mod tests {
     fn mistakes(vars: &[(&str, &str)]) -> String {
         let vars = vars.iter().map(|(n, v)| (OsString::from(n), OsString::from(v)));
         gather(Values::gather(&Flags::<GlobalFlags>::default(), vars, Mistakes::default()), NO_SERVER_ADVICE)
-            .mistakes
+            .server
+            .unwrap_err()
             .to_string()
     }
 

@@ -34,10 +34,8 @@ impl Table for GlobalFlags {
 
 #[derive(Debug)]
 pub(crate) struct Gathered {
-    /// `None` when there were mistakes.
-    pub(crate) server: Option<Server>,
+    pub(crate) server: Result<Server, Mistakes>,
     pub(crate) log: (log::Filter, log::Format),
-    pub(crate) mistakes: Mistakes,
 }
 
 /// Reads every setting. `advice` says how to name a server where none is named.
@@ -49,10 +47,7 @@ pub(crate) fn gather(mut values: Values, advice: &str) -> Gathered {
     }
     let token = values.token("token-file");
     let server = addr.map(|addr| Server::new(addr, token));
-    match values.finish(Some(())) {
-        Ok(()) => Gathered { server, log, mistakes: Mistakes::default() },
-        Err(mistakes) => Gathered { server: None, log, mistakes },
-    }
+    Gathered { server: values.finish(server), log }
 }
 
 #[cfg(test)]
@@ -66,7 +61,7 @@ mod tests {
     fn gathered(given: &[(&'static str, &str)]) -> Result<String, String> {
         let flags = Flags::<GlobalFlags>::of(given.iter().map(|(n, v)| (*n, (*v).as_ref())));
         let gathered = gather(Values::gather(&flags, [], Mistakes::default()), "use --server");
-        gathered.server.map(|server| server.addr().to_string()).ok_or(gathered.mistakes.to_string())
+        gathered.server.map(|server| server.addr().to_string()).map_err(|mistakes| mistakes.to_string())
     }
 
     fn file(dir: &Path, text: &str) -> String {

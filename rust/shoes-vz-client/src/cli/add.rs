@@ -37,7 +37,11 @@ const LAST_STAGE: Duration = Duration::from_millis(250);
 /// With room for the rest of the message.
 const LARGEST_SCRIPT: u64 = (MAX_MESSAGE - 65536) as u64;
 
-pub(super) async fn run(target: Option<Target>, add: Add, mut mistakes: Mistakes) -> Result<(), Failure> {
+pub(super) async fn run(target: Result<Target, Mistakes>, add: Add) -> Result<(), Failure> {
+    let (target, mut mistakes) = match target {
+        Ok(target) => (Some(target), Mistakes::default()),
+        Err(mistakes) => (None, mistakes),
+    };
     if let Err(error) = add.runner_name.parse::<RunnerName>() {
         mistakes.0.push(format!("--runner-name: {error}"));
     }

@@ -26,7 +26,7 @@ pub(super) enum Format {
 pub(super) enum Failure {
     /// Every mistake found in flags, environment, configuration file and input, at once.
     #[error("{0}")]
-    Usage(Mistakes),
+    Usage(#[from] Mistakes),
     /// From the server or the transport.
     #[error("{} ({})", .0.message(), code_name(.0.code()))]
     Call(#[from] Status),
