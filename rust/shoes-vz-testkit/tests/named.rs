@@ -14,7 +14,8 @@ fn add_tests(dir: &Path, found: &mut BTreeSet<String>) {
             let text = fs::read_to_string(&path).unwrap();
             for kind in ["fault", "pain"] {
                 for keyword in ["fn", "func"] {
-                    let names = text.split(&format!("{keyword} {kind}_")).skip(1);
+                    let prefix = format!("{keyword} {kind}_");
+                    let names = text.split(&prefix).skip(1).filter(|rest| rest.starts_with(char::is_numeric));
                     found.extend(names.map(|rest| format!("{kind}_{}", &rest[..2])));
                 }
             }
