@@ -1,4 +1,4 @@
-//! myshoes, as far as it concerns us: one connection for each call, a deadline on each, retries under the same name.
+//! A simplified myshoes: one connection and one deadline for each call, and retries under the same name.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,69 +6,67 @@ use shoes_vz_proto::fleet::{
     AddInstanceRequest, CordonAgentRequest, DeleteInstanceRequest, ListRunnersRequest, UncordonAgentRequest,
     fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 
 use crate::{
-    machines::within,
     net,
-    plan::{Errand, SERVER, Then},
+    plan::{CallPlan, SERVER, Then},
     world::World,
 };
 
-/// What a runner of this name is to run.
+/// The setup script of the runner with this name.
 pub(crate) fn script(name: &str) -> String {
     format!("#!/bin/sh\n: the script of {name}\n")
 }
 
-/// One errand, to its end.
-pub(crate) async fn run(world: Arc<World>, host: String, errand: Errand) {
-    sleep(errand.at).await;
+/// Makes all calls of one plan.
+pub(crate) async fn run(world: Arc<World>, host: String, calls: CallPlan) {
+    sleep(calls.at).await;
     let caller = Caller { world, host };
-    if let Some(after) = errand.breaks_off {
-        let added = caller.break_off(&errand.name, errand.patience, after).await;
-        if errand.then == Then::GiveUp {
+    if let Some(after) = calls.cancels_after {
+        let added = caller.add_and_cancel(&calls.name, calls.timeout, after).await;
+        if calls.then == Then::GiveUp {
             if let Some(Ok(cloud)) = added {
                 caller.delete(&cloud).await;
             }
             return;
         }
     }
-    let Some(cloud) = caller.add(&errand.name, errand.patience).await else { return };
-    match errand.then {
+    let Some(cloud) = caller.add(&calls.name, calls.timeout).await else { return };
+    match calls.then {
         Then::LeaveIt | Then::GiveUp => return,
         Then::DeleteAfter(time) => sleep(time).await,
-        Then::DeleteWhenDone => caller.until_over(&cloud).await,
+        Then::DeleteWhenDone => caller.until_ended(&cloud).await,
     }
     caller.delete(&cloud).await;
-    if errand.then == Then::DeleteWhenDone {
+    if calls.then == Then::DeleteWhenDone {
         caller.delete(&cloud).await;
     }
-    if errand.asks_again
-        && let Some(cloud) = caller.add(&errand.name, errand.patience).await
+    if calls.requests_again
+        && let Some(cloud) = caller.add(&calls.name, calls.timeout).await
     {
-        caller.until_over(&cloud).await;
+        caller.until_ended(&cloud).await;
         caller.delete(&cloud).await;
     }
 }
 
-/// One client.
 pub(crate) struct Caller {
     pub(crate) world: Arc<World>,
     pub(crate) host: String,
 }
 
-/// Longest between two tries.
+/// Between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// The deadline of each DeleteInstance.
-const DELETE_PATIENCE: Duration = Duration::from_secs(20);
-/// An operator's patience with the server.
-const ORDER_PATIENCE: Duration = Duration::from_secs(10);
-/// How often a caller asks again before it gives its job up.
-const TRIES: u32 = 40;
+const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
+/// For each call of an operator.
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a caller repeats a call before it gives up.
+const ATTEMPTS: u32 = 40;
 
 impl Caller {
     fn channel(&self) -> Channel {
@@ -81,58 +79,61 @@ impl Caller {
         ShoesServiceClient::new(self.channel())
     }
 
-    pub(crate) async fn once(&self, name: &str, patience: Duration) -> Result<String, Status> {
+    pub(crate) async fn once(&self, name: &str, deadline: Duration) -> Result<String, Status> {
         let mut request = Request::new(AddInstanceRequest {
             runner_name: name.to_owned(),
             setup_script: script(name),
             resource_type: "nano".into(),
             labels: Vec::new(),
         });
-        request.set_timeout(patience);
+        request.set_timeout(deadline);
         let began = self.world.clock();
-        self.world.asked(name);
+        self.world.requested(name);
         let mut service = self.service();
-        let answer = within(patience + Duration::from_millis(100), service.add_instance(request)).await;
-        let answer = answer.unwrap_or_else(|| Err(Status::cancelled("no answer")));
-        let answered = !matches!(&answer, Err(e) if is_silence(e));
-        self.world.call_over(&self.host, &format!("AddInstance of {name}"), began, patience, answered);
+        let answer = timeout(deadline + Duration::from_millis(100), service.add_instance(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::cancelled("no answer")));
+        let answered = !matches!(&answer, Err(e) if is_unanswered(e));
+        self.world.call_ended(&self.host, &format!("AddInstance of {name}"), began, deadline, answered);
         match &answer {
             Ok(added) => {
-                self.world.note(format_args!("{} has {name} as {}", self.host, added.get_ref().cloud_id))
+                self.world.note(format_args!("{} got {name} as {}", self.host, added.get_ref().cloud_id))
             }
-            Err(e) => {
-                self.world.note(format_args!("{} has not {name}: {:?} {}", self.host, e.code(), e.message()))
-            }
+            Err(e) => self.world.note(format_args!(
+                "{} did not get {name}: {:?} {}",
+                self.host,
+                e.code(),
+                e.message()
+            )),
         }
         let cloud = answer?.into_inner().cloud_id;
-        self.world.claimed(name, &cloud);
+        self.world.returned(name, &cloud);
         Ok(cloud)
     }
 
-    /// A plugin that is killed during its call, unless it is answered before.
-    async fn break_off(
+    /// As a plugin that is killed during its call, unless the answer arrives before.
+    async fn add_and_cancel(
         &self,
         name: &str,
-        patience: Duration,
+        deadline: Duration,
         after: Duration,
     ) -> Option<Result<String, Status>> {
-        let over = within(after, self.once(name, patience)).await;
-        if over.is_none() {
-            self.world.note(format_args!("{} breaks its call for {name} off", self.host));
+        let answer = timeout(after, self.once(name, deadline)).await.ok();
+        if answer.is_none() {
+            self.world.note(format_args!("{} cancels its call for {name}", self.host));
         }
-        over
+        answer
     }
 
-    /// Until there is one, or there will not be.
-    pub(crate) async fn add(&self, name: &str, patience: Duration) -> Option<String> {
+    /// Repeats the call until it succeeds, or never can.
+    pub(crate) async fn add(&self, name: &str, deadline: Duration) -> Option<String> {
         let mut pause = Duration::from_millis(200);
-        for _ in 0..TRIES {
-            match self.once(name, patience).await {
+        for _ in 0..ATTEMPTS {
+            match self.once(name, deadline).await {
                 Ok(cloud) => return Some(cloud),
-                // Its job is done, and it will have no other VM.
+                // Its job is done, so it gets no other VM.
                 Err(e) if e.code() == Code::InvalidArgument && self.world.is_done(name) => return None,
                 Err(e) if e.code() == Code::InvalidArgument => {
-                    self.world.violated(format!("{name} is said to be invalid: {}", e.message()));
+                    self.world.violated(format!("{name} is refused as invalid: {}", e.message()));
                     return None;
                 }
                 Err(_) => {}
@@ -140,27 +141,25 @@ impl Caller {
             sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
-        self.world.violated(format!("{} never got {name} in {TRIES} tries", self.host));
+        self.world.violated(format!("{} did not get {name} in {ATTEMPTS} attempts", self.host));
         None
     }
 
-    /// Until it is gone for sure.
+    /// Repeats the call until it succeeds.
     pub(crate) async fn delete(&self, cloud: &str) {
-        self.world.delete_wanted(cloud);
+        self.world.delete_requested(cloud);
         let mut pause = Duration::from_millis(200);
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             match self.delete_once(cloud).await {
                 Ok(()) => {
-                    if self.world.live().iter().any(|vm| vm.named().cloud == cloud) {
-                        self.world.violated(format!("{cloud} is said to be deleted, and its VM lives"));
+                    if self.world.live().iter().any(|vm| vm.runner().cloud == cloud) {
+                        self.world.violated(format!("{cloud} is confirmed as deleted, but its VM is alive"));
                     }
                     return;
                 }
                 Err(e) if e.code() == Code::NotFound => {
-                    self.world.violated(format!(
-                        "{cloud} was given, and is said never to have been: {}",
-                        e.message()
-                    ));
+                    self.world
+                        .violated(format!("DeleteInstance of {cloud} answers NotFound: {}", e.message()));
                     return;
                 }
                 Err(e) => self.world.note(format_args!(
@@ -173,111 +172,106 @@ impl Caller {
             sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
-        self.world.violated(format!("{} could not delete {cloud} in {TRIES} tries", self.host));
+        self.world.violated(format!("{} could not delete {cloud} in {ATTEMPTS} attempts", self.host));
     }
 
     pub(crate) async fn delete_once(&self, cloud: &str) -> Result<(), Status> {
         let mut request =
             Request::new(DeleteInstanceRequest { cloud_id: cloud.to_owned(), labels: Vec::new() });
-        request.set_timeout(DELETE_PATIENCE);
+        request.set_timeout(DELETE_TIMEOUT);
         let began = self.world.clock();
         let mut service = self.service();
-        let limit = DELETE_PATIENCE + Duration::from_millis(100);
-        let answer = within(limit, service.delete_instance(request)).await;
-        let answer = answer.unwrap_or_else(|| Err(Status::cancelled("no answer")));
-        let answered = !matches!(&answer, Err(e) if is_silence(e));
-        self.world.call_over(
-            &self.host,
-            &format!("DeleteInstance of {cloud}"),
-            began,
-            DELETE_PATIENCE,
-            answered,
-        );
+        let limit = DELETE_TIMEOUT + Duration::from_millis(100);
+        let answer = timeout(limit, service.delete_instance(request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::cancelled("no answer")));
+        let answered = !matches!(&answer, Err(e) if is_unanswered(e));
+        let what = format!("DeleteInstance of {cloud}");
+        self.world.call_ended(&self.host, &what, began, DELETE_TIMEOUT, answered);
         answer.map(drop)
     }
 
-    /// Until the runner's VM is over.
-    async fn until_over(&self, cloud: &str) {
-        let Some(vm) = self.world.live().into_iter().find(|vm| vm.named().cloud == cloud) else { return };
+    /// Waits for the end of the runner's VM.
+    async fn until_ended(&self, cloud: &str) {
+        let Some(vm) = self.world.live().into_iter().find(|vm| vm.runner().cloud == cloud) else { return };
         vm.ended().await;
     }
 }
 
-/// An operator takes `agent` out of service, and puts it back.
+/// An operator cordons `agent`, and uncordons it after `lasts`.
 pub(crate) async fn cordon(world: Arc<World>, host: String, agent: String, at: Duration, lasts: Duration) {
     sleep(at).await;
     let caller = Caller { world, host };
-    caller.order(&agent, Order::Cordon).await;
+    caller.set_schedulable(&agent, CordonCall::Cordon).await;
     sleep(lasts).await;
-    caller.order(&agent, Order::Uncordon).await;
+    caller.set_schedulable(&agent, CordonCall::Uncordon).await;
 }
 
-/// Somebody deletes a runner he sees, whatever it does and whoever waits for it.
-pub(crate) async fn meddle(world: Arc<World>, host: String, at: Duration) {
+/// An operator deletes an arbitrary runner, whatever its state.
+pub(crate) async fn interfere(world: Arc<World>, host: String, at: Duration) {
     sleep(at).await;
     let caller = Caller { world, host };
     let mut service = FleetServiceClient::new(caller.channel());
     let request = ListRunnersRequest { include_ended: false };
-    let Some(Ok(listed)) = within(ORDER_PATIENCE, service.list_runners(request)).await else { return };
+    let Ok(Ok(listed)) = timeout(OPERATOR_TIMEOUT, service.list_runners(request)).await else { return };
     let runners = listed.into_inner().runners;
     if let Some(runner) = runners.get(caller.world.below(runners.len())) {
-        caller.world.note(format_args!("{} is to be deleted, whoever has it", runner.cloud_id));
+        caller.world.note(format_args!("an operator deletes {}", runner.cloud_id));
         caller.delete(&runner.cloud_id).await;
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum CordonCall {
     Cordon,
     Uncordon,
 }
 
 impl Caller {
-    /// Until the server confirms it.
-    async fn order(&self, agent: &str, order: Order) {
-        // One whose answer was lost may have been taken in: it is over when the last try is.
-        if order == Order::Uncordon {
-            self.world.to_be_uncordoned(agent);
+    /// Repeats `call` until the server confirms it.
+    async fn set_schedulable(&self, agent: &str, call: CordonCall) {
+        // An attempt whose answer was lost may have taken effect, so an uncordon lasts until the last attempt.
+        if call == CordonCall::Uncordon {
+            self.world.uncordon_requested(agent);
         }
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             let before = self.world.uncordons(agent);
             let mut service = FleetServiceClient::new(self.channel());
             let named = agent.to_owned();
-            let call = async {
-                match order {
-                    Order::Cordon => {
+            let answer = async {
+                match call {
+                    CordonCall::Cordon => {
                         let request = CordonAgentRequest { agent: named, reason: "simulated".into() };
                         service.cordon_agent(request).await.map(drop)
                     }
-                    Order::Uncordon => {
+                    CordonCall::Uncordon => {
                         service.uncordon_agent(UncordonAgentRequest { agent: named }).await.map(drop)
                     }
                 }
             };
-            match within(ORDER_PATIENCE, call).await {
-                Some(Ok(())) => {
-                    self.world.note(format_args!("{agent}: {order:?} is confirmed"));
-                    match order {
-                        Order::Cordon => self.world.cordoned(agent, before),
-                        Order::Uncordon => self.world.uncordon_is_over(agent),
+            match timeout(OPERATOR_TIMEOUT, answer).await {
+                Ok(Ok(())) => {
+                    self.world.note(format_args!("{agent}: {call:?} is confirmed"));
+                    match call {
+                        CordonCall::Cordon => self.world.cordoned(agent, before),
+                        CordonCall::Uncordon => self.world.uncordon_confirmed(agent),
                     }
                     return;
                 }
-                // Without its headers: one of them is the real time.
-                Some(Err(status)) => self.world.note(format_args!(
-                    "{agent}: {order:?} is not confirmed: {:?}: {}",
+                // Without its headers, which contain the real time.
+                Ok(Err(status)) => self.world.note(format_args!(
+                    "{agent}: {call:?} is not confirmed: {:?}: {}",
                     status.code(),
                     status.message()
                 )),
-                None => self.world.note(format_args!("{agent}: {order:?} is not answered")),
+                Err(_) => self.world.note(format_args!("{agent}: {call:?} is not answered")),
             }
             sleep(LONGEST_PAUSE).await;
         }
-        self.world.violated(format!("{agent}: {order:?} was not confirmed in {TRIES} tries"));
+        self.world.violated(format!("{agent}: {call:?} was not confirmed in {ATTEMPTS} attempts"));
     }
 }
 
-/// Our own clock's words, not the server's.
-fn is_silence(status: &Status) -> bool {
+/// Whether the local timeout made this status, not the server.
+fn is_unanswered(status: &Status) -> bool {
     status.code() == Code::Cancelled
 }

@@ -1,7 +1,7 @@
 //! One simulation from its first step to its verdict.
 //!
 //! ```text
-//! errands, faults ─▶ calm: all is healed ─▶ errands end ─▶ nothing is left ─▶ every slot is filled once more ─▶ nothing is left
+//! calls, faults ─▶ calm: faults end ─▶ calls end ─▶ nothing is left ─▶ every slot is filled again ─▶ nothing is left
 //! ```
 
 use std::{
@@ -20,14 +20,14 @@ use turmoil::Sim;
 use crate::{
     Options, Report,
     callers::{self, Phase, Progress, Shared, lock},
-    parts::{self, Serves, Serving},
+    parts::{self, RunningAgent, RunningServer},
     plan::{self, Fault, Oneway, Plan, SERVER},
     world::World,
 };
 
-/// How far virtual time goes in one step: messages and timers are no finer.
+/// Virtual time of one step: the resolution of messages and timers.
 const TICK: Duration = Duration::from_millis(10);
-/// From the last fault to the last errand's end, at most.
+/// Limit from the last fault to the end of the last call plan.
 const TO_SETTLE: Duration = Duration::from_secs(400);
 thread_local! {
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
@@ -43,14 +43,14 @@ pub(crate) fn run(seed: u64, options: Options) -> anyhow::Result<Report> {
         dir.path().to_owned(),
         plan.slots.clone(),
         plan.rates,
-        options.sabotage,
+        options.mutation,
         options.log,
     );
-    // Made once, before anything can be in the middle of it.
+    // Made once, before a crash can interrupt it.
     parts::template(&world)?;
     let mut simulation = Simulation::new(seed, plan, Arc::clone(&world));
-    if let Err(Stop::Because(words)) = simulation.run() {
-        world.violated(words);
+    if let Err(Stop::Because(reason)) = simulation.run() {
+        world.violated(reason);
     }
     Ok(Report {
         seed,
@@ -61,7 +61,7 @@ pub(crate) fn run(seed: u64, options: Options) -> anyhow::Result<Report> {
     })
 }
 
-/// In memory where there is such a place: state is written often, and no simulation survives a power failure.
+/// In memory where possible: state is written often, and need not survive a power failure.
 fn scratch() -> std::io::Result<tempfile::TempDir> {
     let builder = || {
         let mut builder = tempfile::Builder::new();
@@ -86,20 +86,20 @@ struct Simulation {
     plan: Plan,
     world: Arc<World>,
     sim: Sim<'static>,
-    serving: Serving,
-    serves: Vec<Serves>,
+    server: RunningServer,
+    agents: Vec<RunningAgent>,
     progress: Shared<Progress>,
     phase: watch::Sender<Phase>,
-    errands: usize,
-    /// Hosts that are gone after the next step.
+    actions: usize,
+    /// Hosts that end with the next step.
     dying: BTreeSet<String>,
-    /// Hosts that are down, and when they are started again.
+    /// Hosts that are down, and when they restart.
     down: BTreeMap<String, Duration>,
     /// How long the next crash of an armed host lasts.
     armed: BTreeMap<String, Duration>,
-    /// Agents whose disks are full, and until when.
+    /// Agents with full disks, and until when.
     full: BTreeMap<usize, Duration>,
-    /// Until when the server's disk takes nothing.
+    /// Until when the disk of the server refuses writes.
     store_refuses: Option<Duration>,
     /// Links that are disturbed: how, and until when.
     links: BTreeMap<(String, String), (Link, Duration)>,
@@ -107,9 +107,9 @@ struct Simulation {
 
 /// Why a simulation ended early.
 enum Stop {
-    /// The world has noticed something.
+    /// The world has seen a violation.
     Violated,
-    /// The driver has.
+    /// The driver has seen one.
     Because(String),
 }
 
@@ -132,7 +132,7 @@ impl Simulation {
             .tcp_capacity(4096)
             .enable_random_order();
         let mut sim = builder.build();
-        let (serving, phase) = (Serving::default(), watch::Sender::new(Phase::Errands));
+        let (server, phase) = (RunningServer::default(), watch::Sender::new(Phase::Calls));
         let progress = Shared::<Progress>::default();
 
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -148,31 +148,31 @@ impl Simulation {
                 Ok(())
             }
         });
-        let (world_, serving_) = (Arc::clone(&world), Arc::clone(&serving));
+        let (world_, server_) = (Arc::clone(&world), Arc::clone(&server));
         sim.host(SERVER, move || {
-            let life = parts::server(Arc::clone(&world_), Arc::clone(&serving_));
+            let life = parts::server(Arc::clone(&world_), Arc::clone(&server_));
             parts::process(Arc::clone(&world_), SERVER.into(), life)
         });
-        let mut serves = Vec::new();
+        let mut running = Vec::new();
         let hot = plan.hot.clone();
         for (n, slots) in plan.slots.iter().copied().enumerate() {
             let hot = hot.clone();
-            let seen = Serves::default();
-            serves.push(Arc::clone(&seen));
+            let agent = RunningAgent::default();
+            running.push(Arc::clone(&agent));
             let world = Arc::clone(&world);
             sim.host(plan::agent(n), move || {
-                let life = parts::agent(Arc::clone(&world), n, slots, hot[n], Arc::clone(&seen));
+                let life = parts::agent(Arc::clone(&world), n, slots, hot[n], Arc::clone(&agent));
                 parts::process(Arc::clone(&world), plan::agent(n), life)
             });
         }
-        let mut errands = 0;
+        let mut action_count = 0;
         for n in 0..plan.clients.len() {
-            let deeds = callers::deeds(&plan, n, &world);
-            errands += deeds.len();
+            let actions = callers::actions(&plan, n, &world);
+            action_count += actions.len();
             let (world, progress, phase) = (Arc::clone(&world), Arc::clone(&progress), phase.subscribe());
             let slots = plan.slots.iter().sum();
             sim.client(plan::client(n), async move {
-                callers::act(deeds, Arc::clone(&progress)).await?;
+                callers::act(actions, Arc::clone(&progress)).await?;
                 match n {
                     0 => callers::last_wave(world, slots, phase, progress).await,
                     _ => Ok(()),
@@ -183,11 +183,11 @@ impl Simulation {
             plan,
             world,
             sim,
-            serving,
-            serves,
+            server,
+            agents: running,
             progress,
             phase,
-            errands,
+            actions: action_count,
             dying: BTreeSet::new(),
             down: BTreeMap::new(),
             armed: BTreeMap::new(),
@@ -197,7 +197,7 @@ impl Simulation {
         }
     }
 
-    /// Until the verdict; the error is one that ended it early.
+    /// An error ends the simulation early.
     fn run(&mut self) -> Result<(), Stop> {
         let mut faults = std::mem::take(&mut self.plan.faults).into_iter().peekable();
         while self.now() < self.plan.calm_at {
@@ -210,20 +210,20 @@ impl Simulation {
         let up_by = self.now() + TO_SETTLE;
         self.until(up_by, "not every process is up", |s| s.is_up())?;
         let settled_by = self.now() + TO_SETTLE;
-        self.until(settled_by, "the errands are not over", |s| lock(&s.progress).done == s.errands)?;
+        self.until(settled_by, "the calls have not ended", |s| lock(&s.progress).done == s.actions)?;
         let settled_by = self.now() + TO_SETTLE;
         self.until_nothing_is_left(settled_by)?;
-        self.world.note(format_args!("every slot is filled once more"));
+        self.world.note(format_args!("every slot is filled again"));
         self.phase.send_replace(Phase::LastWave);
         let filled_by = self.now() + TO_SETTLE;
-        self.until(filled_by, "the last wave is not over", |s| lock(&s.progress).last_wave_done)?;
+        self.until(filled_by, "the last wave has not ended", |s| lock(&s.progress).last_wave_done)?;
         let settled_by = self.now() + TO_SETTLE;
         self.until_nothing_is_left(settled_by)
     }
 
     fn is_up(&self) -> bool {
-        let here = lock(&self.serving).is_some() && self.serves.iter().all(|s| lock(s).is_some());
-        here && self.down.is_empty() && self.dying.is_empty()
+        let running = lock(&self.server).is_some() && self.agents.iter().all(|s| lock(s).is_some());
+        running && self.down.is_empty() && self.dying.is_empty()
     }
 
     fn now(&self) -> Duration {
@@ -234,8 +234,8 @@ impl Simulation {
         self.sim.step().map_err(|e| Stop::Because(format!("a process ended: {e}")))?;
         self.world.set_clock(self.sim.elapsed());
         let panics = PANICS.with_borrow_mut(std::mem::take);
-        if let Some(words) = panics.first() {
-            return Err(Stop::Because(format!("a panic: {words}")));
+        if let Some(panic) = panics.first() {
+            return Err(Stop::Because(format!("a panic: {panic}")));
         }
         for host in std::mem::take(&mut self.dying) {
             self.sim.crash(host.as_str());
@@ -249,11 +249,11 @@ impl Simulation {
         if self.world.is_violated() { Err(Stop::Violated) } else { Ok(()) }
     }
 
-    fn until(&mut self, limit: Duration, words: &str, over: impl Fn(&Self) -> bool) -> Result<(), Stop> {
-        while !over(self) {
+    fn until(&mut self, limit: Duration, condition: &str, done: impl Fn(&Self) -> bool) -> Result<(), Stop> {
+        while !done(self) {
             if self.now() > limit {
                 return Err(Stop::Because(format!(
-                    "all converges after the last fault: {words} within {TO_SETTLE:?}"
+                    "everything converges after the last fault: {condition} within {TO_SETTLE:?}"
                 )));
             }
             self.step()?;
@@ -271,33 +271,33 @@ impl Simulation {
             if self.now() > limit {
                 return Err(Stop::Because(format!("nothing is left behind: {}", left.join("; "))));
             }
-            // A look costs more than a step.
+            // Checking costs more than a step.
             for _ in 0..20 {
                 self.step()?;
             }
         }
     }
 
-    /// What should not be there once nobody wants anything.
+    /// What is left although no client wants anything any more.
     fn left(&self) -> Vec<String> {
         let mut left: Vec<String> = self
             .world
             .live()
             .iter()
-            .filter(|vm| !vm.named().is_hot())
-            .map(|vm| format!("a VM of {} on agent-{}", vm.named().name, vm.agent))
+            .filter(|vm| !vm.runner().is_hot())
+            .map(|vm| format!("a VM of {} on agent-{}", vm.runner().name, vm.agent))
             .collect();
-        for (n, serves) in self.serves.iter().enumerate() {
+        for (n, agent) in self.agents.iter().enumerate() {
             let runners_path = parts::runners_path(&self.world, n);
             for name in bundles(&runners_path) {
                 let path = runners_path.join(&name);
-                // A hot VM stays, as long as it is one.
-                let is_hot = self.world.bundle(&path).is_some_and(|named| named.is_hot());
+                // A hot VM may stay.
+                let is_hot = self.world.bundle(&path).is_some_and(|runner| runner.is_hot());
                 if !is_hot || self.world.vm(&path).is_none() {
                     left.push(format!("agent-{n} has {name}"));
                 }
             }
-            let Some(runners) = lock(serves).clone() else { continue };
+            let Some(runners) = lock(agent).clone() else { continue };
             let (ends, board) =
                 (runners.agent().ends.all().len(), runners.agent().board.watch().borrow().len());
             if ends + board > 0 {
@@ -306,10 +306,10 @@ impl Simulation {
         }
         let (living, waiting) = self.world.servers_view();
         if living + waiting > 0 {
-            left.push(format!("the server has {living} living runners and {waiting} callers"));
+            left.push(format!("the server has {living} live runners and {waiting} callers"));
         }
         if self.world.is_degraded() {
-            left.push("the server has not found yet that it can write again".into());
+            left.push("the server does not know yet that it can write again".into());
         }
         left
     }
@@ -317,18 +317,18 @@ impl Simulation {
     fn inject(&mut self, fault: Fault) {
         let world = Arc::clone(&self.world);
         match fault {
-            Fault::Crash { whom, down } => {
-                world.fault(format_args!("{} crashes", whom.host()));
-                self.crash(&whom.host(), down);
+            Fault::Crash { process, down } => {
+                world.fault(format_args!("{} crashes", process.host()));
+                self.crash(&process.host(), down);
             }
-            Fault::CrashAtStep { whom, steps, down } => {
-                world.fault(format_args!("{} is to crash after {steps} steps", whom.host()));
-                world.arm(&whom.host(), steps);
-                self.armed.insert(whom.host(), down);
+            Fault::CrashAtStep { process, steps, down } => {
+                world.fault(format_args!("{} is to crash after {steps} steps", process.host()));
+                world.arm(&process.host(), steps);
+                self.armed.insert(process.host(), down);
             }
             Fault::Restart { down } => {
-                world.fault(format_args!("the server is told to stop"));
-                if let Some(fleet) = lock(&self.serving).take() {
+                world.fault(format_args!("the server stops cleanly"));
+                if let Some(fleet) = lock(&self.server).take() {
                     fleet.stopping().cancel();
                 }
                 world.disturb(SERVER);
@@ -336,33 +336,35 @@ impl Simulation {
                 self.down.entry(SERVER.into()).or_insert(until);
             }
             Fault::PowerFailure { agent, down } => {
-                world.fault(format_args!("agent-{agent}'s host loses its power"));
+                world.fault(format_args!("the host of agent-{agent} loses power"));
                 self.crash(&plan::agent(agent), down);
                 for vm in world.live().into_iter().filter(|vm| vm.agent == agent) {
-                    vm.end(shoes_vz_proto::vm::VmEndKind::HypervisorKilled, "the host lost its power");
+                    vm.end(shoes_vz_proto::vm::VmEndKind::HypervisorKilled, "the host lost power");
                 }
             }
             Fault::Partition { between, oneway, lasts } => self.disturb(between, Link::Cut(oneway), lasts),
             Fault::Hold { between, lasts } => self.disturb(between, Link::Held, lasts),
-            Fault::ClockJump { whom, seconds } => {
-                world.fault(format_args!("the calendar of {} jumps by {seconds} s", whom.host()));
-                world.jump(&whom.host(), SignedDuration::from_secs(seconds));
+            Fault::ClockJump { process, seconds } => {
+                world.fault(format_args!("the wall clock of {} jumps by {seconds} s", process.host()));
+                world.jump(&process.host(), SignedDuration::from_secs(seconds));
             }
             Fault::DiskFills { agent, lasts } => {
-                world.fault(format_args!("the disk of agent-{agent}'s host is nearly full for {lasts:?}"));
+                world.fault(format_args!(
+                    "the disk of the host of agent-{agent} is nearly full for {lasts:?}"
+                ));
                 world.fill(agent);
                 let until = self.now() + lasts;
                 self.full.insert(agent, until);
             }
             Fault::StoreRefuses { lasts } => {
-                world.fault(format_args!("the server's disk is full for {lasts:?}"));
+                world.fault(format_args!("the disk of the server is full for {lasts:?}"));
                 world.refuse_writes(true);
                 self.store_refuses = Some(self.now() + lasts);
             }
             Fault::VmDies { which } => {
                 let live = world.live();
                 if let Some(vm) = live.get(which as usize % live.len().max(1)) {
-                    world.fault(format_args!("the VM of {} dies", vm.named().name));
+                    world.fault(format_args!("the VM of {} dies", vm.runner().name));
                     vm.end(shoes_vz_proto::vm::VmEndKind::HypervisorKilled, "killed");
                 }
             }
@@ -370,16 +372,16 @@ impl Simulation {
     }
 
     fn crash(&mut self, host: &str, down: Duration) {
-        // One step later it is gone.
+        // It ends with the next step.
         self.world.die(host);
         self.dying.insert(host.to_owned());
         if host == SERVER {
-            lock(&self.serving).take();
+            lock(&self.server).take();
             self.world.set_servers_view(0, 0);
             self.world.server_writes(true);
             self.world.disturb(SERVER);
         } else {
-            self.serves.iter().enumerate().filter(|(n, _)| plan::agent(*n) == host).for_each(|(_, s)| {
+            self.agents.iter().enumerate().filter(|(n, _)| plan::agent(*n) == host).for_each(|(_, s)| {
                 lock(s).take();
             });
         }
@@ -412,7 +414,7 @@ impl Simulation {
             Link::Cut(Oneway::Back) => self.sim.repair_oneway(b, a),
             Link::Held => self.sim.release(a, b),
         }
-        self.world.note(format_args!("{a} and {b} can speak again"));
+        self.world.note(format_args!("{a} and {b} can communicate again"));
         self.world.undisturb(a);
         self.links.remove(between);
     }
@@ -434,7 +436,7 @@ impl Simulation {
         if self.store_refuses.is_some_and(|until| until <= now) {
             self.store_refuses = None;
             self.world.refuse_writes(false);
-            self.world.note(format_args!("the server's disk takes writes again"));
+            self.world.note(format_args!("the disk of the server accepts writes again"));
         }
         let due: Vec<_> = self
             .links
@@ -452,13 +454,13 @@ impl Simulation {
             return;
         }
         if self.sim.is_host_running(host) {
-            // It was told to stop, and has not yet.
+            // It has not stopped yet.
             self.world.die(host);
             self.dying.insert(host.to_owned());
             return;
         }
         self.down.remove(host);
-        self.world.note(format_args!("{host} is started again"));
+        self.world.note(format_args!("{host} restarts"));
         self.sim.bounce(host);
         self.world.undisturb(host);
     }

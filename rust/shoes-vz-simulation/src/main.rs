@@ -1,4 +1,4 @@
-//! `shoes-vz-simulate`: a range of seeds, and how to repeat the one that fails.
+//! `shoes-vz-simulate`: runs a range of seeds, and says how to repeat a failed one.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -13,20 +13,20 @@ use std::{
 use clap::Parser;
 use shoes_vz_simulation::{Options, Report};
 
-/// Runs server and agents under faults drawn from seeds.
+/// Run server and agents under faults drawn from seeds
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// A..B: from A to B, B not included; or a single one.
+    /// Seeds: A..B (without B), or a single seed
     #[arg(default_value = "0..2000", value_parser = range)]
     seeds: (u64, u64),
-    /// Threads; one seed runs on one.
+    /// Number of threads; each seed runs on one
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, std::num::NonZero::get))]
     threads: usize,
-    /// Prints everything that happens; for single seeds.
+    /// Print every event; useful for single seeds
     #[arg(long)]
     log: bool,
-    /// Goes on after a seed that fails.
+    /// Continue after a seed that fails
     #[arg(long)]
     keep_going: bool,
 }
@@ -37,18 +37,16 @@ fn range(text: &str) -> Result<(u64, u64), String> {
         Some((from, to)) => Ok((number(from)?, number(to)?)),
         None => number(text).map(|seed| (seed, seed + 1)),
     }
-    .and_then(
-        |(from, to)| if from < to { Ok((from, to)) } else { Err(format!("{text:?} is no seed at all")) },
-    )
+    .and_then(|(from, to)| if from < to { Ok((from, to)) } else { Err(format!("{text:?} contains no seed")) })
 }
 
-/// Between two lines that say how far it is.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if std::env::var_os("SHOESVZ_LOG").is_some() {
-        // Without the time: it is not this world's.
+        // Without timestamps, which are not those of the simulation.
         let log = tracing_subscriber::fmt().without_time().with_ansi(false);
         log.with_env_filter(tracing_subscriber::EnvFilter::from_env("SHOESVZ_LOG")).init();
     }
@@ -57,7 +55,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let (done, faults, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
     let broken: Mutex<Option<anyhow::Error>> = Mutex::new(None);
-    let said = Mutex::new(Instant::now());
+    let last_shown = Mutex::new(Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..args.threads.max(1) {
             scope.spawn(|| {
@@ -67,7 +65,7 @@ fn main() -> anyhow::Result<ExitCode> {
                         return;
                     }
                     let report =
-                        match shoes_vz_simulation::run(seed, Options { sabotage: None, log: args.log }) {
+                        match shoes_vz_simulation::run(seed, Options { mutation: None, log: args.log }) {
                             Ok(report) => report,
                             Err(error) => {
                                 *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -83,12 +81,12 @@ fn main() -> anyhow::Result<ExitCode> {
                     }
                     if !report.violations.is_empty() {
                         failed.fetch_add(1, Ordering::Relaxed);
-                        tell(&report);
+                        print_failure(&report);
                         if !args.keep_going {
                             stop.store(true, Ordering::Relaxed);
                         }
                     }
-                    progress(&said, seeds, to - from, total);
+                    progress(&last_shown, seeds, to - from, total);
                 }
             });
         }
@@ -101,25 +99,25 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn tell(report: &Report) {
+fn print_failure(report: &Report) {
     println!("seed {} failed:", report.seed);
-    for words in &report.violations {
-        println!("  - {words}");
+    for violation in &report.violations {
+        println!("  - {violation}");
     }
-    println!("again, with everything that happens: make simulate SEEDS={} LOG=1", report.seed);
+    println!("repeat it with every event: make simulate SEEDS={} LOG=1", report.seed);
 }
 
-fn progress(said: &Mutex<Instant>, done: u64, of: u64, faults: u64) {
-    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-    if said.elapsed() < SAY_EVERY && !std::io::stderr().is_terminal() {
+fn progress(last_shown: &Mutex<Instant>, done: u64, of: u64, faults: u64) {
+    let mut last_shown = last_shown.lock().unwrap_or_else(PoisonError::into_inner);
+    if last_shown.elapsed() < PROGRESS_INTERVAL && !std::io::stderr().is_terminal() {
         return;
     }
     let mut err = std::io::stderr();
-    // Nobody is there to be told that this cannot be told.
+    // A failure to write progress cannot be reported anywhere.
     let _ = if err.is_terminal() {
         write!(err, "\r{done} of {of} seeds, {faults} faults injected")
     } else {
         writeln!(err, "{done} of {of} seeds, {faults} faults injected")
     };
-    *said = Instant::now();
+    *last_shown = Instant::now();
 }

@@ -1,9 +1,9 @@
-//! gRPC over turmoil's network.
+//! gRPC over the network of turmoil.
 
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,39 +13,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint, server::Connected};
 use turmoil::net::{TcpListener, TcpStream};
 
-use crate::world::World;
+use crate::{wire::Wire, world::World};
 
-/// The server's port, on its simulated host.
+/// Port of the server on its simulated host.
 pub(crate) const PORT: u16 = 50051;
 
-/// A simulated connection, until its process dies.
-pub(crate) struct Wire(Mutex<Option<TcpStream>>);
-
-impl Wire {
-    fn of(stream: TcpStream, world: &World, host: &str) -> Io {
-        let wire = Arc::new(Self(Mutex::new(Some(stream))));
-        world.wired(host, &wire);
-        Io(wire)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<TcpStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// As the kernel does for a process that is gone.
-    pub(crate) fn hang_up(&self) {
-        drop(self.lock().take());
-    }
-}
-
-/// The same, as tonic wants it.
+/// A [`Wire`] as tonic needs it.
 pub(crate) struct Io(Arc<Wire>);
 
 impl Io {
+    fn over(stream: TcpStream, world: &World, host: &str) -> Self {
+        let wire = Arc::new(Wire::new(stream));
+        world.wired(host, &wire);
+        Self(wire)
+    }
+
     fn poll<T>(&self, poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &mut *self.0.lock() {
             Some(stream) => poll(Pin::new(stream)),
-            // The process is dying: nothing of it goes on.
+            // The process has crashed: it neither reads nor writes.
             None => Poll::Pending,
         }
     }
@@ -76,19 +62,19 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Whatever connects to `host`, the simulated one this runs on.
+/// Connections to the simulated host `host`, on which this runs.
 pub(crate) async fn incoming(
     world: Arc<World>,
     host: &'static str,
 ) -> io::Result<impl Stream<Item = io::Result<Io>>> {
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     Ok(stream::unfold((listener, world), move |(listener, world)| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| Wire::of(stream, &world, host));
+        let accepted = listener.accept().await.map(|(stream, _)| Io::over(stream, &world, host));
         Some((accepted, (listener, world)))
     }))
 }
 
-/// The way from `host`, the simulated one this runs on, to the endpoint's.
+/// A channel from the simulated host `host`, on which this runs, to the endpoint.
 pub(crate) fn connect(endpoint: &Endpoint, world: &Arc<World>, host: &str) -> Channel {
     let (world, host) = (Arc::clone(world), host.to_owned());
     endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: http::Uri| {
@@ -96,7 +82,7 @@ pub(crate) fn connect(endpoint: &Endpoint, world: &Arc<World>, host: &str) -> Ch
         async move {
             let to = uri.host().unwrap_or_default().to_owned();
             let stream = TcpStream::connect((to, uri.port_u16().unwrap_or(PORT))).await?;
-            Ok::<_, io::Error>(TokioIo::new(Wire::of(stream, &world, &host)))
+            Ok::<_, io::Error>(TokioIo::new(Io::over(stream, &world, &host)))
         }
     }))
 }

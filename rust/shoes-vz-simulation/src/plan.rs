@@ -1,10 +1,15 @@
-//! What a seed means: how large the fleet is, who calls when, and what goes wrong when.
+//! What a seed means: the size of the fleet, the calls and their times, the faults and their times.
 
 use std::time::Duration;
 
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
-/// One in so many operations of the hosts goes wrong; 0 = none.
+/// Maximum lifetime of a VM: longer than any job, shorter than the wait for unwanted VMs to end.
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(120);
+/// Age at which a hot VM is replaced.
+pub(crate) const HOT_MAX_AGE: Duration = Duration::from_secs(25);
+
+/// One in so many operations of a host fails; 0 = none.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rates {
     /// Making a bundle.
@@ -15,28 +20,27 @@ pub(crate) struct Rates {
     pub(crate) start: u32,
     /// Guests that never come up.
     pub(crate) boot: u32,
-    /// A try to reach sshd.
+    /// Connecting to sshd.
     pub(crate) ssh: u32,
-    /// Handing the script over.
+    /// Delivering the script.
     pub(crate) hand_over: u32,
-    /// Scripts that exit otherwise than 0.
+    /// Scripts that exit with an error.
     pub(crate) script: u32,
     /// Scripts that start no runner.
     pub(crate) register: u32,
     /// Guests that power off once their job is done.
     pub(crate) power_off: u32,
-    /// Stops that get no answer.
+    /// Stops without an answer.
     pub(crate) stop: u32,
-    /// Looking for a former agent's VM.
+    /// Looking for a VM of an earlier agent process.
     pub(crate) find: u32,
     /// Removing a bundle.
     pub(crate) remove: u32,
-    /// How many times slower hosts are than they could be.
+    /// Factor by which hosts are slower.
     pub(crate) slowness: u64,
 }
 
 impl Rates {
-    /// Nothing goes wrong.
     pub(crate) const CALM: Self = Self {
         clone: 0,
         launch: 0,
@@ -54,14 +58,13 @@ impl Rates {
     };
 }
 
-/// Who.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whom {
+pub(crate) enum Process {
     Server,
     Agent(usize),
 }
 
-impl Whom {
+impl Process {
     pub(crate) fn host(self) -> String {
         match self {
             Self::Server => SERVER.into(),
@@ -70,45 +73,44 @@ impl Whom {
     }
 }
 
-/// The server's host.
+/// Host of the server.
 pub(crate) const SERVER: &str = "server";
 
-/// An agent's host.
+/// Host of an agent.
 pub(crate) fn agent(n: usize) -> String {
     format!("agent-{n}")
 }
 
-/// A client's host.
+/// Host of a client.
 pub(crate) fn client(n: usize) -> String {
     format!("client-{n}")
 }
 
-/// What goes wrong.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
-    /// A process dies at once, and is started again later.
-    Crash { whom: Whom, down: Duration },
-    /// A process dies at some later step of its own.
-    CrashAtStep { whom: Whom, steps: u32, down: Duration },
-    /// The server is told to stop, and is started again.
+    /// A process crashes at once, and restarts after `down`.
+    Crash { process: Process, down: Duration },
+    /// A process crashes after some more steps.
+    CrashAtStep { process: Process, steps: u32, down: Duration },
+    /// The server stops cleanly, and restarts after `down`.
     Restart { down: Duration },
-    /// A host loses its power: its agent and all its VMs.
+    /// A host loses power: its agent and all its VMs end.
     PowerFailure { agent: usize, down: Duration },
-    /// No message passes between these two.
+    /// No message passes between two hosts.
     Partition { between: (String, String), oneway: Oneway, lasts: Duration },
-    /// Messages between these two wait, and then all come.
+    /// Messages between two hosts are held, and then all delivered.
     Hold { between: (String, String), lasts: Duration },
-    /// A process' calendar jumps.
-    ClockJump { whom: Whom, seconds: i64 },
-    /// A host's disk is nearly full for a while.
+    /// The wall clock of a process jumps.
+    ClockJump { process: Process, seconds: i64 },
+    /// The disk of a host is nearly full for a while.
     DiskFills { agent: usize, lasts: Duration },
-    /// The server's disk takes nothing for a while.
+    /// The disk of the server refuses writes for a while.
     StoreRefuses { lasts: Duration },
     /// A VM ends by itself.
     VmDies { which: u32 },
 }
 
-/// Which way is cut.
+/// The direction that is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Oneway {
     Both,
@@ -116,52 +118,50 @@ pub(crate) enum Oneway {
     Back,
 }
 
-/// One job of one client.
+/// The calls of one client for one job.
 #[derive(Debug, Clone)]
-pub(crate) struct Errand {
-    /// When it begins.
+pub(crate) struct CallPlan {
     pub(crate) at: Duration,
-    /// Its runner's name. Some errands share one.
+    /// Some plans share one name.
     pub(crate) name: String,
     /// The deadline of each AddInstance.
-    pub(crate) patience: Duration,
-    /// A first call that is broken off after so long.
-    pub(crate) breaks_off: Option<Duration>,
-    /// What happens once the runner is there.
+    pub(crate) timeout: Duration,
+    /// The first call is cancelled after this time.
+    pub(crate) cancels_after: Option<Duration>,
+    /// What happens once the client has a runner.
     pub(crate) then: Then,
-    /// Its name is asked for again once all that is over, as by a caller that was killed before it wrote the answer down.
-    pub(crate) asks_again: bool,
+    /// The name is requested again at the end, as by a caller that was killed before it stored the answer.
+    pub(crate) requests_again: bool,
 }
 
 /// What a client does with its runner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// It is deleted so much later, whatever it does then.
+    /// Delete it after this time, whatever it is doing.
     DeleteAfter(Duration),
-    /// The job runs to its end, and it is deleted then, twice.
+    /// Delete it, twice, when its job has ended.
     DeleteWhenDone,
-    /// Nobody deletes it.
+    /// Never delete it.
     LeaveIt,
-    /// Its first call is broken off, and nobody asks again: no job ever comes.
+    /// Cancel the first call and do not repeat it: no job ever arrives.
     GiveUp,
 }
 
-/// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Slots of each agent.
     pub(crate) slots: Vec<usize>,
-    /// Errands of each client.
-    pub(crate) clients: Vec<Vec<Errand>>,
-    /// When somebody deletes whatever runner he sees, made or in the making.
-    pub(crate) meddling: Vec<Duration>,
-    /// Agents an operator takes out of service: which, when, and for how long.
+    /// Call plans of each client.
+    pub(crate) clients: Vec<Vec<CallPlan>>,
+    /// When an operator deletes an arbitrary runner.
+    pub(crate) interferences: Vec<Duration>,
+    /// Agents that an operator cordons: which, when, and for how long.
     pub(crate) cordons: Vec<(usize, Duration, Duration)>,
-    /// VMs each agent keeps hot.
+    /// Hot VMs of each agent.
     pub(crate) hot: Vec<Hot>,
     /// In order of time.
     pub(crate) faults: Vec<(Duration, Fault)>,
-    /// When the last fault is over and the world is calm.
+    /// When the last fault has ended.
     pub(crate) calm_at: Duration,
     pub(crate) rates: Rates,
     /// Longest time a message takes.
@@ -174,14 +174,14 @@ impl Plan {
         let agents = rng.random_range(1..=3);
         let slots: Vec<usize> = (0..agents).map(|_| rng.random_range(1..=3)).collect();
         let calm_at = Duration::from_secs(rng.random_range(12..=30));
-        let clients: Vec<Vec<Errand>> = (0..2).map(|c| errands(&mut rng, c, calm_at)).collect();
+        let clients: Vec<Vec<CallPlan>> = (0..2).map(|c| call_plans(&mut rng, c, calm_at)).collect();
         let cordons = (0..rng.random_range(0..3))
             .map(|_| {
                 let lasts = Duration::from_millis(rng.random_range(500..10_000));
                 (rng.random_range(0..agents), at(&mut rng, calm_at), lasts)
             })
             .collect();
-        let meddling = (0..rng.random_range(0..3)).map(|_| at(&mut rng, calm_at)).collect();
+        let interferences = (0..rng.random_range(0..3)).map(|_| at(&mut rng, calm_at)).collect();
         let count = rng.random_range(0..=10);
         let mut faults: Vec<(Duration, Fault)> =
             (0..count).map(|_| (at(&mut rng, calm_at), fault(&mut rng, agents))).collect();
@@ -190,7 +190,7 @@ impl Plan {
             hot: slots.iter().map(|_| hot(&mut rng)).collect(),
             slots,
             clients,
-            meddling,
+            interferences,
             cordons,
             faults,
             calm_at,
@@ -200,7 +200,7 @@ impl Plan {
     }
 }
 
-/// What an agent keeps hot.
+/// The hot VMs of an agent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hot {
     /// `--hot`.
@@ -210,7 +210,7 @@ pub(crate) struct Hot {
 }
 
 fn hot(rng: &mut SmallRng) -> Hot {
-    // Another size than the template's own is of no use to anybody here, and must make room.
+    // No call here wants another size than the template's default, so VMs of that size must make room.
     let wanted = *pick(rng, &["none", "none", "all", "all", "1", "2x512MiB=1", "1,2x512MiB=1"]);
     Hot { wanted, paused: rng.random_range(0..3) == 0 }
 }
@@ -224,7 +224,7 @@ fn at(rng: &mut SmallRng, before: Duration) -> Duration {
 }
 
 fn rates(rng: &mut SmallRng) -> Rates {
-    // Some hosts are good ones.
+    // Half of the rates are zero.
     let mut rate = |from: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(from..40) };
     Rates {
         clone: rate(8),
@@ -243,11 +243,11 @@ fn rates(rng: &mut SmallRng) -> Rates {
     }
 }
 
-fn errands(rng: &mut SmallRng, client: usize, calm_at: Duration) -> Vec<Errand> {
+fn call_plans(rng: &mut SmallRng, client: usize, calm_at: Duration) -> Vec<CallPlan> {
     let count = rng.random_range(1..=5);
     (0..count)
         .map(|n| {
-            // One name in five is asked for by both.
+            // Both clients request one name in five.
             let name =
                 if rng.random_range(0..5) == 0 { format!("shared-{n}") } else { format!("job-{client}-{n}") };
             let ms = |rng: &mut SmallRng, to: u64| Duration::from_millis(rng.random_range(1..to));
@@ -258,39 +258,39 @@ fn errands(rng: &mut SmallRng, client: usize, calm_at: Duration) -> Vec<Errand> 
                 _ => Then::DeleteWhenDone,
             };
             let name = if then == Then::GiveUp { given_up(client, n) } else { name };
-            Errand {
+            CallPlan {
                 at: at(rng, calm_at),
                 name,
-                patience: Duration::from_secs(rng.random_range(8..=40)),
-                breaks_off: (rng.random_range(0..4) == 0 || then == Then::GiveUp).then(|| ms(rng, 6000)),
+                timeout: Duration::from_secs(rng.random_range(8..=40)),
+                cancels_after: (rng.random_range(0..4) == 0 || then == Then::GiveUp).then(|| ms(rng, 6000)),
                 then,
-                asks_again: then == Then::DeleteWhenDone && rng.random_range(0..3) == 0,
+                requests_again: then == Then::DeleteWhenDone && rng.random_range(0..3) == 0,
             }
         })
         .collect()
 }
 
-/// The name of a runner no job will come to.
+/// The name of a runner that never gets a job.
 fn given_up(client: usize, n: usize) -> String {
     format!("{GIVEN_UP}{client}-{n}")
 }
 
-/// How such names begin.
+/// Prefix of the names of runners that never get a job.
 pub(crate) const GIVEN_UP: &str = "given-up-";
 
 fn fault(rng: &mut SmallRng, agents: usize) -> Fault {
     let down = Duration::from_millis(rng.random_range(10..8000));
     let lasts = Duration::from_millis(rng.random_range(100..20_000));
     let nth = rng.random_range(0..agents);
-    let whom = if rng.random_range(0..2) == 0 { Whom::Server } else { Whom::Agent(nth) };
+    let process = if rng.random_range(0..2) == 0 { Process::Server } else { Process::Agent(nth) };
     let between = if rng.random_range(0..4) == 0 {
         (client(rng.random_range(0..2)), SERVER.to_owned())
     } else {
         (agent(nth), SERVER.to_owned())
     };
     match rng.random_range(0..12) {
-        0 | 1 => Fault::Crash { whom, down },
-        2 | 3 => Fault::CrashAtStep { whom, steps: rng.random_range(0..12), down },
+        0 | 1 => Fault::Crash { process, down },
+        2 | 3 => Fault::CrashAtStep { process, steps: rng.random_range(0..12), down },
         4 => Fault::Restart { down },
         5 => Fault::PowerFailure { agent: nth, down },
         6 => Fault::Partition {
@@ -299,7 +299,9 @@ fn fault(rng: &mut SmallRng, agents: usize) -> Fault {
             lasts,
         },
         7 => Fault::Hold { between, lasts },
-        8 => Fault::ClockJump { whom, seconds: *pick(rng, &[-90_000, -3600, -60, -1, 1, 60, 3600, 90_000]) },
+        8 => {
+            Fault::ClockJump { process, seconds: *pick(rng, &[-90_000, -3600, -60, -1, 1, 60, 3600, 90_000]) }
+        }
         9 => Fault::DiskFills { agent: nth, lasts },
         10 => Fault::StoreRefuses { lasts },
         _ => Fault::VmDies { which: rng.random() },

@@ -1,4 +1,6 @@
-//! A VM as it really is: a process of its own, which lives on when its agent dies.
+//! A VM as the simulation knows it: a separate process, which outlives its agent.
+
+mod run;
 
 use std::{
     path::PathBuf,
@@ -9,36 +11,52 @@ use std::{
     time::Duration,
 };
 
-use shoes_vz_model::guest::{RunnerActivity, SetupPhase, Status};
-use shoes_vz_proto::vm::{VmEnd, VmEndKind, VmState, VmStatus};
-use tokio::{sync::watch, time::sleep};
-
-use crate::{
-    plan::GIVEN_UP,
-    world::{Named, World},
+use shoes_vz_model::{
+    bundle::RuntimeMetadata,
+    guest::{RunnerActivity, SetupPhase, Status},
 };
+use shoes_vz_proto::vm::{VmEnd, VmEndKind, VmState, VmStatus};
+use tokio::sync::watch;
+
+/// The runner a bundle belongs to; a hot VM has no name.
+#[derive(Debug, Clone)]
+pub(crate) struct RunnerRef {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) cloud: String,
+}
+
+impl RunnerRef {
+    pub(crate) fn of(meta: RuntimeMetadata) -> Self {
+        Self { id: meta.runner_id, name: meta.runner_name, cloud: meta.cloud_id }
+    }
+
+    pub(crate) fn is_hot(&self) -> bool {
+        self.name.is_empty()
+    }
+}
 
 pub(crate) struct SimVm {
     pub(crate) agent: usize,
-    place: Mutex<(PathBuf, Named)>,
+    location: Mutex<(PathBuf, RunnerRef)>,
     status: watch::Sender<VmStatus>,
     guest: watch::Sender<Status>,
     script: Mutex<Option<String>>,
-    start_asked: AtomicBool,
+    start_requested: AtomicBool,
     /// SSH has answered.
     ready: AtomicBool,
 }
 
 impl SimVm {
-    pub(crate) fn new(agent: usize, bundle: PathBuf, named: Named) -> Arc<Self> {
+    pub(crate) fn new(agent: usize, bundle: PathBuf, runner: RunnerRef) -> Arc<Self> {
         let created = VmStatus { state: VmState::Created.into(), ..VmStatus::default() };
         Arc::new(Self {
             agent,
-            place: Mutex::new((bundle, named)),
+            location: Mutex::new((bundle, runner)),
             status: watch::Sender::new(created),
             guest: watch::Sender::default(),
             script: Mutex::default(),
-            start_asked: AtomicBool::new(false),
+            start_requested: AtomicBool::new(false),
             ready: AtomicBool::new(false),
         })
     }
@@ -51,30 +69,28 @@ impl SimVm {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Where its files are now.
     pub(crate) fn bundle(&self) -> PathBuf {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.location.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// Whose it is now.
-    pub(crate) fn named(&self) -> Named {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    pub(crate) fn runner(&self) -> RunnerRef {
+        self.location.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
-    /// Its bundle has another name, and it may be somebody else's.
-    pub(crate) fn renamed(&self, bundle: PathBuf, named: Named) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = (bundle, named);
+    /// Its bundle was renamed, and may belong to another runner.
+    pub(crate) fn renamed(&self, bundle: PathBuf, runner: RunnerRef) {
+        *self.location.lock().unwrap_or_else(PoisonError::into_inner) = (bundle, runner);
     }
 
-    /// Its guest's time stands still, or goes on.
+    /// Pauses or resumes the guest.
     pub(crate) fn pause(&self, paused: bool) {
         let state = if paused { VmState::Paused } else { VmState::Running };
         self.status.send_if_modified(|s| {
-            let lives = s.end.is_none();
-            if lives {
+            let is_live = s.end.is_none();
+            if is_live {
                 s.state = state.into();
             }
-            lives
+            is_live
         });
     }
 
@@ -98,7 +114,7 @@ impl SimVm {
         self.guest.subscribe()
     }
 
-    /// Its first and only end.
+    /// Only the first end counts.
     pub(crate) fn end(&self, kind: VmEndKind, reason: &str) {
         self.status.send_if_modified(|s| {
             let first = s.end.is_none();
@@ -117,23 +133,7 @@ impl SimVm {
         last.ok().and_then(|s| s.end.clone()).unwrap_or_default()
     }
 
-    /// The guest begins. One that has begun already is fine, as with the real VM process.
-    pub(crate) fn start(self: &Arc<Self>, world: &Arc<World>) {
-        if self.start_asked.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        self.status.send_modify(|s| s.state = VmState::Starting.into());
-        let (vm, world_) = (Arc::clone(self), Arc::clone(world));
-        world.spawn(async move {
-            tokio::select! {
-                biased;
-                _ = vm.ended() => {}
-                () = vm.live(&world_) => {}
-            }
-        });
-    }
-
-    /// Takes the script; the first one counts. Gives the one that counts.
+    /// Accepts a script; only the first one counts. Returns the one that counts.
     pub(crate) fn set_up(&self, runner: &str, script: &str) -> String {
         let mut taken = self.script.lock().unwrap_or_else(PoisonError::into_inner);
         let script = taken.get_or_insert_with(|| script.to_owned()).clone();
@@ -146,63 +146,7 @@ impl SimVm {
         });
         script
     }
-
-    async fn live(&self, world: &World) {
-        let rates = world.rates();
-        let slow = rates.slowness;
-        sleep(world.millis(1, 50 * slow)).await;
-        if world.one_in(rates.start) {
-            return self.end(VmEndKind::HypervisorFailed, "the hypervisor failed to start");
-        }
-        self.status.send_modify(|s| (s.state, s.started_ms) = (VmState::Running.into(), 1));
-        if world.one_in(rates.boot) {
-            return std::future::pending().await;
-        }
-        sleep(world.millis(10, 400 * slow)).await;
-        self.status.send_modify(|s| s.guest_up = true);
-        let mut guest = self.guest();
-        if guest.wait_for(|s| s.setup.phase == SetupPhase::Running).await.is_err() {
-            return;
-        }
-        self.job(world).await;
-    }
-
-    async fn job(&self, world: &World) {
-        let rates = world.rates();
-        sleep(world.millis(5, 200)).await;
-        if world.one_in(rates.script) {
-            return self.script_exits(3);
-        }
-        if world.one_in(rates.register) {
-            return self.script_exits(0);
-        }
-        self.runner(RunnerActivity::Preparing);
-        sleep(world.millis(5, 500)).await;
-        self.runner(RunnerActivity::Idle);
-        if self.named().name.starts_with(GIVEN_UP) {
-            return std::future::pending().await;
-        }
-        sleep(world.millis(5, 2000)).await;
-        self.runner(RunnerActivity::Running);
-        sleep(world.millis(50, 9000)).await;
-        world.job_done(self);
-        self.runner(RunnerActivity::Finished);
-        if world.one_in(rates.power_off) {
-            sleep(world.millis(0, 300)).await;
-            return self.end(VmEndKind::GuestPoweroff, "the guest powered off");
-        }
-        sleep(world.millis(1, 100)).await;
-        self.script_exits(0);
-    }
-
-    fn runner(&self, state: RunnerActivity) {
-        self.guest.send_modify(|s| s.state = state);
-    }
-
-    fn script_exits(&self, code: i32) {
-        self.guest.send_modify(|s| (s.setup.phase, s.setup.exit_code) = (SetupPhase::Exited, Some(code)));
-    }
 }
 
-/// Longest a guest that comes up takes to do so, at this slowness; start deadlines are chosen beyond it.
+/// Longest start of a guest that does start; start deadlines are longer.
 pub(crate) const SLOWEST_START: Duration = Duration::from_secs(12);

@@ -1,8 +1,8 @@
-//! What is true whatever server and agents believe: the VMs there are, what callers were told, and what must never be.
+//! The truth, independent of what server and agents know: the live VMs, the answers that callers got, and the invariants.
 //!
-//! Everything that happens is also written into a trace; two runs of one seed have the same one.
+//! Everything that happens is also hashed into a trace, which is the same for every run of a seed.
 
-mod fate;
+mod faults;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,23 +22,21 @@ use shoes_vz_server::fleet::{runner::Phase, types::Write};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    net::Wire,
+    mutation::Mutation,
     plan::{self, Rates},
-    sabotage::Sabotage,
-    vm::SimVm,
+    vm::{RunnerRef, SimVm},
+    wire::Wire,
 };
 
-/// 2026-01-01: when every simulation begins.
+/// 2026-01-01: when every simulation starts.
 const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// See the module.
 pub(crate) struct World {
     /// For state directories and bundles.
     pub(crate) dir: PathBuf,
-    /// What is broken on purpose.
-    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) mutation: Option<Mutation>,
     state: Mutex<State>,
 }
 
@@ -47,45 +45,45 @@ struct State {
     skews: BTreeMap<String, SignedDuration>,
     rng: SmallRng,
     rates: Rates,
-    /// Where the VMs' own tasks run: outside of every agent.
+    /// Runs the tasks of the VMs, outside of every agent.
     tasks: Option<mpsc::UnboundedSender<Task>>,
-    /// Hosts that are to crash after so many more steps of theirs.
+    /// Hosts that are to crash after so many more steps.
     armed: BTreeMap<String, u32>,
-    /// Hosts that are to crash as soon as can be.
+    /// Hosts that are to crash now.
     crashing: BTreeSet<String>,
-    /// Hosts of which nothing goes on any more.
+    /// Hosts on which nothing runs any more.
     dying: watch::Sender<BTreeSet<String>>,
-    /// Every host's connections, in the order they were made.
+    /// The connections of each host, in the order they were made.
     wires: BTreeMap<String, Vec<Weak<Wire>>>,
     slots: Vec<usize>,
     /// Agents whose disks are nearly full.
     full: BTreeSet<usize>,
-    /// Whether the server's disk takes nothing.
+    /// Whether the disk of the server refuses writes.
     store_refuses: bool,
-    /// Names of which some VM has done its job.
+    /// Names whose job a VM has done.
     jobs_done: BTreeSet<String>,
-    /// Runners whose agents have written down that a job was seen.
+    /// Runners whose agents have recorded that a job was seen.
     jobs_seen: BTreeSet<String>,
-    /// Names that have served, as the server has stored.
+    /// Names whose finished runner the server has stored.
     served: BTreeSet<String>,
-    bundles: BTreeMap<PathBuf, Named>,
+    bundles: BTreeMap<PathBuf, RunnerRef>,
     vms: Vec<Arc<SimVm>>,
-    /// Runner ids the server has stored, tombstones too.
+    /// Runner IDs that the server has stored, including tombstones.
     durable: BTreeSet<String>,
-    cloud: BTreeMap<String, Told>,
-    /// Ways that are disturbed now: a client's to the server, or the server itself.
+    cloud: BTreeMap<String, CallerView>,
+    /// Hosts whose connection to the server is disturbed now, or the server itself.
     disturbed: BTreeSet<String>,
-    /// When a way was last disturbed.
+    /// When each disturbance ended.
     last_disturbed: BTreeMap<String, Duration>,
-    /// Agents the server has confirmed to be cordoned, and when it did.
+    /// Agents with a confirmed cordon, and when the server confirmed it.
     cordoned: BTreeMap<String, Duration>,
-    /// Uncordons asked for, and those that are over: as long as these differ nobody knows which order comes last.
+    /// Uncordons requested and confirmed: while these differ, the order of cordon and uncordon is unknown.
     uncordons: BTreeMap<String, (u64, u64)>,
-    /// When each name was first asked for.
-    asked: BTreeMap<String, Duration>,
-    /// Living runners and waiting callers, as the server has them.
+    /// When each name was first requested.
+    requested: BTreeMap<String, Duration>,
+    /// Live runners and waiting callers, as the server counts them.
     servers_view: (usize, usize),
-    /// Whether the server has found that it can write.
+    /// Whether the server knows that it can write.
     server_writes: bool,
     violations: Vec<String>,
     trace: DefaultHasher,
@@ -93,46 +91,27 @@ struct State {
     counts: Counts,
 }
 
-/// Who a bundle is for.
-#[derive(Debug, Clone)]
-pub(crate) struct Named {
-    pub(crate) runner: String,
-    pub(crate) name: String,
-    pub(crate) cloud: String,
-}
-
-impl Named {
-    /// As a bundle says of itself.
-    pub(crate) fn of(meta: RuntimeMetadata) -> Self {
-        Self { runner: meta.runner_id, name: meta.runner_name, cloud: meta.cloud_id }
-    }
-
-    /// A hot VM: no runner's yet.
-    pub(crate) fn is_hot(&self) -> bool {
-        self.name.is_empty()
-    }
-}
-
 impl State {
-    /// Whether this VM is one its agent should not have been given.
-    fn is_unwelcome(&self, vm: &SimVm) -> bool {
+    /// Whether this VM was requested after its agent was cordoned.
+    fn breaks_cordon(&self, vm: &SimVm) -> bool {
         let since = self.cordoned.get(&plan::agent(vm.agent));
-        since.zip(self.asked.get(&vm.named().name)).is_some_and(|(cordoned, asked)| cordoned < asked)
+        since
+            .zip(self.requested.get(&vm.runner().name))
+            .is_some_and(|(cordoned, requested)| cordoned < requested)
     }
 }
 
-/// What callers know of a runner.
+/// What callers know about a runner.
 #[derive(Debug, Clone, Copy, Default)]
-struct Told {
+struct CallerView {
     /// Its guest has answered SSH.
     ready: bool,
-    /// Some caller was told that it has it.
-    claimed: bool,
-    /// Some caller asked for its end.
+    /// AddInstance returned it.
+    returned: bool,
+    /// Its deletion was requested.
     deleted: bool,
 }
 
-/// What a run did, for its report.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
     /// Faults injected.
@@ -151,7 +130,7 @@ impl World {
         dir: PathBuf,
         slots: Vec<usize>,
         rates: Rates,
-        sabotage: Option<Sabotage>,
+        mutation: Option<Mutation>,
         log: bool,
     ) -> Arc<Self> {
         let state = State {
@@ -178,7 +157,7 @@ impl World {
             last_disturbed: BTreeMap::new(),
             cordoned: BTreeMap::new(),
             uncordons: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            requested: BTreeMap::new(),
             servers_view: (0, 0),
             server_writes: true,
             violations: Vec::new(),
@@ -186,25 +165,24 @@ impl World {
             log: log.then(Vec::new),
             counts: Counts::default(),
         };
-        Arc::new(Self { dir, sabotage, state: Mutex::new(state) })
+        Arc::new(Self { dir, mutation, state: Mutex::new(state) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this is what is broken on purpose.
-    pub(crate) fn sabotaged(&self, by: Sabotage) -> bool {
-        self.sabotage == Some(by)
+    pub(crate) fn has_mutation(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
     }
 
     // VMs.
 
-    pub(crate) fn bundle_made(&self, path: &Path, named: Named) {
-        self.lock().bundles.insert(path.to_owned(), named);
+    pub(crate) fn bundle_made(&self, path: &Path, runner: RunnerRef) {
+        self.lock().bundles.insert(path.to_owned(), runner);
     }
 
-    pub(crate) fn bundle(&self, path: &Path) -> Option<Named> {
+    pub(crate) fn bundle(&self, path: &Path) -> Option<RunnerRef> {
         self.lock().bundles.get(path).cloned()
     }
 
@@ -219,91 +197,91 @@ impl World {
 
     pub(crate) fn launched(&self, vm: &Arc<SimVm>) {
         let live = self.live();
-        let named = vm.named();
-        self.note(format_args!("agent-{} starts a VM for {} ({})", vm.agent, named.name, named.runner));
-        let there = live.iter().filter(|other| other.agent == vm.agent).count();
+        let runner = vm.runner();
+        self.note(format_args!("agent-{} starts a VM for {} ({})", vm.agent, runner.name, runner.id));
+        let count = live.iter().filter(|other| other.agent == vm.agent).count();
         let slots = self.lock().slots[vm.agent];
-        if there >= slots {
+        if count >= slots {
             self.violated(format!(
-                "no slot used twice: agent-{} has {slots}, and starts VM {}",
+                "no slot used twice: agent-{} has {slots}, but starts VM {}",
                 vm.agent,
-                there + 1
+                count + 1
             ));
         }
-        if !named.is_hot() {
-            self.given_to_a_runner(vm);
+        if !runner.is_hot() {
+            self.check_runner(vm);
         }
         let mut state = self.lock();
         state.vms.push(Arc::clone(vm));
         state.counts.vms += 1;
     }
 
-    /// A bundle has another name, and is what its metadata say now.
-    pub(crate) fn renamed(&self, from: &Path, to: &Path, named: Named) {
+    /// A hot VM was claimed: its bundle has a new name, and its metadata names the runner.
+    pub(crate) fn renamed(&self, from: &Path, to: &Path, runner: RunnerRef) {
         let vm = self.vm(from);
-        self.note(format_args!("a hot VM becomes {} ({})", named.name, named.runner));
+        self.note(format_args!("a hot VM becomes {} ({})", runner.name, runner.id));
         {
             let mut state = self.lock();
             state.bundles.remove(from);
-            state.bundles.insert(to.to_owned(), named.clone());
+            state.bundles.insert(to.to_owned(), runner.clone());
         }
         let Some(vm) = vm else { return };
         let ready = vm.is_ready();
-        let cloud = named.cloud.clone();
-        vm.renamed(to.to_owned(), named);
+        let cloud = runner.cloud.clone();
+        vm.renamed(to.to_owned(), runner);
         if ready {
             self.lock().cloud.entry(cloud).or_default().ready = true;
         }
-        self.given_to_a_runner(&vm);
+        self.check_runner(&vm);
     }
 
-    /// A VM is that runner's from now on.
-    fn given_to_a_runner(&self, vm: &Arc<SimVm>) {
-        let named = vm.named();
+    /// Checks the invariants of a VM that belongs to a runner from now on.
+    fn check_runner(&self, vm: &Arc<SimVm>) {
+        let runner = vm.runner();
         let others = self.live().into_iter().filter(|other| !Arc::ptr_eq(other, vm));
-        if let Some(twin) = others.into_iter().find(|other| other.named().name == named.name) {
+        if let Some(twin) = others.into_iter().find(|other| other.runner().name == runner.name) {
             self.violated(format!(
-                "one VM for each name: {} has a VM on agent-{}, and another is started on agent-{}",
-                named.name, twin.agent, vm.agent
+                "one VM for each name: {} has a VM on agent-{}, but another is started on agent-{}",
+                runner.name, twin.agent, vm.agent
             ));
         }
-        if !self.lock().durable.contains(&named.runner) {
+        if !self.lock().durable.contains(&runner.id) {
             self.violated(format!(
-                "no VM without a row: {} is started, and the server never stored it",
-                named.name
+                "no VM without a row: {} is started, but the server never stored it",
+                runner.name
             ));
         }
-        if self.lock().served.contains(&named.name) {
+        if self.lock().served.contains(&runner.name) {
             self.violated(format!(
                 "no second VM for a job that is done: agent-{} starts one for {}",
-                vm.agent, named.name
+                vm.agent, runner.name
             ));
         }
-        if self.lock().is_unwelcome(vm) {
+        if self.lock().breaks_cordon(vm) {
             self.violated(format!(
-                "a cordoned agent takes nothing new: agent-{} was cordoned before {} was asked for, and starts it",
-                vm.agent, named.name
+                "a cordoned agent gets no new runner: agent-{} was cordoned before {} was requested, but starts it",
+                vm.agent, runner.name
             ));
         }
     }
 
     /// An agent ends a VM.
     pub(crate) fn stopped(&self, vm: &SimVm) {
-        let told = self.lock().cloud.get(&vm.named().cloud).copied().unwrap_or_default();
-        self.note(format_args!("agent-{} stops the VM of {}", vm.agent, vm.named().name));
-        if vm.works_on_a_job() && told.claimed && !told.deleted {
+        let caller = self.lock().cloud.get(&vm.runner().cloud).copied().unwrap_or_default();
+        self.note(format_args!("agent-{} stops the VM of {}", vm.agent, vm.runner().name));
+        if vm.works_on_a_job() && caller.returned && !caller.deleted {
             self.violated(format!(
-                "no running job is ended: the VM of {} is stopped during its job, and nobody asked for it",
-                vm.named().name
+                "no running job is ended: the VM of {} is stopped during its job without a request",
+                vm.runner().name
             ));
         }
     }
 
     pub(crate) fn ready(&self, vm: &SimVm) {
         vm.set_ready();
-        let named = vm.named();
-        if !named.is_hot() {
-            self.lock().cloud.entry(named.cloud).or_default().ready = true;
+        let runner = vm.runner();
+        if !runner.is_hot() {
+            self.lock().cloud.entry(runner.cloud).or_default().ready = true;
         }
     }
 
@@ -311,14 +289,14 @@ impl World {
         {
             let mut state = self.lock();
             state.counts.jobs += 1;
-            state.jobs_done.insert(vm.named().name);
+            state.jobs_done.insert(vm.runner().name);
         }
-        self.note(format_args!("{} has done its job", vm.named().name));
+        self.note(format_args!("{} has done its job", vm.runner().name));
     }
 
     // Operators.
 
-    /// A cordon is confirmed that was asked for when [`World::uncordons`] was `before`.
+    /// A cordon was confirmed; at its request, [`World::uncordons`] was `before`.
     pub(crate) fn cordoned(&self, agent: &str, before: (u64, u64)) {
         if before.0 != before.1 || self.uncordons(agent) != before {
             return;
@@ -328,28 +306,28 @@ impl World {
         state.cordoned.insert(agent.to_owned(), now);
     }
 
-    /// Uncordons asked for, and over.
+    /// Uncordons requested and confirmed.
     pub(crate) fn uncordons(&self, agent: &str) -> (u64, u64) {
         self.lock().uncordons.get(agent).copied().unwrap_or_default()
     }
 
-    pub(crate) fn to_be_uncordoned(&self, agent: &str) {
+    pub(crate) fn uncordon_requested(&self, agent: &str) {
         let mut state = self.lock();
         state.cordoned.remove(agent);
         state.uncordons.entry(agent.to_owned()).or_default().0 += 1;
     }
 
-    pub(crate) fn uncordon_is_over(&self, agent: &str) {
+    pub(crate) fn uncordon_confirmed(&self, agent: &str) {
         self.lock().uncordons.entry(agent.to_owned()).or_default().1 += 1;
     }
 
-    pub(crate) fn asked(&self, name: &str) {
+    pub(crate) fn requested(&self, name: &str) {
         let mut state = self.lock();
         let now = state.clock;
-        state.asked.entry(name.to_owned()).or_insert(now);
+        state.requested.entry(name.to_owned()).or_insert(now);
     }
 
-    // What the server stored.
+    // Writes of the server.
 
     pub(crate) fn stored(&self, writes: &[Write]) {
         let mut state = self.lock();
@@ -373,14 +351,14 @@ impl World {
         }
     }
 
-    /// A bundle is removed, and this is what its agent wrote down last.
+    /// A bundle was removed; `meta` is its last metadata.
     pub(crate) fn removed(&self, meta: &RuntimeMetadata) {
         if meta.job_seen {
             self.lock().jobs_seen.insert(meta.runner_id.clone());
         }
     }
 
-    /// Whether a job of this name was done.
+    /// Whether the job of this name was done.
     pub(crate) fn is_done(&self, name: &str) -> bool {
         self.lock().jobs_done.contains(name)
     }
@@ -393,7 +371,7 @@ impl World {
         self.lock().server_writes = writes;
     }
 
-    /// Whether the server has still to find that it can write again.
+    /// Whether the server does not know yet that it can write again.
     pub(crate) fn is_degraded(&self) -> bool {
         !self.lock().server_writes
     }
@@ -404,33 +382,33 @@ impl World {
 
     // Callers.
 
-    pub(crate) fn claimed(&self, name: &str, cloud: &str) {
-        let told = {
+    /// AddInstance returned a runner.
+    pub(crate) fn returned(&self, name: &str, cloud: &str) {
+        let caller = {
             let mut state = self.lock();
-            let told = state.cloud.entry(cloud.to_owned()).or_default();
-            told.claimed = true;
-            *told
+            let caller = state.cloud.entry(cloud.to_owned()).or_default();
+            caller.returned = true;
+            *caller
         };
-        if !told.ready {
-            self.violated(format!("a caller was given {name}, and its guest never answered SSH"));
+        if !caller.ready {
+            self.violated(format!("a caller got {name}, but its guest never answered SSH"));
         }
     }
 
-    pub(crate) fn delete_wanted(&self, cloud: &str) {
+    pub(crate) fn delete_requested(&self, cloud: &str) {
         self.lock().cloud.entry(cloud.to_owned()).or_default().deleted = true;
     }
 
-    /// Every cloud id a caller was ever given.
-    pub(crate) fn given(&self) -> Vec<String> {
-        self.lock().cloud.iter().filter(|(_, told)| told.claimed).map(|(id, _)| id.clone()).collect()
+    /// Every cloud ID that AddInstance ever returned.
+    pub(crate) fn returned_cloud_ids(&self) -> Vec<String> {
+        self.lock().cloud.iter().filter(|(_, caller)| caller.returned).map(|(id, _)| id.clone()).collect()
     }
 
-    /// The way from this host, or to the server itself, is disturbed from now on.
+    /// The connection of this host to the server, or the server itself, is disturbed from now on.
     pub(crate) fn disturb(&self, host: &str) {
         self.lock().disturbed.insert(host.to_owned());
     }
 
-    /// No longer.
     pub(crate) fn undisturb(&self, host: &str) {
         let mut state = self.lock();
         let now = state.clock;
@@ -439,8 +417,8 @@ impl World {
         }
     }
 
-    /// A call of `client`'s is over; it began at `began` and had `deadline`.
-    pub(crate) fn call_over(
+    /// A call of `client` has ended; it began at `began` with `deadline`.
+    pub(crate) fn call_ended(
         &self,
         client: &str,
         what: &str,
@@ -464,29 +442,29 @@ impl World {
         }
     }
 
-    // The record.
+    // The log.
 
-    pub(crate) fn fault(&self, words: std::fmt::Arguments<'_>) {
+    pub(crate) fn fault(&self, text: std::fmt::Arguments<'_>) {
         self.lock().counts.faults += 1;
-        self.note(format_args!("FAULT: {words}"));
+        self.note(format_args!("FAULT: {text}"));
     }
 
-    pub(crate) fn note(&self, words: std::fmt::Arguments<'_>) {
+    pub(crate) fn note(&self, text: std::fmt::Arguments<'_>) {
         let mut state = self.lock();
-        // The directory's name is the one thing of this machine's in it.
+        // The name of the directory is the only text that differs between runs.
         let line =
-            format!("{:>9.3} {words}", state.clock.as_secs_f64()).replace(&*self.dir.to_string_lossy(), "…");
+            format!("{:>9.3} {text}", state.clock.as_secs_f64()).replace(&*self.dir.to_string_lossy(), "…");
         line.hash(&mut state.trace);
         if let Some(log) = &mut state.log {
             log.push(line);
         }
     }
 
-    pub(crate) fn violated(&self, words: String) {
-        self.note(format_args!("VIOLATION: {words}"));
+    pub(crate) fn violated(&self, violation: String) {
+        self.note(format_args!("VIOLATION: {violation}"));
         let mut state = self.lock();
-        if !state.violations.contains(&words) {
-            state.violations.push(words);
+        if !state.violations.contains(&violation) {
+            state.violations.push(violation);
         }
     }
 
@@ -510,7 +488,7 @@ impl World {
         self.lock().counts
     }
 
-    /// Forgets VMs that are over, so that a long run stays fast.
+    /// Forgets VMs that have ended, so that a long run stays fast.
     pub(crate) fn tidy(&self) {
         self.lock().vms.retain(|vm| vm.is_live());
     }

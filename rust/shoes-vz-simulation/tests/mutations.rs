@@ -1,39 +1,38 @@
-//! What is broken on purpose is noticed: each of these replaces a part of the product by one that does not keep its
-//! promise, and some seed must say so, in the words of the invariant that is hurt.
+//! Mutation tests: each breaks a part of the product on purpose, and some seed must report the invariant that it breaks.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use shoes_vz_simulation::{Options, Sabotage, run};
+use shoes_vz_simulation::{Mutation, Options, run};
 
-/// Seeds each is given; most are noticed by one of the first ten.
+/// Seeds for each mutation; one of the first ten detects most of them.
 const SEEDS: u64 = 150;
 
-fn noticed(sabotage: Sabotage, words: &[&str]) {
+fn assert_detected(mutation: Mutation, expected: &[&str]) {
     for seed in 0..SEEDS {
-        let report = run(seed, Options { sabotage: Some(sabotage), log: false }).unwrap();
+        let report = run(seed, Options { mutation: Some(mutation), log: false }).unwrap();
         let Some(first) = report.violations.first() else { continue };
         assert!(
-            words.iter().any(|w| first.contains(w)),
-            "{sabotage:?}, seed {seed}: noticed, but as {:?}",
+            expected.iter().any(|text| first.contains(text)),
+            "{mutation:?}, seed {seed}: detected as {:?}",
             report.violations
         );
-        println!("{sabotage:?}: seed {seed}: {first}");
+        println!("{mutation:?}: seed {seed}: {first}");
         return;
     }
-    panic!("{sabotage:?}: {SEEDS} seeds noticed nothing");
+    panic!("{mutation:?}: not detected by {SEEDS} seeds");
 }
 
 macro_rules! table {
-    ($($name:ident: $sabotage:ident => [$($words:literal),+];)+) => {
-        $(#[test] fn $name() { noticed(Sabotage::$sabotage, &[$($words),+]); })+
+    ($($name:ident: $mutation:ident => [$($expected:literal),+];)+) => {
+        $(#[test] fn $name() { assert_detected(Mutation::$mutation, &[$($expected),+]); })+
     };
 }
 
 table! {
-    a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "said never to have been", "converges", "left behind", "running job", "a cordoned agent takes nothing new", "own invariant"];
+    a_store_that_forgets: StoreForgetsOnCrash => ["is damaged", "answers NotFound", "converges", "left behind", "running job", "a cordoned agent gets no new runner", "own invariant"];
     refused_writes_called_durable: RefusedWritesAreCalledDurable => ["no VM without a row"];
     served_names_forgotten: ServedNamesAreForgotten => ["no second VM for a job that is done"];
-    tombstones_lost: TombstonesAreLost => ["said never to have been"];
-    runners_lost: RunnersAreLost => ["said never to have been"];
+    tombstones_lost: TombstonesAreLost => ["answers NotFound"];
+    runners_lost: RunnersAreLost => ["answers NotFound"];
     abandoned_runners_that_stay: AbandonedRunnersStay => ["nothing is left behind"];
     one_slot_too_many: OneSlotTooMany => ["no slot used twice"];
     live_vms_not_found: LiveVmsAreNotFound => ["no running job is ended", "under its live VM"];

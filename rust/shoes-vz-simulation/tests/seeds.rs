@@ -1,4 +1,4 @@
-//! A few seeds, and that each can be repeated; `make simulate` runs thousands.
+//! Runs a few seeds twice; `make simulate` runs thousands.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use shoes_vz_simulation::{Options, run};

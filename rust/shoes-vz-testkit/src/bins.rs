@@ -1,15 +1,15 @@
-//! Where the built binaries and the guest template are.
+//! Paths of the built binaries and the guest templates.
 
 use std::path::{Path, PathBuf};
 
-/// The binaries of one build: those beside the running one, or one folder up for a test.
+/// The binaries of one build: beside the running binary, or one directory above it for a test.
 #[derive(Debug, Clone)]
 pub struct Bins {
     dir: PathBuf,
 }
 
 impl Bins {
-    /// Finds the folder the running binary was built into.
+    /// Finds the directory that contains the running binary.
     ///
     /// # Panics
     /// When the running binary has no path, or `shoes-vz-agent` was not built beside it.
@@ -22,7 +22,6 @@ impl Bins {
         Self { dir: dir.to_owned() }
     }
 
-    /// Path of one of them.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -36,7 +35,7 @@ pub fn repository() -> &'static Path {
 /// The guest template of the whole-system tests.
 ///
 /// # Panics
-/// When there is none: a test that silently did nothing would prove nothing.
+/// When it is missing, because a test that silently does nothing proves nothing.
 pub fn test_template() -> PathBuf {
     template("SHOESVZ_TEST_TEMPLATE", "template")
 }

@@ -1,4 +1,4 @@
-//! One long-lived process under test, with its log, killed with its owner.
+//! A long-lived process under test with its log. It is killed when its owner is dropped.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,6 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-/// A started process.
 #[derive(Debug)]
 pub struct Daemon {
     name: &'static str,
@@ -47,7 +46,7 @@ impl Daemon {
         Ok(Self { name, child, log: log.to_owned() })
     }
 
-    /// Waits until it has written `ready`, and gives that file's content. Fails at once when the process ends first.
+    /// Waits until the process has written the file `ready`; returns its content. Fails at once when the process ends.
     pub async fn ready(&mut self, ready: &Path, deadline: Duration) -> Result<String, String> {
         let end = tokio::time::Instant::now() + deadline;
         loop {
@@ -67,12 +66,12 @@ impl Daemon {
         }
     }
 
-    /// Its process id; `None` once it has ended.
+    /// `None` once the process has ended.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// What it has printed so far.
+    /// Everything printed so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }

@@ -1,7 +1,8 @@
-//! A server and an agent, started as an operator would, on ports and directories of their own.
+//! A server and an agent, started as an operator starts them, with separate ports and directories.
 
 use std::{
     ffi::OsString,
+    io::{Read as _, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
@@ -11,8 +12,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use shoes_vz_model::state::StartPath;
 use shoes_vz_proto::{
     agent::{EndKind, RunnerEnd, RunnerStage, RunnerState},
+    convert::start_path_from_wire,
     fleet::{
         AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, ListAgentsRequest,
         ListRunnersRequest, RunnerView, WatchRunnersRequest, fleet_service_client::FleetServiceClient,
@@ -30,7 +33,6 @@ use crate::{
     ports,
 };
 
-/// How a fleet differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `--max-runners`.
@@ -43,7 +45,7 @@ pub struct Options {
     pub agent_env: Vec<(String, OsString)>,
     /// More arguments for the server.
     pub server_args: Vec<String>,
-    /// A directory whose programs the agent finds before the host's own.
+    /// A directory that comes first in the PATH of the agent.
     pub agent_programs: Option<PathBuf>,
 }
 
@@ -60,7 +62,7 @@ impl Default for Options {
     }
 }
 
-/// A running fleet. Ends with everything it started, VMs too.
+/// A running fleet. Dropping it ends everything it started, including VMs.
 pub struct Fleet {
     dir: TempDir,
     bins: Bins,
@@ -71,23 +73,23 @@ pub struct Fleet {
     metrics_addr: String,
 }
 
-/// Longest any single wait of a test may take on a busy machine without hardware virtualization.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Limit for each wait of a test, on a busy machine without hardware virtualization.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Fleet {
-    /// Server and agent, both ready.
+    /// Starts server and agent, and waits until both are ready.
     pub async fn start() -> Self {
         Self::start_with(Options::default()).await
     }
 
-    /// As [`Fleet::start`], with differences.
+    /// As [`Fleet::start`], with options.
     pub async fn start_with(options: Options) -> Self {
         let mut fleet = Self::server_only(options).await;
         fleet.start_agent().await;
         fleet
     }
 
-    /// A server without an agent.
+    /// Starts a server without an agent.
     pub async fn server_only(options: Options) -> Self {
         // Short, since Unix socket paths are.
         let dir = tempfile::Builder::new().prefix("svz").tempdir().expect("a temporary directory");
@@ -105,7 +107,7 @@ impl Fleet {
         fleet
     }
 
-    /// Starts the server; again on the same addresses and state after it was ended.
+    /// Starts the server, also again after it ended, with the same addresses and state.
     pub async fn start_server(&mut self) {
         let ready = self.dir.path().join("server.ready");
         let _ = std::fs::remove_file(&ready);
@@ -120,27 +122,27 @@ impl Fleet {
             .env("SHOESVZ_LOG", "info,shoes_vz_server=debug");
         let mut server = Daemon::start("shoes-vz-server", &mut command, &self.dir.path().join("server.log"))
             .expect("the server starts");
-        let text = server.ready(&ready, PATIENCE).await.expect("the server gets ready");
+        let text = server.ready(&ready, TIMEOUT).await.expect("the server gets ready");
         let addrs: serde_json::Value = serde_json::from_str(&text).expect("the ready file is JSON");
         self.grpc_addr = addrs["grpc_addr"].as_str().expect("grpc_addr").to_owned();
         self.metrics_addr = addrs["metrics_addr"].as_str().expect("metrics_addr").to_owned();
         self.server = Some(server);
     }
 
-    /// Saves a state of each slot, with the agent's own settings, before there is an agent.
+    /// Saves a state for each slot, with the settings of the agent, before the agent starts.
     ///
     /// # Panics
     /// When that fails.
     pub async fn warm(&self) {
-        let output = self.try_to_warm().await;
+        let output = self.try_warm().await;
         assert!(output.status.success(), "template warm: {output:?}");
     }
 
-    /// As [`Fleet::warm`], whatever comes of it.
+    /// As [`Fleet::warm`], but may fail.
     ///
     /// # Panics
     /// When the program cannot be run.
-    pub async fn try_to_warm(&self) -> std::process::Output {
+    pub async fn try_warm(&self) -> std::process::Output {
         Command::new(self.bins.path("shoes-vz-agent"))
             .args(["template", "warm", "--hostname", "test-host"])
             .args(self.host_args())
@@ -153,11 +155,12 @@ impl Fleet {
 
     fn agent_path(&self) -> std::ffi::OsString {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let own = self.options.agent_programs.iter().cloned();
-        std::env::join_paths(own.chain(std::env::split_paths(&path))).expect("no colon in a directory's name")
+        let first = self.options.agent_programs.iter().cloned();
+        std::env::join_paths(first.chain(std::env::split_paths(&path)))
+            .expect("no colon in a directory's name")
     }
 
-    /// What a host's slots are and where they are.
+    /// The arguments that describe the host and its slots.
     fn host_args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> =
             vec!["--max-runners".into(), self.options.max_runners.to_string().into()];
@@ -175,7 +178,7 @@ impl Fleet {
         self.spawn_agent_into(out.into());
     }
 
-    /// Starts the agent with stdout and stderr in one pipe or file, without waiting for it.
+    /// As [`Fleet::spawn_agent`], with stdout and stderr in one pipe or file.
     pub fn spawn_agent_into(&mut self, out: OwnedFd) {
         let _ = std::fs::remove_file(self.agent_ready_file());
         let mut command = Command::new(self.bins.path("shoes-vz-agent"));
@@ -185,9 +188,9 @@ impl Fleet {
             .args(self.host_args())
             .arg("--ready-file")
             .arg(self.agent_ready_file())
-            // However full the machine is these tests run on.
+            // The machine may be nearly full.
             .env("SHOESVZ_AGENT_MIN_FREE_DISK", "0")
-            // Tests of runners alone; those of hot VMs and saved states say so in their arguments.
+            // Tests of hot VMs and saved states enable them by their arguments.
             .env("SHOESVZ_AGENT_HOT", "none")
             .env("SHOESVZ_AGENT_SAVED_STATES", "off")
             .env("PATH", self.agent_path())
@@ -208,26 +211,26 @@ impl Fleet {
     pub async fn agent_ready(&mut self) {
         let ready = self.agent_ready_file();
         let agent = self.agent.as_mut().expect("an agent was started");
-        agent.ready(&ready, PATIENCE).await.expect("the agent gets ready");
+        agent.ready(&ready, TIMEOUT).await.expect("the agent gets ready");
     }
 
-    /// Waits until the agent has ended before it registered; gives what it said.
+    /// Waits until the agent has ended without registering; returns its error.
     ///
     /// # Panics
     /// When it registers.
     pub async fn agent_fails_to_start(&mut self) -> String {
         let ready = self.agent_ready_file();
         let agent = self.agent.as_mut().expect("an agent was started");
-        let said = agent.ready(&ready, PATIENCE).await.expect_err("the agent does not get ready");
+        let error = agent.ready(&ready, TIMEOUT).await.expect_err("the agent does not get ready");
         self.agent = None;
-        said
+        error
     }
 
     fn agent_ready_file(&self) -> PathBuf {
         self.dir.path().join("agent.ready")
     }
 
-    /// Ends the agent by `signal`; its VMs live on.
+    /// Ends the agent by `signal`; its VMs keep running.
     pub async fn end_agent(&mut self, signal: Signal) {
         let mut agent = self.agent.take().expect("an agent was started");
         agent.end(signal).await.expect("the agent ends");
@@ -239,12 +242,10 @@ impl Fleet {
         server.end(signal).await.expect("the server ends");
     }
 
-    /// The server's gRPC address.
     pub fn grpc_addr(&self) -> &str {
         &self.grpc_addr
     }
 
-    /// The server's metrics address.
     pub fn metrics_addr(&self) -> &str {
         &self.metrics_addr
     }
@@ -254,33 +255,28 @@ impl Fleet {
         self.dir.path().join("r")
     }
 
-    /// A directory of the test's own, gone with the fleet.
+    /// A directory for the test, removed with the fleet.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The server's process.
-    ///
     /// # Panics
     /// When there is none.
     pub fn server_pid(&self) -> u32 {
         self.server.as_ref().and_then(Daemon::pid).expect("a server runs")
     }
 
-    /// The agent's process.
-    ///
     /// # Panics
     /// When there is none.
     pub fn agent_pid(&self) -> u32 {
         self.agent.as_ref().and_then(Daemon::pid).expect("an agent runs")
     }
 
-    /// The built binaries.
     pub fn bins(&self) -> &Bins {
         &self.bins
     }
 
-    /// Everything server and agent have printed, every start of theirs.
+    /// Everything that server and agent have printed since the first start.
     pub fn logs(&self) -> String {
         ["server.log", "agent.log"]
             .map(|name| {
@@ -294,7 +290,6 @@ impl Fleet {
         Endpoint::from_shared(format!("http://{}", self.grpc_addr)).expect("an address").connect_lazy()
     }
 
-    /// The server's view of the fleet.
     pub fn fleet_client(&self) -> FleetServiceClient<Channel> {
         FleetServiceClient::new(self.channel()).max_decoding_message_size(64 << 20)
     }
@@ -304,7 +299,7 @@ impl Fleet {
         ShoesServiceClient::new(self.channel())
     }
 
-    /// AddInstance as the plugin calls it, with myshoes' five minutes.
+    /// AddInstance as the plugin calls it, with the five minutes of myshoes.
     pub async fn add(
         &self,
         runner_name: &str,
@@ -328,7 +323,7 @@ impl Fleet {
         self.shoes_client().delete_instance(request).await.map(|_| ())
     }
 
-    /// Every runner the server knows, ended ones too.
+    /// Every runner that the server knows, including ended ones.
     pub async fn runners(&self) -> Vec<RunnerView> {
         let request = ListRunnersRequest { include_ended: true };
         self.fleet_client().list_runners(request).await.expect("ListRunners").into_inner().runners
@@ -337,7 +332,7 @@ impl Fleet {
     /// Follows the runner of this name until `wanted` holds.
     ///
     /// # Panics
-    /// With the runner's last view and the logs' place when it does not within [`PATIENCE`].
+    /// With the last view of the runner and the logs when it does not hold within [`TIMEOUT`].
     pub async fn until(&self, runner_name: &str, wanted: impl Fn(&RunnerView) -> bool) -> RunnerView {
         let mut last = None;
         let follow = async {
@@ -359,33 +354,62 @@ impl Fleet {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, follow).await {
+        match tokio::time::timeout(TIMEOUT, follow).await {
             Ok(view) => view,
             Err(_) => panic!(
-                "{runner_name} did not get there within {PATIENCE:?}; last seen {last:#?}\n{}",
+                "{runner_name} did not reach the expected state within {TIMEOUT:?}; last view: {last:#?}\n{}",
                 self.logs()
             ),
         }
     }
 
-    /// Follows the runner until it has ended, and gives that end.
+    /// Follows the runner until it has ended; returns its end.
     pub async fn until_ended(&self, runner_name: &str) -> RunnerEnd {
-        end_of(&self.until(runner_name, |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await)
+        end_of(&self.ended_view(runner_name).await)
     }
 
-    /// Follows the runner until the Actions runner in it listens or works.
+    /// Follows the runner until it has ended; returns its last view.
+    pub async fn ended_view(&self, runner_name: &str) -> RunnerView {
+        self.until(runner_name, |v| v.runner.as_ref().is_some_and(|r| r.end.is_some())).await
+    }
+
+    /// Follows the runner until its VM is ready; returns also how its VM was started.
+    ///
+    /// # Panics
+    /// When the start path is unknown.
+    pub async fn until_started(&self, runner_name: &str) -> (RunnerView, StartPath) {
+        let view = self.until(runner_name, |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
+        let path = view.runner.as_ref().and_then(|r| start_path_from_wire(r.start_path));
+        (view, path.expect("a start path"))
+    }
+
+    /// What the server answers to a scrape of its metrics.
+    ///
+    /// # Panics
+    /// When it does not answer with success.
+    pub fn metrics(&self) -> String {
+        let mut scrape = String::new();
+        let mut connection =
+            std::net::TcpStream::connect(&self.metrics_addr).expect("the metrics port is open");
+        connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("a request is sent");
+        connection.read_to_string(&mut scrape).expect("an answer arrives");
+        let (head, body) = scrape.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+        body.to_owned()
+    }
+
+    /// Follows the runner until its Actions runner is idle or busy.
     pub async fn until_running(&self, runner_name: &str) -> RunnerView {
         self.until(runner_name, |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Running as i32))
             .await
     }
 
-    /// Follows the runner through its job to its end, and insists that it finished and that every stage was measured.
+    /// Follows the runner to its end, and asserts that it finished and that every stage was measured.
     ///
     /// # Panics
-    /// When one of these is not so.
-    pub async fn finishes_measured(&self, runner_name: &str) {
-        let ended = |v: &RunnerView| v.runner.as_ref().is_some_and(|r| r.end.is_some());
-        let view = self.until(runner_name, ended).await;
+    /// When the assertion fails.
+    pub async fn assert_finishes_with_every_stage(&self, runner_name: &str) {
+        let view = self.ended_view(runner_name).await;
         let end = end_of(&view);
         assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
         for stage in
@@ -395,16 +419,16 @@ impl Fleet {
         }
     }
 
-    /// The first line (and what came with it) that the runner's setup script has said, by its bundle's `setup.log`.
+    /// The `setup.log` in the bundle of the runner, once it has a complete line.
     ///
     /// # Panics
-    /// When it says nothing within [`PATIENCE`].
-    pub async fn setup_says(&self, runner_name: &str) -> String {
+    /// When it has none within [`TIMEOUT`].
+    pub async fn setup_log(&self, runner_name: &str) -> String {
         let started =
             |v: &RunnerView| v.runner.as_ref().is_some_and(|r| r.setup.as_ref().is_some_and(|s| s.started));
         let runner = self.until(runner_name, started).await.runner.expect("a runner");
         let log = self.runners_path().join(format!("{}.bundle/setup.log", runner.runner_id));
-        let said = async {
+        let line = async {
             loop {
                 match std::fs::read_to_string(&log) {
                     Ok(text) if text.contains('\n') => return text,
@@ -412,10 +436,10 @@ impl Fleet {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, said).await.expect("the setup script says something")
+        tokio::time::timeout(TIMEOUT, line).await.expect("the setup script prints a line")
     }
 
-    /// The bundle of the only runner there is.
+    /// The only bundle.
     pub fn only_bundle(&self) -> PathBuf {
         let bundles: Vec<_> = std::fs::read_dir(self.runners_path())
             .expect("the runners path")
@@ -427,7 +451,7 @@ impl Fleet {
         bundles.into_iter().next().expect("one bundle")
     }
 
-    /// The id of the only runner there is.
+    /// The ID of the only runner.
     ///
     /// # Panics
     /// As [`Fleet::only_bundle`].
@@ -435,7 +459,7 @@ impl Fleet {
         self.only_bundle().file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// One of the agent's own subcommands on this fleet's VMs, and what it said.
+    /// Runs a subcommand of the agent on the VMs of this fleet.
     ///
     /// # Panics
     /// When the agent's program cannot be run.
@@ -450,10 +474,10 @@ impl Fleet {
             .expect("the agent's program runs")
     }
 
-    /// Waits until so many VMs are hot, and no more are being started.
+    /// Waits until exactly `wanted` VMs are hot and none is being prepared.
     ///
     /// # Panics
-    /// When that takes longer than [`PATIENCE`] for each.
+    /// When that takes longer than [`TIMEOUT`] for each VM.
     pub async fn until_hot(&self, wanted: u32) {
         let mut last = (0, 0);
         let hot = async {
@@ -468,15 +492,15 @@ impl Fleet {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE * wanted.max(1), hot).await.is_err() {
-            panic!("{last:?} are hot and being started, not {wanted}\n{}", self.logs());
+        if tokio::time::timeout(TIMEOUT * wanted.max(1), hot).await.is_err() {
+            panic!("(hot, preparing) is {last:?}, not ({wanted}, 0)\n{}", self.logs());
         }
     }
 
-    /// Ends the agent, and then every VM that waits for a runner.
+    /// Ends the agent, and deletes every hot VM.
     ///
     /// # Panics
-    /// When one of them cannot be deleted.
+    /// When a VM cannot be deleted.
     pub async fn end_agent_and_hot_vms(&mut self) {
         self.end_agent(Signal::SIGTERM).await;
         let bundles = std::fs::read_dir(self.runners_path()).expect("the runners path").flatten();
@@ -487,7 +511,7 @@ impl Fleet {
         }
     }
 
-    /// Waits until no bundle and no process is left of any VM.
+    /// Waits until no bundle and no process of a VM is left.
     pub async fn until_clean(&self) {
         let runners = self.runners_path();
         let clean = async {
@@ -500,7 +524,7 @@ impl Fleet {
         }
     }
 
-    /// The test's end: no VM is left over, and both processes end when told to.
+    /// Ends a test: asserts that no VM is left over, and that both processes end on SIGTERM.
     pub async fn finish(mut self) {
         self.until_clean().await;
         if self.agent.is_some() {
@@ -514,7 +538,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        // A failed test leaves no VM behind; a passed one has none.
+        // After a failed test VMs may be left.
         self.agent = None;
         for pid in leftover::processes(&self.runners_path()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -525,12 +549,12 @@ impl Drop for Fleet {
     }
 }
 
-/// The end in a view that has one.
+/// The end of a runner that has ended.
 pub fn end_of(view: &RunnerView) -> RunnerEnd {
     view.runner.as_ref().and_then(|r| r.end.clone()).expect("the runner has ended")
 }
 
-/// Microseconds a runner spent in `stage`; `None` when it has not left it.
+/// Microseconds that a runner spent in `stage`; `None` while the stage has not ended.
 pub fn stage_us(view: &RunnerView, stage: RunnerStage) -> Option<u64> {
     let runner = view.runner.as_ref()?;
     runner.stages.iter().find(|t| t.stage == stage as i32).map(|t| t.duration_us)

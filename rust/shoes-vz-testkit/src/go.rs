@@ -1,28 +1,28 @@
-//! Real peers written in Go (`conformance/`), for the tests that have a Go to build them with.
+//! Programs written in Go (`conformance/`) that tests build and run when Go is installed.
 
 use std::{io::Write as _, process::Command};
 
-/// As `conformance/go.mod` has it.
+/// As in `conformance/go.mod`.
 const LEAST_MINOR: u32 = 25;
 
-/// Whether there is no Go 1.25 or newer here; then a line that no test captures says what is not tested.
+/// Whether Go 1.25 or newer is missing; then it prints, past the capture of the test, what is not tested.
 ///
 /// # Panics
-/// When stderr cannot be written to.
+/// When stderr cannot be written.
 pub fn is_missing(test: &str) -> bool {
     let found = Command::new("go").args(["env", "GOVERSION"]).output();
-    let found = found.ok().filter(|said| said.status.success());
-    let version = found.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
+    let found = found.ok().filter(|output| output.status.success());
+    let version = found.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     if version.as_deref().and_then(minor).is_some_and(|minor| minor >= LEAST_MINOR) {
         return false;
     }
     let found = version.unwrap_or_else(|| "no go in PATH".into());
-    // Not by eprintln!, which shows in failed tests only.
+    // Not by eprintln!, whose output only failed tests show.
     writeln!(
         std::io::stderr(),
-        "SKIPPED: {test}: it needs Go 1.{LEAST_MINOR} or newer ({found}): https://go.dev/dl"
+        "SKIPPED: {test}: needs Go 1.{LEAST_MINOR} or newer ({found}): https://go.dev/dl"
     )
-    .expect("stderr is there");
+    .expect("stderr is writable");
     true
 }
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_go_is_known_by_its_minor_version() {
+    fn the_minor_version_of_go_is_parsed() {
         let known = ["go1.19.8", "go1.25", "go1.26rc1", "go1.26.8 X:nojsonv2", "devel go1.27", ""].map(minor);
         assert_eq!(known, [Some(19), Some(25), Some(26), Some(26), None, None]);
     }

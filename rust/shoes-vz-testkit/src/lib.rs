@@ -1,10 +1,11 @@
-//! The whole product under test: real binaries, real guests. Also the demo's and the benchmarks' common parts.
+//! Tests of the whole product with real binaries and real guests; also the common parts of the demo and the benchmarks.
 
 pub mod bins;
 pub mod daemon;
 pub mod fleet;
 pub mod go;
 pub mod hot;
+pub mod identity;
 pub mod leftover;
 pub mod plugin;
 pub mod ports;
@@ -13,4 +14,3 @@ pub mod scenario;
 pub mod script;
 pub mod stages;
 pub mod template;
-pub mod unique;

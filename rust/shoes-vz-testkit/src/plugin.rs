@@ -1,4 +1,4 @@
-//! A plugin host as myshoes is one: the client started anew for each call, its handshake line, one call, its end.
+//! A plugin host like myshoes: for each call it starts the client, reads the handshake line, calls, and ends the client.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -19,7 +19,7 @@ use crate::fleet::Fleet;
 
 const COOKIE: (&str, &str) = ("SHOES_PLUGIN_MAGIC_COOKIE", "are_you_a_shoes?");
 
-/// AddInstance, from the plugin's process to its answer; the plugin is ended afterwards.
+/// AddInstance through a new plugin process; returns the time from its start to the answer.
 pub async fn add_by_plugin(
     fleet: &Fleet,
     runner_name: &str,
@@ -38,10 +38,11 @@ pub async fn add_by_plugin(
         .spawn()
         .context("starting shoes-vz-client")?;
     let mut line = String::new();
-    // Open to the end: a plugin whose host hangs up ends its call.
+    // Kept open: a plugin whose host closes stdout ends its call.
     let mut stdout = BufReader::new(child.stdout.take().context("the plugin has no stdout")?);
     stdout.read_line(&mut line).await?;
-    let socket: PathBuf = line.split('|').nth(3).with_context(|| format!("{line:?} is no handshake"))?.into();
+    let socket: PathBuf =
+        line.split('|').nth(3).with_context(|| format!("{line:?} is not a handshake line"))?.into();
     let channel = connect(socket).await?;
     let request = AddInstanceRequest {
         runner_name: runner_name.into(),

@@ -1,4 +1,4 @@
-//! What must hold on every hypervisor: each a whole test, for a fleet of those options.
+//! Tests for every hypervisor; each is a complete test for a fleet with the given options.
 
 use nix::sys::signal::Signal;
 use shoes_vz_proto::agent::{EndKind, RunnerState};
@@ -6,27 +6,25 @@ use shoes_vz_proto::agent::{EndKind, RunnerState};
 use crate::{
     fleet::{Fleet, Options},
     leftover,
-    script::{Job, held, plain},
+    script::{Job, plain, sleeping},
 };
 
-/// Two guests that boot together are never taken for each other.
-///
 /// # Panics
-/// When it does not hold; so do all of these.
-pub async fn two_guests_are_never_taken_for_each_other(options: Options) {
+/// When it fails, like all tests here.
+pub async fn two_guests_are_never_confused(options: Options) {
     let fleet = Fleet::start_with(options).await;
     let script = |name: &str| plain(&format!("echo I-am-{name}; sleep 600"));
     let (scripts_a, scripts_b) = (script("alpha"), script("beta"));
     let (a, b) = tokio::join!(fleet.add("alpha", &scripts_a), fleet.add("beta", &scripts_b));
     for (name, added) in [("alpha", a), ("beta", b)] {
         let added = added.expect("both start");
-        assert_eq!(fleet.setup_says(name).await.trim(), format!("I-am-{name}"));
+        assert_eq!(fleet.setup_log(name).await.trim(), format!("I-am-{name}"));
         fleet.delete(&added.cloud_id).await.expect("it is deleted");
     }
     fleet.finish().await;
 }
 
-/// A killed agent does not stop the job, and the next one brings it to its end.
+/// A killed agent does not stop the job, and the next agent follows it to its end.
 #[allow(clippy::missing_panics_doc)]
 pub async fn a_job_survives_its_agent(options: Options) {
     let mut fleet = Fleet::start_with(options).await;
@@ -53,11 +51,10 @@ pub async fn a_job_survives_its_agent(options: Options) {
     fleet.finish().await;
 }
 
-/// Deleting while the VM boots cancels the creation.
 #[allow(clippy::missing_panics_doc)]
 pub async fn deleting_while_it_boots_cancels_the_creation(options: Options) {
     let fleet = Fleet::start_with(options).await;
-    let script = held();
+    let script = sleeping();
     let mut add = Box::pin(fleet.add("cut-short", &script));
     let booting = fleet
         .until("cut-short", |v| v.runner.as_ref().is_some_and(|r| r.state == RunnerState::Booting as i32));

@@ -1,20 +1,20 @@
-//! Setup scripts: plain ones, and those of the exact shape myshoes sends.
+//! Setup scripts: plain scripts, and scripts in the exact form that myshoes sends.
 
 use std::process::Command;
 
 use crate::bins::repository;
 
-/// A script that is no more than `body`.
+/// A script that only runs `body`.
 pub fn plain(body: &str) -> String {
     format!("#!/bin/bash\n{body}\n")
 }
 
-/// A script that holds its VM until somebody deletes it.
-pub fn held() -> String {
+/// A script that keeps its VM busy until it is deleted.
+pub fn sleeping() -> String {
     plain("sleep 3600")
 }
 
-/// A job for the pretend Actions runner of `packaging/demo`.
+/// A job for the simulated Actions runner in `packaging/demo`.
 #[derive(Debug, Clone)]
 pub struct Job {
     command: String,
@@ -22,19 +22,19 @@ pub struct Job {
 }
 
 impl Job {
-    /// One whose only step is this shell command.
+    /// A job whose only step is this shell command.
     pub fn new(command: &str) -> Self {
         Self { command: command.into(), more: Vec::new() }
     }
 
-    /// The same, with another argument and its value for `make-setup-script`.
+    /// Adds an argument for `make-setup-script`.
     #[must_use]
     pub fn with(mut self, flag: &str, value: &str) -> Self {
         self.more.extend([flag.into(), value.into()]);
         self
     }
 
-    /// The script myshoes would send for it: a compressed payload, and the runner in the foreground.
+    /// The script that myshoes would send: a compressed payload, and the runner in the foreground.
     ///
     /// # Panics
     /// When `packaging/demo/make-setup-script` fails.

@@ -1,4 +1,4 @@
-//! A runner's stages as they happen, and their times.
+//! The stages of a runner and their durations.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -7,7 +7,7 @@ use shoes_vz_proto::fleet::{RunnerView, WatchRunnersRequest};
 
 use crate::fleet::Fleet;
 
-/// Milliseconds by stage name, of every stage that is over.
+/// Milliseconds by name of every stage that has ended.
 pub fn stages_ms(view: &RunnerView) -> BTreeMap<&'static str, f64> {
     let mut stages = BTreeMap::from([("queue", view.queue_ms as f64)]);
     for timing in view.runner.iter().flat_map(|r| &r.stages) {
@@ -18,7 +18,7 @@ pub fn stages_ms(view: &RunnerView) -> BTreeMap<&'static str, f64> {
     stages
 }
 
-/// Follows one runner from before it exists to its end, calling `each` on every change.
+/// Follows one runner, which need not exist yet, to its end, and calls `each` on every change.
 pub fn follow(
     fleet: &Fleet,
     runner_name: &str,

@@ -1,10 +1,10 @@
-//! Template directories like the tests' own, for one thing in them to be changed or broken.
+//! Copies of the test template, in which a test can change or break a file.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use crate::bins::test_template;
 
-/// Makes `into` a template of links to the tests' own.
+/// Makes `into` a template of links to the test template.
 ///
 /// # Panics
 /// When that fails.
@@ -16,7 +16,7 @@ pub fn linked_copy(into: &Path) {
     }
 }
 
-/// Puts a file with this content in a link's place.
+/// Replaces a link by a file with this content.
 ///
 /// # Panics
 /// When that fails.

@@ -1,5 +1,5 @@
-//! Server, agent, VM processes and QEMUs killed at random instants while four callers add and delete: no reply is late,
-//! nothing is left, and every job whose VM was not killed finishes. `make chaos` runs fifty rounds; `make test` a few.
+//! Server, agent, VM processes and QEMUs are killed at random instants while four callers add and delete: no reply is late,
+//! nothing is left, and every job whose VM was not killed finishes. `make chaos` runs fifty rounds; `make test` runs a few.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -38,13 +38,12 @@ use tonic::{
 };
 
 const CALLERS: u64 = 4;
-/// Of each AddInstance: two slots for four callers, on guests that boot in seconds.
+/// For each AddInstance: two slots for four callers, with guests that boot in seconds.
 const ADD_DEADLINE: Duration = Duration::from_secs(90);
 const DELETE_DEADLINE: Duration = Duration::from_secs(40);
-/// A busy machine's own slowness in seeing an answer that has come.
+/// Tolerance for a busy machine that reads an answer late.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// What is killed.
 #[derive(Debug, Clone, Copy)]
 enum Victim {
     Server,
@@ -53,16 +52,16 @@ enum Victim {
     Qemu,
 }
 
-/// A runner some caller was told that it has, and kept until its end.
+/// A runner that its caller kept until its end.
 struct Kept {
     name: String,
     cloud_id: String,
 }
 
-/// What the callers and the killer know together.
+/// Shared by the callers and the test.
 #[derive(Default)]
 struct Shared {
-    over: AtomicBool,
+    stop: AtomicBool,
     /// Runner ids whose VMs were killed.
     killed: Mutex<BTreeSet<String>>,
     kept: Mutex<Vec<Kept>>,
@@ -76,7 +75,7 @@ async fn pain_05_nothing_is_lost_or_left_when_processes_are_killed_at_random_ins
     let seed = std::env::var("SHOESVZ_CHAOS_SEED")
         .map_or_else(|_| u64::from(std::process::id()), |n| n.parse().expect("a seed"));
     println!(
-        "{rounds} rounds, SHOESVZ_CHAOS_SEED={seed} (chooses victims and moments; the machine's own timing is its own)"
+        "{rounds} rounds, SHOESVZ_CHAOS_SEED={seed} (chooses victims and moments; the timing of the machine differs)"
     );
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut fleet = Fleet::start_with(Options::default()).await;
@@ -114,28 +113,28 @@ async fn pain_05_nothing_is_lost_or_left_when_processes_are_killed_at_random_ins
             Victim::VmProcess | Victim::Qemu => kill_one(&fleet, victim, &shared, &mut rng).await,
         }
     }
-    shared.over.store(true, Ordering::Relaxed);
+    shared.stop.store(true, Ordering::Relaxed);
     for caller in callers {
-        caller.await.expect("no caller has anything to complain of");
+        caller.await.expect("no caller failed");
     }
     fleet.until_clean().await;
 
     let runners = fleet.runners().await;
-    let living = |v: &&RunnerView| v.runner.as_ref().is_some_and(|r| r.end.is_none());
-    assert_eq!(runners.iter().filter(living).count(), 0, "{runners:#?}");
+    let is_live = |v: &&RunnerView| v.runner.as_ref().is_some_and(|r| r.end.is_none());
+    assert_eq!(runners.iter().filter(is_live).count(), 0, "{runners:#?}");
     let killed = shared.killed.lock().unwrap().clone();
-    let (mut finished, mut shot) = (0, 0);
+    let (mut finished, mut lost) = (0, 0);
     for kept in shared.kept.lock().unwrap().iter() {
-        let view = runners.iter().find(|v| v.cloud_id == kept.cloud_id).expect("its tombstone is there");
+        let view = runners.iter().find(|v| v.cloud_id == kept.cloud_id).expect("a tombstone");
         let runner = view.runner.as_ref().unwrap();
         let end = runner.end.as_ref().unwrap();
         if killed.contains(&runner.runner_id) {
-            shot += 1;
+            lost += 1;
         } else {
             assert_eq!(
                 end.kind(),
                 EndKind::Finished,
-                "{}: nobody killed its VM: {end:?}\n{}",
+                "{}: its VM was not killed: {end:?}\n{}",
                 kept.name,
                 fleet.logs()
             );
@@ -147,7 +146,7 @@ async fn pain_05_nothing_is_lost_or_left_when_processes_are_killed_at_random_ins
         |what: &str| calls.iter().filter(|(w, _)| *w == what).map(|(_, t)| *t).max().unwrap_or_default();
     println!(
         "{rounds} rounds (server {}, agent {}, VM process {}, QEMU {}): {} calls, slowest AddInstance {:.1?} of {ADD_DEADLINE:?}, \
-         slowest DeleteInstance {:.1?} of {DELETE_DEADLINE:?}; {finished} jobs finished, {shot} lost their VM to a kill, \
+         slowest DeleteInstance {:.1?} of {DELETE_DEADLINE:?}; {finished} jobs finished, {lost} lost their VM to a kill, \
          {} runners in all, 0 left",
         done[0],
         done[1],
@@ -161,7 +160,7 @@ async fn pain_05_nothing_is_lost_or_left_when_processes_are_killed_at_random_ins
     fleet.finish().await;
 }
 
-/// Kills a VM process or a QEMU; waits for one, should there be none just now.
+/// Kills a VM process or a QEMU; waits for one when there is none.
 async fn kill_one(fleet: &Fleet, victim: Victim, shared: &Shared, rng: &mut SmallRng) {
     let runners = fleet.runners_path();
     let end = Instant::now() + Duration::from_secs(60);
@@ -173,9 +172,9 @@ async fn kill_one(fleet: &Fleet, victim: Victim, shared: &Shared, rng: &mut Smal
         let pids: Vec<i32> = leftover::processes(&runners).into_iter().filter(of_kind).collect();
         let chosen = pids.choose(rng).and_then(|pid| Some((*pid, runner_of(*pid, &runners)?)));
         if let Some((pid, runner)) = chosen {
-            // First, so that whoever sees the VM gone finds the reason.
+            // Recorded first, so that the reason is known when the VM ends.
             shared.killed.lock().unwrap().insert(runner);
-            // It may have ended by itself a moment ago.
+            // It may have ended just before.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             return;
         }
@@ -184,7 +183,7 @@ async fn kill_one(fleet: &Fleet, victim: Victim, shared: &Shared, rng: &mut Smal
     }
 }
 
-/// The runner a process works for, by its command line or its directory.
+/// The runner of a process, by its command line or its directory.
 fn runner_of(pid: i32, runners: &Path) -> Option<String> {
     let inside = format!("{}/", runners.display());
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?.to_string_lossy().into_owned();
@@ -195,7 +194,7 @@ fn runner_of(pid: i32, runners: &Path) -> Option<String> {
     })
 }
 
-/// One of myshoes' workers, as far as it concerns us.
+/// A simplified worker of myshoes.
 struct Caller {
     addr: String,
     shared: Arc<Shared>,
@@ -205,7 +204,7 @@ struct Caller {
 impl Caller {
     async fn run(mut self, n: u64) {
         for k in 0.. {
-            if self.shared.over.load(Ordering::Relaxed) {
+            if self.shared.stop.load(Ordering::Relaxed) {
                 return;
             }
             let name = format!("caller-{n}-job-{k}");
@@ -222,7 +221,7 @@ impl Caller {
         }
     }
 
-    /// A connection for each call, as each is a process of its own.
+    /// A new connection for each call, because myshoes starts a process for each call.
     fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.addr)).unwrap().connect_lazy()
     }
@@ -265,7 +264,7 @@ impl Caller {
             let mut service = ShoesServiceClient::new(self.channel());
             match self.in_time("DeleteInstance", DELETE_DEADLINE, service.delete_instance(request)).await {
                 Ok(_) => return,
-                Err(e) => assert_ne!(e.code(), Code::NotFound, "{cloud_id} was given: {e:?}"),
+                Err(e) => assert_ne!(e.code(), Code::NotFound, "{cloud_id} exists: {e:?}"),
             }
             sleep(Duration::from_millis(200)).await;
         }
@@ -289,7 +288,7 @@ impl Caller {
     }
 }
 
-/// The server is told; nobody cuts the call off here, so that an answer that is late is seen to be.
+/// Only the server gets the deadline: the caller waits longer, so that the test sees late answers.
 fn timeout_header(deadline: Duration) -> tonic::metadata::MetadataValue<tonic::metadata::Ascii> {
     format!("{}S", deadline.as_secs()).parse().unwrap()
 }

@@ -1,22 +1,18 @@
-//! The agent's own subcommands on live VMs, and myshoes' way in through go-plugin.
+//! The subcommands of the agent on live VMs, and calls through go-plugin.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    io::{Read as _, Write as _},
-    path::PathBuf,
-    process::Stdio,
-};
+use std::{path::PathBuf, process::Stdio};
 
 use nix::sys::signal::Signal;
 use shoes_vz_testkit::{
     bins::repository,
     fleet::Fleet,
     go, leftover,
-    script::{Job, held},
+    script::{Job, sleeping},
 };
 
-/// Builds a program of the conformance module: real peers, written in Go.
+/// Builds a Go program of the conformance module.
 async fn go_program(fleet: &Fleet, package: &str) -> PathBuf {
     let program = fleet.path().join("go-program");
     let built = tokio::process::Command::new("go")
@@ -36,9 +32,9 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn list_and_exec_reach_a_live_vm_and_exec_hands_on_the_exit_code() {
+async fn list_and_exec_reach_a_live_vm_and_exec_returns_the_exit_code() {
     let fleet = Fleet::start().await;
-    let added = fleet.add("inspected", &held()).await.unwrap();
+    let added = fleet.add("inspected", &sleeping()).await.unwrap();
     let bundle = fleet.only_bundle();
     let id = bundle.file_stem().unwrap().to_str().unwrap();
 
@@ -59,9 +55,9 @@ async fn list_and_exec_reach_a_live_vm_and_exec_hands_on_the_exit_code() {
 }
 
 #[tokio::test]
-async fn the_operators_delete_ends_a_vm_the_agent_runs() {
+async fn the_delete_command_ends_a_vm_that_the_agent_runs() {
     let fleet = Fleet::start().await;
-    fleet.add("unwanted", &held()).await.unwrap();
+    fleet.add("unwanted", &sleeping()).await.unwrap();
     let bundle = fleet.only_bundle();
     let deleted = fleet.agent_command("delete", &[bundle.file_stem().unwrap().to_str().unwrap()]).await;
     assert!(deleted.status.success(), "{deleted:?}");
@@ -71,9 +67,9 @@ async fn the_operators_delete_ends_a_vm_the_agent_runs() {
 }
 
 #[tokio::test]
-async fn without_an_agent_a_vm_is_stopped_started_again_and_deleted_by_hand() {
+async fn without_an_agent_commands_stop_start_and_delete_a_vm() {
     let mut fleet = Fleet::start().await;
-    fleet.add("by-hand", &held()).await.unwrap();
+    fleet.add("by-hand", &sleeping()).await.unwrap();
     let bundle = fleet.only_bundle();
     let id = bundle.file_stem().unwrap().to_str().unwrap().to_owned();
     fleet.end_agent(Signal::SIGKILL).await;
@@ -97,8 +93,8 @@ async fn without_an_agent_a_vm_is_stopped_started_again_and_deleted_by_hand() {
 }
 
 #[tokio::test]
-async fn myshoes_own_way_in_adds_and_deletes_through_go_plugin() {
-    if go::is_missing("myshoes' own way in, through go-plugin") {
+async fn a_go_plugin_host_like_myshoes_adds_and_deletes() {
+    if go::is_missing("a go-plugin host like myshoes adds and deletes") {
         return;
     }
     let fleet = Fleet::start().await;
@@ -136,8 +132,8 @@ async fn myshoes_own_way_in_adds_and_deletes_through_go_plugin() {
 }
 
 #[tokio::test]
-async fn fault_23_prometheus_own_parser_reads_the_metrics_and_they_have_counted_the_job() {
-    if go::is_missing("Prometheus' own parser reads the metrics") {
+async fn fault_23_the_parser_of_prometheus_reads_the_metrics_and_they_count_the_job() {
+    if go::is_missing("the parser of Prometheus reads the metrics") {
         return;
     }
     let fleet = Fleet::start().await;
@@ -146,20 +142,14 @@ async fn fault_23_prometheus_own_parser_reads_the_metrics_and_they_have_counted_
     fleet.until_ended("counted").await;
     fleet.delete(&added.cloud_id).await.unwrap();
 
-    let mut scrape = String::new();
-    let mut connection = std::net::TcpStream::connect(fleet.metrics_addr()).unwrap();
-    connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-    connection.read_to_string(&mut scrape).unwrap();
-    let (head, body) = scrape.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
-
+    let metrics = fleet.metrics();
     let mut child = tokio::process::Command::new(&parser)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), body.as_bytes()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), metrics.as_bytes()).await.unwrap();
     let output = child.wait_with_output().await.unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let families: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! Processes killed, guests that crash, servers that restart: jobs go on, reasons are worded, nothing is left.
+//! Killed processes, crashing guests, restarting servers: jobs continue, ends have reasons, nothing is left.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,18 +8,18 @@ use nix::{
 };
 use shoes_vz_proto::agent::{EndKind, RunnerEnd};
 use shoes_vz_testkit::{
-    fleet::{Fleet, Options, PATIENCE},
+    fleet::{Fleet, Options, TIMEOUT},
     leftover, scenario,
-    script::{Job, held},
+    script::{Job, sleeping},
 };
 
 #[tokio::test]
-async fn fault_03_a_killed_agent_does_not_stop_the_job_and_the_next_one_brings_it_to_its_end() {
+async fn fault_03_a_killed_agent_does_not_stop_the_job_and_the_next_agent_follows_it_to_its_end() {
     scenario::a_job_survives_its_agent(Options::default()).await;
 }
 
 #[tokio::test]
-async fn fault_03_a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_one() {
+async fn fault_03_a_job_that_ends_while_the_agent_is_down_is_found_finished_by_the_next_agent() {
     let mut fleet = Fleet::start().await;
     let job = Job::new("sleep 5; echo done-alone");
     let added = fleet.add("alone", &job.setup_script("alone")).await.unwrap();
@@ -47,14 +47,14 @@ async fn fault_01_two_jobs_run_on_while_the_server_is_killed_and_both_finish() {
     }
     let vms = leftover::processes(&fleet.runners_path());
     fleet.end_server(Signal::SIGKILL).await;
-    // The one ends while no server is there to hear of it, the other later.
-    go_on(&fleet, &ids[0]).await;
+    // One job ends while the server is down, the other one later.
+    release(&fleet, &ids[0]).await;
     fleet.start_server().await;
     assert_eq!(fleet.until_ended("one").await.kind(), EndKind::Finished);
     let still = leftover::processes(&fleet.runners_path());
     assert!(!still.is_empty() && still.iter().all(|pid| vms.contains(pid)), "{still:?} of {vms:?}");
     fleet.until_running("two").await;
-    go_on(&fleet, &ids[1]).await;
+    release(&fleet, &ids[1]).await;
     assert_eq!(fleet.until_ended("two").await.kind(), EndKind::Finished);
     fleet.until_clean().await;
     for added in [one, two] {
@@ -63,14 +63,14 @@ async fn fault_01_two_jobs_run_on_while_the_server_is_killed_and_both_finish() {
     fleet.finish().await;
 }
 
-/// Lets a job go on that waits for `/tmp/go`.
-async fn go_on(fleet: &Fleet, runner_id: &str) {
+/// Releases a job that waits for `/tmp/go`.
+async fn release(fleet: &Fleet, runner_id: &str) {
     let touched = fleet.agent_command("exec", &[runner_id, "touch", "/tmp/go"]).await;
     assert!(touched.status.success(), "{touched:?}");
 }
 
 #[tokio::test]
-async fn fault_01_a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
+async fn fault_01_a_server_killed_during_a_job_knows_the_runner_after_its_restart_and_deletes_it() {
     let mut fleet = Fleet::start().await;
     let job = Job::new("sleep 600");
     let added = fleet.add("steady", &job.setup_script("steady")).await.unwrap();
@@ -85,34 +85,34 @@ async fn fault_01_a_server_killed_during_a_job_knows_it_again_and_deletes_it() {
 }
 
 #[tokio::test]
-async fn fault_02_an_agent_without_a_server_says_so_once_and_recovers() {
+async fn fault_02_an_agent_without_a_server_logs_it_once_and_recovers() {
     let mut fleet = Fleet::server_only(Options::default()).await;
     fleet.end_server(Signal::SIGTERM).await;
     fleet.spawn_agent();
-    let said = async {
+    let logged = async {
         while !fleet.logs().contains("unreachable") {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, said).await.expect("the agent says that the server is unreachable");
+    tokio::time::timeout(TIMEOUT, logged).await.expect("the agent logs that the server is unreachable");
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     assert_eq!(fleet.logs().matches("unreachable").count(), 1, "{}", fleet.logs());
     fleet.start_server().await;
     fleet.agent_ready().await;
-    let added = fleet.add("late", &held()).await.unwrap();
+    let added = fleet.add("late", &sleeping()).await.unwrap();
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.finish().await;
 }
 
-/// Ends one VM by `deed` and gives the end as the server tells it.
-async fn end_after(name: &str, deed: impl AsyncFnOnce(&Fleet)) -> RunnerEnd {
-    end_in(Options::default(), name, deed).await
+/// Runs `action`, which ends the only VM; returns the end that the server reports.
+async fn end_after(name: &str, action: impl AsyncFnOnce(&Fleet)) -> RunnerEnd {
+    end_in(Options::default(), name, action).await
 }
 
-async fn end_in(options: Options, name: &str, deed: impl AsyncFnOnce(&Fleet)) -> RunnerEnd {
+async fn end_in(options: Options, name: &str, action: impl AsyncFnOnce(&Fleet)) -> RunnerEnd {
     let fleet = Fleet::start_with(options).await;
-    let added = fleet.add(name, &held()).await.unwrap();
-    deed(&fleet).await;
+    let added = fleet.add(name, &sleeping()).await.unwrap();
+    action(&fleet).await;
     let end = fleet.until_ended(name).await;
     fleet.until_clean().await;
     fleet.delete(&added.cloud_id).await.unwrap();
@@ -121,14 +121,14 @@ async fn end_in(options: Options, name: &str, deed: impl AsyncFnOnce(&Fleet)) ->
 }
 
 #[tokio::test]
-async fn fault_21_a_killed_hypervisor_is_told_apart() {
+async fn fault_21_a_killed_hypervisor_is_recognized() {
     let end = end_after("shot", async |fleet| kill(qemu_of(fleet), Signal::SIGKILL).unwrap()).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("signal 9") || end.reason.contains("SIGKILL"), "{end:?}");
 }
 
 #[tokio::test]
-async fn pain_05_a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_apart() {
+async fn pain_05_a_killed_vm_process_takes_its_hypervisor_with_it_and_is_recognized() {
     let end = end_after("orphaned", async |fleet| {
         let qemu = qemu_of(fleet);
         let vm: Vec<_> =
@@ -142,21 +142,21 @@ async fn pain_05_a_killed_vm_process_takes_its_hypervisor_with_it_and_is_told_ap
 }
 
 #[tokio::test]
-async fn fault_21_a_guest_that_powers_off_is_told_apart() {
+async fn fault_21_a_guest_that_powers_off_is_recognized() {
     let end = end_after("tired", async |fleet| guest_init(fleet, "poweroff").await).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("powered itself off"), "{end:?}");
 }
 
 #[tokio::test]
-async fn fault_21_a_guest_that_reboots_is_told_apart() {
+async fn fault_21_a_guest_that_reboots_is_recognized() {
     let end = end_after("restless", async |fleet| guest_init(fleet, "reboot").await).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("reset") || end.reason.contains("reboot"), "{end:?}");
 }
 
 #[tokio::test]
-async fn fault_21_a_guest_whose_kernel_panics_is_told_apart() {
+async fn fault_21_a_guest_whose_kernel_panics_is_recognized() {
     let dir = tempfile::tempdir().unwrap();
     let template = dir.path().join("t");
     shoes_vz_testkit::template::linked_copy(&template);
@@ -182,15 +182,15 @@ fn qemu_of(fleet: &Fleet) -> Pid {
     Pid::from_raw(pids[0])
 }
 
-/// Asks the guest's first process, over its socket, to end the guest.
-async fn guest_init(fleet: &Fleet, word: &str) {
-    let (id, command) = (fleet.only_runner_id(), format!("echo {word} > /run/guest-init"));
-    // The guest may be gone before the command is over, so its outcome says nothing.
+/// Asks the init process of the guest to end the guest.
+async fn guest_init(fleet: &Fleet, action: &str) {
+    let (id, command) = (fleet.only_runner_id(), format!("echo {action} > /run/guest-init"));
+    // The guest may end before the command returns, so its result means nothing.
     let _ = fleet.agent_command("exec", &[&id, "sh", "-c", &command]).await;
 }
 
 #[tokio::test]
-async fn a_job_ends_and_its_slot_is_free_although_the_reader_of_the_agents_log_is_gone() {
+async fn a_job_ends_and_frees_its_slot_although_the_reader_of_the_agents_log_has_ended() {
     let mut fleet = Fleet::server_only(Options { max_runners: 1, ..Options::default() }).await;
     let (reading, writing) = std::io::pipe().unwrap();
     let mut reader = tokio::process::Command::new("cat")
@@ -206,14 +206,14 @@ async fn a_job_ends_and_its_slot_is_free_although_the_reader_of_the_agents_log_i
     let added = fleet.add("piped", &job.setup_script("piped")).await.unwrap();
     let id = fleet.until_running("piped").await.runner.unwrap().runner_id;
     reader.kill().await.unwrap();
-    go_on(&fleet, &id).await;
+    release(&fleet, &id).await;
     let end = fleet.until_ended("piped").await;
     assert_eq!(end.kind(), EndKind::Finished, "{end:?}");
     fleet.until_clean().await;
-    assert_eq!(fleet.agent_pid(), pid, "it is the same agent");
+    assert_eq!(fleet.agent_pid(), pid, "the agent was not restarted");
     fleet.delete(&added.cloud_id).await.unwrap();
-    // Its only slot.
-    let next = fleet.add("next", &held()).await.unwrap();
+    // The only slot is free.
+    let next = fleet.add("next", &sleeping()).await.unwrap();
     fleet.delete(&next.cloud_id).await.unwrap();
     fleet.finish().await;
 }

@@ -9,11 +9,10 @@ use nix::{
     unistd::Pid,
 };
 use shoes_vz_model::state::StartPath;
-use shoes_vz_proto::convert::start_path_from_wire;
 use shoes_vz_testkit::{
     fleet::{Fleet, Options},
     hot, leftover,
-    script::held,
+    script::sleeping,
     template,
 };
 
@@ -22,8 +21,8 @@ fn args(args: &[&str]) -> Options {
 }
 
 #[tokio::test]
-async fn a_runner_takes_a_hot_vm_over_and_another_takes_its_place() {
-    hot::a_runner_takes_a_hot_vm_over_and_another_takes_its_place(Options::default()).await;
+async fn a_runner_claims_a_hot_vm_and_another_one_replaces_it() {
+    hot::a_runner_claims_a_hot_vm_and_another_one_replaces_it(Options::default()).await;
 }
 
 #[tokio::test]
@@ -35,11 +34,11 @@ async fn eight_clones_of_saved_states_share_nothing() {
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew() {
-    if hot::qemu_cannot_save("a state that cannot be used costs a boot") {
+async fn an_unusable_state_costs_a_boot_and_is_replaced() {
+    if hot::qemu_cannot_save("an unusable state costs a boot") {
         return;
     }
-    hot::a_state_that_cannot_be_used_costs_a_boot_and_is_made_anew(Options::default()).await;
+    hot::an_unusable_state_costs_a_boot_and_is_replaced(Options::default()).await;
 }
 
 #[tokio::test]
@@ -63,9 +62,8 @@ async fn a_state_of_another_memory_size_costs_a_boot() {
     fleet.warm().await;
     template::edit(dir.path(), |meta| meta["min_memory_bytes"] = (640_u64 << 20).into());
     fleet.start_agent().await;
-    let added = fleet.add("larger", &held()).await.unwrap();
-    let view = fleet.until("larger", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
-    assert_eq!(start_path_from_wire(view.runner.unwrap().start_path), Some(StartPath::Cold));
+    let added = fleet.add("larger", &sleeping()).await.unwrap();
+    assert_eq!(fleet.until_started("larger").await.1, StartPath::Cold);
     assert!(fleet.logs().contains("reason=\"memory\""), "{}", fleet.logs());
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.finish().await;
@@ -80,13 +78,16 @@ async fn a_hot_vm_that_hangs_is_never_handed_over() {
     for pid in &hot {
         kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap();
     }
-    let added = fleet.add("not-that-one", &held()).await.unwrap();
-    // By whichever way was quickest then: a boot of its own, or the next hot VM.
-    fleet.until("not-that-one", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
+    let added = fleet.add("not-that-one", &sleeping()).await.unwrap();
+    // By the faster path: a cold start, or the next hot VM.
+    fleet.until_started("not-that-one").await;
     assert!(fleet.logs().contains("the hot VM is not fit for its runner"), "{}", fleet.logs());
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.until_hot(1).await;
-    assert!(leftover::processes(&fleet.runners_path()).iter().all(|pid| !hot.contains(pid)), "it is gone");
+    assert!(
+        leftover::processes(&fleet.runners_path()).iter().all(|pid| !hot.contains(pid)),
+        "it was removed"
+    );
     fleet.end_agent_and_hot_vms().await;
     fleet.finish().await;
 }
@@ -99,14 +100,13 @@ async fn paused_hot_vms_know_the_time_once_they_are_claimed() {
     })
     .await;
     fleet.until_hot(1).await;
-    // Time goes by for everybody but the guest.
+    // The guest does not see this time pass.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    let added = fleet.add("woken", &held()).await.unwrap();
-    let view = fleet.until("woken", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
-    assert_eq!(start_path_from_wire(view.runner.unwrap().start_path), Some(StartPath::Hot));
+    let added = fleet.add("woken", &sleeping()).await.unwrap();
+    assert_eq!(fleet.until_started("woken").await.1, StartPath::Hot);
     let before = std::time::SystemTime::now();
-    let said = fleet.agent_command("exec", &[&fleet.only_runner_id(), "date", "+%s"]).await;
-    let guests: u64 = String::from_utf8(said.stdout).unwrap().trim().parse().unwrap();
+    let date = fleet.agent_command("exec", &[&fleet.only_runner_id(), "date", "+%s"]).await;
+    let guests: u64 = String::from_utf8(date.stdout).unwrap().trim().parse().unwrap();
     let ours = before.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     assert!(guests.abs_diff(ours) <= 1, "the guest has {guests}, the host {ours}");
     fleet.delete(&added.cloud_id).await.unwrap();
@@ -115,7 +115,7 @@ async fn paused_hot_vms_know_the_time_once_they_are_claimed() {
     fleet.finish().await;
 }
 
-/// A QEMU that refuses to save a machine, in the words of Debian 12's 7.2, and is this host's own otherwise.
+/// The QEMU of this host, except that it refuses to save a machine with the error of QEMU 7.2 in Debian 12.
 fn qemu_without_file_migration(dir: &Path) {
     let name = format!("qemu-system-{}", std::env::consts::ARCH);
     let path = std::env::var_os("PATH").unwrap();
@@ -144,20 +144,19 @@ async fn with_a_qemu_too_old_for_saved_states_guests_boot_and_hot_vms_work_and_t
         ..args(&["--hot", "all", "--saved-states", states])
     };
     let mut fleet = Fleet::server_only(options("auto")).await;
-    // What somebody asked for by name is refused, with the reason and what to do.
-    let warm = fleet.try_to_warm().await;
-    let said = String::from_utf8_lossy(&warm.stderr).into_owned();
+    // An explicit request is refused, with the reason and the remedy.
+    let warm = fleet.try_warm().await;
+    let error = String::from_utf8_lossy(&warm.stderr).into_owned();
     assert!(!warm.status.success(), "{warm:?}");
     for part in ["no state can be saved on this host", "QEMU 7.2.22", "QEMU 8.2 or newer", "make setup-qemu"]
     {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(error.contains(part), "{part}: {error}");
     }
     fleet.start_agent().await;
     fleet.until_hot(1).await;
     assert!(fleet.logs().contains("saved states are off"), "{}", fleet.logs());
-    let added = fleet.add("on-an-old-qemu", &held()).await.unwrap();
-    let view = fleet.until("on-an-old-qemu", |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
-    assert_eq!(start_path_from_wire(view.runner.unwrap().start_path), Some(StartPath::Hot));
+    let added = fleet.add("on-an-old-qemu", &sleeping()).await.unwrap();
+    assert_eq!(fleet.until_started("on-an-old-qemu").await.1, StartPath::Hot);
     fleet.delete(&added.cloud_id).await.unwrap();
     assert!(hot::fallbacks(&fleet, "unsupported").await > 0, "the boot is counted\n{}", fleet.logs());
     assert!(!fleet.runners_path().join(".saved-states/slot-0").exists(), "nothing was saved");
@@ -167,7 +166,7 @@ async fn with_a_qemu_too_old_for_saved_states_guests_boot_and_hot_vms_work_and_t
 }
 
 #[tokio::test]
-async fn an_agent_that_is_to_use_saved_states_does_not_start_on_a_qemu_too_old_for_them() {
+async fn an_agent_that_must_use_saved_states_does_not_start_with_a_qemu_too_old_for_them() {
     let dir = tempfile::Builder::new().prefix("svzq").tempdir().unwrap();
     qemu_without_file_migration(dir.path());
     let mut fleet = Fleet::server_only(Options {
@@ -177,8 +176,8 @@ async fn an_agent_that_is_to_use_saved_states_does_not_start_on_a_qemu_too_old_f
     })
     .await;
     fleet.spawn_agent();
-    let said = fleet.agent_fails_to_start().await;
-    assert!(said.contains("ended with"), "{said}");
-    assert!(said.contains("--saved-states use:") && said.contains("or use --saved-states auto"), "{said}");
+    let error = fleet.agent_fails_to_start().await;
+    assert!(error.contains("ended with"), "{error}");
+    assert!(error.contains("--saved-states use:") && error.contains("or use --saved-states auto"), "{error}");
     fleet.finish().await;
 }

@@ -1,5 +1,5 @@
-//! `make` and its scripts on machines that are not this one: a directory of fake programs is all of PATH, `uname` says what
-//! the machine is, and what the targets say and call is compared. Nothing is built or installed.
+//! `make` and its scripts on simulated machines: PATH is a directory of fake programs, `uname` names the machine, and the
+//! tests check what the targets print and call. Nothing is built or installed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use shoes_vz_testkit::bins::repository;
 use tempfile::TempDir;
 
-/// What the Makefile and its scripts use of every system; anything else has to be put there.
+/// The programs that the Makefile and its scripts expect on every system; a test adds others.
 const TOOLS: [&str; 23] = [
     "awk", "basename", "bash", "cat", "chmod", "cp", "cut", "dirname", "env", "grep", "head", "id",
     "install", "make", "mkdir", "mv", "readlink", "rm", "sed", "sh", "sort", "tail", "tr",
@@ -23,7 +23,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// `uname -s` and `uname -m`.
+    /// With the output of `uname -s` and `uname -m`.
     fn new(system: &str, architecture: &str) -> Self {
         let machine = Self { dir: tempfile::tempdir().unwrap() };
         let path = std::env::var_os("PATH").unwrap();
@@ -35,7 +35,7 @@ impl Machine {
         machine.with("uname", &format!("case $1 in -s) echo {system} ;; -m) echo {architecture} ;; esac"))
     }
 
-    /// A Mac with all it needs.
+    /// A Mac with all required programs.
     fn mac() -> Self {
         Self::new("Darwin", "arm64")
             .with("xcode-select", "echo /Applications/Xcode.app/Contents/Developer")
@@ -49,7 +49,7 @@ impl Machine {
 
     fn with(self, name: &str, script: &str) -> Self {
         let path = self.bin().join(name);
-        // Writing through a link would replace the system's own program.
+        // Writing through a link would replace the program of this system.
         match fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("{path:?}: {e}"),
             _ => {}
@@ -64,7 +64,7 @@ impl Machine {
         self
     }
 
-    /// Whether it succeeded, and all it said.
+    /// Returns whether it succeeded, and its output.
     fn make(&self, args: &[&str]) -> (bool, String) {
         self.run(Command::new("make").args(["--no-print-directory", "-C"]).arg(repository()).args(args))
     }
@@ -76,54 +76,58 @@ impl Machine {
         for (name, value) in command.get_envs() {
             whole.env(name, value.unwrap());
         }
-        let output = whole.output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+        let result = whole.output().unwrap();
+        let output = [result.stdout, result.stderr].concat();
+        (result.status.success(), String::from_utf8_lossy(&output).into_owned())
     }
 }
 
 #[test]
-fn a_mac_with_all_it_needs_is_set_up_without_a_word_of_linux() {
+fn a_complete_mac_is_set_up_without_any_output() {
     let mac = Machine::mac();
     assert_eq!(mac.make(&["setup"]), (true, String::new()));
-    let (done, said) = mac.make(&["deps"]);
-    assert!(done && said.contains("deps: this is `make setup`"), "{said}");
+    let (done, output) = mac.make(&["deps"]);
+    assert!(done && output.contains("deps: this is `make setup`"), "{output}");
 }
 
 #[test]
-fn a_mac_is_asked_for_rust_and_xcode_by_the_names_they_have_there() {
-    let (done, said) = Machine::mac().without("cargo").with("brew", "exit 9").make(&["setup"]);
-    assert!(!done && said.contains("with Homebrew, `brew install rustup`"), "{said}");
-    let (done, said) = Machine::mac().without("cargo").make(&["setup"]);
-    assert!(!done && said.contains("install rustup from https://rustup.rs"), "{said}");
-    let (done, said) = Machine::mac().with("cargo", "echo 'cargo 1.80.0'").make(&["setup"]);
-    assert!(!done && said.contains("cargo 1.80.0") && said.contains("rustup update stable"), "{said}");
-    let (done, said) = Machine::mac().with("xcode-select", "exit 2").make(&["setup"]);
-    assert!(!done && said.contains("Xcode 26") && said.contains("xcode-select --install"), "{said}");
-    let (done, said) =
+fn missing_rust_and_xcode_on_a_mac_are_named_with_their_remedy() {
+    let (done, output) = Machine::mac().without("cargo").with("brew", "exit 9").make(&["setup"]);
+    assert!(!done && output.contains("with Homebrew, `brew install rustup`"), "{output}");
+    let (done, output) = Machine::mac().without("cargo").make(&["setup"]);
+    assert!(!done && output.contains("install rustup from https://rustup.rs"), "{output}");
+    let (done, output) = Machine::mac().with("cargo", "echo 'cargo 1.80.0'").make(&["setup"]);
+    assert!(!done && output.contains("cargo 1.80.0") && output.contains("rustup update stable"), "{output}");
+    let (done, output) = Machine::mac().with("xcode-select", "exit 2").make(&["setup"]);
+    assert!(!done && output.contains("Xcode 26") && output.contains("xcode-select --install"), "{output}");
+    let (done, output) =
         Machine::mac().with("swift", "echo 'licence not accepted' >&2; exit 69").make(&["setup"]);
-    assert!(!done && said.contains("licence not accepted") && said.contains("xcodebuild -license"), "{said}");
-    let (done, said) = Machine::mac().with("swift", "echo 'Apple Swift version 5.10'").make(&["setup"]);
-    assert!(!done && said.contains("Swift 5 is selected"), "{said}");
+    assert!(
+        !done && output.contains("licence not accepted") && output.contains("xcodebuild -license"),
+        "{output}"
+    );
+    let (done, output) = Machine::mac().with("swift", "echo 'Apple Swift version 5.10'").make(&["setup"]);
+    assert!(!done && output.contains("Swift 5 is selected"), "{output}");
 }
 
 #[test]
-fn the_architecture_is_looked_at_after_the_operating_system() {
-    let (done, said) = Machine::new("Linux", "riscv64").with("cargo", "echo 'cargo 1.99.0'").make(&["setup"]);
-    assert!(!done && said.contains("Linux guests are not supported on riscv64"), "{said}");
-    let (done, said) = Machine::new("FreeBSD", "arm64").make(&["setup"]);
-    assert!(!done && said.contains("this is FreeBSD") && !said.contains("not supported on"), "{said}");
-    let (done, said) = Machine::new("Darwin", "x86_64").make(&["setup"]);
-    assert!(!done && said.contains("a Mac with Apple silicon"), "{said}");
+fn the_architecture_is_checked_after_the_operating_system() {
+    let (done, output) =
+        Machine::new("Linux", "riscv64").with("cargo", "echo 'cargo 1.99.0'").make(&["setup"]);
+    assert!(!done && output.contains("Linux guests are not supported on riscv64"), "{output}");
+    let (done, output) = Machine::new("FreeBSD", "arm64").make(&["setup"]);
+    assert!(!done && output.contains("this is FreeBSD") && !output.contains("not supported on"), "{output}");
+    let (done, output) = Machine::new("Darwin", "x86_64").make(&["setup"]);
+    assert!(!done && output.contains("a Mac with Apple silicon"), "{output}");
 }
 
 #[test]
-fn what_is_for_linux_says_on_a_mac_what_to_do_instead_and_fails() {
-    // A cargo that would be called fails the test by what it says.
+fn targets_for_linux_fail_on_a_mac_and_name_the_alternative() {
+    // Calling this cargo fails the test by its output.
     let mac = Machine::mac().with("cargo", "echo cargo was called");
     for target in ["demo", "template", "chaos", "soak", "bench"] {
-        let (done, said) = mac.make(&[target]);
-        assert!(!done, "{target}: {said}");
+        let (done, output) = mac.make(&[target]);
+        assert!(!done, "{target}: {output}");
         for part in [
             &format!("{target}: "),
             "make build",
@@ -131,9 +135,9 @@ fn what_is_for_linux_says_on_a_mac_what_to_do_instead_and_fails() {
             "template install-macos",
             "docs/on-a-mac.md",
         ] {
-            assert!(said.contains(part), "{target}, {part}: {said}");
+            assert!(output.contains(part), "{target}, {part}: {output}");
         }
-        assert!(!said.contains("cargo was called"), "{said}");
+        assert!(!output.contains("cargo was called"), "{output}");
     }
 }
 
@@ -141,17 +145,17 @@ fn what_is_for_linux_says_on_a_mac_what_to_do_instead_and_fails() {
 fn every_cargo_call_on_a_mac_has_the_deployment_target() {
     let log = "echo \"$MACOSX_DEPLOYMENT_TARGET $*\" >> \"$HOME/calls\"; [[ $1 != --version ]] || echo 'cargo 1.99.0'";
     let mac = Machine::mac().with("cargo", log);
-    // `check` goes on to cargo-deny, which is a subcommand of the same cargo.
+    // `check` also calls cargo-deny, which is a subcommand of the same cargo.
     for target in ["check", "proto-generate"] {
-        let (done, said) = mac.make(&[target]);
-        assert!(done, "{target}: {said}");
+        let (done, output) = mac.make(&[target]);
+        assert!(done, "{target}: {output}");
     }
     let calls = fs::read_to_string(mac.dir.path().join("calls")).unwrap();
     assert!(calls.contains("clippy") && calls.contains("--test released"), "{calls}");
     assert!(calls.lines().all(|call| call.starts_with("26.0 ")), "{calls}");
 }
 
-/// Puts the scripts into a checkout of their own, since they write into it.
+/// Copies the scripts into a separate checkout, since they write into it.
 fn checkout(machine: &Machine) -> PathBuf {
     let root = machine.dir.path().join("checkout");
     for name in
@@ -166,7 +170,7 @@ fn checkout(machine: &Machine) -> PathBuf {
 
 const PROGRAMS: [&str; 4] = ["shoes-vz-client", "shoes-vz-server", "shoes-vz-agent", "shoes-vz-runner-agent"];
 
-/// A cargo that notes how it was called and makes what it was to make.
+/// A cargo that logs its calls and creates its outputs.
 fn cargo(folder: &str) -> String {
     format!(
         "echo \"$*\" >> \"$HOME/calls\"; [[ $1 != --version ]] || {{ echo 'cargo 1.99.0'; exit; }}
@@ -181,8 +185,8 @@ fn make_build_puts_four_release_binaries_into_bin_and_signs_them_on_a_mac() {
     let mac = Machine::mac().with("cargo", &cargo("release")).with("codesign", codesign);
     let root = checkout(&mac);
     let make = |args: &[&str]| mac.run(Command::new("make").arg("-C").arg(&root).arg("build").args(args));
-    let (done, said) = make(&[]);
-    assert!(done, "{said}");
+    let (done, output) = make(&[]);
+    assert!(done, "{output}");
     for program in PROGRAMS {
         assert_eq!(fs::read_to_string(root.join("bin").join(program)).unwrap(), format!("{program}\n"));
     }
@@ -198,24 +202,23 @@ fn make_build_puts_four_release_binaries_into_bin_and_signs_them_on_a_mac() {
             "{call}"
         );
     }
-    let (done, said) = make(&["SIGN_IDENTITY=Developer ID"]);
-    assert!(done, "{said}");
+    let (done, output) = make(&["SIGN_IDENTITY=Developer ID"]);
+    assert!(done, "{output}");
     assert!(fs::read_to_string(mac.dir.path().join("calls")).unwrap().contains("--sign Developer ID"));
 }
 
 #[test]
-fn make_build_on_linux_asks_for_no_qemu_and_takes_another_profile() {
+fn make_build_on_linux_needs_no_qemu_and_accepts_another_profile() {
     let linux = Machine::new("Linux", "x86_64").with("cargo", &cargo("debug")).with("cc", "exit 9");
     let root = checkout(&linux);
-    let (done, said) = linux.run(Command::new("make").arg("-C").arg(&root).args(["build", "PROFILE=dev"]));
-    assert!(done, "{said}");
-    assert!(root.join("bin/shoes-vz-server").is_file() && !said.contains("apt"), "{said}");
+    let (done, output) = linux.run(Command::new("make").arg("-C").arg(&root).args(["build", "PROFILE=dev"]));
+    assert!(done, "{output}");
+    assert!(root.join("bin/shoes-vz-server").is_file() && !output.contains("apt"), "{output}");
     let calls = fs::read_to_string(linux.dir.path().join("calls")).unwrap();
     assert!(calls.contains("build --workspace --bins") && !calls.contains("release"), "{calls}");
 }
 
-/// A Debian 12 or Ubuntu with Rust and a C compiler: apt notes what it is asked for and offers this QEMU, which is there
-/// once it was installed.
+/// A Debian 12 or Ubuntu with Rust and a C compiler: apt logs its calls and installs this version of QEMU.
 fn fresh(release: &str, qemu: &str) -> Machine {
     let machine = Machine::new("Linux", "x86_64");
     fs::write(machine.dir.path().join("os-release"), release).unwrap();
@@ -239,13 +242,13 @@ fn fresh(release: &str, qemu: &str) -> Machine {
 }
 
 impl Machine {
-    /// As [`Machine::make`], with the calls it led to.
-    fn sets_up(&self, target: &str) -> (bool, String, String) {
+    /// As [`Machine::make`]; returns also the logged calls.
+    fn set_up(&self, target: &str) -> (bool, String, String) {
         let mut make = Command::new("make");
         make.args(["--no-print-directory", "-C"]).arg(repository()).arg(target);
         make.env("SHOESVZ_OS_RELEASE", self.dir.path().join("os-release"));
-        let (done, said) = self.run(&mut make);
-        (done, said, fs::read_to_string(self.dir.path().join("calls")).unwrap_or_default())
+        let (done, output) = self.run(&mut make);
+        (done, output, fs::read_to_string(self.dir.path().join("calls")).unwrap_or_default())
     }
 }
 
@@ -258,10 +261,10 @@ fn the_demo_needs_no_go_no_python_and_no_foreign_package_source() {
     for (release, qemu, saves) in
         [(DEBIAN_12, "7.2.22", false), (UBUNTU_22, "6.2.0", false), (UBUNTU_24, "8.2.2", true)]
     {
-        let (done, said, calls) = fresh(release, qemu).sets_up("setup");
-        assert!(done, "{release}: {said}");
-        assert!(said.contains("(apt-get, as root)"), "{said}");
-        assert_eq!(!said.contains("cannot save VMs"), saves, "{said}");
+        let (done, output, calls) = fresh(release, qemu).set_up("setup");
+        assert!(done, "{release}: {output}");
+        assert!(output.contains("(apt-get, as root)"), "{output}");
+        assert_eq!(!output.contains("cannot save VMs"), saves, "{output}");
         assert!(calls.contains(" qemu-system-x86") && calls.contains(" mmdebstrap"), "{calls}");
         for not in ["golang", "python", "lz4", "backports", "qemu-utils", "tee"] {
             assert!(!calls.contains(not), "{not}: {calls}");
@@ -271,15 +274,15 @@ fn the_demo_needs_no_go_no_python_and_no_foreign_package_source() {
 
 #[test]
 fn only_setup_qemu_adds_a_package_source() {
-    let (done, said, calls) = fresh(DEBIAN_12, "7.2.22").sets_up("setup-qemu");
-    assert!(done && said.contains("QEMU emulator version 10.0.2"), "{said}");
+    let (done, output, calls) = fresh(DEBIAN_12, "7.2.22").set_up("setup-qemu");
+    assert!(done && output.contains("QEMU emulator version 10.0.2"), "{output}");
     assert!(calls.contains("tee /etc/apt/sources.list.d/shoes-vz-backports.sources"), "{calls}");
     assert!(calls.contains("URIs: http://deb.example/debian\nSuites: bookworm-backports"), "{calls}");
     assert!(calls.contains("-t bookworm-backports qemu-system-x86 qemu-utils"), "{calls}");
-    let (done, said, calls) = fresh(UBUNTU_22, "6.2.0").sets_up("setup-qemu");
+    let (done, output, calls) = fresh(UBUNTU_22, "6.2.0").set_up("setup-qemu");
     assert!(
-        !done && said.contains("nothing was installed") && said.contains("Ubuntu has it from 24.04"),
-        "{said}"
+        !done && output.contains("nothing was installed") && output.contains("Ubuntu has it from 24.04"),
+        "{output}"
     );
     assert!(!calls.contains(" install ") && !calls.contains("tee"), "{calls}");
 }

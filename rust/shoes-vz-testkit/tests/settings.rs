@@ -1,7 +1,7 @@
-//! One table of settings for all programs: each value, from each source, gets the same answer from each of the four.
+//! One table of settings for all programs: all four give the same answer to a value from each source.
 //!
-//! Every run also has one variable that no program knows, so that it ends with exit code 2 and the list of its mistakes,
-//! whether the value under test is among them or not.
+//! Every run also sets an unknown variable, so that the program ends with exit code 2 and a list of mistakes, whether or not
+//! the value under test is valid.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,7 +12,7 @@ use std::{
 
 use shoes_vz_testkit::bins::Bins;
 
-/// A program, what stands before its flags, how its variables begin, and one of its settings that is a duration.
+/// A program, its subcommand, the prefix of its variables, and one of its settings that is a duration.
 const PROGRAMS: [(&str, Option<&str>, &str, Option<&str>); 4] = [
     ("shoes-vz-server", None, "SHOESVZ_SERVER_", Some("caller-grace")),
     ("shoes-vz-agent", Some("run"), "SHOESVZ_AGENT_", Some("start-deadline")),
@@ -41,7 +41,7 @@ const SOURCES: [Source; 6] = [
 
 const DURATION: &str = "DURATION";
 
-/// The mistakes that a program lists; it must list some.
+/// The mistakes that a program lists; it must list at least one.
 fn mistakes(output: &Output) -> Vec<String> {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{text}");
@@ -50,8 +50,8 @@ fn mistakes(output: &Output) -> Vec<String> {
     rest.split("\n  - ").map(|m| m.trim_start_matches("  - ").trim_end().to_owned()).collect()
 }
 
-/// What `program` says of `value` for `setting`, from `source`: `None` when it accepts it; else its answer without the
-/// origin, which differs.
+/// The mistake that `program` reports for `value` of `setting` from `source`, without its origin; `None` when it accepts
+/// the value.
 fn answer(program: usize, setting: &str, value: &OsStr, source: Source, dir: &Path) -> Option<String> {
     let (name, subcommand, prefix, _) = PROGRAMS[program];
     let mut command = Command::new(Bins::find().path(name));
@@ -91,7 +91,7 @@ fn answer(program: usize, setting: &str, value: &OsStr, source: Source, dir: &Pa
     about.pop().map(|m| m[origin.len()..].to_owned())
 }
 
-/// Asserts that every program that has `setting` gives one answer to `value`, whatever the source, and gives it.
+/// Asserts that every program with `setting` gives the same answer to `value` from every source; returns that answer.
 fn same_answer(setting: &str, value: &OsStr, dir: &Path) -> Option<String> {
     let mut answers = Vec::new();
     for (program, (name, _, _, duration)) in PROGRAMS.into_iter().enumerate() {
@@ -138,7 +138,7 @@ fn every_program_gives_the_same_answer_to_the_same_value_from_every_source() {
         (DURATION, "1h30m".as_ref()),
         (DURATION, "7d".as_ref()),
         (DURATION, "500ms".as_ref()),
-        // An empty value counts as none.
+        // An empty value counts as unset.
         ("token-file", "".as_ref()),
         ("log-format", "".as_ref()),
         (DURATION, "".as_ref()),

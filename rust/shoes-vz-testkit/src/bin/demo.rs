@@ -1,4 +1,4 @@
-//! `make demo`: one job from AddInstance to an empty host, on a real VM, every stage shown as it happens.
+//! `make demo`: one job on a real VM, from AddInstance to an empty host; prints every stage as it happens.
 
 use std::{
     collections::BTreeMap,
@@ -17,32 +17,28 @@ use shoes_vz_proto::{agent::EndKind, fleet::RunnerView};
 use shoes_vz_testkit::{
     fleet::{Fleet, Options, end_of},
     leftover::{self, LeftOver},
-    report::{self, millis},
+    report::{self, ReportArgs, millis},
     script::Job,
     stages::{follow, stages_ms},
 };
 use tokio::process::Command;
 
-/// Makes a VM, runs one job in it, and shows that nothing is left.
+/// Create a VM, run one job in it, and show that nothing is left
 #[derive(Debug, Parser)]
 struct Args {
-    /// The guest template (`make template`).
-    #[arg(long)]
-    template: PathBuf,
-    /// Where the report goes.
-    #[arg(long)]
-    report: PathBuf,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// `target/demo/report.json`.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// From the client's start to its answer.
+    /// From the start of the client to its answer.
     add_instance_ms: f64,
     stages_ms: BTreeMap<&'static str, f64>,
     ssh_ready: bool,
     job_output: String,
-    /// From the client's start to its answer, once the job was over.
+    /// From the start of the client to its answer, after the job has ended.
     delete_instance_ms: f64,
     left_over: LeftOver,
 }
@@ -51,13 +47,13 @@ const RUNNER: &str = "demo";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    let template = args.template.canonicalize().context("the template's directory")?;
+    let Args { report: args } = Args::parse();
+    let template = args.template()?;
     let begun = Instant::now();
-    let say = move |what: &str| println!("[{:7.3} s] {what}", begun.elapsed().as_secs_f64());
+    let log = move |what: &str| println!("[{:7.3} s] {what}", begun.elapsed().as_secs_f64());
 
     let mut fleet = Fleet::start_with(Options { template, ..Options::default() }).await;
-    say(&format!("server on {} and agent are up", fleet.grpc_addr()));
+    log(&format!("server on {} and agent are up", fleet.grpc_addr()));
 
     let script = fleet.path().join("setup.sh");
     let job = Job::new("echo \"hello from $(hostname), $(uname -sr), as $(id -un)\"");
@@ -69,25 +65,25 @@ async fn main() -> anyhow::Result<()> {
         let (shown, setup_log) = (Arc::clone(&shown), Arc::clone(&setup_log));
         move |view| {
             if let Ok(mut shown) = shown.lock() {
-                shown.show(view, &say);
+                shown.show(view, &log);
             }
-            if let Ok(mut log) = setup_log.lock() {
-                log.open_once(view);
+            if let Ok(mut setup_log) = setup_log.lock() {
+                setup_log.open_once(view);
             }
         }
     }));
 
-    say("AddInstance, as myshoes would ask for a queued job");
-    let asked = Instant::now();
+    log("AddInstance, as myshoes calls it for a queued job");
+    let called = Instant::now();
     let script = script.to_str().context("the script's path is UTF-8")?;
     let added = client(
         &fleet,
         &["add", "--runner-name", RUNNER, "--resource-type", "nano", "--setup-script", script],
     )
     .await?;
-    let add_instance_ms = millis(asked.elapsed());
-    let cloud_id = added["cloud_id"].as_str().context("AddInstance answers a cloud_id")?.to_owned();
-    say(&format!("AddInstance answered {cloud_id} after {add_instance_ms:.0} ms: SSH is ready"));
+    let add_instance_ms = millis(called.elapsed());
+    let cloud_id = added["cloud_id"].as_str().context("AddInstance returned no cloud_id")?.to_owned();
+    log(&format!("AddInstance answered {cloud_id} after {add_instance_ms:.0} ms: SSH is ready"));
 
     let last = tokio::time::timeout(Duration::from_secs(300), following)
         .await
@@ -97,13 +93,13 @@ async fn main() -> anyhow::Result<()> {
     ensure!(end.kind() == EndKind::Finished, "the runner did not finish its job: {}", end.reason);
     let job_output = setup_log.lock().map_err(|_| anyhow::anyhow!("reading the log failed"))?.job_output()?;
     for line in job_output.lines() {
-        say(&format!("the job printed: {line}"));
+        log(&format!("the job printed: {line}"));
     }
 
-    let asked = Instant::now();
+    let called = Instant::now();
     client(&fleet, &["delete", &cloud_id]).await?;
-    let delete_instance_ms = millis(asked.elapsed());
-    say(&format!("DeleteInstance answered after {delete_instance_ms:.0} ms"));
+    let delete_instance_ms = millis(called.elapsed());
+    log(&format!("DeleteInstance answered after {delete_instance_ms:.0} ms"));
 
     fleet.end_agent(Signal::SIGTERM).await;
     fleet.end_server(Signal::SIGTERM).await;
@@ -117,13 +113,13 @@ async fn main() -> anyhow::Result<()> {
         left_over: left_over.clone(),
     };
     report::write(&args.report, &report)?;
-    say(&format!("left over: {} bundles, {} processes", left_over.bundles, left_over.processes));
+    log(&format!("left over: {} bundles, {} processes", left_over.bundles, left_over.processes));
     println!("report: {}", args.report.display());
     ensure!(left_over == LeftOver::NONE, "something was left over");
     Ok(())
 }
 
-/// Runs the real client and gives its JSON answer.
+/// Runs the real client; returns its JSON answer.
 async fn client(fleet: &Fleet, args: &[&str]) -> anyhow::Result<serde_json::Value> {
     let output = Command::new(fleet.bins().path("shoes-vz-client"))
         .args(["--server", fleet.grpc_addr(), "--json"])
@@ -141,33 +137,33 @@ async fn client(fleet: &Fleet, args: &[&str]) -> anyhow::Result<serde_json::Valu
     serde_json::from_slice(&output.stdout).context("shoes-vz-client --json prints JSON")
 }
 
-/// Which stages have been printed.
+/// The stages that have been printed.
 #[derive(Debug, Default)]
 struct Shown {
-    over: Vec<i32>,
+    stages: Vec<i32>,
     ended: bool,
 }
 
 impl Shown {
-    fn show(&mut self, view: &RunnerView, say: &impl Fn(&str)) {
+    fn show(&mut self, view: &RunnerView, log: &impl Fn(&str)) {
         let Some(runner) = &view.runner else { return };
         for timing in &runner.stages {
-            if self.over.contains(&timing.stage) {
+            if self.stages.contains(&timing.stage) {
                 continue;
             }
-            self.over.push(timing.stage);
+            self.stages.push(timing.stage);
             if let Some(stage) = stage_from_wire(timing.stage) {
-                say(&format!("  {:<10} {:>9.1} ms", stage.as_str(), timing.duration_us as f64 / 1000.0));
+                log(&format!("  {:<10} {:>9.1} ms", stage.as_str(), timing.duration_us as f64 / 1000.0));
             }
         }
         if let (false, Some(end)) = (self.ended, &runner.end) {
             self.ended = true;
-            say(&format!("  {:<10} {}", "deleted", end.reason));
+            log(&format!("  {:<10} {}", "deleted", end.reason));
         }
     }
 }
 
-/// The setup script's log, held open so that it can still be read when its bundle is gone.
+/// The setup script's log, kept open so that it can be read after its bundle was removed.
 #[derive(Debug)]
 struct SetupLog {
     runners: PathBuf,
@@ -186,12 +182,12 @@ impl SetupLog {
         }
     }
 
-    /// What the job itself printed: the pretend runner marks it.
+    /// The lines that the job printed.
     fn job_output(&mut self) -> anyhow::Result<String> {
-        let file = self.file.as_mut().context("the setup script's log was never seen")?;
-        let text = std::io::read_to_string(file).context("reading the setup script's log")?;
+        let file = self.file.as_mut().context("the log of the setup script was never opened")?;
+        let text = std::io::read_to_string(file).context("reading the log of the setup script")?;
         let lines: Vec<_> = text.lines().filter(|l| l.contains("hello from")).collect();
-        ensure!(!lines.is_empty(), "the job's output is not in the setup script's log:\n{text}");
+        ensure!(!lines.is_empty(), "the output of the job is not in the log of the setup script:\n{text}");
         Ok(lines.join("\n"))
     }
 }

@@ -1,16 +1,16 @@
-//! The pages cannot lie: every command in README, ARCHITECTURE and docs is run or at least parsed, from the pages' own text.
+//! The pages are tested: every command in README, ARCHITECTURE and docs is run, or at least parsed, from the text of the pages.
 //!
-//! | in a page | what happens to it here |
+//! | in a page | test |
 //! |---|---|
-//! | a `sh` block | typed into one shell for each page, with the real binaries; every command has to succeed ([`session`]) |
-//! | a `sh` block below `<!-- not run: REASON -->` | its commands of ours and its make targets are parsed ([`parse`]) |
+//! | a `sh` block | run in one shell for each page, with the real binaries; every command must succeed ([`session`]) |
+//! | a `sh` block below `<!-- not run: REASON -->` | its commands of shoes-vz and its make targets are parsed ([`parse`]) |
 //! | a `toml` block | a server starts with it as its `--config` |
 //! | `make …`, `shoes-vz-… …` in running text or a table | parsed |
-//! | `--flag`, `SHOESVZ_…` in running text | has to be a flag or a variable of some program |
-//! | a link to a file | the file is there |
+//! | `--flag`, `SHOESVZ_…` in running text | must be a flag or a variable of a program |
+//! | a link to a file | the file exists |
 //!
-//! Why not `trycmd`: it runs each command alone, without a shell, and servers have to live beside their clients. The shell
-//! is bash itself, so that nothing here has to understand its grammar; `snapbox` compares the snapshots.
+//! `trycmd` does not fit: it runs each command alone, without a shell, but servers have to run beside their clients. The
+//! shell is bash, so that nothing here has to parse its grammar; `snapbox` compares the snapshots.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod page;
@@ -24,7 +24,7 @@ use std::{fs, path::Path};
 use page::{Block, Page};
 use shoes_vz_testkit::bins::{Bins, repository};
 
-/// Every page, the ones in `docs/` by what is there.
+/// All pages, including every page in `docs/`.
 fn pages() -> Vec<Page> {
     let mut names: Vec<_> = ["README.md", "README.ja.md", "ARCHITECTURE.md"].map(String::from).into();
     let docs = fs::read_dir(repository().join("docs")).unwrap().flatten();
@@ -40,7 +40,7 @@ fn page(name: &str) -> Page {
     Page::read(name, &text)
 }
 
-/// With a line for each command that is not what its program takes.
+/// Asserts that every program accepts its commands; fails with a line for each other command.
 fn assert_parses(pages: &[Page]) {
     let checked = parse::check(pages);
     for page in pages {
@@ -62,7 +62,7 @@ fn assert_parses(pages: &[Page]) {
 }
 
 #[test]
-fn every_command_in_every_page_is_one_that_its_program_takes() {
+fn every_command_in_every_page_is_accepted_by_its_program() {
     assert_parses(&pages());
 }
 
@@ -74,13 +74,13 @@ fn every_flag_and_variable_in_running_text_belongs_to_a_program() {
 }
 
 #[test]
-fn every_file_a_page_links_to_is_there() {
+fn every_file_a_page_links_to_exists() {
     let missing = |page: &Page| {
         let folder = Path::new(&page.name).parent().unwrap().to_owned();
-        let there = move |(line, to): &(usize, String)| {
+        let missing_file = move |(line, to): &(usize, String)| {
             (!repository().join(&folder).join(to).exists()).then(|| format!("line {line}: {to}"))
         };
-        page.links.iter().filter_map(there).map(|m| format!("{}, {m}", page.name)).collect::<Vec<_>>()
+        page.links.iter().filter_map(missing_file).map(|m| format!("{}, {m}", page.name)).collect::<Vec<_>>()
     };
     let missing: Vec<_> = pages().iter().flat_map(missing).collect();
     assert!(missing.is_empty(), "\n{}", missing.join("\n"));
@@ -98,7 +98,7 @@ fn a_misspelt_flag_target_or_subcommand_in_a_page_is_found() {
         ("docs/on-a-mac.md", "template install-macos", "template instal-macos"),
     ] {
         let text = fs::read_to_string(repository().join(name)).unwrap();
-        assert!(text.contains(right), "{name} has no {right} any more; choose another for this test");
+        assert!(text.contains(right), "{name} does not contain {right}; choose another text for this test");
         let altered = Page::read(name, &text.replace(right, wrong));
         let found = parse::check(&[altered]).wrong.join("\n");
         let word = wrong.split(' ').find(|w| !right.contains(*w)).unwrap();
@@ -109,7 +109,7 @@ fn a_misspelt_flag_target_or_subcommand_in_a_page_is_found() {
 }
 
 #[tokio::test]
-async fn a_command_of_a_page_that_fails_or_that_nobody_knows_fails_the_page() {
+async fn a_failing_or_unknown_command_in_a_page_fails_the_page() {
     for wrong in [
         "false",
         "frobnicate --now",
@@ -128,19 +128,19 @@ async fn a_command_of_a_page_that_fails_or_that_nobody_knows_fails_the_page() {
 }
 
 #[tokio::test]
-async fn what_readme_says_to_type_works_as_it_is_typed() {
+async fn the_commands_of_readme_work() {
     let ran = session::run(&page("README.md")).await.unwrap();
     assert!(ran >= 10, "only {ran} commands were run");
 }
 
 #[tokio::test]
-async fn every_command_of_the_go_implementation_starts_what_it_says() {
+async fn every_command_line_of_the_go_implementation_works() {
     let ran = session::run(&page("docs/from-go.md")).await.unwrap();
     assert!(ran >= 8, "only {ran} commands were run");
 }
 
 #[tokio::test]
-async fn what_the_other_pages_say_to_type_works() {
+async fn the_commands_of_the_other_pages_work() {
     for page in pages() {
         if !["README.md", "README.ja.md", "docs/from-go.md"].contains(&page.name.as_str()) {
             session::run(&page).await.unwrap();
@@ -149,7 +149,7 @@ async fn what_the_other_pages_say_to_type_works() {
 }
 
 #[test]
-fn the_japanese_readme_says_the_same_commands() {
+fn the_japanese_readme_has_the_same_commands() {
     let typed = |name: &str| -> Vec<String> {
         let page = page(name);
         page.blocks
@@ -162,7 +162,7 @@ fn the_japanese_readme_says_the_same_commands() {
 }
 
 #[tokio::test]
-async fn a_server_starts_with_every_configuration_shown() {
+async fn a_server_starts_with_every_configuration_in_the_pages() {
     let bins = Bins::find();
     for page in pages() {
         for block in page.blocks.iter().filter(|b| b.language == "toml") {

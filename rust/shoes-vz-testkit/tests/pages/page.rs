@@ -1,4 +1,4 @@
-//! One page: its blocks, its code in running text, its links.
+//! One page: its code blocks, its code in running text, its links.
 
 use std::process::Command;
 
@@ -6,7 +6,6 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 use crate::programs::{Help, PROGRAMS};
 
-/// A page as it is read.
 pub(crate) struct Page {
     pub(crate) name: String,
     pub(crate) blocks: Vec<Block>,
@@ -25,7 +24,7 @@ pub(crate) struct Block {
     pub(crate) not_run: Option<String>,
 }
 
-/// What somebody would type up to one press of Enter that makes the shell act.
+/// One complete shell command.
 pub(crate) struct Typed {
     pub(crate) line: usize,
     pub(crate) text: String,
@@ -75,7 +74,7 @@ impl Page {
         page
     }
 
-    /// The commands in running text: ours, and make's.
+    /// The commands in running text: those of shoes-vz and of make.
     pub(crate) fn inline_commands(&self) -> Vec<Typed> {
         let is_command = |code: &&(usize, String)| {
             let first = code.1.split(' ').find(|w| !w.contains('=')).unwrap_or_default();
@@ -93,7 +92,7 @@ impl Page {
             for word in code.split([' ', '=', '`', '|', '"', '[', ']', '(', ')', ',', ';']) {
                 let is_flag =
                     word.strip_prefix("--").is_some_and(|f| f.starts_with(|c: char| c.is_ascii_lowercase()));
-                // Of other programs' commands nothing is known here.
+                // The flags of other programs are not known here.
                 let ours = code.starts_with("--") || self.is_ours(code);
                 if (is_flag && ours && !known.has_flag(word))
                     || (word.starts_with("SHOESVZ_") && !known.has_variable(word))
@@ -111,7 +110,7 @@ impl Page {
 }
 
 impl Typed {
-    /// Without the `&` at its end, nor a comment there.
+    /// Without a trailing `&` or comment.
     pub(crate) fn foreground(&self) -> String {
         let (before, last) = self.text.rsplit_once('\n').map_or(("", self.text.as_str()), |(b, l)| (b, l));
         let last = without_comment(last).trim_end();
@@ -119,7 +118,7 @@ impl Typed {
         if before.is_empty() { last.to_owned() } else { format!("{before}\n{last}") }
     }
 
-    /// What it ends with, by a comment `# exit code N`.
+    /// The expected exit code, by a comment `# exit code N`.
     pub(crate) fn exit_code(&self) -> i32 {
         let code = self.text.rsplit_once("# exit code ").and_then(|(_, code)| code.trim().parse().ok());
         code.unwrap_or(0)
@@ -131,7 +130,7 @@ impl Block {
         ["sh", "bash", "shell", "console"].contains(&self.language.as_str())
     }
 
-    /// Cut where bash has read a whole command.
+    /// Split where bash has read a complete command.
     pub(crate) fn commands(&self) -> Vec<Typed> {
         let mut commands = Vec::new();
         let mut text = String::new();
@@ -149,7 +148,7 @@ impl Block {
             }
             text.push_str(line);
             text.push('\n');
-            if is_whole(&text) {
+            if is_complete(&text) {
                 let typed = std::mem::take(&mut text);
                 if typed.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')) {
                     commands.push(Typed { line: begin, text: typed.trim_end().to_owned() });
@@ -160,14 +159,14 @@ impl Block {
         commands
     }
 
-    /// Its lines without comments and blanks at their ends.
+    /// The lines without trailing comments and blanks.
     pub(crate) fn without_comments(&self) -> Vec<String> {
         let lines = self.text.lines().map(|l| without_comment(l).trim_end().to_owned());
         lines.filter(|l| !l.is_empty()).collect()
     }
 }
 
-/// A line without the comment at its end. Pages have no `#` in quotes after a blank.
+/// A line without its trailing comment. Pages have no quoted `#` after a blank.
 pub(crate) fn without_comment(line: &str) -> &str {
     if line.trim_start().starts_with('#') {
         return "";
@@ -175,7 +174,7 @@ pub(crate) fn without_comment(line: &str) -> &str {
     line.find(" #").map_or(line, |at| &line[..at])
 }
 
-fn is_whole(text: &str) -> bool {
+fn is_complete(text: &str) -> bool {
     let continued = text.trim_end_matches('\n').ends_with('\\');
     let read = Command::new("bash").args(["-n", "-c", text]).output().expect("bash runs");
     // An unfinished here-document is a warning only.

@@ -1,6 +1,6 @@
-//! Commands that are not run: read by bash, with stand-ins in place of every program. Ours give the real one these
-//! arguments and one more that no program has, so that it runs nothing and names what it does not know: that one, and no
-//! other. make's asks for the target (`make -n`).
+//! Commands that are not run: bash reads them with a stand-in for every program. The stand-ins of shoes-vz programs call the
+//! real program with the arguments and one unknown flag, so that it runs nothing and reports unknown arguments: exactly that
+//! flag. The stand-in of make checks the target (`make -n`).
 
 use std::{
     fs,
@@ -16,11 +16,10 @@ use crate::{
     programs::PROGRAMS,
 };
 
-/// What came of it.
 pub(crate) struct Checked {
-    /// Commands that are taken.
+    /// Number of accepted commands.
     pub(crate) right: usize,
-    /// A line for each that is not.
+    /// A line for each other command.
     pub(crate) wrong: Vec<String>,
 }
 
@@ -30,7 +29,7 @@ pub(crate) fn check(pages: &[Page]) -> Checked {
     stand_ins(dir.path());
     let mut checked = Checked { right: 0, wrong: Vec::new() };
     for page in pages {
-        // One shell for each: variables set further up are used further down.
+        // One shell for each page: later commands use variables of earlier ones.
         let mut typed = page.inline_commands();
         typed.extend(page.blocks.iter().filter(|b| b.is_shell()).flat_map(crate::Block::commands));
         for (typed, record) in typed.iter().zip(read(dir.path(), &typed)) {
@@ -54,7 +53,7 @@ fn names_ours(text: &str) -> bool {
     })
 }
 
-/// What the stand-ins recorded for each command.
+/// The records of the stand-ins for each command.
 fn read(dir: &Path, typed: &[Typed]) -> Vec<Vec<String>> {
     let record = dir.join("record");
     let mut script = String::from("command_not_found_handle() { return 0; }\n");
@@ -75,7 +74,7 @@ fn read(dir: &Path, typed: &[Typed]) -> Vec<Vec<String>> {
         .status()
         .expect("bash runs");
     let mut found: Vec<Vec<String>> = Vec::new();
-    for line in fs::read_to_string(&record).expect("the record is there").lines() {
+    for line in fs::read_to_string(&record).expect("a record").lines() {
         if line.starts_with("at ") {
             found.push(Vec::new());
         } else if let Some(last) = found.last_mut() {
@@ -86,7 +85,7 @@ fn read(dir: &Path, typed: &[Typed]) -> Vec<Vec<String>> {
     found
 }
 
-/// Programs by name alone, and by the paths that pages give them.
+/// Programs in PATH, and at the paths that pages use.
 fn stand_ins(dir: &Path) {
     let bins = Bins::find();
     for folder in [
@@ -99,10 +98,10 @@ fn stand_ins(dir: &Path) {
         fs::create_dir_all(dir.join(folder)).expect("a directory");
     }
     let path = std::env::var("PATH").unwrap_or_default();
-    let judge = |ask: String| {
+    let judge = |check: String| {
         format!(
-            "#!/bin/bash\nname=${{0##*/}} PATH='{path}'\nif said=$({ask} 2>&1); then echo \"right $name $*\"; \
-             else echo \"wrong $name $*: ${{said//$'\\n'/ / }}\"; fi >> \"$RECORD\"\n"
+            "#!/bin/bash\nname=${{0##*/}} PATH='{path}'\nif output=$({check} 2>&1); then echo \"right $name $*\"; \
+             else echo \"wrong $name $*: ${{output//$'\\n'/ / }}\"; fi >> \"$RECORD\"\n"
         )
     };
     let place = |to: &str, text: &str| {
@@ -111,7 +110,7 @@ fn stand_ins(dir: &Path) {
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("it is made executable");
     };
     for program in PROGRAMS {
-        let text = judge(ask(&bins.path(program)));
+        let text = judge(accepts(&bins.path(program)));
         place(&format!("bin/{program}"), &text);
         place(&format!("checkout/bin/{program}"), &text);
         if program == "shoes-vz-agent" {
@@ -124,25 +123,25 @@ fn stand_ins(dir: &Path) {
     place("bin/sudo", "#!/bin/bash\n\"$@\"\n");
 }
 
-/// Bash that succeeds when a program of ours takes the arguments.
-fn ask(program: &Path) -> String {
+/// A bash script that succeeds when a program of shoes-vz accepts the arguments.
+fn accepts(program: &Path) -> String {
     format!(
         r#"
-# What follows `exec`'s own arguments is the guest's.
+# The arguments after those of `exec` belong to the guest.
 if [[ ${{1:-}} == exec ]]; then set -- exec; fi
 if [[ " $* " == *" --help "* || " $* " == *" --version "* ]]; then '{program}' "$@"; exit; fi
-said=$(timeout 60 '{program}' "$@" {NOBODYS} 2>&1)
-unknown=$(grep -E 'unexpected argument|unrecognized subcommand' <<< "$said" | grep -v -e {NOBODYS})
-if [[ -n $unknown || $said != *{NOBODYS}* ]]; then echo "${{unknown:-$said}}"; exit 1; fi
+output=$(timeout 60 '{program}' "$@" {UNKNOWN_FLAG} 2>&1)
+unknown=$(grep -E 'unexpected argument|unrecognized subcommand' <<< "$output" | grep -v -e {UNKNOWN_FLAG})
+if [[ -n $unknown || $output != *{UNKNOWN_FLAG}* ]]; then echo "${{unknown:-$output}}"; exit 1; fi
 "#,
         program = program.display()
     )
 }
 
 /// A flag that no program has.
-const NOBODYS: &str = "--no-program-has-this";
+const UNKNOWN_FLAG: &str = "--no-program-has-this";
 
-/// Bash that succeeds when make has each target it is given, as an entry of its own: a folder's name would be one, too.
+/// A bash script that succeeds when the Makefile defines each target; the name of a directory does not count.
 pub(crate) fn make() -> String {
     let root = repository().display();
     format!(

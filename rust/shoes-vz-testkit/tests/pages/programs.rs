@@ -1,4 +1,4 @@
-//! The programs as their own `--help` shows them.
+//! The programs as their `--help` shows them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,11 +12,11 @@ use shoes_vz_testkit::{
     daemon::Daemon,
 };
 
-/// What a user of ours types.
+/// The programs that users run.
 pub(crate) const PROGRAMS: [&str; 4] =
     ["shoes-vz-server", "shoes-vz-agent", "shoes-vz-client", "shoes-vz-runner-agent"];
 
-/// By program and subcommands: the help.
+/// The help text of each program and subcommand.
 pub(crate) fn help_texts() -> BTreeMap<String, String> {
     let bins = Bins::find();
     let mut texts = BTreeMap::new();
@@ -25,7 +25,7 @@ pub(crate) fn help_texts() -> BTreeMap<String, String> {
         let output = Command::new(bins.path(&command[0]))
             .args(&command[1..])
             .arg("--help")
-            // Whatever is set where the tests run, and however wide that terminal is.
+            // Independent of the environment and the terminal width of the tests.
             .env_clear()
             .output()
             .expect("the program runs");
@@ -41,26 +41,28 @@ pub(crate) fn help_texts() -> BTreeMap<String, String> {
 
 fn subcommands(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|l| *l != "Commands:").skip(1).take_while(|l| !l.is_empty());
-    // Longer descriptions go on further to the right.
+    // Continuation lines are indented further.
     let names = lines
         .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
         .filter_map(|l| l.split_whitespace().next());
     names.filter(|n| *n != "help").map(String::from).collect()
 }
 
-/// What any program takes.
+/// The flags and variables of all programs.
 pub(crate) struct Help {
     flags: BTreeSet<String>,
     by_program: BTreeMap<&'static str, BTreeSet<String>>,
     texts: String,
 }
 
-/// Reads all help there is, the scripts' of `packaging/` too.
+/// Reads the help of all programs, including the script in `packaging/`.
 pub(crate) fn all_help() -> Help {
     let mut help = Help { flags: BTreeSet::new(), by_program: BTreeMap::new(), texts: String::new() };
     for (command, text) in help_texts() {
-        let program =
-            PROGRAMS.into_iter().find(|p| command.split(' ').next() == Some(p)).expect("one of ours");
+        let program = PROGRAMS
+            .into_iter()
+            .find(|p| command.split(' ').next() == Some(p))
+            .expect("a program of shoes-vz");
         let flags: BTreeSet<String> = flags_in(&text).collect();
         help.flags.extend(flags.iter().cloned());
         help.by_program.entry(program).or_default().extend(flags);
@@ -73,8 +75,8 @@ pub(crate) fn all_help() -> Help {
 }
 
 fn flags_in(text: &str) -> impl Iterator<Item = String> + '_ {
-    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
-    words.filter(|w| w.starts_with("--") && w.len() > 2).map(String::from)
+    let tokens = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    tokens.filter(|w| w.starts_with("--") && w.len() > 2).map(String::from)
 }
 
 impl Help {
@@ -95,7 +97,7 @@ impl Help {
             Some(self.by_program[program].contains(&format!("--{flag}")))
         };
         let others = ["SHOESVZ_LOG", "SHOESVZ_SERVER_ADDR", "SHOESVZ_TOKEN_FILE"];
-        prefixes.into_iter().filter_map(flag_of).any(|there| there)
+        prefixes.into_iter().filter_map(flag_of).any(|known| known)
             || others.contains(&name)
             || name.starts_with("SHOESVZ_TEST_")
             || name.contains('<')
@@ -103,7 +105,7 @@ impl Help {
     }
 }
 
-/// Starts a server with this file as its `--config`, until it is ready.
+/// Starts a server with this `--config`, and waits until it is ready.
 pub(crate) async fn server_starts_with(bins: &Bins, config: &str) -> Result<(), String> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let at = |name: &str| -> PathBuf { dir.path().join(name) };

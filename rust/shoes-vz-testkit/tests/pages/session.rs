@@ -1,11 +1,11 @@
-//! Commands that are run: one bash for each page, which keeps what they set, in a home and a checkout made for it.
+//! Commands that are run: one bash for each page, which keeps their variables, in a separate home and checkout.
 //!
-//! What is different from what a reader types, and nothing else:
-//! - ports, addresses, the template and the directories of a real host are others ([`Session::rewritten`]);
-//! - `make` is asked whether it has the target (what it would build is built: `bin/`, `target/template`);
-//! - a server, an agent or a guest agent goes to the background, with or without `&`, and has to become ready; another
-//!   one of the same program takes its place; each has to end well when the page is over;
-//! - agents keep no VMs hot and save no states, so that a page's test costs one boot.
+//! The only differences from what a reader types:
+//! - ports, addresses, the template and the directories of a real host are replaced ([`Session::rewritten`]);
+//! - `make` only checks the target (its outputs exist already: `bin/`, `target/template`);
+//! - a server, an agent or a guest agent runs in the background, with or without `&`, and must become ready; a second start
+//!   of the same program ends the first one; each must end with success at the end of the page;
+//! - agents keep no hot VMs and save no states, so that the test of a page costs one boot.
 
 use std::{
     fs,
@@ -33,13 +33,13 @@ use crate::{
     parse,
 };
 
-/// Longest a whole page may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// For a whole page.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Before the first command.
+/// Runs before the first command.
 const PRELUDE: &str = r#"
 record() { echo "$*" >> "$RECORD"; }
-# Every runner that is not over, by its cloud ID.
+# The cloud ID of the newest runner.
 cloud_id() { shoes-vz-client list --all --json | grep -o 'shoes-vz-[0-9a-f]\{8\}-[0-9a-f-]\{27\}' | tail -n 1; }
 declare -A daemons=()
 is_ready() { # program, file
@@ -69,11 +69,11 @@ end() { # program
 struct Session {
     dir: TempDir,
     ports: Vec<(&'static str, u16)>,
-    /// The leader of what was started, and its group.
+    /// The leader of the process group.
     shell: Option<Pid>,
 }
 
-/// Types a page's commands; how many there were, or what went wrong.
+/// Runs the commands of a page; returns their number.
 pub(crate) async fn run(page: &Page) -> Result<usize, String> {
     let blocks = page.blocks.iter().filter(|b| b.is_shell() && b.not_run.is_none());
     let typed: Vec<Typed> = blocks.flat_map(crate::Block::commands).collect();
@@ -82,7 +82,7 @@ pub(crate) async fn run(page: &Page) -> Result<usize, String> {
     }
     let mut session = Session::new();
     let script = session.script(&typed);
-    let ended = session.type_in(&script).await;
+    let ended = session.run_script(&script).await;
     let record = fs::read_to_string(session.path("record")).unwrap_or_default();
     let results: Vec<(usize, i32)> = record
         .lines()
@@ -91,17 +91,17 @@ pub(crate) async fn run(page: &Page) -> Result<usize, String> {
         .collect();
     for (at, typed) in typed.iter().enumerate() {
         let place = format!("{}, line {}: {}", page.name, typed.line, typed.text);
-        let said = session.said(&format!("out/{at}"));
+        let output = session.output(&format!("out/{at}"));
         match results.iter().find(|(done, _)| *done == at) {
             None => {
                 return Err(format!(
-                    "{place}\ndid not end ({ended:?}); it printed:\n{said}\n{}",
+                    "{place}\ndid not end ({ended:?}); it printed:\n{output}\n{}",
                     session.logs()
                 ));
             }
             Some((_, status)) if *status != typed.exit_code() => {
                 return Err(format!(
-                    "{place}\nended with exit code {status}; it printed:\n{said}\n{}",
+                    "{place}\nended with exit code {status}; it printed:\n{output}\n{}",
                     session.logs()
                 ));
             }
@@ -109,9 +109,9 @@ pub(crate) async fn run(page: &Page) -> Result<usize, String> {
         }
     }
     for line in record.lines().filter_map(|l| l.strip_prefix("end ")) {
-        // `end PROGRAM STATUS`. The guest agent may leave its end to the signal: there is nothing for it to put in order.
+        // `end PROGRAM STATUS`. The guest agent may end by the signal, because it has nothing to clean up.
         if !line.ends_with(" 0") && line != "shoes-vz-runner-agent 143" {
-            return Err(format!("{}: told to end, {line} (exit code)\n{}", page.name, session.logs()));
+            return Err(format!("{}: exit code on SIGTERM: {line}\n{}", page.name, session.logs()));
         }
     }
     Ok(typed.len())
@@ -142,7 +142,7 @@ impl Session {
         symlink(test_template(), session.path("c/target/template")).expect("a link");
         let make = session.path("bin/make");
         let real = std::env::var("PATH").unwrap_or_default();
-        // Itself out of the way.
+        // With the real PATH, so that it does not call itself.
         fs::write(&make, format!("#!/bin/bash\nPATH='{real}'\n{}\n", parse::make()))
             .expect("a stand-in is written");
         fs::set_permissions(&make, fs::Permissions::from_mode(0o755)).expect("it is made executable");
@@ -153,7 +153,7 @@ impl Session {
         self.dir.path().join(name)
     }
 
-    /// Ports, addresses and places of a real host, for this test's own; and a reader's own cloud ID.
+    /// Replaces ports, addresses and directories of a real host, and the cloud ID.
     fn rewritten(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (literal, port) in &self.ports {
@@ -182,7 +182,7 @@ impl Session {
             match daemon(&command.foreground()) {
                 Some(program) => {
                     let ready = self.path(&format!("ready/{at}")).display().to_string();
-                    // The guest agent has no such file; its API says when it is ready.
+                    // The guest agent has no ready file; its API shows when it is ready.
                     let variable = match program {
                         "shoes-vz-server" => "SHOESVZ_SERVER_READY_FILE",
                         "shoes-vz-agent" => "SHOESVZ_AGENT_READY_FILE",
@@ -206,7 +206,7 @@ impl Session {
         script
     }
 
-    async fn type_in(&mut self, script: &str) -> Result<std::process::ExitStatus, String> {
+    async fn run_script(&mut self, script: &str) -> Result<std::process::ExitStatus, String> {
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap_or_default());
         let guest_port =
             self.ports.iter().find(|(l, _)| *l == "8080").map(|(_, p)| p.to_string()).unwrap_or_default();
@@ -223,7 +223,7 @@ impl Session {
             .env("GUEST_PORT", guest_port)
             .env("SHOESVZ_AGENT_HOT", "none")
             .env("SHOESVZ_AGENT_SAVED_STATES", "off")
-            // However full the machine is these tests run on.
+            // The machine may be nearly full.
             .env("SHOESVZ_AGENT_MIN_FREE_DISK", "0")
             .env("SHOESVZ_RUNNER_AGENT_STATE_DIR", self.path("state"))
             .stdin(Stdio::null())
@@ -232,27 +232,27 @@ impl Session {
             .process_group(0);
         let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("bash runs");
         self.shell = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        match tokio::time::timeout(PATIENCE, child.wait()).await {
+        match tokio::time::timeout(TIMEOUT, child.wait()).await {
             Ok(ended) => ended.map_err(|e| e.to_string()),
-            Err(_) => Err(format!("it took longer than {PATIENCE:?}")),
+            Err(_) => Err(format!("it took longer than {TIMEOUT:?}")),
         }
     }
 
-    fn said(&self, name: &str) -> String {
+    fn output(&self, name: &str) -> String {
         String::from_utf8_lossy(&fs::read(self.path(name)).unwrap_or_default()).into_owned()
     }
 
-    /// What the shell itself said, and the ends of all commands' outputs.
+    /// The errors of the shell, and the ends of the outputs of all commands.
     fn logs(&self) -> String {
-        let mut logs = format!("--- shell\n{}", self.said("shell.log"));
+        let mut logs = format!("--- shell\n{}", self.output("shell.log"));
         let mut names: Vec<_> =
             fs::read_dir(self.path("out")).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
         names.sort();
         for name in names {
             let name = name.to_string_lossy().into_owned();
-            let said = self.said(&format!("out/{name}"));
-            let from = said.char_indices().rev().nth(3000).map_or(0, |(at, _)| at);
-            logs.push_str(&format!("--- {name}\n{}\n", &said[from..]));
+            let output = self.output(&format!("out/{name}"));
+            let from = output.char_indices().rev().nth(3000).map_or(0, |(at, _)| at);
+            logs.push_str(&format!("--- {name}\n{}\n", &output[from..]));
         }
         logs
     }
@@ -261,7 +261,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(shell) = self.shell {
-            // Whatever it started and is still there; nothing, after a page that went well.
+            // After a failed page processes may be left.
             let _ = killpg(shell, Signal::SIGKILL);
         }
         for pid in leftover::processes(self.dir.path()) {
@@ -270,13 +270,13 @@ impl Drop for Session {
     }
 }
 
-/// The program this command starts and that stays until it is ended.
+/// The long-running program that this command starts.
 fn daemon(foreground: &str) -> Option<&'static str> {
-    let words: Vec<_> =
+    let arguments: Vec<_> =
         foreground.split_whitespace().skip_while(|w| w.contains('=') && !w.starts_with('-')).collect();
-    let program = words.first()?.rsplit('/').next()?;
-    let first = words.get(1).copied().unwrap_or("run");
-    if words.iter().any(|w| ["--help", "--version", "-h", "-V"].contains(w)) {
+    let program = arguments.first()?.rsplit('/').next()?;
+    let first = arguments.get(1).copied().unwrap_or("run");
+    if arguments.iter().any(|w| ["--help", "--version", "-h", "-V"].contains(w)) {
         return None;
     }
     match program {

@@ -1,9 +1,6 @@
-//! What programs show to people and to Prometheus, as it was looked at last: `make snapshots` takes what is there now.
+//! Reviewed snapshots of the help texts and the metrics; `make snapshots` replaces them by the current output.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{Read as _, Write as _},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoes_vz_testkit::{bins::repository, fleet::Fleet, script::Job};
 use snapbox::{Data, assert_data_eq};
@@ -38,10 +35,7 @@ async fn the_names_types_and_labels_of_the_metrics_are_as_they_were_looked_at_la
     let added = fleet.add("counted", &Job::new("echo counted").setup_script("counted")).await.unwrap();
     fleet.until_ended("counted").await;
     fleet.delete(&added.cloud_id).await.unwrap();
-    let mut scrape = String::new();
-    let mut connection = std::net::TcpStream::connect(fleet.metrics_addr()).unwrap();
-    connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-    connection.read_to_string(&mut scrape).unwrap();
+    let scrape = fleet.metrics();
     fleet.finish().await;
     assert_data_eq!(families(&scrape), snapshot("metrics.txt").raw());
 }
@@ -59,7 +53,7 @@ fn families(scrape: &str) -> String {
                 .unwrap_or(sample);
             let Some(family) = families.get_mut(name).or(None) else { continue };
             let labels = labels.rsplit_once('}').map_or(labels, |(inside, _)| inside);
-            // No label's value holds a comma followed by a name and `="`.
+            // No label value contains a comma followed by a name and `="`.
             family.1.extend(labels.split("\",").filter_map(|l| l.split_once("=\"")).map(|(name, _)| name));
         }
     }

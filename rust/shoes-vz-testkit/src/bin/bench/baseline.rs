@@ -1,7 +1,7 @@
-//! The same guests started by a loop that waits as the Go implementation does: a command leaves with the next sync, every
-//! 5 s; the VM is looked at every second, the address every 500 ms, SSH every 2 s; the state arrives with the next sync,
-//! and the caller looks every 500 ms (internal/server/server.go, internal/agent/vm/vm.go, internal/agent/ssh/ssh.go).
-//! Everything else is ours, and costs it nothing.
+//! The same guests started by a loop that polls like the Go implementation: a command is sent with the next sync, every
+//! 5 s; the VM is polled every second, the address every 500 ms, SSH every 2 s; the state arrives with the next sync,
+//! and the caller polls every 500 ms (internal/server/server.go, internal/agent/vm/vm.go, internal/agent/ssh/ssh.go).
+//! Everything else is shoes-vz, at no cost for the baseline.
 
 use std::{
     path::Path,
@@ -33,7 +33,7 @@ pub(crate) async fn measure(template: &Path, rounds: usize) -> anyhow::Result<Ve
     let template = TemplateDir::open(template)?;
     let agent = Bins::find().path("shoes-vz-agent");
     let dir = tempfile::Builder::new().prefix("svzb").tempdir()?;
-    // Calls come at any moment of the sync's interval; evenly spread, so that a few rounds are fair.
+    // Calls arrive at any moment of the sync interval; spread evenly, so that a few rounds are fair.
     let mut times = Vec::new();
     for round in 0..rounds {
         let bundle = dir.path().join(format!("{round}.bundle"));
@@ -53,7 +53,7 @@ async fn one(
     into_the_interval: Duration,
 ) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    // The syncs' clock, running since before the call.
+    // The sync interval began before the call.
     let to_next_sync = || {
         let into = (into_the_interval + began.elapsed()).as_nanos() % SYNC.as_nanos();
         SYNC - Duration::from_nanos(into as u64)
@@ -83,10 +83,10 @@ async fn one(
         }
     }
     sleep(to_next_sync()).await;
-    // The caller's own poll: half of its interval on average.
+    // The poll of the caller: half of its interval on average.
     sleep(CALLER / 2).await;
     let took = began.elapsed();
     vm.stop(Stop::Force).await?;
-    remove_bundle(bundle).context("removing the baseline's bundle")?;
+    remove_bundle(bundle).context("removing the bundle of the baseline")?;
     Ok(took)
 }

@@ -1,4 +1,4 @@
-//! Clone times of templates whose disks are of different sizes: they must not depend on it.
+//! Clone times of templates with disks of different sizes, on which they must not depend.
 
 use std::{collections::BTreeMap, path::Path, time::Instant};
 

@@ -1,39 +1,34 @@
-//! `make bench`: how long starts take on real guests — booted, restored, hot — beside a loop that waits as the Go
-//! implementation does, on the same guests in the same run; and what of it is our own overhead.
+//! `make bench`: measures starts of real guests (cold, restored, hot) beside a loop that polls like the Go implementation,
+//! with the same guests in the same run; and the overhead of shoes-vz in each start.
 
 mod baseline;
 mod clones;
 mod numbers;
 mod starts;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
-use anyhow::Context as _;
 use clap::Parser;
 use serde::Serialize;
-use shoes_vz_testkit::report;
+use shoes_vz_testkit::report::{self, ReportArgs};
 
 use self::{
     numbers::{Percentiles, row},
     starts::{Path, Starts},
 };
 
-/// Measures on real guests; a quiet machine gives true numbers.
+/// Measure starts on real guests; run it on an idle machine
 #[derive(Debug, Parser)]
 struct Args {
-    /// The guest template (`make template`).
-    #[arg(long)]
-    template: PathBuf,
-    /// Where the numbers go.
-    #[arg(long)]
-    report: PathBuf,
-    /// Boots, restores and starts of the baseline that are measured.
+    #[command(flatten)]
+    report: ReportArgs,
+    /// Measured cold starts, restored starts and baseline starts
     #[arg(long, default_value_t = 15)]
     rounds: usize,
-    /// Claims of hot VMs that are measured.
+    /// Measured claims of hot VMs
     #[arg(long, default_value_t = 200)]
     claims: usize,
-    /// Times ten claims are made at once.
+    /// Measured bursts of ten simultaneous claims
     #[arg(long, default_value_t = 3)]
     bursts: usize,
 }
@@ -44,9 +39,9 @@ struct Report {
     restored: Starts,
     hot: Starts,
     baseline: Percentiles,
-    /// Of cold: the restored p50.
+    /// p50 of restored starts as a share of the p50 of cold starts.
     restored_of_cold: f64,
-    /// The slowest of ten claims at once, each time.
+    /// The slowest of ten simultaneous claims, for each burst.
     ten_at_once_ms: Vec<f64>,
     delete_instance: Percentiles,
     clone: BTreeMap<String, Percentiles>,
@@ -55,7 +50,7 @@ struct Report {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let template = args.template.canonicalize().context("the template's directory")?;
+    let template = args.report.template()?;
     let (mut cold, mut deletions) = starts::measure(&template, Path::Cold, args.rounds).await?;
     let (mut restored, _) = starts::measure(&template, Path::Restored, args.rounds).await?;
     let (mut hot, _) = starts::measure(&template, Path::Hot, args.claims).await?;
@@ -73,26 +68,26 @@ async fn main() -> anyhow::Result<()> {
         clone: clones::measure(&template)?,
     };
     print(&report);
-    report::write(&args.report, &report)?;
-    println!("numbers: {}", args.report.display());
+    report::write(&args.report.report, &report)?;
+    println!("report: {}", args.report.report.display());
     Ok(())
 }
 
 fn print(report: &Report) {
     println!("\n{:<34} {:>10} {:>10} {:>10} {:>16}", "", "p50 ms", "p95 ms", "p99 ms", "goal");
-    row("as the Go implementation waits", &report.baseline, "");
-    row("cold: plugin's start to reply", &report.cold.total, "");
-    row("restored: plugin's start to reply", &report.restored.total, "p50 0.4 of cold");
-    row("hot: plugin's start to reply", &report.hot.total, "p50 30, p99 100");
+    row("polling like Go", &report.baseline, "");
+    row("cold: plugin start to reply", &report.cold.total, "");
+    row("restored: plugin start to reply", &report.restored.total, "p50 0.4 of cold");
+    row("hot: plugin start to reply", &report.hot.total, "p50 30, p99 100");
     for (name, starts) in [("cold", &report.cold), ("restored", &report.restored), ("hot", &report.hot)] {
-        row(&format!("own overhead, {name}"), &starts.overhead, "p99 20");
+        row(&format!("overhead, {name}"), &starts.overhead, "p99 20");
     }
     row("DeleteInstance", &report.delete_instance, "500");
     for (disk, p) in &report.clone {
         row(&format!("clone, {}", disk.trim()), p, "15");
     }
     println!("restored p50 of cold p50: {:.2} (goal 0.40)", report.restored_of_cold);
-    println!("slowest of ten claims at once: {:.0?} ms (goal 250)", report.ten_at_once_ms);
+    println!("slowest of ten simultaneous claims: {:.0?} ms (goal 250)", report.ten_at_once_ms);
     println!("\nstages, p50 ms:");
     for (name, starts) in [("cold", &report.cold), ("restored", &report.restored), ("hot", &report.hot)] {
         let stages: Vec<String> = starts.stages_ms.iter().map(|(s, ms)| format!("{s} {ms:.1}")).collect();

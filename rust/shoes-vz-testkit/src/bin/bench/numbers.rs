@@ -1,4 +1,4 @@
-//! Percentiles, and their row in the table.
+//! Percentiles, and their row in the printed table.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Starts of runners by each path, as myshoes makes them: the plugin's process, its call, its answer.
+//! Starts of runners by each start path, as myshoes makes them: plugin process, call, answer.
 
 use std::{
     collections::BTreeMap,
@@ -8,18 +8,16 @@ use std::{
 
 use serde::Serialize;
 use shoes_vz_model::state::StartPath;
-use shoes_vz_proto::convert::start_path_from_wire;
 use shoes_vz_testkit::{
     fleet::{Fleet, Options},
     plugin::add_by_plugin,
     report::millis,
-    script::held,
+    script::sleeping,
     stages::stages_ms,
 };
 
 use crate::numbers::Percentiles;
 
-/// How a VM comes to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Path {
     Cold,
@@ -27,12 +25,11 @@ pub(crate) enum Path {
     Hot,
 }
 
-/// The stages that are the guest's and its hypervisor's: the rest of a start is our own.
-const NOT_OURS: [&str; 6] = ["claim", "clone", "start", "guest", "personalize", "ssh"];
-/// Between two claims; a refill has so long.
+/// The stages of the guest and its hypervisor; the rest of a start is the overhead of shoes-vz.
+const GUEST_STAGES: [&str; 6] = ["claim", "clone", "start", "guest", "personalize", "ssh"];
+/// Between two claims: the time for a refill.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Many starts, as in the report.
 #[derive(Debug, Serialize)]
 pub(crate) struct Starts {
     #[serde(flatten)]
@@ -77,7 +74,7 @@ fn options(template: &FilePath, path: Path) -> Options {
     }
 }
 
-/// So many starts by that path; and how long deletions took.
+/// Measures `rounds` starts; returns also the durations of the deletions.
 pub(crate) async fn measure(
     template: &FilePath,
     path: Path,
@@ -88,7 +85,7 @@ pub(crate) async fn measure(
         fleet.warm().await;
     }
     fleet.start_agent().await;
-    let script = held();
+    let script = sleeping();
     let (mut samples, mut deletions) = (Samples::default(), Vec::new());
     let mut missed = 0;
     for round in 0..rounds {
@@ -105,37 +102,36 @@ pub(crate) async fn measure(
         let name = format!("bench-{round}");
         let (added, took) = add_by_plugin(&fleet, &name, &script).await?;
         let total = millis(took);
-        let view = fleet.until(&name, |v| v.runner.as_ref().is_some_and(|r| r.start_path != 0)).await;
-        let came_by = view.runner.as_ref().and_then(|r| start_path_from_wire(r.start_path));
+        let (view, actual) = fleet.until_started(&name).await;
         let wanted = match path {
             Path::Cold => StartPath::Cold,
             Path::Restored => StartPath::Restored,
             Path::Hot => StartPath::Hot,
         };
-        anyhow::ensure!(came_by == Some(wanted), "{name} came by {came_by:?}, not {wanted:?}");
+        anyhow::ensure!(actual == wanted, "{name} was started {actual:?}, not {wanted:?}");
         let spent = stages_ms(&view);
-        let not_ours: f64 = NOT_OURS.iter().filter_map(|stage| spent.get(stage)).sum();
+        let guest_ms: f64 = GUEST_STAGES.iter().filter_map(|stage| spent.get(stage)).sum();
         samples.totals.push(total);
-        samples.overheads.push(total - not_ours);
-        let shown = spent.into_iter().filter(|(s, _)| *s == "queue" || NOT_OURS.contains(s));
+        samples.overheads.push(total - guest_ms);
+        let shown = spent.into_iter().filter(|(s, _)| *s == "queue" || GUEST_STAGES.contains(s));
         for (stage, ms) in shown {
             samples.stages.entry(stage).or_default().push(ms);
         }
-        let asked = Instant::now();
+        let called = Instant::now();
         fleet.delete(&added.cloud_id).await?;
-        deletions.push(millis(asked.elapsed()));
+        deletions.push(millis(called.elapsed()));
         eprint!("\r{path:?} {:>3}/{rounds}: {total:.0} ms   ", round + 1);
     }
     eprintln!();
     if path == Path::Hot {
-        println!("claims whose refill was not there after {} s: {missed} of {rounds}", PAUSE.as_secs());
+        println!("claims whose refill was not ready after {} s: {missed} of {rounds}", PAUSE.as_secs());
         fleet.end_agent_and_hot_vms().await;
     }
     fleet.finish().await;
     Ok((samples, deletions))
 }
 
-/// Ten calls at once on one agent with ten hot VMs; the slowest answer of each time.
+/// Ten simultaneous calls on one agent with ten hot VMs; returns the slowest answer of each burst.
 pub(crate) async fn at_once(template: &FilePath, bursts: usize) -> anyhow::Result<Vec<f64>> {
     const TEN: u32 = 10;
     let args = ["--hot", "all", "--saved-states", "use"].map(str::to_owned).to_vec();
@@ -144,17 +140,17 @@ pub(crate) async fn at_once(template: &FilePath, bursts: usize) -> anyhow::Resul
     let mut fleet = Fleet::server_only(options).await;
     fleet.warm().await;
     fleet.start_agent().await;
-    let script = held();
+    let script = sleeping();
     let mut slowest = Vec::new();
     for burst in 0..bursts {
         fleet.until_hot(TEN).await;
-        // The plugins are not part of it: ten of them starting at once measure this machine's exec.
+        // Without plugins: ten plugin processes would measure process starts on this machine.
         let calls = (0..TEN).map(|n| {
             let (name, fleet, script) = (format!("burst-{burst}-{n}"), &fleet, &script);
             async move {
-                let asked = Instant::now();
+                let called = Instant::now();
                 let added = fleet.add(&name, script).await?;
-                Ok::<_, tonic::Status>((added, millis(asked.elapsed())))
+                Ok::<_, tonic::Status>((added, millis(called.elapsed())))
             }
         });
         let mut worst = 0.0_f64;
@@ -168,7 +164,7 @@ pub(crate) async fn at_once(template: &FilePath, bursts: usize) -> anyhow::Resul
         for cloud_id in clouds {
             fleet.delete(&cloud_id).await?;
         }
-        eprintln!("ten at once {:>3}/{bursts}: {worst:.0} ms", burst + 1);
+        eprintln!("burst {:>3}/{bursts}: {worst:.0} ms", burst + 1);
     }
     fleet.until_hot(TEN).await;
     fleet.end_agent_and_hot_vms().await;

@@ -1,4 +1,4 @@
-//! go-plugin's own services.
+//! The services that go-plugin requires beside the plugin's own.
 
 use std::pin::Pin;
 
@@ -10,15 +10,15 @@ use shoes_vz_proto::goplugin::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What the plugin prints after the handshake. It prints nothing on stdout and its log goes to stderr, which the host
-/// reads from the process itself; so the stream is open and quiet until the end.
+/// The plugin prints nothing to stdout after the handshake, and the host reads its log from stderr; so this stream stays
+/// open and empty until the shutdown.
 pub(super) struct Stdio(pub(super) CancellationToken);
 
 #[tonic::async_trait]
 impl GrpcStdio for Stdio {
-    type StreamStdioStream = Answer<StdioData>;
+    type StreamStdioStream = ResponseStream<StdioData>;
 
     async fn stream_stdio(&self, _: Request<()>) -> Result<Response<Self::StreamStdioStream>, Status> {
         let quiet = futures::stream::pending().take_until(self.0.clone().cancelled_owned());
@@ -26,7 +26,7 @@ impl GrpcStdio for Stdio {
     }
 }
 
-/// The host's way to end the plugin.
+/// Lets the host end the plugin.
 pub(super) struct Controller(pub(super) CancellationToken);
 
 #[tonic::async_trait]
@@ -37,13 +37,13 @@ impl GrpcController for Controller {
     }
 }
 
-/// Side channels a host may offer or ask for. myshoes' protocol has none: offers are read and let be, a knock (asking
-/// to connect to a channel of the plugin's) is answered that there is none.
+/// Extra channels that a host may offer or request. The protocol of myshoes has none: offers are ignored, and go-plugin's
+/// `knock` (a request to connect to a channel of the plugin) gets an error.
 pub(super) struct Broker(pub(super) CancellationToken);
 
 #[tonic::async_trait]
 impl GrpcBroker for Broker {
-    type StartStreamStream = Answer<ConnInfo>;
+    type StartStreamStream = ResponseStream<ConnInfo>;
 
     async fn start_stream(
         &self,

@@ -1,42 +1,53 @@
-//! What every command, and the plugin, needs to reach the server.
+//! The settings with which the command line and the plugin reach the server.
 
 use shoes_vz_process::{
     log,
-    settings::{Mistakes, Values},
+    settings::{CONFIG, LOG, LOG_FORMAT, Mistakes, Program, Setting, Table, Values},
 };
 
-use super::Format;
 use crate::upstream::Server;
 
-/// What every command needs.
+/// Every setting of the client. The plugin has the same ones, without the flags.
+pub(crate) static PROGRAM: Program = Program {
+    name: "shoes-vz-client",
+    env_prefix: "SHOESVZ_CLIENT_",
+    foreign_env: &[],
+    settings: &[
+        Setting::new("server", "HOST:PORT", "Address of shoes-vz-server").also_env("SHOESVZ_SERVER_ADDR"),
+        Setting::new("token-file", "FILE", "File containing the bearer token that the server requires")
+            .also_env("SHOESVZ_TOKEN_FILE"),
+        CONFIG,
+        LOG,
+        LOG_FORMAT,
+    ],
+    tables: &[],
+};
+
+/// Flags for every setting, accepted before and after the subcommand.
 #[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) server: Server,
-    pub(super) format: Format,
+pub(crate) struct GlobalFlags;
+
+impl Table for GlobalFlags {
+    const PROGRAM: &'static Program = &PROGRAM;
+    const GLOBAL: bool = true;
 }
 
-/// What the sources say.
 #[derive(Debug)]
 pub(crate) struct Gathered {
-    /// `None` when there were mistakes.
-    pub(crate) server: Option<Server>,
+    pub(crate) server: Result<Server, Mistakes>,
     pub(crate) log: (log::Filter, log::Format),
-    pub(crate) mistakes: Mistakes,
 }
 
-/// Reads every setting. `how` ends the text that says that no server is named.
-pub(crate) fn gather(mut values: Values, how: &str) -> Gathered {
+/// Reads every setting. `advice` says how to name a server where none is named.
+pub(crate) fn gather(mut values: Values, advice: &str) -> Gathered {
     let log = values.log();
     let addr = values.parse("server", str::parse);
     if !values.is_given("server") && values.file_is_whole() {
-        values.general_mistake(format_args!("no server is named: {how}"));
+        values.mistake_of_all(format_args!("no server is named: {advice}"));
     }
     let token = values.token("token-file");
     let server = addr.map(|addr| Server::new(addr, token));
-    match values.finish(Some(())) {
-        Ok(()) => Gathered { server, log, mistakes: Mistakes::default() },
-        Err(mistakes) => Gathered { server: None, log, mistakes },
-    }
+    Gathered { server: values.finish(server), log }
 }
 
 #[cfg(test)]
@@ -46,12 +57,11 @@ mod tests {
     use shoes_vz_process::settings::Flags;
 
     use super::*;
-    use crate::cli::args::All;
 
     fn gathered(given: &[(&'static str, &str)]) -> Result<String, String> {
-        let flags = Flags::<All>::of(given.iter().map(|(n, v)| (*n, (*v).as_ref())));
+        let flags = Flags::<GlobalFlags>::of(given.iter().map(|(n, v)| (*n, (*v).as_ref())));
         let gathered = gather(Values::gather(&flags, [], Mistakes::default()), "use --server");
-        gathered.server.map(|server| server.addr().to_string()).ok_or(gathered.mistakes.to_string())
+        gathered.server.map(|server| server.addr().to_string()).map_err(|mistakes| mistakes.to_string())
     }
 
     fn file(dir: &Path, text: &str) -> String {
@@ -78,7 +88,7 @@ mod tests {
         for part in ["/nowhere/token", "\"sever\"", "no-port", "3 settings"] {
             assert!(all.contains(part), "{all}");
         }
-        // Whether the file names a server is not known, so that none is named is not said.
+        // The file might name a server, so the missing server is not reported.
         let one = gathered(&[("config", "/nowhere/c.toml")]).unwrap_err();
         assert!(one.contains("/nowhere/c.toml") && one.contains("1 setting "), "{one}");
     }

@@ -1,4 +1,4 @@
-//! What no two guests may share, read from inside one and from its SSH greeting.
+//! The identity of a guest: values that no two guests may share, read inside the guest and from its SSH greeting.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::fleet::Fleet;
 
-/// By name: what one guest has of each.
+/// The values of one guest, by name.
 pub type Traits = BTreeMap<&'static str, String>;
 
-/// Prints each trait on a line of its own. Numbers come from new processes, from an old one's shell, and from the kernel.
-const LOOK: &str = r#"
+/// Prints one trait per line. Random numbers come from new processes, from a running shell, and from the kernel.
+const PRINT_TRAITS: &str = r#"
 echo machine-id=$(cat /etc/machine-id)
 echo boot-id=$(cat /proc/sys/kernel/random/boot_id)
 echo urandom=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')
@@ -22,36 +22,36 @@ echo ssh-host-key=$(ssh-keyscan -t ed25519 127.0.0.1 2> /dev/null | cut -d' ' -f
 echo openssh=$(ssh-keygen -q -t ed25519 -N '' -f /tmp/k-$$ && cut -d' ' -f2 /tmp/k-$$.pub; rm -f /tmp/k-$$*)
 "#;
 
-/// What the guest of a runner has.
+/// The traits of the guest of a runner.
 ///
 /// # Panics
 /// When it does not answer.
 pub async fn traits_of(fleet: &Fleet, runner_id: &str) -> Traits {
     let socket = fleet.runners_path().join(format!("{runner_id}.bundle/guest.sock"));
     let api = GuestApi::new(&socket);
-    let look = ExecRequest {
+    let request = ExecRequest {
         command: "/bin/bash".into(),
-        args: vec!["-c".into(), LOOK.into()],
+        args: vec!["-c".into(), PRINT_TRAITS.into()],
         timeout_seconds: 60,
     };
-    let said = api.exec(look).await.expect("the guest runs a program");
-    assert_eq!(said.exit_code, 0, "{said:?}");
+    let printed = api.exec(request).await.expect("the guest runs a program");
+    assert_eq!(printed.exit_code, 0, "{printed:?}");
     let names = ["machine-id", "boot-id", "urandom", "uuid", "mac", "ssh-host-key", "openssh"];
     let value = |name: &str| {
         let begin = format!("{name}=");
-        said.output.lines().find_map(|l| l.strip_prefix(&begin)).unwrap_or_default().to_owned()
+        printed.output.lines().find_map(|l| l.strip_prefix(&begin)).unwrap_or_default().to_owned()
     };
     let mut traits: Traits = names.into_iter().map(|name| (name, value(name))).collect();
     traits.insert("agent-start", api.status().await.expect("its state").agent_start);
-    // Sixteen bytes of sshd's own generator, which its session keys are drawn from too (RFC 4253, 7.1).
+    // Sixteen bytes from sshd's random generator, which also makes its session keys (RFC 4253, 7.1).
     traits.insert("sshd-random", sshd_random(&socket).await);
     traits
 }
 
-/// The random cookie of sshd's first message.
+/// The random cookie in the first message of sshd.
 async fn sshd_random(guest_socket: &std::path::Path) -> String {
     let mut stream = socket::dial(guest_socket, port::SSH).await.expect("sshd is reached");
-    stream.write_all(b"SSH-2.0-unique\r\n").await.expect("sshd listens");
+    stream.write_all(b"SSH-2.0-identity\r\n").await.expect("sshd listens");
     let mut line = Vec::new();
     while !line.ends_with(b"\n") {
         line.push(stream.read_u8().await.expect("a banner"));
@@ -63,16 +63,16 @@ async fn sshd_random(guest_socket: &std::path::Path) -> String {
     head[6..22].iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The traits two of these share, in words; those that may be shared left out.
-pub fn shared(guests: &[(String, Traits)], but: &[&str]) -> Vec<String> {
+/// A line for each trait that two guests share, except those in `allowed`.
+pub fn shared_traits(guests: &[(String, Traits)], allowed: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (at, (name, traits)) in guests.iter().enumerate() {
         for (other, others) in &guests[at + 1..] {
-            for (what, value) in traits.iter().filter(|(what, _)| !but.contains(what)) {
+            for (what, value) in traits.iter().filter(|(what, _)| !allowed.contains(what)) {
                 if value.is_empty() {
                     found.push(format!("{name} has no {what}"));
                 } else if others.get(what) == Some(value) {
-                    found.push(format!("{name} and {other} have one {what}: {value}"));
+                    found.push(format!("{name} and {other} have the same {what}: {value}"));
                 }
             }
         }

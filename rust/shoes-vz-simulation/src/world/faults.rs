@@ -1,4 +1,4 @@
-//! Time, chance, and what befalls hosts.
+//! Time, randomness, and the faults of hosts.
 
 use std::{
     collections::BTreeSet,
@@ -13,10 +13,10 @@ use shoes_vz_model::Ambient;
 use tokio::sync::mpsc;
 
 use super::{EPOCH, Task, World};
-use crate::{net::Wire, plan::Rates};
+use crate::{plan::Rates, wire::Wire};
 
 impl World {
-    // Time and chance.
+    // Time and randomness.
 
     pub(crate) fn clock(&self) -> Duration {
         self.lock().clock
@@ -26,14 +26,14 @@ impl World {
         self.lock().clock = clock;
     }
 
-    /// The calendar of `host` jumps.
+    /// The wall clock of `host` jumps.
     pub(crate) fn jump(&self, host: &str, by: SignedDuration) {
         let mut state = self.lock();
         let skew = state.skews.entry(host.to_owned()).or_default();
         *skew = skew.saturating_add(by);
     }
 
-    /// Of one simulated host.
+    /// The clock and the IDs of one simulated host.
     pub(crate) fn ambient(self: &Arc<Self>, host: &str) -> Ambient {
         let (world, host) = (Arc::clone(self), host.to_owned());
         let now = move || {
@@ -47,17 +47,17 @@ impl World {
         Ambient::new(now, uuid)
     }
 
-    /// Something that takes between `from` and `to` milliseconds.
+    /// A random duration between `from` and `to` milliseconds.
     pub(crate) fn millis(&self, from: u64, to: u64) -> Duration {
         Duration::from_millis(self.lock().rng.random_range(from..=to))
     }
 
-    /// One of the numbers below `n`; 0 when there is none.
+    /// A random number below `n`; 0 for `n` = 0.
     pub(crate) fn below(&self, n: usize) -> usize {
         if n == 0 { 0 } else { self.lock().rng.random_range(0..n) }
     }
 
-    /// Whether something happens that does so in one of `n` cases; 0 = never.
+    /// True in one of `n` cases; never for `n` = 0.
     pub(crate) fn one_in(&self, n: u32) -> bool {
         n > 0 && self.lock().rng.random_range(0..n) == 0
     }
@@ -66,7 +66,7 @@ impl World {
         self.lock().rates
     }
 
-    /// From here on nothing fails by itself.
+    /// No operation fails from now on.
     pub(crate) fn calm(&self) {
         let mut state = self.lock();
         state.rates = Rates::CALM;
@@ -75,32 +75,31 @@ impl World {
         state.store_refuses = false;
     }
 
-    // Where VMs live, and crashes at any step.
+    // Tasks of VMs, and crashes at any step.
 
     pub(crate) fn run_tasks_by(&self, tasks: mpsc::UnboundedSender<Task>) {
         self.lock().tasks = Some(tasks);
     }
 
-    /// Runs something that outlives every agent.
+    /// Runs a task that outlives every agent.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let tasks = self.lock().tasks.clone();
         let sent = tasks.is_some_and(|t| t.send(Box::pin(task)).is_ok());
-        assert!(sent, "the VMs' host is gone");
+        assert!(sent, "the host of the VMs has ended");
     }
 
-    /// `host` crashes after `steps` more steps of its own.
+    /// `host` crashes after `steps` more steps.
     pub(crate) fn arm(&self, host: &str, steps: u32) {
         self.lock().armed.insert(host.to_owned(), steps);
     }
 
-    /// Hosts that are to crash now.
     pub(crate) fn take_crashing(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.lock().crashing)
     }
 
-    /// A point at which `host` may be gone for good: then this never returns.
+    /// A point at which `host` may have crashed: then this never returns.
     pub(crate) async fn step(&self, host: &str) {
-        let gone = {
+        let crashed = {
             let mut state = self.lock();
             match state.armed.get(host).copied() {
                 Some(0) => {
@@ -114,32 +113,32 @@ impl World {
             }
             state.crashing.contains(host) || state.dying.borrow().contains(host)
         };
-        if gone {
+        if crashed {
             self.note(format_args!("{host} crashes at a step"));
             std::future::pending::<()>().await;
         }
     }
 
-    /// Nothing of `host` goes on from here; its process hangs up what it is connected to ([`World::until_dying`]).
+    /// Nothing on `host` runs from now on; its process closes its connections ([`World::until_dying`]).
     pub(crate) fn die(&self, host: &str) {
         self.lock().dying.send_if_modified(|all| all.insert(host.to_owned()));
     }
 
-    /// Its process is gone.
+    /// Its process has ended.
     pub(crate) fn died(&self, host: &str) {
         let mut state = self.lock();
         state.dying.send_if_modified(|all| all.remove(host));
         state.wires.remove(host);
     }
 
-    /// Waits until `host` is to die, and hangs up. A runtime that is dropped drops its tasks in no order that could be
-    /// repeated, and whoever was connected would hear of it in that.
+    /// Waits until `host` crashes, and closes its connections. Dropping the runtime would close them in an order that
+    /// differs between runs.
     pub(crate) async fn until_dying(&self, host: &str) {
         let mut dying = self.lock().dying.subscribe();
         // The sender is this world's.
         let _ = dying.wait_for(|all| all.contains(host)).await.map(drop);
         let wires = self.lock().wires.remove(host).unwrap_or_default();
-        wires.iter().filter_map(Weak::upgrade).for_each(|wire| wire.hang_up());
+        wires.iter().filter_map(Weak::upgrade).for_each(|wire| wire.close());
         std::future::pending().await
     }
 
@@ -153,7 +152,7 @@ impl World {
         self.lock().full.contains(&agent)
     }
 
-    /// Whether the server's disk takes nothing.
+    /// Whether the disk of the server refuses writes.
     pub(crate) fn store_refuses(&self) -> bool {
         self.lock().store_refuses
     }
