@@ -37,10 +37,10 @@ use tokio::{
 };
 
 use crate::{
-    parts, plan,
-    sabotage::Sabotage,
-    vm::SimVm,
-    world::{Named, World},
+    mutation::Mutation,
+    plan,
+    vm::{RunnerRef, SimVm},
+    world::World,
 };
 
 /// One host, seen by its agent.
@@ -91,7 +91,7 @@ impl Vms for SimHost {
             self.world.violated(format!("a bundle is created twice: {path:?}"));
         }
         contents.prepare()?;
-        self.world.bundle_made(&path, Named::of(contents.meta));
+        self.world.bundle_made(&path, RunnerRef::of(contents.meta));
         self.takes(0, 20).await;
         if self.world.one_in(self.world.rates().clone) {
             return Err(broken(&path, "cloning into"));
@@ -110,8 +110,8 @@ impl Vms for SimHost {
             return Err(words("there is no bundle"));
         };
         let lifetime = match named.is_hot() {
-            true => parts::MAX_LIFETIME + parts::HOT_MAX_AGE,
-            false => parts::MAX_LIFETIME,
+            true => plan::MAX_LIFETIME + plan::HOT_MAX_AGE,
+            false => plan::MAX_LIFETIME,
         };
         let vm = SimVm::new(self.agent, bundle.to_owned(), named);
         self.world.launched(&vm);
@@ -135,7 +135,7 @@ impl Vms for SimHost {
                 reason: "as the simulation has it".into(),
             });
         }
-        if self.world.sabotaged(Sabotage::LiveVmsAreNotFound) {
+        if self.world.has_mutation(Mutation::LiveVmsAreNotFound) {
             return Ok(None);
         }
         Ok(vm.map(|vm| self.handle(vm)))
@@ -175,7 +175,7 @@ impl Vms for SimHost {
         let fail = |source| CloneError::Io { what: "renaming the bundle", path: from.path.clone(), source };
         let meta = from.metadata().map_err(fail)?.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
         std::fs::rename(&from.path, &to.path).map_err(fail)?;
-        self.world.renamed(&from.path, &to.path, Named::of(meta));
+        self.world.renamed(&from.path, &to.path, RunnerRef::of(meta));
         self.world.step(&self.name).await;
         Ok(())
     }
@@ -185,7 +185,7 @@ impl Vms for SimHost {
         if self.world.one_in(self.world.rates().remove) {
             return Err(broken(bundle, "removing the bundle"));
         }
-        if self.world.sabotaged(Sabotage::BundlesStay) {
+        if self.world.has_mutation(Mutation::BundlesStay) {
             return Ok(());
         }
         let written = std::fs::read(bundle.join(file::METADATA)).ok();
@@ -193,14 +193,14 @@ impl Vms for SimHost {
             self.world.removed(&meta);
         }
         if let Some(vm) = self.world.vm(bundle) {
-            self.world.violated(format!("the bundle of {} is removed under its live VM", vm.named().name));
+            self.world.violated(format!("the bundle of {} is removed under its live VM", vm.runner().name));
         }
         match std::fs::remove_dir_all(bundle) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(CloneError::Io { what: "removing the bundle", path: bundle.to_owned(), source })
             }
             _ => {
-                if self.world.sabotaged(Sabotage::SlotsAreNotGivenBack) {
+                if self.world.has_mutation(Mutation::SlotsAreNotGivenBack) {
                     tokio::spawn(self.clone().keep_a_slot());
                 }
                 self.world.step(&self.name).await;
@@ -250,7 +250,7 @@ impl VmProcess for SimVmProcess {
             });
         }
         world.stopped(&self.vm);
-        if world.sabotaged(Sabotage::StopsAreIgnored) {
+        if world.has_mutation(Mutation::StopsAreIgnored) {
             return Ok(());
         }
         let (vm, takes) = (Arc::clone(&self.vm), world.millis(0, 50));
@@ -315,15 +315,15 @@ impl Guest for SimGuest {
     async fn hand_over(&self, runner: RunnerId, script: &Script) -> Result<(), GuestError> {
         self.host.takes(0, 10).await;
         let world = &self.host.world;
-        let named = &self.vm.named();
+        let named = &self.vm.runner();
         let text = String::from_utf8_lossy(script.secret()).into_owned();
-        if runner.to_string() != named.runner || text != crate::client::script(&named.name) {
+        if runner.to_string() != named.id || text != crate::client::script(&named.name) {
             world.violated(format!("the VM of {} is given the script of another runner", named.name));
         }
         if !self.vm.is_live() {
             return Err(GuestError::Unavailable("the VM is over".into()));
         }
-        self.vm.set_up(&named.runner, &text);
+        self.vm.set_up(&named.id, &text);
         // Taken, and the answer is lost.
         if world.one_in(world.rates().hand_over) {
             return Err(GuestError::Unavailable("as the simulation has it".into()));

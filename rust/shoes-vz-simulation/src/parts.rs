@@ -28,18 +28,18 @@ use shoes_vz_server::{
     edge::Defaults,
     fleet::{
         core::{Core, Policy},
-        owner::{self, Fleet},
+        event::Write,
         runner::Phase,
-        types::Write,
     },
     metrics::Metrics,
-    serve::{Door, serve_grpc},
+    owner::{self, Fleet},
+    serve::{GrpcOptions, serve_grpc},
     store::{Loaded, Sqlite, Store, StoreError},
 };
 use shoes_vz_vm::template::TemplateDir;
 use tokio::time::sleep;
 
-use crate::{machines::SimHost, net, plan, sabotage::Sabotage, vm::SLOWEST_START, world::World};
+use crate::{machines::SimHost, mutation::Mutation, net, plan, vm::SLOWEST_START, world::World};
 
 /// How long a runner outlives its last caller here.
 pub(crate) const GRACE: Duration = Duration::from_secs(4);
@@ -47,17 +47,13 @@ pub(crate) const GRACE: Duration = Duration::from_secs(4);
 const REGISTRATION: Duration = Duration::from_secs(5);
 /// How long a guest may answer nothing.
 const UNRESPONSIVE_GUEST: Duration = Duration::from_secs(30);
-/// Of a VM: longer than any job takes, shorter than the simulation waits for the end of what nobody wants.
-pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(120);
-/// After so long a hot VM is replaced.
-pub(crate) const HOT_MAX_AGE: Duration = Duration::from_secs(25);
 /// Bytes a host must have free.
 const WANTED_FREE: u64 = 1 << 30;
 /// HTTP/2 pings, and the time to answer one: a dead connection is found within their sum.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// The server's present life, for the driver.
-pub(crate) type Serving = Arc<std::sync::Mutex<Option<Fleet>>>;
+pub(crate) type RunningServer = Arc<std::sync::Mutex<Option<Fleet>>>;
 
 /// A process, until it has ended or is to die.
 pub(crate) async fn process(
@@ -73,17 +69,17 @@ pub(crate) async fn process(
 }
 
 /// The server, from its start to its end.
-pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Result {
+pub(crate) async fn server(world: Arc<World>, running: RunningServer) -> turmoil::Result {
     let state = world.dir.join("server");
     let (store, mut loaded) = Sqlite::open(&state)?;
-    sabotage_loaded(&world, &mut loaded);
+    mutate_loaded(&world, &mut loaded);
     let policy = Policy {
-        grace: if world.sabotaged(Sabotage::AbandonedRunnersStay) {
+        grace: if world.has_mutation(Mutation::AbandonedRunnersStay) {
             Duration::from_secs(1 << 30)
         } else {
             GRACE
         },
-        agent_forget: if world.sabotaged(Sabotage::AgentsAreForgottenAtOnce) {
+        agent_forget: if world.has_mutation(Mutation::AgentsAreForgottenAtOnce) {
             Duration::ZERO
         } else {
             Duration::from_secs(7 * 24 * 3600)
@@ -102,19 +98,19 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
         inspected.set_servers_view(core.living(), core.waiting());
         inspected.server_writes(core.can_write());
     });
-    let door = Door {
+    let options = GrpcOptions {
         token: None,
         defaults: Defaults {
             resource_type: ResourceType::Nano,
-            add_patience: Duration::from_secs(300),
-            delete_patience: Duration::from_secs(120),
+            add_timeout: Duration::from_secs(300),
+            delete_timeout: Duration::from_secs(120),
         },
         keepalive: KEEPALIVE,
     };
     world.note(format_args!("the server is up"));
     let incoming = net::incoming(Arc::clone(&world), plan::SERVER).await?;
-    *serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(fleet.clone());
-    let grpc = serve_grpc(fleet, metrics, door, incoming).await?;
+    *running.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(fleet.clone());
+    let grpc = serve_grpc(fleet, metrics, options, incoming).await?;
     let (owner, grpc) = tokio::join!(owner.run(), grpc);
     owner?;
     grpc?;
@@ -122,11 +118,11 @@ pub(crate) async fn server(world: Arc<World>, serving: Serving) -> turmoil::Resu
     Ok(())
 }
 
-fn sabotage_loaded(world: &World, loaded: &mut Loaded) {
-    if world.sabotaged(Sabotage::TombstonesAreLost) {
+fn mutate_loaded(world: &World, loaded: &mut Loaded) {
+    if world.has_mutation(Mutation::TombstonesAreLost) {
         loaded.runners.retain(|r| r.is_alive());
     }
-    if world.sabotaged(Sabotage::ServedNamesAreForgotten) {
+    if world.has_mutation(Mutation::ServedNamesAreForgotten) {
         for runner in &mut loaded.runners {
             if let Phase::Ended(ended) = &mut runner.phase {
                 (ended.report.job_seen, ended.report.job) = (false, None);
@@ -134,7 +130,7 @@ fn sabotage_loaded(world: &World, loaded: &mut Loaded) {
             }
         }
     }
-    if world.sabotaged(Sabotage::RunnersAreLost) {
+    if world.has_mutation(Mutation::RunnersAreLost) {
         loaded.runners.retain(|r| matches!(r.phase, Phase::Ended(_)));
     }
 }
@@ -148,11 +144,11 @@ struct Durable {
 impl Store for Durable {
     async fn commit(&self, writes: Arc<Vec<Write>>) -> Result<(), StoreError> {
         self.world.step(plan::SERVER).await;
-        if self.world.store_refuses() && self.world.sabotaged(Sabotage::RefusedWritesAreCalledDurable) {
+        if self.world.store_refuses() && self.world.has_mutation(Mutation::RefusedWritesAreCalledDurable) {
             return Ok(());
         }
         self.probe().await?;
-        if self.world.sabotaged(Sabotage::StoreForgetsOnCrash) && self.world.one_in(3) {
+        if self.world.has_mutation(Mutation::StoreForgetsOnCrash) && self.world.one_in(3) {
             self.world.stored(&writes);
             return Ok(());
         }
@@ -178,7 +174,7 @@ impl Store for Durable {
 fn hot_plan(hot: plan::Hot) -> Result<HotPlan, String> {
     let mut plan = HotPlan::none();
     plan.parse_wanted(hot.wanted)?;
-    plan.max_age = HOT_MAX_AGE;
+    plan.max_age = plan::HOT_MAX_AGE;
     plan.idle = if hot.paused { Idle::Paused } else { Idle::Running };
     Ok(plan)
 }
@@ -210,7 +206,7 @@ pub(crate) fn state_dir(world: &World, agent: usize) -> PathBuf {
 }
 
 /// What the driver sees of an agent's present life.
-pub(crate) type Serves = Arc<std::sync::Mutex<Option<Arc<Runners>>>>;
+pub(crate) type RunningAgent = Arc<std::sync::Mutex<Option<Arc<Runners>>>>;
 
 /// An agent, for ever.
 pub(crate) async fn agent(
@@ -218,13 +214,13 @@ pub(crate) async fn agent(
     n: usize,
     slots: usize,
     hot: plan::Hot,
-    serves: Serves,
+    running: RunningAgent,
 ) -> turmoil::Result {
     let (runners_path, state_dir) = (runners_path(&world, n), state_dir(&world, n));
     fs::create_dir_all(&runners_path)?;
     fs::create_dir_all(&state_dir)?;
     let _lock = Lock::take(&runners_path)?;
-    if world.sabotaged(Sabotage::VmsAreForgottenOnRestart) {
+    if world.has_mutation(Mutation::VmsAreForgottenOnRestart) {
         let _ = fs::remove_file(state_dir.join(".ends"));
         for entry in fs::read_dir(&runners_path)?.flatten().filter(|e| e.path().is_dir()) {
             fs::remove_dir_all(entry.path())?;
@@ -232,7 +228,7 @@ pub(crate) async fn agent(
     }
     let name = plan::agent(n);
     let ambient = world.ambient(&name);
-    let agent_id: AgentId = if world.sabotaged(Sabotage::IdentityIsLost) {
+    let agent_id: AgentId = if world.has_mutation(Mutation::IdentityIsLost) {
         ambient.uuid().into()
     } else {
         uuid::Uuid::from_u128(0xa9e_0000_0000_4000_8000_0000_0000_0000 + n as u128).into()
@@ -240,7 +236,7 @@ pub(crate) async fn agent(
     let template = template(&world)?;
     let key = template.ssh_key().ok_or("the template has no key")?;
     let login = Login::new("runner", &key, "")?;
-    let max_runners = u32::try_from(slots)? + u32::from(world.sabotaged(Sabotage::OneSlotTooMany));
+    let max_runners = u32::try_from(slots)? + u32::from(world.has_mutation(Mutation::OneSlotTooMany));
     let slots = Slots::new(max_runners);
     let space = Arc::clone(&world);
     let free_bytes = move |_: &Path| Ok(if space.is_full(n) { 1 } else { 10 * WANTED_FREE });
@@ -249,7 +245,7 @@ pub(crate) async fn agent(
     let host = Host { ambient, ..Host::new(agent_id, template, runners_path, login, vms) };
     let limits = Limits {
         start_deadline: SLOWEST_START,
-        max_lifetime: Some(MAX_LIFETIME),
+        max_lifetime: Some(plan::MAX_LIFETIME),
         registration_deadline: REGISTRATION,
         unresponsive_guest_limit: Some(UNRESPONSIVE_GUEST),
     };
@@ -258,7 +254,7 @@ pub(crate) async fn agent(
     tokio::spawn(disk.check_periodically(Duration::from_secs(1)));
     runners.adopt_all().await?;
     tokio::spawn(async move { agent.pool.keep().await });
-    *serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
+    *running.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&runners));
     let registration = Registration { agent_id, hostname: name.clone(), max_runners };
     let uri = format!("http://{}:{}", plan::SERVER, net::PORT);
     let server = ControlPlane::over(&uri, None, &registration, runners, |endpoint| {

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use shoes_vz_model::bundle::RuntimeMetadata;
 use shoes_vz_proto::agent::EndKind;
-use shoes_vz_server::fleet::{runner::Phase, types::Write};
+use shoes_vz_server::fleet::{event::Write, runner::Phase};
 use tokio::sync::{mpsc, watch};
 
 use crate::{

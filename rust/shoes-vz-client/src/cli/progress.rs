@@ -71,7 +71,7 @@ impl Tracker {
 }
 
 /// How long a wait stays unannounced. On a terminal it is one line that disappears again, so it comes sooner.
-fn quiet_period(place: Place) -> Duration {
+fn quiet_period(place: ProgressTarget) -> Duration {
     match place {
         ProgressTarget::Terminal => Duration::from_secs(1),
         ProgressTarget::Plain => Duration::from_secs(5),
@@ -80,7 +80,7 @@ fn quiet_period(place: Place) -> Duration {
 
 /// Awaits `call`, and shows that it waits for `what` when it takes long.
 pub(super) async fn with_progress<T>(what: &str, call: impl Future<Output = T>) -> T {
-    let place = Place::of_stderr();
+    let place = ProgressTarget::of_stderr();
     tokio::pin!(call);
     if let Ok(done) = timeout(quiet_period(place), &mut call).await {
         return done;
@@ -176,7 +176,7 @@ pub(super) struct Counter {
 impl Counter {
     /// `what` names the activity in one word.
     pub(super) fn new(what: &'static str) -> Self {
-        Self { what, progress: Progress::new(Place::of_stderr()), shown: String::new() }
+        Self { what, progress: Progress::new(ProgressTarget::of_stderr()), shown: String::new() }
     }
 
     /// Replaces the live line on a terminal; prints a line elsewhere. Repeated text is shown once.
