@@ -10,7 +10,7 @@ SHELL := /bin/bash
 OS := $(shell uname -s)
 ARCH := $(shell uname -m)
 ifeq ($(OS),Darwin)
-# One deployment target for every call of cargo, so that nothing is built twice; packaging/dev/macos-tools.sh uses the same.
+# One deployment target for every call of cargo, so that nothing is built twice; scripts/macos-tools.sh uses the same.
 export MACOSX_DEPLOYMENT_TARGET := 26.0
 endif
 
@@ -25,7 +25,7 @@ VZ_TEMPLATE := target/vz-template
 # runs only QEMU. Every debug build and test uses the same selection, so that nothing is built twice. On macOS the build always
 # contains VZCore.
 comma := ,
-HAS_SWIFT := $(if $(filter Linux,$(OS)),$(shell packaging/dev/with-swift true 2> /dev/null && echo yes))
+HAS_SWIFT := $(if $(filter Linux,$(OS)),$(shell scripts/with-swift true 2> /dev/null && echo yes))
 FEATURES := $(if $(HAS_SWIFT),--features shoes-vz-agent/swift$(comma)shoes-vz-testkit/vz-tests)
 
 # The profile of `make build`; "dev" reuses what demo and tests have built.
@@ -38,25 +38,25 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the missing packages that build and demo need (Debian, Ubuntu: with apt as root; elsewhere: list them)
-	@packaging/dev/setup.sh demo
+	@scripts/setup.sh demo
 
 deps: setup ## The same as setup, under the Go implementation's name; the build fetches crates
 	@echo "deps: this is \`make setup\`; cargo fetches every crate during the build"
 
 setup-qemu: ## Install a QEMU that can save VMs (8.2 or newer); on Debian 12 from backports, which adds a package source
-	@packaging/dev/setup.sh qemu
+	@scripts/setup.sh qemu
 
 setup-swift: ## Install a Swift toolchain in ~/.cache, without changing the system (Debian's; 1.5 GB; nothing if swift is installed)
-	@packaging/dev/setup-swift.sh
+	@scripts/setup-swift.sh
 
 setup-build:
-	@packaging/dev/setup.sh build
+	@scripts/setup.sh build
 
 setup-test:
-	@packaging/dev/setup.sh test
+	@scripts/setup.sh test
 
 build: setup-build ## Build release binaries of the four programs in bin/; on macOS signed (SIGN_IDENTITY, or ad hoc) with the entitlement
-	@FEATURES="$(FEATURES)" packaging/dev/build.sh $(PROFILE)
+	@FEATURES="$(FEATURES)" scripts/build.sh $(PROFILE)
 
 # The binaries that demo and tests run.
 debug-build: setup-build
@@ -86,16 +86,16 @@ guest: setup-build ## Build the programs that run inside a Linux guest, static
 template: setup debug-build guest ## Build the Linux guest template for demo and tests (cached)
 	$(TARGET_DIR)/debug/shoes-vz-agent template build-linux --output $(TEMPLATE) --cache target/template-cache \
 	    --guest-agent $(GUEST_BIN)/shoes-vz-runner-agent --guest-init $(GUEST_BIN)/shoes-vz-guest-init \
-	    --overlay packaging/demo/overlay --name demo
+	    --overlay guests/demo/overlay --name demo
 
 vz-template: setup-test template # The template that --hypervisor vz uses on Linux
-	@$(if $(FEATURES),packaging/stand-in/template.sh $(TEMPLATE) $(VZ_TEMPLATE))
+	@$(if $(FEATURES),guests/stand-in/template.sh $(TEMPLATE) $(VZ_TEMPLATE))
 
 demo: template ## Run one job from AddInstance to an empty host, on a real VM; report in target/demo/report.json
 	$(TARGET_DIR)/debug/shoes-vz-demo --template $(TEMPLATE) --report target/demo/report.json
 
 test: vz-template ## Run every test, the same set as CI; with a Swift toolchain also those of Swift and the seam
-	FEATURES="$(FEATURES)" SHOESVZ_TEST_VZ_TEMPLATE="$(if $(FEATURES),$(CURDIR)/$(VZ_TEMPLATE))" packaging/dev/test.sh
+	FEATURES="$(FEATURES)" SHOESVZ_TEST_VZ_TEMPLATE="$(if $(FEATURES),$(CURDIR)/$(VZ_TEMPLATE))" scripts/test.sh
 
 chaos: template ## Kill server, agent, VM processes and QEMUs with signal 9 at random instants, under load (ROUNDS=50)
 	SHOESVZ_CHAOS_ROUNDS=$(ROUNDS) SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) \
@@ -105,7 +105,7 @@ soak: template ## Repeat claim, job, delete on hot VMs: nothing may be left or g
 	SHOESVZ_SOAK_CYCLES=$(CYCLES) SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) \
 	    cargo test --workspace $(FEATURES) --test soak -- --nocapture
 
-snapshots: template ## Accept the present --help texts and metrics (rust/shoes-vz-testkit/tests/pages/snapshots); read the difference
+snapshots: template ## Accept the present --help texts and metrics (tools/shoes-vz-testkit/tests/pages/snapshots); read the difference
 	SNAPSHOTS=overwrite SHOESVZ_TEST_TEMPLATE=$(CURDIR)/$(TEMPLATE) cargo test --workspace $(FEATURES) --test pages -- looked_at_last
 
 bench: template ## Measure cold, restored and hot starts and the Go implementation's waits on real guests; numbers in target/bench/start.json
@@ -115,26 +115,26 @@ bench: template ## Measure cold, restored and hot starts and the Go implementati
 else
 
 guest template vz-template demo chaos soak snapshots bench:
-	@packaging/dev/elsewhere.sh $@
+	@scripts/elsewhere.sh $@
 
 test: setup-test
-	packaging/dev/test.sh
+	scripts/test.sh
 
 endif
 
 swift-test: ## Run Swift's tests alone: format, coverage, races (Linux, against the stand-in)
-	packaging/dev/swift-test.sh
+	scripts/swift-test.sh
 
 check: setup-build ## Check formatting, clippy with warnings denied, licences and sources of every dependency
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
-	packaging/dev/deny.sh
+	scripts/deny.sh
 
 api-check: ## Compare every Virtualization symbol in use with facts from the macOS 26.5 SDK
-	packaging/dev/api-check.sh
+	scripts/api-check.sh
 
 macos-check: ## Check the macOS build as far as Linux can: clippy, tests and binaries for arm64, linked, bundled, signed
-	packaging/dev/macos-check.sh
+	scripts/macos-check.sh
 
 bundle: setup-build ## Build ShoesVZAgent.app, signed (SIGN_IDENTITY, or ad hoc), in target/bundle/
 	packaging/macos/bundle.sh

@@ -8,7 +8,7 @@
 # that everything can be built and signed, and is not for use: it contains no Swift.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-. packaging/dev/macos-tools.sh
+. scripts/macos-tools.sh
 
 here=packaging/macos
 identifier=com.github.whywaita.shoes-vz-agent
@@ -20,7 +20,7 @@ if [[ $# -gt 0 ]]; then
     programs=$1
 elif macos_host; then
     # The programs of `make build`; they are signed once more, as parts of the bundle.
-    packaging/dev/build.sh release
+    scripts/build.sh release
     programs=bin
 else
     macos_zig

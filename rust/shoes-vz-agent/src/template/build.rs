@@ -26,7 +26,7 @@ use crate::{cli::BuildLinux, commands::print};
 use publish::{Scratch, publish};
 use static_elf::Linkage;
 
-const SCRIPT: &str = include_str!("../../../../packaging/linux-guest/build.sh");
+const SCRIPT: &str = include_str!("../../../../guests/linux/build.sh");
 
 /// Boots fast where the processor is emulated. It disables defenses that a VM used once, for one job, does not need
 /// (mitigations, LSMs except capabilities); use `--kernel-cmdline` for others. The disabled initcalls are self-tests and key
