@@ -69,7 +69,7 @@ impl Toolchain {
         for name in ["PATH", "SHOESVZ_SWIFT_ROOT"] {
             println!("cargo:rerun-if-env-changed={name}");
         }
-        let dev = root.join("packaging/dev");
+        let dev = root.join("scripts");
         let here =
             env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|p| p.join("swift").is_file());
         let prefix = if here {
@@ -119,7 +119,7 @@ fn swift_build(root: &Path, toolchain: &Toolchain, more: &[&str]) -> PathBuf {
     glue(&root.join("bridge/swift"));
     println!("cargo:rerun-if-changed={}", root.join("Package.swift").display());
     println!("cargo:rerun-if-changed={}", root.join("VZCore/Sources").display());
-    println!("cargo:rerun-if-changed={}", root.join("packaging/dev/with-swift").display());
+    println!("cargo:rerun-if-changed={}", root.join("scripts/with-swift").display());
 
     let config = if env::var("PROFILE").as_deref() == Ok("release") { "release" } else { "debug" };
     // target/<profile>/build/<this crate>/out: one scratch directory for all of a profile's variants of this crate.

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes target/bundle/ShoesVZAgent.app: the agent, the guest agent for macOS guests, launchd's property lists; signed with
+# Builds target/bundle/ShoesVZAgent.app: the agent, the guest agent for macOS guests, launchd's property lists; signed with
 # the hardened runtime and checked.
 #
-# usage: bundle.sh [DIRECTORY]    where the two programs are; without it they are built first
+# usage: bundle.sh [DIRECTORY]    the directory of the two programs; without it they are built first
 #
-# On macOS codesign signs: ad hoc, or as SIGN_IDENTITY. Elsewhere rcodesign does, ad hoc; such a bundle shows that all of
-# it can be built and signed, and is not for use: it has no Swift in it.
+# On macOS codesign signs the bundle, ad hoc or as SIGN_IDENTITY. Elsewhere rcodesign signs it ad hoc. Such a bundle shows
+# that everything can be built and signed, and is not for use: it contains no Swift.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-. packaging/dev/macos-tools.sh
+. scripts/macos-tools.sh
 
 here=packaging/macos
 identifier=com.github.whywaita.shoes-vz-agent
@@ -19,8 +19,8 @@ new=target/bundle/new/ShoesVZAgent.app
 if [[ $# -gt 0 ]]; then
     programs=$1
 elif macos_host; then
-    # What `make build` makes; here it is signed once more, as part of the bundle.
-    packaging/dev/build.sh release
+    # The programs of `make build`; they are signed once more, as parts of the bundle.
+    scripts/build.sh release
     programs=bin
 else
     macos_zig
@@ -37,7 +37,7 @@ rm -rf "$new"
 mkdir -p "$new/Contents/MacOS" "$new/Contents/Helpers" "$new/Contents/Resources/launchd"
 sed "s|<string>0\.0\.0</string>|<string>$version</string>|" $here/Info.plist > "$new/Contents/Info.plist"
 install -m 755 "$programs/shoes-vz-agent" "$new/Contents/MacOS/"
-# A nested program has to stand where code stands: a bundle's Resources are data.
+# A nested program must be in a folder for code: a bundle's Resources are data.
 install -m 755 "$programs/shoes-vz-runner-agent" "$new/Contents/Helpers/"
 install -m 644 $here/launchd/*.plist "$new/Contents/Resources/launchd/"
 install -m 644 LICENSE "$new/Contents/Resources/"
@@ -45,10 +45,10 @@ install -m 644 LICENSE "$new/Contents/Resources/"
 if macos_host; then
     identity=${SIGN_IDENTITY:--}
     sign=(codesign --force --options runtime --sign "$identity")
-    # A signature that is to outlive its certificate needs the time from Apple; ad hoc there is none to get.
+    # A signature that outlives its certificate needs Apple's time stamp; an ad hoc signature cannot have one.
     if [[ $identity == - ]]; then sign+=(--timestamp=none); else sign+=(--timestamp); fi
     plutil -lint -s "$new/Contents/Info.plist" "$new"/Contents/Resources/launchd/*.plist entitlements.plist
-    # From the inside out: the bundle's signature seals the helper's.
+    # From the inside out, because the bundle's signature covers the helper's.
     "${sign[@]}" --identifier "$helper" "$new/Contents/Helpers/shoes-vz-runner-agent"
     "${sign[@]}" --entitlements entitlements.plist "$new"
     codesign --verify --strict --deep "$new"

@@ -1,43 +1,64 @@
-//! The bundles below the runners path: which are there, what their metadata says, and the lock on them all.
+//! The bundles below the runners path, their metadata, and the lock on the path.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use shoes_vz_model::{
     bundle::{RuntimeMetadata, dir_name, file, runner_of},
     id::RunnerId,
 };
 
-use crate::{files, states};
+use crate::files::{self, Readers};
 
-/// The setup script while it has not been handed over, 0600: a restarted agent must be able to. Gone afterwards.
-pub(crate) const SCRIPT: &str = "setup-script";
+/// The directory of the saved states, below the runners path: clones need them on the same volume.
+pub(crate) const SAVED_STATES: &str = ".saved-states";
+
+/// A setup script, which is never printed.
+#[derive(Clone)]
+pub struct Script(Bytes);
+
+impl Script {
+    pub fn secret(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Script {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Script({} bytes)", self.0.len())
+    }
+}
 
 /// One bundle directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// Whose it is.
     pub runner: RunnerId,
-    /// Where it is.
     pub path: PathBuf,
 }
 
 impl Bundle {
-    /// `runner`'s, whether it is there or not.
+    /// The bundle of `runner`, whether it exists or not.
     pub fn of(runners_path: &Path, runner: RunnerId) -> Self {
         Self { runner, path: runners_path.join(dir_name(runner)) }
     }
 
-    /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// What it says of itself; `None` when it says nothing.
+    /// `None` if the bundle has no metadata.
     pub fn metadata(&self) -> io::Result<Option<RuntimeMetadata>> {
         files::read(&self.file(file::METADATA))?
             .map(|bytes| serde_json::from_slice(&bytes))
@@ -45,53 +66,49 @@ impl Bundle {
             .map_err(io::Error::other)
     }
 
-    /// Writes what it says of itself.
     pub fn set_metadata(&self, metadata: &RuntimeMetadata) -> io::Result<()> {
-        files::write(&self.file(file::METADATA), &serde_json::to_vec_pretty(metadata)?)
+        files::replace(&self.file(file::METADATA), &serde_json::to_vec_pretty(metadata)?, Readers::Owner)
     }
 
-    /// Keeps the script until it is handed over.
-    pub fn keep_script(&self, script: &[u8]) -> io::Result<()> {
-        files::write(&self.file(SCRIPT), script)
+    /// Stores the script until the guest has it.
+    pub fn keep_script(&self, script: &Script) -> io::Result<()> {
+        files::replace(&self.file(file::SETUP_SCRIPT), script.secret(), Readers::Owner)
     }
 
-    /// The script, when it is still to be handed over.
-    pub fn kept_script(&self) -> io::Result<Option<Vec<u8>>> {
-        files::read(&self.file(SCRIPT))
+    /// The script, if the guest does not have it yet.
+    pub fn kept_script(&self) -> io::Result<Option<Script>> {
+        Ok(files::read(&self.file(file::SETUP_SCRIPT))?.map(Script::from))
     }
 
-    /// Forgets the script.
     pub fn forget_script(&self) -> io::Result<()> {
-        match fs::remove_file(self.file(SCRIPT)) {
+        match fs::remove_file(self.file(file::SETUP_SCRIPT)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
     }
 }
 
-/// What is below a runners path.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// Bundles of shoes-vz agents, the Go one's too.
+pub struct ScanResult {
+    /// Bundles of shoes-vz agents, including the Go agent.
     pub bundles: Vec<Bundle>,
-    /// Directories that are not ours to touch.
+    /// Directories that belong to no agent.
     pub foreign: Vec<PathBuf>,
 }
 
-/// Looks through `runners_path`.
-pub fn scan(runners_path: &Path) -> io::Result<Found> {
-    let mut found = Found::default();
+pub fn scan(runners_path: &Path) -> io::Result<ScanResult> {
+    let mut found = ScanResult::default();
     for entry in fs::read_dir(runners_path)? {
         let entry = entry?;
         if !entry.file_type()?.is_dir() {
             continue;
         }
         let path = entry.path();
-        if entry.file_name() == states::DIR {
+        if entry.file_name() == SAVED_STATES {
             continue;
         }
         match entry.file_name().to_str().and_then(runner_of) {
-            Some(Ok(runner)) if is_ours(&path)? => found.bundles.push(Bundle { runner, path }),
+            Some(Ok(runner)) if is_agents(&path)? => found.bundles.push(Bundle { runner, path }),
             _ => found.foreign.push(path),
         }
     }
@@ -99,48 +116,35 @@ pub fn scan(runners_path: &Path) -> io::Result<Found> {
     Ok(found)
 }
 
-/// A bundle has metadata or a VM's settings, or is the empty directory an agent was killed right after making.
-fn is_ours(path: &Path) -> io::Result<bool> {
+/// A bundle has metadata or a VM specification, or is empty because its agent was killed right after creating it.
+fn is_agents(path: &Path) -> io::Result<bool> {
     if path.join(file::METADATA).exists() || path.join(file::VM_SPEC).exists() {
         return Ok(true);
     }
     Ok(fs::read_dir(path)?.next().is_none())
 }
 
-/// Of a lock file, which holds a process id.
+/// Bytes of a lock file, which holds a process ID.
 const MAX_HOLDER: u64 = 64;
 
-/// The right to manage a runners path; given back when dropped, or when the process dies.
+/// The right to manage a runners path; released when it is dropped or the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Why the lock was not had.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another agent has it.
+    /// `holder` is a process ID as the other agent wrote it.
     #[error(
-        "the runners path {path:?} is served by another agent (pid {holder}); stop that one, or give this one a path of its own"
+        "the runners path {path:?} is served by another agent (pid {holder}); stop that agent, or use another --runners-path"
     )]
-    Held {
-        /// Which path.
-        path: PathBuf,
-        /// The holder's process id, as it wrote it.
-        holder: String,
-    },
-    /// The lock file cannot be used.
-    #[error("locking the runners path {path:?}: {source}")]
-    Io {
-        /// Which path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Held { path: PathBuf, holder: String },
+    #[error("cannot lock the runners path {path:?}: {source}")]
+    Io { path: PathBuf, source: io::Error },
 }
 
 impl Lock {
-    /// Takes it, or says who has it.
     pub fn take(runners_path: &Path) -> Result<Self, LockError> {
         let fail = |source| LockError::Io { path: runners_path.to_owned(), source };
         let path = runners_path.join(".agent.lock");
@@ -172,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_bundles_are_found_and_the_rest_is_foreign() {
+    fn only_bundles_of_agents_are_found_and_the_rest_is_foreign() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, empty, theirs) = (RunnerId::random(), RunnerId::random(), RunnerId::random());
         for runner in [ours, empty, theirs] {
@@ -190,11 +194,11 @@ mod tests {
     }
 
     #[test]
-    fn a_second_holder_is_told_the_firsts_pid_and_gets_the_lock_after_it() {
+    fn a_refused_lock_names_the_holders_pid_and_is_free_after_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let first = Lock::take(dir.path()).unwrap();
-        let words = Lock::take(dir.path()).unwrap_err().to_string();
-        assert!(words.contains(&format!("pid {}", std::process::id())), "{words}");
+        let reason = Lock::take(dir.path()).unwrap_err().to_string();
+        assert!(reason.contains(&format!("pid {}", std::process::id())), "{reason}");
         drop(first);
         Lock::take(dir.path()).unwrap();
     }
@@ -204,11 +208,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bundle = Bundle::of(dir.path(), RunnerId::random());
         fs::create_dir(&bundle.path).unwrap();
-        assert_eq!(bundle.kept_script().unwrap(), None);
-        bundle.keep_script(b"secret").unwrap();
-        assert_eq!(bundle.kept_script().unwrap().as_deref(), Some(&b"secret"[..]));
+        assert!(bundle.kept_script().unwrap().is_none());
+        bundle.keep_script(&b"secret".to_vec().into()).unwrap();
+        assert_eq!(bundle.kept_script().unwrap().unwrap().secret(), &b"secret"[..]);
         bundle.forget_script().unwrap();
         bundle.forget_script().unwrap();
-        assert_eq!(bundle.kept_script().unwrap(), None);
+        assert!(bundle.kept_script().unwrap().is_none());
     }
 }

@@ -1,4 +1,5 @@
-//! The command line. Every flag is also Go's with a single dash, an environment variable, and a key of the TOML file.
+//! The command line. Every setting of `run` is a flag, also with a single dash as in Go, an environment variable, and a key
+//! of the TOML file.
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
 
@@ -8,24 +9,21 @@ use shoes_vz_process::{
     units,
 };
 
-/// `shoes-vz-agent`
 #[derive(Debug, Parser)]
 #[command(
     name = "shoes-vz-agent",
     version,
-    about = "Runs ephemeral GitHub Actions runners in VMs on this host",
+    about = "Run ephemeral GitHub Actions runners in VMs on this host",
     max_term_width = 100,
-    after_help = "Without a subcommand, `run` is meant. Flags may be written with one dash, as for the Go agent.\n\n\
-                  Exit codes: 0 done or stopped by a signal, 1 failed, 2 used wrongly; exec: the program's own, 125 it was never \
-                  run, 127 the guest could not start it."
+    after_help = "Without a subcommand, `run` is assumed. Flags may be written with one dash, as for the Go agent.\n\n\
+                  Exit codes: 0 success or stopped by a signal, 1 failure, 2 usage error. exec: the exit code of the program, \
+                  125 if it could not be run, 127 if the guest could not start it."
 )]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve this host's slots to a server (the default)
@@ -39,25 +37,23 @@ pub enum Command {
     /// Boot a stopped VM again and wait until SSH answers
     #[command(after_help = "Example: shoes-vz-agent start ci-1")]
     Start(StartArgs),
-    /// Stop a VM; its files stay (a running agent removes them, since a runner is used once)
+    /// Stop a VM and keep its files (a running agent removes them, since a runner is used only once)
     #[command(after_help = "Example: shoes-vz-agent stop ci-1 --grace 30s")]
     Stop(StopArgs),
     /// Stop a VM and remove its files
     #[command(after_help = "Example: shoes-vz-agent delete ci-1")]
-    Delete(OneArgs),
+    Delete(DeleteArgs),
     /// Run a program in a VM and return its output and exit code (125 if it could not be run)
     #[command(after_help = "Example: shoes-vz-agent exec ci-1 uname -a")]
     Exec(ExecArgs),
     /// Build or check a template
     Template {
-        /// Which of both.
         #[command(subcommand)]
         command: TemplateCommand,
     },
-    /// The process that holds one VM
+    /// Run the process of one VM
     #[command(hide = true)]
     Vm {
-        /// Its bundle.
         #[arg(long)]
         bundle: PathBuf,
     },
@@ -70,27 +66,93 @@ pub enum Command {
     },
 }
 
-/// `template …`
 #[derive(Debug, Subcommand)]
 pub enum TemplateCommand {
-    /// Build a Linux guest from this machine's packages
-    BuildLinux(Box<crate::template_build::BuildLinux>),
+    /// Build a Linux template from packages of this machine's distribution
+    BuildLinux(Box<BuildLinux>),
     /// Install macOS from a restore image (IPSW) into a new template
-    InstallMacos(Box<crate::template_install::InstallMacos>),
+    InstallMacos(Box<InstallMacos>),
     /// Show details of a restore image, or the URL of the latest one this host supports
     RestoreImage {
-        /// The restore image, a file
+        /// Restore image file (IPSW) to show [default: the latest one from Apple]
         #[arg(long)]
         ipsw: Option<PathBuf>,
     },
-    /// Save a state of each slot now, from which its guests go on instead of booting (a running agent does so by itself);
-    /// takes the settings of `run`
+    /// Save a state for each slot now, so that its guests are restored instead of booted (a running agent does this
+    /// automatically); takes the settings of `run`
     Warm(Flags<Run>),
     /// Validate a template and report every problem
     Check {
-        /// Its directory
+        /// Directory of the template
         path: PathBuf,
     },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BuildLinux {
+    /// Directory of the template; an existing template is replaced in one step
+    #[arg(long)]
+    pub output: PathBuf,
+    /// Statically linked guest agent [default: shoes-vz-runner-agent beside this program]
+    #[arg(long)]
+    pub guest_agent: Option<PathBuf>,
+    /// Statically linked first process of the guest [default: shoes-vz-guest-init beside this program]
+    #[arg(long)]
+    pub guest_init: Option<PathBuf>,
+    /// Directory to copy over the guest's root file system, owned by root (by the runner user below /usr/local/etc and
+    /// /home/runner); may be repeated
+    #[arg(long)]
+    pub overlay: Vec<PathBuf>,
+    /// Directory for downloads, build stages and the guest's keys [default: ~/.cache/shoes-vz/linux-guest]
+    #[arg(long)]
+    pub cache: Option<PathBuf>,
+    /// Size of the guest's disk; the file takes only the space that its content needs
+    #[arg(long, default_value = "8GiB", value_parser = bytes)]
+    pub disk_size: u64,
+    /// Release to build from, for example bookworm [default: this machine's]
+    #[arg(long, default_value = "")]
+    pub suite: String,
+    /// Additional package to install, for example git; may be repeated
+    #[arg(long)]
+    pub package: Vec<String>,
+    /// Name of the template [default: the name of its directory]
+    #[arg(long, default_value = "")]
+    pub name: String,
+    /// Job label that selects this template; may be repeated
+    #[arg(long)]
+    pub label: Vec<String>,
+    /// Command line of the guest kernel
+    #[arg(long)]
+    pub kernel_cmdline: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct InstallMacos {
+    /// Restore image file (`template restore-image` prints the URL of the latest one)
+    #[arg(long)]
+    pub ipsw: PathBuf,
+    /// Directory of the template, which must not exist; use the volume of the runners path
+    #[arg(long)]
+    pub output: PathBuf,
+    /// Size of the guest's disk; the file takes only the space that its content needs
+    #[arg(long, default_value = "80GiB", value_parser = bytes)]
+    pub disk_size: u64,
+    /// Virtual CPUs during the installation; raised to the minimum of the restore image
+    #[arg(long, default_value_t = 4)]
+    pub cpus: u32,
+    /// Memory during the installation; raised to the minimum of the restore image
+    #[arg(long, default_value = "8GiB", value_parser = bytes)]
+    pub memory: u64,
+    /// Name of the template [default: the name of its directory]
+    #[arg(long, default_value = "")]
+    pub name: String,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    match units::size(text)? {
+        size if (1 << 30..=1 << 43).contains(&size) && size % 4096 == 0 => Ok(size),
+        _ => Err("it must be between 1 GiB and 8 TiB, in multiples of 4 KiB".into()),
+    }
 }
 
 /// Every setting of the agent; `run` and `template warm` take all of them.
@@ -101,31 +163,31 @@ pub static PROGRAM: Program = Program {
     settings: &[
         Setting::new("server", "HOST:PORT", "Address of the server").or("localhost:50051"),
         Setting::new("hostname", "NAME", "Name of this host in the fleet").or_else("the system's host name"),
-        Setting::new("max-runners", "N", "VMs that run at the same time; at most 2 for macOS guests").or("2"),
+        Setting::new("max-runners", "N", "Number of VMs that run at the same time; at most 2 for macOS guests").or("2"),
         Setting::new("template-path", "DIR", "Template that VMs are cloned from").or("/opt/myshoes/vz/templates/macos-26"),
         Setting::new("runners-path", "DIR", "Directory of the VMs' bundles").or("/opt/myshoes/vz/runners"),
         Setting::new("ssh-key", "FILE", "Private key to log into guests with")
-            .or_else("the template's, else the keys that ssh would try"),
-        Setting::new("ip-notify-port", "PORT", "TCP port where guests with the Go guest agent report their address; 0 picks one")
+            .or_else("the template's key, else the keys that ssh offers"),
+        Setting::new("ip-notify-port", "PORT", "TCP port where guests with the Go guest agent report their address; 0 picks a free one")
             .or_else("8081, if the template needs it"),
         Setting::switch("enable-graphics", "Show each VM's screen in a window"),
-        Setting::new("token-file", "FILE", "File containing the bearer token that the server asks for"),
-        Setting::new("state-dir", "DIR", "Directory of this agent's identity and of the ends of runners").or_else("the runners path"),
-        Setting::new("hypervisor", "KIND", "What runs VMs: auto, qemu or vz").or("auto"),
-        Setting::new("network", "MODE", "Network mode of macOS guests: nat, vmnet (a network for each) or none").or_else("nat"),
+        Setting::new("token-file", "FILE", "File containing the bearer token that the server requires"),
+        Setting::new("state-dir", "DIR", "Directory of the agent ID and of end reports that the server has not acknowledged").or_else("the runners path"),
+        Setting::new("hypervisor", "KIND", "Hypervisor: auto, qemu or vz").or("auto"),
+        Setting::new("network", "MODE", "Network mode of macOS guests: nat, vmnet (a separate network for each guest) or none").or_else("nat"),
         Setting::new("accelerator", "KIND", "QEMU's accelerator: auto, kvm or tcg").or("auto"),
         Setting::new("start-deadline", "DURATION", "Time allowed until SSH answers").or("5m"),
         Setting::new("max-lifetime", "DURATION", "Maximum lifetime of a VM; 0 sets no limit").or("24h"),
-        Setting::new("registration-deadline", "DURATION", "Time allowed after the setup script until an Actions runner is seen")
+        Setting::new("registration-deadline", "DURATION", "Time allowed from the end of the setup script until an Actions runner appears")
             .or("10m"),
         Setting::new("unresponsive-guest-limit", "DURATION", "Remove a VM whose guest agent has been unresponsive for this long; 0 disables")
             .or("10m"),
         Setting::new("min-free-disk", "SIZE", "Refuse new VMs when free space at the runners path is below this; 0 disables").or("10GiB"),
-        Setting::new("hot", "PLAN", "VMs kept booted for runners to come: all (every free slot), none, or a number; other sizes by name, as in 1,4x8GiB=1 (CPUs x memory)")
+        Setting::new("hot", "PLAN", "Hot VMs, booted ahead of their runners: all (every free slot), none, or a number; other sizes by name, as in 1,4x8GiB=1 (CPUs x memory)")
             .or("all"),
-        Setting::new("hot-idle", "STATE", "What a VM does while it waits for a runner: running or paused").or("running"),
-        Setting::new("hot-max-age", "DURATION", "Replace a VM that has waited for this long").or("12h"),
-        Setting::new("saved-states", "MODE", "Saved states, which guests are restored from instead of booting: auto (used, and made where there are none), use, or off")
+        Setting::new("hot-idle", "STATE", "State of a hot VM while it waits for a runner: running or paused").or("running"),
+        Setting::new("hot-max-age", "DURATION", "Replace a hot VM that has waited for this long").or("12h"),
+        Setting::new("saved-states", "MODE", "Saved states, from which guests are restored instead of booted: auto (use them, and save missing ones), use, or off")
             .or("auto"),
         Setting::new("ready-file", "FILE", "File to write once the server has accepted this agent"),
         CONFIG,
@@ -135,7 +197,7 @@ pub static PROGRAM: Program = Program {
     tables: &[],
 };
 
-/// All of them.
+/// The flags of `run`: every setting.
 #[derive(Debug)]
 pub struct Run;
 
@@ -143,16 +205,16 @@ impl Table for Run {
     const PROGRAM: &'static Program = &PROGRAM;
 }
 
-/// Those that say where the VMs are.
+/// The flags of commands that look for the VMs of this host.
 #[derive(Debug)]
-pub struct Place;
+pub struct Host;
 
-impl Table for Place {
+impl Table for Host {
     const PROGRAM: &'static Program = &PROGRAM;
     const ONLY: Option<&'static [&'static str]> = Some(&["runners-path", "config"]);
 }
 
-/// Those that `start` needs.
+/// The flags of `start`.
 #[derive(Debug)]
 pub struct Start;
 
@@ -162,70 +224,60 @@ impl Table for Start {
         Some(&["runners-path", "ssh-key", "start-deadline", "config"]);
 }
 
-/// `list`
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Flags<Place>,
-    /// As JSON
+    pub host: Flags<Host>,
+    /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
 }
 
-/// `start`
 #[derive(Debug, Args)]
 pub struct StartArgs {
     #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Flags<Start>,
-    /// The VM's runner id, its runner's name or its cloud id
+    pub host: Flags<Start>,
+    /// Runner ID, runner name or cloud ID of the VM
     pub id: String,
 }
 
-/// `stop`
 #[derive(Debug, Args)]
 pub struct StopArgs {
     #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Flags<Place>,
+    pub host: Flags<Host>,
     /// Time allowed for the guest to shut itself down
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     pub grace: Duration,
-    /// The VM's runner id, its runner's name or its cloud id
+    /// Runner ID, runner name or cloud ID of the VM
     pub id: String,
 }
 
-/// `delete`
 #[derive(Debug, Args)]
-pub struct OneArgs {
+pub struct DeleteArgs {
     #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Flags<Place>,
-    /// The VM's runner id, its runner's name or its cloud id
+    pub host: Flags<Host>,
+    /// Runner ID, runner name or cloud ID of the VM
     pub id: String,
 }
 
-/// `exec`
 #[derive(Debug, Args)]
 pub struct ExecArgs {
     #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Flags<Place>,
-    /// Accepted for the Go agent's sake: no SSH is involved
+    pub host: Flags<Host>,
+    /// Accepted for compatibility with the Go agent; SSH is not used
     #[arg(long, hide = true)]
     pub ssh_key: Option<String>,
     /// Time after which the program is killed
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = units::duration)]
     pub timeout: Duration,
-    /// The VM's runner id, its runner's name or its cloud id
+    /// Runner ID, runner name or cloud ID of the VM
     pub id: String,
-    /// Program and arguments; no shell is involved
+    /// Program and its arguments, run without a shell
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }
 
-/// Go's way of writing a command line: without a subcommand, `run` is meant.
+/// As in Go: without a subcommand, `run` is assumed.
 pub fn with_default_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let first = args.get(1).map_or(&b""[..], |a| a.as_bytes());
@@ -250,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_go_command_line_is_understood() {
+    fn a_go_command_line_is_accepted() {
         let Ok(Command::Run(flags)) = read("-server a:1 -max-runners=2 -enable-graphics -ssh-key -k") else {
             panic!()
         };
@@ -266,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_of_a_program_to_exec_are_its_own() {
+    fn the_arguments_of_a_program_for_exec_are_not_flags_of_the_agent() {
         let exec = |line| match read(line) {
             Ok(Command::Exec(exec)) => (exec.id, exec.command.join(" ")),
             other => panic!("{other:?}"),
@@ -277,13 +329,23 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn sizes_are_parsed_and_invalid_ones_are_refused() {
+        assert_eq!(bytes("8GiB"), Ok(8 << 30));
+        assert_eq!(bytes("2048MiB"), Ok(2 << 30));
+        assert_eq!(bytes("4294967296"), Ok(4 << 30));
+        for wrong in ["8X", "G", "", "12", "99999999GiB", "1073741825"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn an_unknown_flag_is_refused_by_name_with_what_was_meant() {
+    fn an_unknown_flag_is_refused_by_name_with_a_similar_one() {
         let e = read("-sevrer x").unwrap_err();
         assert!(e.contains("--sevrer") && e.contains("--server"), "{e}");
     }

@@ -1,4 +1,4 @@
-//! The operator's commands. None needs a running agent, and none gets in its way: they talk to the VM processes.
+//! The operator's commands. They talk to the VM processes, so they need no running agent and do not disturb one.
 
 pub mod exec;
 pub mod list;
@@ -16,13 +16,13 @@ use crate::{
     settings,
 };
 
-/// The bundle of the runner the operator named.
+/// The bundle of the runner that the operator named.
 fn bundle(mut values: Values, id: &str) -> anyhow::Result<Bundle> {
     let runners_path = settings::runners_path(&mut values);
     find(&values.finish(runners_path)?, id)
 }
 
-/// By its runner id, as the bundle's directory has it; or by what `shoes-vz-client list` shows: its name or cloud id.
+/// By runner ID, the name of the bundle's directory; or by what `shoes-vz-client list` shows: runner name or cloud ID.
 fn find(runners_path: &Path, given: &str) -> anyhow::Result<Bundle> {
     let given = given.trim_end_matches('/').trim_end_matches(".bundle");
     let found: Vec<_> = match given.parse::<RunnerId>() {
@@ -30,10 +30,10 @@ fn find(runners_path: &Path, given: &str) -> anyhow::Result<Bundle> {
             Some(Bundle::of(runners_path, runner)).filter(|b| b.path.is_dir()).into_iter().collect()
         }
         Err(_) => bundles::scan(runners_path)
-            .with_context(|| format!("looking for VMs below {runners_path:?}"))?
+            .with_context(|| format!("cannot look for VMs below {runners_path:?}"))?
             .bundles
             .into_iter()
-            // One whose metadata cannot be read has no name that is known; its id still finds it.
+            // A bundle whose metadata cannot be read has no known name; its ID still finds it.
             .filter(|b| {
                 b.metadata().ok().flatten().is_some_and(|m| m.runner_name == given || m.cloud_id == given)
             })
@@ -42,27 +42,29 @@ fn find(runners_path: &Path, given: &str) -> anyhow::Result<Bundle> {
     match <[Bundle; 1]>::try_from(found) {
         Ok([bundle]) => Ok(bundle),
         Err(found) if found.is_empty() => anyhow::bail!(
-            "there is no VM {given:?} below {runners_path:?}; `shoes-vz-agent list` shows those there are, by runner id \
-             and name"
+            "there is no VM {given:?} below {runners_path:?}; `shoes-vz-agent list` shows the runner IDs and names of all \
+             VMs"
         ),
         Err(found) => {
             let ids: Vec<_> = found.iter().map(|b| b.runner.to_string()).collect();
-            anyhow::bail!("several VMs have the name {given:?}; give one's runner id: {}", ids.join(", "))
+            anyhow::bail!(
+                "several VMs have the name {given:?}; use one of these runner IDs: {}",
+                ids.join(", ")
+            )
         }
     }
 }
 
-/// A line to stdout, which is what the command was asked for. A reader that has had enough is not a failure.
+/// Prints a line of a command's result to stdout. A reader that closes the pipe early is not a failure.
 pub fn print(line: &str) -> anyhow::Result<()> {
     match output::print(line) {
-        Err(error) if !output::is_read_enough(&error) => Err(error).context("writing to stdout failed"),
+        Err(error) if !output::is_reader_closed(&error) => Err(error).context("writing to stdout failed"),
         _ => Ok(()),
     }
 }
 
-/// The VM's spec, for what the template was.
 fn spec(bundle: &Path) -> anyhow::Result<shoes_vz_vm::spec::VmSpec> {
-    shoes_vz_vm::spec::VmSpec::read(bundle).context("the VM's bundle is not whole")
+    shoes_vz_vm::spec::VmSpec::read(bundle).context("the VM's bundle is incomplete: cannot read Vm.json")
 }
 
 #[cfg(test)]
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vm_is_found_by_its_id_its_bundles_name_its_runners_name_and_its_cloud_id() {
+    fn a_vm_is_found_by_runner_id_bundle_name_runner_name_and_cloud_id() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str, cloud: &str| {
             let bundle = Bundle::of(dir.path(), RunnerId::random());

@@ -1,11 +1,11 @@
-//! Free space below the runners path: clones share their template's disk and grow as they write, so a host that is short
-//! of space takes no more of them, and says so before a job would find out.
+//! Free space below the runners path. Clones share their template's disk and grow as they write, so a host that is short of
+//! space refuses new VMs before a job runs out of space.
 //!
 //! ```text
-//!          free < wanted                     free ≥ wanted + a tenth
-//! takes ───────────────────▶ takes none ────────────────────────────▶ takes
+//!           free < required                    free ≥ required + a tenth
+//! accepts ───────────────────▶ refuses ────────────────────────────▶ accepts
 //! ```
-//! A file system tells nobody when it fills: it is looked at before each clone, and now and then in between.
+//! A file system sends no event when it fills, so it is checked before each clone and periodically.
 
 use std::{
     io,
@@ -20,30 +20,29 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// Between two looks when no clone asks for one.
-pub const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Bytes a path's file system has free for such as us.
+/// Bytes that are free on a path's file system for users without privileges.
 pub type FreeBytes = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
-/// The look-out for a full disk. Cheap to clone; clones share what they saw.
+/// Cheap to clone; clones share the last result.
 #[derive(Clone)]
 pub struct Disk {
     path: PathBuf,
-    wanted: u64,
+    required: u64,
     free_bytes: FreeBytes,
     refusal: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Disk {
-    /// Of the file system `path` is on; below `wanted` bytes no VM is taken. 0: it is never looked at.
-    pub fn new(path: PathBuf, wanted: u64, free_bytes: FreeBytes) -> Self {
-        Self { path, wanted, free_bytes, refusal: Arc::new(watch::Sender::new(None)) }
+    /// Below `required` free bytes on the file system of `path`, new VMs are refused. 0 disables the check.
+    pub fn new(path: PathBuf, required: u64, free_bytes: FreeBytes) -> Self {
+        Self { path, required, free_bytes, refusal: Arc::new(watch::Sender::new(None)) }
     }
 
-    /// Looks now, and says why no VM can be taken.
-    pub fn look(&self) -> Result<(), String> {
-        if self.wanted == 0 {
+    /// Checks now. The error is the reason for which new VMs are refused.
+    pub fn check(&self) -> Result<(), String> {
+        if self.required == 0 {
             return Ok(());
         }
         let free = (self.free_bytes)(&self.path);
@@ -51,8 +50,10 @@ impl Disk {
         self.refusal.send_if_modified(|refusal| {
             let now = self.judge(&free, refusal.is_some());
             match (refusal.is_some(), &now) {
-                (false, Some(words)) => tracing::warn!(words, "this host takes no more VMs for now"),
-                (true, None) => tracing::info!(path = ?self.path, "this host takes VMs again"),
+                (false, Some(reason)) => tracing::warn!(reason, "low disk space; refusing new VMs"),
+                (true, None) => {
+                    tracing::info!(path = ?self.path, "enough disk space; accepting new VMs again")
+                }
                 _ => {}
             }
             outcome = now.clone().map_or(Ok(()), Err);
@@ -63,48 +64,46 @@ impl Disk {
         outcome
     }
 
-    /// Why no VM can be taken, now and on each change; `None` while they can.
+    /// The reason for which new VMs are refused; `None` while they are accepted.
     pub fn refusal(&self) -> watch::Receiver<Option<String>> {
         self.refusal.subscribe()
     }
 
-    /// Looks now and then, for ever.
-    pub async fn look_on(self, every: Duration) {
-        let mut tick = interval(every);
+    /// Checks periodically; never returns.
+    pub async fn check_periodically(self, period: Duration) {
+        let mut tick = interval(period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            // Whoever wants to know follows `refusal`.
-            drop(self.look());
+            // `refusal` publishes the result.
+            drop(self.check());
         }
     }
 
-    /// A host that was refusing needs a tenth more before it takes VMs again, so that it does not waver.
+    /// A host that refuses VMs needs a tenth more before it accepts them again, so that it does not alternate.
     fn judge(&self, free: &io::Result<u64>, refusing: bool) -> Option<String> {
-        let again = self.wanted.saturating_add(self.wanted / 10);
+        let resume = self.required.saturating_add(self.required / 10);
         match free {
-            Ok(free) if *free >= if refusing { again } else { self.wanted } => None,
+            Ok(free) if *free >= if refusing { resume } else { self.required } => None,
             Ok(free) => Some(format!(
-                "the file system of {:?} has {} free: VMs are refused below {} (--min-free-disk) and taken again from {} \
-                 on; free some space on it, or give this agent a --runners-path with more",
+                "the file system of {:?} has {} free: new VMs are refused below {} (--min-free-disk) and accepted again \
+                 from {}; free some space, or use a --runners-path on a larger file system",
                 self.path,
                 units::show_size(*free),
-                units::show_size(self.wanted),
-                units::show_size(again)
+                units::show_size(self.required),
+                units::show_size(resume)
             )),
-            Err(error) => {
-                Some(format!("how much space is free at {:?} cannot be found out ({error})", self.path))
-            }
+            Err(error) => Some(format!("cannot determine the free space at {:?} ({error})", self.path)),
         }
     }
 }
 
-/// What a file system has free for a user without privileges (POSIX `statvfs`: `f_bavail`).
+/// The bytes that are free for a user without privileges (POSIX `statvfs`: `f_bavail`).
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let about = nix::sys::statvfs::statvfs(path)?;
-    // Both types differ: 64 bits on Linux, 32 for the blocks on macOS.
-    #[allow(clippy::unnecessary_cast, reason = "not everywhere")]
-    Ok((about.blocks_available() as u64).saturating_mul(about.fragment_size() as u64))
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    // The block count has 64 bits on Linux and 32 on macOS.
+    #[allow(clippy::unnecessary_cast, reason = "necessary on macOS")]
+    Ok((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
 }
 
 #[cfg(test)]
@@ -113,69 +112,69 @@ mod tests {
 
     use super::*;
 
-    fn disk(wanted: u64) -> (Disk, Arc<AtomicU64>) {
+    fn disk(required: u64) -> (Disk, Arc<AtomicU64>) {
         let free = Arc::new(AtomicU64::new(u64::MAX));
-        let told = free.clone();
-        (Disk::new("/r".into(), wanted, Arc::new(move |_| Ok(told.load(Ordering::Relaxed)))), free)
+        let shared = free.clone();
+        (Disk::new("/r".into(), required, Arc::new(move |_| Ok(shared.load(Ordering::Relaxed)))), free)
     }
 
     #[test]
-    fn a_short_disk_is_refused_in_words_and_taken_again_only_with_a_tenth_more() {
+    fn a_disk_short_of_space_is_refused_with_the_reason_and_accepted_again_only_with_a_tenth_more() {
         let (disk, free) = disk(10 << 30);
-        let told = disk.refusal();
-        assert_eq!(disk.look(), Ok(()));
+        let refusal = disk.refusal();
+        assert_eq!(disk.check(), Ok(()));
         free.store((10 << 30) - 1, Ordering::Relaxed);
-        let words = disk.look().unwrap_err();
+        let reason = disk.check().unwrap_err();
         for part in ["\"/r\"", "9.9 GiB", "10.0 GiB", "--min-free-disk"] {
-            assert!(words.contains(part), "{part:?} is not in {words}");
+            assert!(reason.contains(part), "{part:?} is not in {reason}");
         }
-        assert_eq!(told.borrow().as_deref(), Some(words.as_str()));
+        assert_eq!(refusal.borrow().as_deref(), Some(reason.as_str()));
         free.store((11 << 30) - 1, Ordering::Relaxed);
-        assert!(disk.look().unwrap_err().contains("10.9 GiB free"));
+        assert!(disk.check().unwrap_err().contains("10.9 GiB free"));
         free.store(11 << 30, Ordering::Relaxed);
-        assert_eq!(disk.look(), Ok(()));
-        assert_eq!(*told.borrow(), None);
+        assert_eq!(disk.check(), Ok(()));
+        assert_eq!(*refusal.borrow(), None);
         free.store(10 << 30, Ordering::Relaxed);
-        assert_eq!(disk.look(), Ok(()), "once it takes VMs again, what is wanted is enough");
+        assert_eq!(disk.check(), Ok(()), "once VMs are accepted again, the required space is enough");
     }
 
     #[test]
-    fn the_same_refusal_is_told_once() {
+    fn the_same_refusal_is_published_once() {
         let (disk, free) = disk(10 << 30);
         free.store(5 << 30, Ordering::Relaxed);
-        disk.look().unwrap_err();
-        let told = disk.refusal();
+        disk.check().unwrap_err();
+        let refusal = disk.refusal();
         free.fetch_add(4096, Ordering::Relaxed);
-        disk.look().unwrap_err();
-        assert!(!told.has_changed().unwrap(), "some kilobytes are no news");
+        disk.check().unwrap_err();
+        assert!(!refusal.has_changed().unwrap(), "the text rounds to a tenth of a GiB");
     }
 
     #[test]
-    fn nothing_is_looked_at_where_nothing_is_wanted() {
-        let disk = Disk::new("/r".into(), 0, Arc::new(|_| Err(io::Error::other("looked"))));
-        assert_eq!(disk.look(), Ok(()));
+    fn nothing_is_checked_where_no_space_is_required() {
+        let disk = Disk::new("/r".into(), 0, Arc::new(|_| Err(io::Error::other("checked"))));
+        assert_eq!(disk.check(), Ok(()));
     }
 
     #[test]
-    fn a_disk_that_cannot_be_looked_at_takes_nothing() {
-        let disk = Disk::new("/r".into(), 1, Arc::new(|_| Err(io::Error::other("gone"))));
-        assert!(disk.look().unwrap_err().contains("gone"));
+    fn a_disk_that_cannot_be_checked_is_refused() {
+        let disk = Disk::new("/r".into(), 1, Arc::new(|_| Err(io::Error::other("unmounted"))));
+        assert!(disk.check().unwrap_err().contains("unmounted"));
     }
 
     #[tokio::test]
     async fn a_disk_that_fills_is_noticed_without_a_clone() {
         let (disk, free) = disk(10 << 30);
-        let mut told = disk.refusal();
-        let looking = tokio::spawn(disk.look_on(Duration::from_millis(1)));
+        let mut refusal = disk.refusal();
+        let checks = tokio::spawn(disk.check_periodically(Duration::from_millis(1)));
         free.store(0, Ordering::Relaxed);
-        told.wait_for(Option::is_some).await.unwrap();
+        refusal.wait_for(Option::is_some).await.unwrap();
         free.store(u64::MAX, Ordering::Relaxed);
-        told.wait_for(Option::is_none).await.unwrap();
-        looking.abort();
+        refusal.wait_for(Option::is_none).await.unwrap();
+        checks.abort();
     }
 
     #[test]
-    fn the_real_file_system_says_something() {
+    fn the_real_file_system_reports_its_free_space() {
         let dir = tempfile::tempdir().unwrap();
         assert!(free_bytes(dir.path()).is_ok());
         assert!(free_bytes(&dir.path().join("none")).is_err());

@@ -11,6 +11,7 @@ use std::{
 };
 
 use prost::Message as _;
+use shoes_vz_model::id::RunnerId;
 use shoes_vz_proto::agent as wire;
 
 use crate::files;
@@ -19,7 +20,7 @@ use crate::files;
 #[derive(Debug)]
 pub struct Ends {
     path: PathBuf,
-    ends: Mutex<BTreeMap<String, wire::Runner>>,
+    ends: Mutex<BTreeMap<RunnerId, wire::Runner>>,
 }
 
 impl Ends {
@@ -30,39 +31,39 @@ impl Ends {
             Some(bytes) => wire::SyncRequest::decode(&bytes[..]).map_err(io::Error::other)?.runners,
             None => Vec::new(),
         };
-        let ends = kept.into_iter().map(|r| (r.runner_id.clone(), r)).collect();
-        Ok(Self { path, ends: Mutex::new(ends) })
+        let typed = kept.into_iter().map(|r| Ok((r.runner_id.parse().map_err(io::Error::other)?, r)));
+        Ok(Self { path, ends: Mutex::new(typed.collect::<io::Result<_>>()?) })
     }
 
     /// Keeps `runner`'s end, in place of an earlier one.
-    pub fn keep(&self, runner: wire::Runner) {
-        self.change(|ends| ends.insert(runner.runner_id.clone(), runner).is_none_or(|_| true));
+    pub fn keep(&self, id: RunnerId, runner: wire::Runner) {
+        self.change(|ends| {
+            ends.insert(id, runner);
+            true
+        });
     }
 
-    /// Forgets these.
-    pub fn forget(&self, runner_ids: &[String]) {
-        self.change(|ends| runner_ids.iter().filter(|id| ends.remove(*id).is_some()).count() > 0);
+    pub fn forget(&self, ids: &[RunnerId]) {
+        self.change(|ends| ids.iter().filter(|id| ends.remove(*id).is_some()).count() > 0);
     }
 
-    /// One of them.
-    pub fn get(&self, runner_id: &str) -> Option<wire::Runner> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(runner_id).cloned()
+    pub fn get(&self, id: RunnerId) -> Option<wire::Runner> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    /// All of them.
-    pub fn all(&self) -> Vec<wire::Runner> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    pub fn all(&self) -> BTreeMap<RunnerId, wire::Runner> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A disk that cannot be written costs a reason after the next restart, never a runner's teardown.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, wire::Runner>) -> bool) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<RunnerId, wire::Runner>) -> bool) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if !change(&mut ends) {
             return;
         }
         let all = wire::SyncRequest { runners: ends.values().cloned().collect(), ..Default::default() };
-        if let Err(error) = files::write(&self.path, &all.encode_to_vec()) {
-            tracing::error!(path = ?self.path, %error, "the ends of runners cannot be kept on disk; a restart now would lose them");
+        if let Err(error) = files::replace(&self.path, &all.encode_to_vec(), files::Readers::Owner) {
+            tracing::error!(path = ?self.path, %error, "writing the ends of runners failed; a restart now would lose them");
         }
     }
 }
@@ -71,22 +72,23 @@ impl Ends {
 mod tests {
     use super::*;
 
-    fn ended(id: &str, reason: &str) -> wire::Runner {
+    fn ended(id: RunnerId, reason: &str) -> wire::Runner {
         let end = wire::RunnerEnd { reason: reason.into(), ..Default::default() };
-        wire::Runner { runner_id: id.into(), end: Some(end), ..Default::default() }
+        wire::Runner { runner_id: id.to_string(), end: Some(end), ..Default::default() }
     }
 
     #[test]
     fn an_end_survives_a_restart_until_it_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let ends = Ends::open(dir.path()).unwrap();
-        ends.keep(ended("a", "first"));
-        ends.keep(ended("a", "second"));
-        ends.keep(ended("b", "other"));
+        let (a, b) = (RunnerId::random(), RunnerId::random());
+        ends.keep(a, ended(a, "first"));
+        ends.keep(a, ended(a, "second"));
+        ends.keep(b, ended(b, "other"));
         let again = Ends::open(dir.path()).unwrap();
-        assert_eq!(again.get("a"), Some(ended("a", "second")));
-        again.forget(&["a".into(), "unknown".into()]);
-        assert_eq!(Ends::open(dir.path()).unwrap().all(), vec![ended("b", "other")]);
+        assert_eq!(again.get(a), Some(ended(a, "second")));
+        again.forget(&[a, RunnerId::random()]);
+        assert_eq!(Ends::open(dir.path()).unwrap().all(), BTreeMap::from([(b, ended(b, "other"))]));
     }
 
     #[test]

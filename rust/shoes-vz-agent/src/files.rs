@@ -1,23 +1,18 @@
-//! Small files that are there either wholly or not at all, readable by nobody else.
+//! Reads of the agent's small files; `replace` writes them.
 
 use std::{fs, io, path::Path};
 
-use shoes_vz_process::files::{self, Readers};
+pub(crate) use shoes_vz_process::files::{Readers, replace};
 
-/// Longest of the agent's own files, in bytes: a setup script is the largest.
-const LONGEST: u64 = 64 << 20;
+/// Bytes of the agent's largest file, a setup script.
+const MAX_FILE: u64 = 64 << 20;
 
-/// Puts `bytes` in the place of whatever was at `path`, mode 0600, durably.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    files::replace(path, bytes, Readers::Owner)
-}
-
-/// The file's bytes; `None` when there is none.
+/// The content of the file; `None` if it does not exist.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    files::read_if_any(path, LONGEST)
+    shoes_vz_process::files::read_if_any(path, MAX_FILE)
 }
 
-/// The file's last `max` bytes; none at all when it is not there.
+/// The file's last `max` bytes; none if it does not exist.
 pub(crate) fn last_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     use io::{Read as _, Seek as _};
     let mut file = match fs::File::open(path) {
@@ -34,20 +29,15 @@ pub(crate) fn last_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_wholly_and_is_private() {
+    fn a_file_is_read_wholly_or_from_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         assert_eq!(read(&path).unwrap(), None);
-        write(&path, b"first, long").unwrap();
-        write(&path, b"second").unwrap();
+        replace(&path, b"second", Readers::Owner).unwrap();
         assert_eq!(read(&path).unwrap().as_deref(), Some(&b"second"[..]));
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(last_bytes(&path, 3).unwrap(), b"ond");
         assert_eq!(last_bytes(&path, 100).unwrap(), b"second");
         assert_eq!(last_bytes(&dir.path().join("none"), 3).unwrap(), b"");

@@ -1,57 +1,52 @@
 //! The host agent: this host's slots, the VMs in them, and the operator's commands for both.
 //!
 //! ```text
-//! server ──Sync──▶ server.rs ─▶ runners.rs ─▶ runner.rs (one task each) ─▶ shoes_vz_vm::client ─▶ the VM process
-//!                     ▲                          │                     └─▶ guest.rs, ssh.rs ───▶ the guest
-//!                     └──── context::Board ◀─────┘  (every state, told on each change)
+//! server ──Sync──▶ control_plane ─▶ runners ─▶ runner (one task each) ─▶ provision ─▶ vms ─▶ the VM process
+//!                     ▲                │         │                   └─▶ pool (hot VMs, one task each) ─▶ provision
+//!                     └── board ◀──────┘         └─▶ guest, ssh ───▶ the guest
 //! ```
-//! On disk: `RuntimeMetadata.json` in each bundle, enough to adopt its VM; `.ends`, the reasons the server has not
+//! A module imports only modules on lower floors; ARCHITECTURE.md has the order.
+//!
+//! On disk: `RuntimeMetadata.json` in each bundle, enough to adopt its VM; `.ends`, the ends that the server has not
 //! acknowledged; `.agent-id`; `.agent.lock`.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;
-pub mod settings;
-
-pub mod run;
-
-pub mod server;
-
-pub mod runners;
-
-pub mod accounting;
-
-pub mod runner;
-
-mod slot_vm;
-
-pub mod hot;
-
-pub mod states;
-
-mod personalization;
-
-pub mod machines;
-
-pub mod guest;
-
-pub mod ssh;
-
-pub mod notify_ip;
-
-pub mod context;
-pub mod disk;
-pub mod slots;
-pub mod tasks;
-
-pub mod bundles;
-pub mod ends;
-
 pub mod commands;
-
+pub mod run;
+pub mod template;
 pub mod warm;
 
-pub mod template_build;
-pub mod template_install;
+pub mod settings;
+
+pub mod control_plane;
+pub mod runners;
+
+mod runner;
+
+pub mod agent;
+
+pub mod pool;
+
+mod provision;
+
+pub mod host;
+
+pub mod saved_states;
+pub mod vms;
+
+pub mod guest;
+pub mod orphans;
+
+pub mod ip_notices;
+pub mod ssh;
+
+pub mod board;
+pub mod bundles;
+pub mod disk;
+pub mod ends;
+pub mod slots;
+pub mod tasks;
 
 mod files;

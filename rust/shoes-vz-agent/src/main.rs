@@ -1,4 +1,4 @@
-//! `shoes-vz-agent`: the host agent, its VM processes, and the operator's commands.
+//! `shoes-vz-agent`: the host agent, its VM processes, and commands for operators.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -7,7 +7,7 @@ use shoes_vz_agent::{
     cli::{Cli, Command, TemplateCommand, with_default_command},
     commands, run,
     settings::Settings,
-    template_build, template_install, warm,
+    template, warm,
 };
 use shoes_vz_process::{
     USAGE, log, say,
@@ -17,7 +17,7 @@ use shoes_vz_vm::{process, template::TemplateDir};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    // Before anything else of ours is: these two are not the agent.
+    // First of all: these two are not the agent.
     match args.get(1).and_then(|a| a.to_str()) {
         Some("exec-with-parent") => return process::exec_with_parent(args.into_iter().skip(2)),
         Some("vm") => return vm(args),
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Err(error) => {
             say(format_args!("shoes-vz-agent: {error:#}"));
             ExitCode::from(match error.is::<Mistakes>() {
-                _ if is_exec => commands::exec::OWN_FAILURE,
+                _ if is_exec => commands::exec::NOT_RUN,
                 true => USAGE,
                 false => 1,
             })
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One thread: the hypervisor dies with the thread that started it, and this one lives as long as the process.
+/// In one thread: the hypervisor ends with the thread that started it, and this one lives as long as the process.
 fn vm(args: Vec<OsString>) -> ExitCode {
     let bundle: PathBuf = match Cli::try_parse_from(args) {
         Ok(Cli { command: Command::Vm { bundle } }) => bundle,
@@ -56,12 +56,12 @@ fn vm(args: Vec<OsString>) -> ExitCode {
     if !window {
         return run();
     }
-    // AppKit wants the first thread for itself, and never gives it back.
+    // AppKit takes over the first thread, and never returns from it.
     let vm = std::thread::Builder::new()
         .name("vm".into())
         .spawn(move || std::process::exit(i32::from(run() != ExitCode::SUCCESS)));
     if let Err(error) = vm {
-        say(format_args!("shoes-vz-agent: cannot start the VM's thread: {error}"));
+        say(format_args!("shoes-vz-agent: cannot start the VM thread: {error}"));
         return ExitCode::FAILURE;
     }
     process::main_loop();
@@ -74,7 +74,7 @@ fn runtime(
 ) -> anyhow::Result<ExitCode> {
     let runtime = builder.enable_all().build()?;
     let outcome = runtime.block_on(body);
-    // Nothing that still runs is worth waiting for: VMs live in processes of their own.
+    // No task has to finish: VMs run in separate processes.
     runtime.shutdown_background();
     outcome
 }
@@ -93,18 +93,18 @@ async fn dispatch(command: Command, mistakes: Mistakes) -> anyhow::Result<ExitCo
         Command::Delete(args) => commands::power::delete(&args).await?,
         Command::Exec(args) => return Ok(commands::exec::run(&args).await?.into()),
         Command::Template { command: TemplateCommand::BuildLinux(args) } => {
-            template_build::run(*args).await?
+            template::build::run(*args).await?
         }
         Command::Template { command: TemplateCommand::InstallMacos(args) } => {
-            template_install::run(*args).await?
+            template::install::run(*args).await?
         }
         Command::Template { command: TemplateCommand::RestoreImage { ipsw } } => {
-            template_install::look(ipsw.as_deref()).await?
+            template::install::show_restore_image(ipsw.as_deref()).await?
         }
         Command::Template { command: TemplateCommand::Check { path } } => {
-            let template = TemplateDir::open(&path)?;
-            let os = template.meta.os.as_str();
-            commands::print(&format!("the template {:?} ({os}) has all it needs", template.name))?;
+            let checked = TemplateDir::open(&path)?;
+            let os = checked.meta.os.as_str();
+            commands::print(&format!("the template {:?} ({os}) is valid", checked.name))?;
         }
         Command::Vm { .. } | Command::ExecWithParent { .. } => {
             anyhow::bail!("this subcommand must be the first argument")
@@ -120,7 +120,7 @@ async fn serve(mut values: Values) -> anyhow::Result<ExitCode> {
     match run::run(settings).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-            tracing::error!(reason = format!("{error:#}"), "shoes-vz-agent cannot go on");
+            tracing::error!(reason = format!("{error:#}"), "the agent failed");
             Ok(ExitCode::FAILURE)
         }
     }

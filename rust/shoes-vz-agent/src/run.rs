@@ -1,4 +1,4 @@
-//! `run`: settings, build, serve, go. The VMs stay.
+//! `run`: build from the settings, serve, stop. The VMs stay.
 
 use std::{
     fs, io,
@@ -7,118 +7,113 @@ use std::{
 };
 
 use anyhow::Context as _;
-use shoes_vz_model::{Ambient, id::AgentId};
+use shoes_vz_model::id::AgentId;
 use shoes_vz_process::signals::Signals;
 use shoes_vz_vm::spec::{Accelerator, Display, HypervisorKind};
 
 use crate::{
+    agent::{Agent, Limits},
     bundles::Lock,
-    context::{Board, Context, OwnProgram},
+    control_plane::{ControlPlane, Registration},
     disk::{self, Disk},
     ends::Ends,
     files,
-    hot::Pool,
-    machines::OnThisHost,
-    notify_ip::Notices,
+    host::Host,
+    ip_notices::IpNotices,
     runners::Runners,
-    server::{Host, Server},
+    saved_states::{self, States},
     settings::Settings,
     slots::Slots,
-    states::{self, States},
     tasks::Tasks,
+    vms::{LocalVms, ThisProgram},
 };
 
-/// Serves this host until told to stop.
+/// Serves this host until a signal stops it.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut signals = Signals::catch().context("cannot install signal handlers")?;
     let _lock = Lock::take(&settings.runners_path)?;
     let agent_id = agent_id(&settings.state_dir)?;
     let tasks = Tasks::default();
     let notices = match settings.ip_notify_port {
-        Some(port) => Some(Notices::listen(port, &tasks).await?),
+        Some(port) => Some(IpNotices::listen(port, &tasks).await?),
         None => None,
     };
-    let host = Host { agent_id, hostname: settings.hostname.clone(), max_runners: settings.max_runners };
+    let registration =
+        Registration { agent_id, hostname: settings.hostname.clone(), max_runners: settings.max_runners };
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), %agent_id, hostname = host.hostname, slots = host.max_runners,
-        template = settings.template.name, runners_path = %settings.runners_path.display(), "agent"
+        version = env!("CARGO_PKG_VERSION"), %agent_id, hostname = registration.hostname, slots = registration.max_runners,
+        template = settings.template.name, runners_path = %settings.runners_path.display(), "agent starts"
     );
-    let address = notices.as_ref().map(Notices::address);
+    let address = notices.as_ref().map(IpNotices::address);
     let ready_file = settings.ready_file.clone();
     let (server, token) = (settings.server.clone(), settings.token.clone());
-    let ctx = tokio::select! {
-        ctx = context(settings, agent_id, notices, tasks.clone()) => ctx?,
+    let agent = tokio::select! {
+        agent = agent(settings, agent_id, notices, tasks.clone()) => agent?,
         _ = signals.stop() => return Ok(()),
     };
-    let runners = Arc::new(Runners::new(ctx.clone()));
+    let runners = Arc::new(Runners::new(agent.clone()));
     runners.adopt_all().await.context("looking through the runners path")?;
-    let server = Server::new(&server, token.as_ref(), &host, runners)?;
+    let server = ControlPlane::new(&server, token.as_ref(), &registration, runners)?;
     let ready = ReadyFile { path: ready_file, agent_id, address };
     ready.remove()?;
-    let (pool, disk) = (ctx.pool.clone(), ctx.disk.clone());
+    let disk = agent.disk.clone();
     tokio::select! {
-        () = tasks.watched("the server's stream", server.serve(|_| ready.write())) => {}
-        () = tasks.watched("watching the disk", disk.look_on(disk::LOOK_EVERY)) => {}
-        () = tasks.watched("keeping VMs hot", pool.keep(ctx)) => {}
+        () = tasks.supervise("the server's stream", server.serve(|_| ready.write())) => {}
+        () = tasks.supervise("watching the disk", disk.check_periodically(disk::CHECK_INTERVAL)) => {}
+        () = tasks.supervise("keeping VMs hot", agent.pool.keep()) => {}
         _ = tasks.failed() => {}
         _ = signals.stop() => {}
     }
     let removed = ready.remove();
     match tasks.failure() {
         Some(reason) => anyhow::bail!(
-            "a fault of the agent's own: {reason}. Its VMs go on; the next agent adopts them. Please report this"
+            "a fault of the agent: {reason}. Its VMs go on; the next agent adopts them. Please report this"
         ),
         None => tracing::info!("the agent stops; its VMs go on, and the next agent adopts them"),
     }
     removed
 }
 
-/// What every VM of this host shares.
-pub(crate) async fn context(
+/// An agent without runners.
+pub(crate) async fn agent(
     settings: Settings,
-    agent_id: AgentId,
-    notices: Option<Notices>,
+    id: AgentId,
+    notices: Option<IpNotices>,
     tasks: Tasks,
-) -> anyhow::Result<Arc<Context>> {
-    settings.login.say().await;
+) -> anyhow::Result<Arc<Agent>> {
+    settings.login.log().await;
     let display = display(&settings);
     let accelerator = accelerator(&settings).await;
-    let mut hot = settings.hot;
-    if hot.states.uses() {
-        let possible = states::possible(settings.hypervisor, &settings.state_dir).await;
-        hot.states = states::mode(hot.states, possible).map_err(anyhow::Error::msg)?;
+    let mut mode = settings.saved_states;
+    if mode.uses() {
+        let possible = saved_states::possible(settings.hypervisor, &settings.state_dir).await;
+        mode = saved_states::mode(mode, possible).map_err(anyhow::Error::msg)?;
     }
+    let saved_states = States::below(&settings.runners_path, settings.template.clone(), mode);
+    saved_states.sweep(settings.max_runners).await;
     let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
-    let slots = Slots::new(settings.max_runners);
-    let states = States::below(&settings.runners_path);
-    states.sweep(settings.max_runners).await;
-    let program = std::env::current_exe().context("finding this program's own file")?;
-    Ok(Arc::new(Context {
-        agent_id: agent_id.to_string(),
-        template: settings.template,
-        runners_path: settings.runners_path,
-        login: settings.login,
+    let program = std::env::current_exe().context("finding this program's file")?;
+    let vms = Arc::new(LocalVms::new(Arc::new(ThisProgram(program))));
+    let host = Host {
         hypervisor: settings.hypervisor,
         accelerator,
         display,
         network: settings.network,
+        saved_states,
+        notices,
+        tasks,
+        ..Host::new(id, settings.template, settings.runners_path, settings.login, vms)
+    };
+    let limits = Limits {
         start_deadline: settings.start_deadline,
         max_lifetime: settings.max_lifetime,
         registration_deadline: settings.registration_deadline,
         unresponsive_guest_limit: settings.unresponsive_guest_limit,
-        machines: Arc::new(OnThisHost::new(Arc::new(OwnProgram(program)))),
-        ambient: Ambient::real(),
-        board: Board::default(),
-        ends: Ends::open(&settings.state_dir).with_context(|| {
-            format!("reading the kept ends in {:?}; if the file is broken, remove it", settings.state_dir)
-        })?,
-        pool: Pool::new(hot, slots.clone()),
-        slots,
-        states,
-        disk,
-        notices,
-        tasks,
-    }))
+    };
+    let ends = Ends::open(&settings.state_dir).with_context(|| {
+        format!("reading the kept ends in {:?}; if the file is damaged, remove it", settings.state_dir)
+    })?;
+    Ok(Agent::new(host, limits, Slots::new(settings.max_runners), settings.hot, disk, ends))
 }
 
 /// A window, where one was asked for and this host can open it.
@@ -167,10 +162,11 @@ pub(crate) fn agent_id(state_dir: &Path) -> anyhow::Result<AgentId> {
         Some(bytes) => String::from_utf8_lossy(&bytes)
             .trim()
             .parse()
-            .with_context(|| format!("{path:?} holds no agent id; remove it to get a new one")),
+            .with_context(|| format!("{path:?} does not hold a valid agent ID; remove it to get a new one")),
         None => {
             let id = AgentId::random();
-            files::write(&path, format!("{id}\n").as_bytes()).with_context(|| format!("writing {path:?}"))?;
+            files::replace(&path, format!("{id}\n").as_bytes(), files::Readers::Owner)
+                .with_context(|| format!("writing {path:?}"))?;
             Ok(id)
         }
     }
@@ -185,7 +181,7 @@ async fn accelerator(settings: &Settings) -> Accelerator {
     }
 }
 
-/// There while the server has accepted this agent, for whoever starts it to wait for.
+/// Present while the server has accepted this agent, so that scripts can wait for it.
 struct ReadyFile {
     path: Option<PathBuf>,
     agent_id: AgentId,
@@ -195,13 +191,13 @@ struct ReadyFile {
 impl ReadyFile {
     fn write(&self) {
         let Some(path) = &self.path else { return };
-        let words = serde_json::json!({
+        let content = serde_json::json!({
             "agent_id": self.agent_id,
             "pid": std::process::id(),
             "ip_notify_addr": self.address,
         });
-        if let Err(error) = files::write(path, format!("{words}\n").as_bytes()) {
-            tracing::error!(?path, %error, "--ready-file cannot be written");
+        if let Err(error) = files::replace(path, format!("{content}\n").as_bytes(), files::Readers::Owner) {
+            tracing::error!(?path, %error, "writing --ready-file failed");
         }
     }
 

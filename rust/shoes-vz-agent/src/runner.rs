@@ -1,209 +1,240 @@
 //! One runner's life, owned by one task.
 //!
 //! ```text
-//! place ─┬▶ a hot VM (claim) ────────────────────────────────┬▶ setup handed over ─▶ runner listens ─▶ gone
-//!        └▶ slot ─▶ bundle, VM, guest, SSH (slot_vm.rs) ─────┘     setup ───────────── job ──▶ teardown
+//! Provisioning ─────────▶ Ready ──────────▶ Following ─────────▶ TearingDown ─▶ removed
+//!  hot VM, saved state    setup script      the setup script     VM, bundle, slot
+//!  or boot; or adopted    is handed over    and the job
 //! ```
 //! | what happens | when | then |
 //! |---|---|---|
-//! | DeleteRunner | at any stage; overtakes all else | torn down: DELETED |
-//! | the VM ends | once there is one | torn down: VM_DIED, or DELETED when the operator did it |
-//! | start deadline | until SSH | torn down: FAILED, with stage, time and the console's tail |
-//! | maximum lifetime | at any stage | torn down: EXPIRED |
-//! | the guest answers nothing for too long | after hand-over | torn down: UNRESPONSIVE |
+//! | DeleteRunner | in any phase; overtakes all else | torn down: DELETED |
+//! | the VM ends | once there is one | torn down: VM_DIED, or DELETED when the operator ended it |
+//! | start deadline | until SSH answers | torn down: FAILED, with stage, time and the console's last lines |
+//! | maximum lifetime | in any phase | torn down: EXPIRED |
+//! | the guest does not respond for too long | after hand-over | torn down: UNRESPONSIVE |
 //! | the script fails, the runner finishes | after hand-over | torn down: FAILED, FINISHED |
-//! | this task panics | at any stage | torn down: FAILED, as a fault of the agent; in its teardown: the agent ends |
-//! | this agent dies | at any stage | the next one adopts the VM, or removes a bundle without one |
-//! | the VM found does not answer | after that | asked again for a while, then torn down: VM_DIED |
-//!
-//! Everything that must be undone stands in a field of [`Owner`] before anything is awaited after it, so the teardown
-//! finds it however the life was cut short.
+//! | this task panics | in any phase | torn down: FAILED, as a fault of the agent; in the teardown: the agent ends |
+//! | this agent dies | in any phase | the next one adopts the VM, or removes a bundle without one |
+//! | the adopted VM process does not answer | after that | asked again for three minutes, then torn down: VM_DIED |
 
-mod clock;
-mod ending;
+mod end;
+mod follow;
 mod job;
-mod owner;
-mod record;
-mod silence;
-mod teardown;
+mod report;
+mod responsiveness;
+mod start;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use shoes_vz_model::{
-    bundle::{DiskState, RuntimeMetadata},
-    id::RunnerId,
+    bundle::{self, DiskState, RuntimeMetadata},
+    id::{RunnerId, RunnerName},
+    state::Stage,
 };
-use shoes_vz_proto::agent as wire;
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use self::owner::Owner;
-pub(crate) use self::{ending::Ending, record::Record};
+use self::{end::RunnerEnd, report::Report};
 use crate::{
-    bundles::Bundle,
-    context::Context,
-    hot::Class,
-    machines::Machine,
-    slot_vm::SlotVm,
-    slots::{Place, Ticket},
+    agent::Agent,
+    bundles::{Bundle, Script},
+    host::VmSize,
+    provision::{Journal, ReadyVm, VmResources},
+    slots::Admission,
+    tasks::catch_panic,
 };
 
-/// A setup script: never printed.
-#[derive(Clone)]
-pub struct Script(Bytes);
+/// Stands for "no limit" where a moment is needed.
+const AGES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-impl Script {
-    /// Its bytes.
-    pub fn secret(&self) -> &Bytes {
-        &self.0
-    }
-}
-
-impl From<Vec<u8>> for Script {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
-    }
-}
-
-impl fmt::Debug for Script {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Script({} bytes)", self.0.len())
-    }
-}
-
-/// What the server wants.
+/// What the server asks for.
 #[derive(Debug, Clone)]
-pub struct Order {
-    /// The runner.
-    pub id: RunnerId,
-    /// Its name at GitHub.
-    pub name: String,
-    /// The server's id for it.
-    pub cloud_id: String,
-    /// What its VM runs first.
-    pub script: Script,
-    /// 0 = the template's, for each.
-    pub cpus: u32,
-    #[allow(missing_docs)]
-    pub memory_bytes: u64,
-    #[allow(missing_docs)]
-    pub disk_bytes: u64,
-    /// In place of the agent's own.
-    pub max_lifetime: Option<Duration>,
-    /// In place of the agent's own.
-    pub start_deadline: Option<Duration>,
+pub(crate) struct RunnerRequest {
+    pub(crate) id: RunnerId,
+    pub(crate) name: RunnerName,
+    /// The server's ID, passed back to it.
+    pub(crate) cloud_id: String,
+    pub(crate) script: Script,
+    pub(crate) size: VmSize,
+    /// In place of the agent's.
+    pub(crate) max_lifetime: Option<Duration>,
+    /// In place of the agent's.
+    pub(crate) start_deadline: Option<Duration>,
 }
 
-/// The hold on a runner's task. Dropping it does nothing to the runner.
+/// A runner's task. Dropping this does nothing to the runner.
 #[derive(Debug)]
-pub struct Handle {
+pub(crate) struct Handle {
     delete: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Handle {
-    /// Ends the runner, whatever it does.
-    pub fn delete(&self) {
+    /// Ends the runner in whatever phase it is.
+    pub(crate) fn delete(&self) {
         self.delete.cancel();
     }
 
-    /// Whether it is over.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.task.is_finished()
     }
 }
 
-/// Begins a runner from nothing.
-pub fn begin(ctx: Arc<Context>, order: Order, place: Place) -> Handle {
-    let bundle = Bundle::of(&ctx.runners_path, order.id);
-    let now = ctx.ambient.now();
-    let lifetime = order.max_lifetime.or(ctx.max_lifetime);
-    let class = Class::of(&ctx.template, &order);
+/// What each phase owns.
+enum Phase {
+    Provisioning(Provisioning),
+    Ready(ReadyVm, Script),
+    Following(ReadyVm),
+    /// With what is to be undone, if there is anything.
+    TearingDown(Option<VmResources>, RunnerEnd),
+}
+
+/// From where a runner gets its VM.
+enum Provisioning {
+    New(RunnerRequest),
+    /// A former agent began it; this phase on disk.
+    Adopted(VmResources, bundle::Phase),
+}
+
+/// What an agent that starts knows of a bundle's VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It runs, or its VM process does not answer yet.
+    Live,
+    Ended,
+}
+
+/// A runner in all its phases.
+struct Runner {
+    agent: Arc<Agent>,
+    report: Report,
+    admission: Admission,
+    delete: CancellationToken,
+    max_lifetime: Option<Duration>,
+    expires: Instant,
+}
+
+/// Begins a runner.
+pub(crate) fn begin(agent: Arc<Agent>, request: RunnerRequest, admission: Admission) -> Handle {
+    let host = &agent.host;
+    let bundle = Bundle::of(&host.runners_path, request.id);
+    let lifetime = request.max_lifetime.or(agent.limits.max_lifetime);
     let meta = RuntimeMetadata {
-        runner_name: order.name.clone(),
-        cloud_id: order.cloud_id.clone(),
-        template_path: ctx.template.path.to_string_lossy().into_owned(),
+        runner_name: request.name.to_string(),
+        cloud_id: request.cloud_id.clone(),
+        template_path: host.template.path.to_string_lossy().into_owned(),
         max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs()),
-        cpus: class.cpus,
-        memory_bytes: class.memory_bytes,
-        disk_bytes: class.disk_bytes,
-        ..RuntimeMetadata::begun(order.id, DiskState::Creating, now)
+        cpus: request.size.cpus,
+        memory_bytes: request.size.memory_bytes,
+        disk_bytes: request.size.disk_bytes,
+        ..RuntimeMetadata::begun(request.id, DiskState::Creating, host.ambient.now())
     };
-    let record = Record::begin(ctx.clone(), bundle, meta);
-    record.publish();
-    spawn(Owner::new(ctx, record, place, None), |owner| Box::pin(owner.live(order)))
+    // Without hot VMs there is none to claim.
+    let stage = if agent.pool.is_empty() { Stage::Clone } else { Stage::Claim };
+    let journal = Journal::begin(host.ambient.clone(), bundle, meta, stage);
+    Runner::spawn(agent, journal, admission, Phase::Provisioning(Provisioning::New(request)))
 }
 
-/// A runner's place and slot, of which both were taken when its VM was found.
-pub type Taken = (Place, Ticket);
-
-/// Goes on with a runner whose VM a former agent left running.
-pub fn adopt(
-    ctx: Arc<Context>,
-    bundle: Bundle,
+/// Continues with a runner that a former agent began: its end, if that was decided, else its life.
+pub(crate) fn resume(
+    agent: Arc<Agent>,
     meta: RuntimeMetadata,
-    vm: Arc<dyn Machine>,
-    taken: Taken,
+    found: Found,
+    vm: VmResources,
+    admission: Admission,
 ) -> Handle {
-    take_over(ctx, bundle, meta, Some(vm), taken)
-}
-
-fn owner(
-    ctx: Arc<Context>,
-    bundle: Bundle,
-    meta: RuntimeMetadata,
-    vm: Option<Arc<dyn Machine>>,
-    (place, ticket): Taken,
-) -> Owner {
-    let mut held = SlotVm::new(ctx.clone(), bundle.clone(), ticket);
-    held.vm = vm;
-    let record = Record::adopt(ctx.clone(), bundle, meta);
-    record.publish();
-    Owner::new(ctx, record, place, Some(held))
-}
-
-fn take_over(
-    ctx: Arc<Context>,
-    bundle: Bundle,
-    meta: RuntimeMetadata,
-    vm: Option<Arc<dyn Machine>>,
-    taken: Taken,
-) -> Handle {
-    let decided = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
-    let owner = owner(ctx, bundle, meta, vm, taken);
-    match decided {
-        Some(end) => {
-            let ending = Ending::new(end.kind(), end.reason);
-            spawn(owner, |owner| Box::pin(owner.tear_down(ending)))
+    let decided = agent.ends.get(vm.bundle.runner).and_then(|runner| runner.end);
+    let phase = meta.phase;
+    let journal = Journal::resume(agent.host.ambient.clone(), vm.bundle.clone(), meta);
+    let next = match (decided, found) {
+        (Some(end), _) => Phase::TearingDown(Some(vm), RunnerEnd::new(end.kind(), end.reason)),
+        (None, Found::Ended) => {
+            let end = RunnerEnd::found_dead(&vm.bundle, journal.timeline.stage());
+            Phase::TearingDown(Some(vm), end)
         }
-        None => spawn(owner, |owner| Box::pin(owner.live_on())),
-    }
-}
-
-/// As [`adopt`], once the VM answers.
-pub fn seek(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, taken: Taken) -> Handle {
-    take_over(ctx, bundle, meta, None, taken)
-}
-
-/// Removes a bundle whose VM is over, and reports that runner's end.
-pub fn bury(ctx: Arc<Context>, bundle: Bundle, meta: RuntimeMetadata, taken: Taken) -> Handle {
-    let kept = ctx.ends.get(&meta.runner_id).and_then(|r| r.end);
-    let owner = owner(ctx, bundle, meta, None, taken);
-    let ending = match kept {
-        Some(end) => Ending::new(end.kind(), end.reason),
-        None => owner.found_dead(),
+        (None, Found::Live) => Phase::Provisioning(Provisioning::Adopted(vm, phase)),
     };
-    spawn(owner, |owner| Box::pin(owner.tear_down(ending)))
+    Runner::spawn(agent, journal, admission, next)
 }
 
-type Life = std::pin::Pin<Box<dyn Future<Output = wire::Runner> + Send>>;
+impl Runner {
+    fn spawn(agent: Arc<Agent>, journal: Journal, admission: Admission, phase: Phase) -> Handle {
+        let (id, name) = (journal.bundle.runner, journal.meta.runner_name.clone());
+        let span = tracing::info_span!("runner", runner_id = %id, runner_name = name);
+        let delete = CancellationToken::new();
+        let tasks = agent.host.tasks.clone();
+        // Of an adopted VM only its VM process knows the age, by a clock that nothing sets: what is given here is late for
+        // it, and ends a VM whose process does not.
+        let max_lifetime = match journal.meta.max_lifetime_seconds {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds)),
+        };
+        let runner = Self {
+            report: Report::new(agent.clone(), journal),
+            agent,
+            admission,
+            delete: delete.clone(),
+            max_lifetime,
+            expires: Instant::now() + max_lifetime.unwrap_or(AGES).min(AGES),
+        };
+        let task = tasks.spawn("a runner's task", runner.live(phase).instrument(span));
+        Handle { delete, task }
+    }
 
-fn spawn(owner: Owner, life: impl FnOnce(Owner) -> Life) -> Handle {
-    let span = tracing::info_span!("runner", runner_id = %owner.runner(), runner_name = owner.name());
-    let (delete, tasks) = (owner.delete_token(), owner.ctx.tasks.clone());
-    let life = life(owner);
-    let task = tasks.spawn("a runner's task", async move { drop(life.await) }.instrument(span));
-    Handle { delete, task }
+    async fn live(mut self, mut phase: Phase) {
+        let fault = |panic: String| RunnerEnd::fault_of_the_agent(&panic);
+        loop {
+            phase = match phase {
+                Phase::Provisioning(from) => catch_panic(self.provision(from))
+                    .await
+                    .unwrap_or_else(|panic| Phase::TearingDown(None, fault(panic))),
+                Phase::Ready(vm, script) => {
+                    match catch_panic(self.hand_over(&vm, &script)).await.unwrap_or_else(|p| Err(fault(p))) {
+                        Ok(()) => Phase::Following(vm),
+                        Err(end) => Phase::TearingDown(Some(vm.resources), end),
+                    }
+                }
+                Phase::Following(vm) => {
+                    let end = catch_panic(self.follow(&vm)).await.unwrap_or_else(fault);
+                    Phase::TearingDown(Some(vm.resources), end)
+                }
+                Phase::TearingDown(resources, end) => return self.tear_down(resources, &end).await,
+            }
+        }
+    }
+
+    /// Waits for what ends a runner from outside.
+    fn interruption(&self) -> impl Future<Output = RunnerEnd> + use<> {
+        let (delete, expires, max_lifetime) = (self.delete.clone(), self.expires, self.max_lifetime);
+        async move {
+            tokio::select! {
+                biased;
+                // Overtakes everything: the server waits for it.
+                () = delete.cancelled() => RunnerEnd::deleted(),
+                // Before the VM's own limit, which strikes at the same moment.
+                () = sleep_until(expires) => RunnerEnd::expired(max_lifetime.unwrap_or(AGES)),
+            }
+        }
+    }
+
+    /// VM ended, bundle removed, slot free, in this order, and each before the next. A slot whose VM cannot be ended, or
+    /// whose bundle cannot be removed, stays taken, and that is tried again until it works.
+    async fn tear_down(mut self, resources: Option<VmResources>, end: &RunnerEnd) {
+        self.report.decide(end);
+        if let Some(resources) = resources {
+            resources.remove().await;
+        }
+        if let (Some(notices), Ok(ip)) =
+            (&self.agent.host.notices, self.report.journal.meta.ip_address.parse())
+        {
+            notices.release(ip);
+        }
+        // Free before the end is published, so that its reader finds a slot.
+        drop(self.admission);
+        self.report.removed();
+    }
 }

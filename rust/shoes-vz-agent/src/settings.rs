@@ -1,4 +1,4 @@
-//! What `run` needs, checked on this host.
+//! The settings of `run`, checked on this host.
 
 mod values;
 
@@ -26,69 +26,61 @@ use shoes_vz_vm::{
 };
 
 use crate::{
-    hot::HotPlan,
+    pool::HotPlan,
+    saved_states::StatesMode,
     ssh::{Login, LoginKeys},
 };
 
-/// Everything `run` needs, checked.
 #[derive(Debug)]
 pub struct Settings {
-    /// The server, as a URI.
+    /// A URI.
     pub server: String,
-    /// This host's name.
     pub hostname: String,
-    /// Slots.
     pub max_runners: u32,
-    /// What VMs are cloned from.
     pub template: TemplateDir,
-    /// Where they are; canonical.
+    /// Canonical.
     pub runners_path: PathBuf,
-    /// How to log into them.
     pub login: Login,
-    /// Port of the address listener; `None`: not needed.
+    /// `None` if the template needs no address listener.
     pub ip_notify_port: Option<u16>,
-    /// Window or none.
     pub display: Display,
-    /// For the server.
     pub token: Option<Token>,
-    /// Identity and ends.
+    /// Holds the agent ID and the end reports that the server has not acknowledged.
     pub state_dir: PathBuf,
-    /// What runs VMs.
     pub hypervisor: HypervisorKind,
-    /// What QEMU uses.
     pub accelerator: Accelerator,
-    /// How macOS guests reach the world.
+    /// For macOS guests.
     pub network: Network,
-    /// From a runner's begin to SSH.
+    /// From the start of a runner until SSH answers.
     pub start_deadline: Duration,
-    /// From a runner's begin to its VM's end; `None`: for ever.
+    /// Of a VM; `None` sets no limit.
     pub max_lifetime: Option<Duration>,
-    /// From the setup script's end to the Actions runner's first sign.
+    /// From the end of the setup script until an Actions runner appears.
     pub registration_deadline: Duration,
-    /// How long a guest may answer nothing once it has the setup script; `None`: for ever.
+    /// Longest that a guest may be unresponsive once it has the setup script; `None` sets no limit.
     pub unresponsive_guest_limit: Option<Duration>,
-    /// Bytes the runners path's file system must have free for a VM to be taken; 0: not looked at.
+    /// Bytes of free space at the runners path below which new VMs are refused; 0 disables the check.
     pub min_free_disk: u64,
-    /// What is kept hot, and what is done about saved states.
     pub hot: HotPlan,
-    /// Written after registration.
+    pub saved_states: StatesMode,
+    /// Written once the server has accepted this agent.
     pub ready_file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Checks everything that `values` says, on this host.
+    /// Checks all of `values` on this host.
     pub fn check(mut values: Values) -> Result<Self, Mistakes> {
         let v = &mut values;
         let template_path = v.path("template-path").unwrap_or_default();
         let template = TemplateDir::open(&template_path).map_err(|e| v.mistake("template-path", e)).ok();
         let hypervisor = values::hypervisor(v);
         if let (Some(template), Some(kind)) = (&template, hypervisor)
-            && let Err(why) = hypervisor_fits(kind, template.meta.os)
+            && let Err(reason) = hypervisor_fits(kind, template.meta.os)
         {
-            v.mistake("hypervisor", why);
+            v.mistake("hypervisor", reason);
         }
-        let macos = template.as_ref().is_some_and(|t| t.meta.os == Os::Macos);
-        let max_runners = values::max_runners(v, macos);
+        let is_macos = template.as_ref().is_some_and(|t| t.meta.os == Os::Macos);
+        let max_runners = values::max_runners(v, is_macos);
         let runners_path = v.path("runners-path").unwrap_or_default();
         let runners_path = usable_runners_path(&runners_path).map_err(|e| v.mistake("runners-path", e)).ok();
         let state_dir = match v.path("state-dir") {
@@ -106,13 +98,14 @@ impl Settings {
         let network = values::network(v, hypervisor);
         let start_deadline = v.duration("start-deadline", Zero::Refused);
         let max_lifetime = v.duration("max-lifetime", Zero::Allowed);
-        let registration = v.duration("registration-deadline", Zero::Refused);
-        let silence = v.duration("unresponsive-guest-limit", Zero::Allowed);
+        let registration_deadline = v.duration("registration-deadline", Zero::Refused);
+        let unresponsive_limit = v.duration("unresponsive-guest-limit", Zero::Allowed);
         let min_free_disk = v.size("min-free-disk");
         let hot = values::hot(v, needs_tcp);
+        let saved_states = values::saved_states(v, needs_tcp);
         let ready_file = v.path("ready-file");
 
-        let whole = || {
+        let settings = || {
             Some(Self {
                 server: server?,
                 hostname: hostname?,
@@ -129,47 +122,48 @@ impl Settings {
                 network: network?,
                 start_deadline: start_deadline?,
                 max_lifetime: max_lifetime.filter(|d| !d.is_zero()),
-                registration_deadline: registration?,
-                unresponsive_guest_limit: silence.filter(|d| !d.is_zero()),
+                registration_deadline: registration_deadline?,
+                unresponsive_guest_limit: unresponsive_limit.filter(|d| !d.is_zero()),
                 min_free_disk: min_free_disk?,
                 hot: hot?,
+                saved_states: saved_states?,
                 ready_file,
             })
         };
-        let whole = whole();
-        values.finish(whole)
+        let settings = settings();
+        values.finish(settings)
     }
 }
 
-/// With the key that was given, else the template's, else the user's own.
+/// With the given key, else the template's key, else the keys of this user.
 fn login(v: &mut Values, template: Option<&TemplateDir>) -> Option<Login> {
     let given = v.path("ssh-key");
     let Some(t) = template else {
-        // With no template nobody can log in, but a wrong --ssh-key is a mistake of its own.
+        // Without a template there is no login, but a wrong --ssh-key is still reported.
         let key = given?;
         let _ = Login::new("runner", &key, "").map_err(|e| v.mistake("ssh-key", e));
         return None;
     };
-    let keys = LoginKeys::file_or_users(given.or_else(|| t.ssh_key()));
+    let keys = LoginKeys::file_or_user(given.or_else(|| t.ssh_key()));
     Login::new(&t.meta.ssh_user, keys, &t.meta.ssh_host_key).map_err(|e| v.mistake("ssh-key", e)).ok()
 }
 
-/// The values of a subcommand's few settings.
-pub fn of<T: Table>(flags: &Flags<T>) -> Values {
+/// The settings of a subcommand other than `run`.
+pub fn gather<T: Table>(flags: &Flags<T>) -> Values {
     Values::gather(flags, std::env::vars_os(), Mistakes::default())
 }
 
-/// The runners path of the other subcommands: it must be there.
+/// The runners path for subcommands that do not create it.
 pub fn runners_path(values: &mut Values) -> Option<PathBuf> {
     let path = values.path("runners-path").unwrap_or_default();
     let found = fs::canonicalize(&path);
-    found.map_err(|e| values.mistake("runners-path", format_args!("{path:?} cannot be opened ({e})"))).ok()
+    found.map_err(|e| values.mistake("runners-path", format_args!("cannot open {path:?} ({e})"))).ok()
 }
 
 fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
     match (kind, os) {
         (HypervisorKind::Vz, _) if !vz::Vz::available() => {
-            Err("this build has no Virtualization.framework, nor its \
+            Err("this build includes neither Virtualization.framework nor its \
              stand-in (feature \"swift\"; `make setup-swift build` on Linux); use qemu with a Linux template"
                 .into())
         }
@@ -182,7 +176,7 @@ fn hypervisor_fits(kind: HypervisorKind, os: Os) -> Result<(), String> {
 
 fn usable_runners_path(path: &Path) -> Result<PathBuf, String> {
     if path.to_str().is_none() {
-        return Err(format!("{path:?} is not UTF-8, as the settings of VMs must be; use another path"));
+        return Err(format!("{path:?} is not valid UTF-8; use another path"));
     }
     let path = usable_dir(path)?;
     let longest = path.join(bundle::dir_name(RunnerId::random())).join(bundle::file::GUEST_SOCKET);
@@ -190,23 +184,23 @@ fn usable_runners_path(path: &Path) -> Result<PathBuf, String> {
     match over {
         0 => Ok(path),
         n => Err(format!(
-            "{path:?} is {n} bytes too long for the sockets inside ({MAX_SOCKET_PATH} bytes are all a \
-             Unix socket's path may have); use a shorter one"
+            "{path:?} is {n} bytes too long for the Unix sockets inside, whose paths have at most \
+             {MAX_SOCKET_PATH} bytes; use a shorter path"
         )),
     }
 }
 
-/// Makes the directory if need be, and writes into it to see whether that works.
+/// Creates the directory if it does not exist, and checks that it is writable.
 fn usable_dir(path: &Path) -> Result<PathBuf, String> {
-    let fail = |what: &str, e: io::Error| format!("{path:?} {what} ({e})");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| fail("cannot be made", e))?;
-    let path = fs::canonicalize(path).map_err(|e| fail("cannot be opened", e))?;
+    let fail = |what: &str, e: io::Error| format!("cannot {what} {path:?} ({e})");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| fail("create", e))?;
+    let path = fs::canonicalize(path).map_err(|e| fail("open", e))?;
     let probe = path.join(format!(".probe-{}", std::process::id()));
-    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|e| fail("is not writable", e))?;
+    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|e| fail("write to", e))?;
     Ok(path)
 }
 
-/// Whether `text` is HOST:PORT that could be resolved in principle; DNS itself is asked at each connection.
+/// Whether `text` has the form HOST:PORT. Names are not resolved here, but at each connection.
 fn is_host_port(text: &str) -> bool {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
@@ -248,7 +242,7 @@ mod tests {
         let flags = Flags::<Run>::of(given.iter().map(|(n, v)| (*n, (*v).as_ref())));
         let mut values = Values::gather(&flags, [], Mistakes::default());
         values.log();
-        let wrong = Settings::check(values).unwrap_err();
+        let mistakes = Settings::check(values).unwrap_err();
         for part in [
             "--server",
             "--max-runners",
@@ -267,17 +261,17 @@ mod tests {
             "odd",
             "asleep",
         ] {
-            assert_eq!(wrong.0.iter().filter(|m| m.contains(part)).count(), 1, "{part}: {wrong}");
+            assert_eq!(mistakes.0.iter().filter(|m| m.contains(part)).count(), 1, "{part}: {mistakes}");
         }
-        assert_eq!(wrong.0.len(), 16, "{wrong}");
+        assert_eq!(mistakes.0.len(), 16, "{mistakes}");
     }
 
     #[test]
     fn a_runners_path_too_long_for_its_sockets_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let long = dir.path().join("x".repeat(60));
-        let wrong = usable_runners_path(&long).unwrap_err();
-        assert!(wrong.contains("too long") && wrong.contains(long.to_str().unwrap()), "{wrong}");
+        let reason = usable_runners_path(&long).unwrap_err();
+        assert!(reason.contains("too long") && reason.contains(long.to_str().unwrap()), "{reason}");
         assert!(usable_runners_path(&dir.path().join("r")).is_ok());
     }
 }

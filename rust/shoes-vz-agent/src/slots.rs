@@ -1,8 +1,8 @@
 //! The host's slots, as tickets: dropping one frees its slot.
 //!
-//! A runner has a *place* from the moment it is accepted to its end, and a *ticket* once it has a VM. A VM that waits for
-//! a runner has a ticket only, and gives it up when a runner with a place needs it: so there are never more VMs than
-//! slots, and never a runner that waits for a VM nobody will give up.
+//! A runner holds an *admission* from the moment it is accepted to its end, and a *ticket* once it has a VM. A hot VM holds
+//! only a ticket, and gives it up when an admitted runner needs it. So there are never more VMs than slots, and no runner
+//! waits for a slot that is not freed.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
-/// All of them.
+/// Cheap to clone; clones share their tickets.
 #[derive(Debug, Clone)]
 pub struct Slots {
     max: u32,
@@ -21,33 +21,32 @@ pub struct Slots {
 #[derive(Debug, Default)]
 struct Shared {
     held: Mutex<Held>,
-    /// How many tickets were given back.
+    /// Counts the tickets that were returned.
     freed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    /// The numbers of the slots with a VM.
+    /// The indexes of the slots with a VM.
     tickets: BTreeSet<u32>,
-    places: usize,
+    admissions: usize,
 }
 
-/// One slot, held.
+/// The right to run a VM in one slot.
 #[derive(Debug)]
 pub struct Ticket {
     index: u32,
     shared: Arc<Shared>,
 }
 
-/// A runner's right to a slot.
+/// A runner's right to a ticket.
 #[derive(Debug)]
-pub struct Place {
+pub struct Admission {
     shared: Arc<Shared>,
 }
 
-/// None is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("all {max} slots of this host are taken ({taken} runners)")]
+#[error("all {max} slots of this host are in use ({taken} runners)")]
 pub struct Full {
     max: u32,
     taken: usize,
@@ -60,43 +59,41 @@ impl Shared {
 }
 
 impl Slots {
-    /// `max` free slots.
     pub fn new(max: u32) -> Self {
         Self { max, shared: Arc::default() }
     }
 
-    /// How many there are.
     pub fn max(&self) -> u32 {
         self.max
     }
 
-    /// A place for a new runner, if there are fewer runners than slots.
-    pub fn reserve(&self) -> Result<Place, Full> {
+    /// For a new runner, if there are fewer runners than slots.
+    pub fn admit(&self) -> Result<Admission, Full> {
         let mut held = self.shared.lock();
-        if held.places >= self.max as usize {
-            return Err(Full { max: self.max, taken: held.places });
+        if held.admissions >= self.max as usize {
+            return Err(Full { max: self.max, taken: held.admissions });
         }
-        held.places += 1;
-        Ok(Place { shared: self.shared.clone() })
+        held.admissions += 1;
+        Ok(Admission { shared: self.shared.clone() })
     }
 
-    /// A place and a ticket for a runner whose VM is there already, whatever the limit is now: its own slot, if that is
-    /// known and free.
-    pub fn adopt(&self, own: Option<u32>) -> (Place, Ticket) {
-        let ticket = self.readopt(own);
-        self.shared.lock().places += 1;
-        (Place { shared: self.shared.clone() }, ticket)
+    /// For a runner whose VM runs already, whatever the limit is now. `slot` is the one that the VM had: it gets the same one
+    /// if that is free.
+    pub fn adopt(&self, slot: Option<u32>) -> (Admission, Ticket) {
+        let ticket = self.adopt_hot(slot);
+        self.shared.lock().admissions += 1;
+        (Admission { shared: self.shared.clone() }, ticket)
     }
 
-    /// A ticket for a VM that is there already and no runner's.
-    pub fn readopt(&self, own: Option<u32>) -> Ticket {
+    /// As [`Slots::adopt`], for a VM without a runner.
+    pub fn adopt_hot(&self, slot: Option<u32>) -> Ticket {
         let mut held = self.shared.lock();
         let free = |index: &u32| !held.tickets.contains(index);
-        let index = own.filter(free).unwrap_or_else(|| (0..).find(free).unwrap_or(u32::MAX));
+        let index = slot.filter(free).unwrap_or_else(|| (0..).find(free).unwrap_or(u32::MAX));
         self.ticket(&mut held, index)
     }
 
-    /// The first free slot `preferred` says yes to, else the lowest free one; `None` when there is a VM for each.
+    /// The first free slot for which `preferred` is true, else the lowest free one; `None` if every slot has a VM.
     pub fn take(&self, preferred: impl Fn(u32) -> bool) -> Option<Ticket> {
         let mut held = self.shared.lock();
         let free = self.free_in(&held);
@@ -104,18 +101,18 @@ impl Slots {
         Some(self.ticket(&mut held, index))
     }
 
-    /// That slot, if it is free.
-    pub fn take_this(&self, index: u32) -> Option<Ticket> {
+    /// The slot with this index, if it is free.
+    pub fn take_index(&self, index: u32) -> Option<Ticket> {
         let mut held = self.shared.lock();
         self.free_in(&held).contains(&index).then(|| self.ticket(&mut held, index))
     }
 
-    /// The slots without a VM.
+    /// The indexes of the slots without a VM.
     pub fn free(&self) -> Vec<u32> {
         self.free_in(&self.shared.lock())
     }
 
-    /// Changes with each ticket that is given back.
+    /// Changes with each ticket that is returned.
     pub fn freed(&self) -> watch::Receiver<u64> {
         self.shared.freed.subscribe()
     }
@@ -132,7 +129,7 @@ impl Slots {
 }
 
 impl Ticket {
-    /// Which slot it is, from 0.
+    /// From 0.
     pub fn index(&self) -> u32 {
         self.index
     }
@@ -145,9 +142,9 @@ impl Drop for Ticket {
     }
 }
 
-impl Drop for Place {
+impl Drop for Admission {
     fn drop(&mut self) {
-        self.shared.lock().places -= 1;
+        self.shared.lock().admissions -= 1;
     }
 }
 
@@ -160,23 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_ticket_frees_its_slot_and_a_dropped_place_its_place() {
+    fn a_dropped_ticket_frees_its_slot_and_a_dropped_admission_admits_another_runner() {
         let slots = Slots::new(1);
-        let (place, first) = (slots.reserve().unwrap(), any(&slots).unwrap());
-        assert!(slots.reserve().unwrap_err().to_string().contains("all 1 slots"));
+        let (admission, first) = (slots.admit().unwrap(), any(&slots).unwrap());
+        assert!(slots.admit().unwrap_err().to_string().contains("all 1 slots"));
         assert!(any(&slots).is_none());
-        drop((place, first));
-        slots.reserve().unwrap();
+        drop((admission, first));
+        slots.admit().unwrap();
         any(&slots).unwrap();
     }
 
     #[test]
-    fn a_vm_without_a_runner_keeps_no_runner_from_its_place() {
+    fn a_hot_vm_does_not_keep_a_runner_from_being_admitted() {
         let slots = Slots::new(1);
-        let spare = any(&slots).unwrap();
-        let _place = slots.reserve().unwrap();
-        assert!(any(&slots).is_none(), "it has a place, and waits for the spare's ticket");
-        drop(spare);
+        let hot = any(&slots).unwrap();
+        let _admission = slots.admit().unwrap();
+        assert!(any(&slots).is_none(), "it is admitted, and waits for the hot VM's ticket");
+        drop(hot);
         assert_eq!(any(&slots).unwrap().index(), 0);
     }
 
@@ -184,18 +181,18 @@ mod tests {
     fn fault_10_adopted_vms_count_even_beyond_the_limit() {
         let slots = Slots::new(1);
         let (one, two) = (slots.adopt(None), slots.adopt(None));
-        assert!(slots.reserve().is_err() && any(&slots).is_none());
+        assert!(slots.admit().is_err() && any(&slots).is_none());
         drop(one);
-        assert!(slots.reserve().is_err() && any(&slots).is_none());
+        assert!(slots.admit().is_err() && any(&slots).is_none());
         drop(two);
-        assert!(slots.reserve().is_ok() && any(&slots).is_some());
+        assert!(slots.admit().is_ok() && any(&slots).is_some());
     }
 
     #[test]
-    fn fault_26_no_two_vms_have_one_slot_and_an_adopted_one_keeps_its_own() {
+    fn fault_26_no_two_vms_share_a_slot_and_an_adopted_one_keeps_its_slot() {
         let slots = Slots::new(3);
         let adopted = slots.adopt(Some(1));
-        let twin = slots.readopt(Some(1));
+        let twin = slots.adopt_hot(Some(1));
         assert_eq!((adopted.1.index(), twin.index()), (1, 0));
         let third = any(&slots).unwrap();
         assert_eq!(third.index(), 2);
@@ -207,8 +204,8 @@ mod tests {
     fn a_preferred_slot_is_taken_before_a_lower_one() {
         let slots = Slots::new(3);
         assert_eq!(slots.take(|index| index == 2).unwrap().index(), 2);
-        let _first = slots.take_this(0).unwrap();
-        assert!(slots.take_this(0).is_none() && slots.take_this(7).is_none());
+        let _first = slots.take_index(0).unwrap();
+        assert!(slots.take_index(0).is_none() && slots.take_index(7).is_none());
         assert_eq!(slots.free(), [1, 2]);
     }
 }

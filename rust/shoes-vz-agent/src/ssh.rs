@@ -1,5 +1,5 @@
-//! Logging into a guest: the proof that it is ready, and, for templates with the Go guest agent, the way in for its
-//! setup script.
+//! SSH logins into a guest. A login proves that the guest is ready; for templates with the Go guest agent it also carries
+//! the setup script.
 
 mod keys;
 #[cfg(test)]
@@ -24,18 +24,19 @@ use tokio::{
     time::timeout,
 };
 
-use self::keys::{Candidate, Outcome, Source};
+use self::keys::{Candidate, Source, UnusableKey};
 pub use self::keys::{LoginKeys, UserKeys};
 
-/// A single try, from the first byte to `true`'s exit code. Emulated guests on a busy host take seconds.
-const TRY_DEADLINE: Duration = Duration::from_secs(30);
+/// For one attempt, from the first byte to the exit code of `true`. Emulated guests on a busy host take seconds.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// sshd hangs up at the sixth refusal (MaxAuthTries in sshd_config): further keys have the next connection.
-const KEYS_AT_ONCE: usize = 5;
-/// An SSH agent may ask its user before it signs; there may be none.
-const SIGN_DEADLINE: Duration = Duration::from_secs(10);
+/// sshd disconnects at the sixth rejected key (MaxAuthTries in sshd_config), so further keys are offered in the next
+/// connection.
+const KEYS_PER_CONNECTION: usize = 5;
+/// An SSH agent may ask a user to confirm a signature, and nobody may be there to do so.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who logs in, by which key, and which host key the guest must show. Cheap to clone.
+/// The user, its keys, and the host key that the guest must present. Cheap to clone.
 #[derive(Clone)]
 pub struct Login {
     user: Arc<str>,
@@ -54,90 +55,74 @@ impl std::fmt::Debug for Login {
 
 #[derive(Clone)]
 enum Keys {
-    One(Arc<PrivateKey>),
-    OfTheUser {
+    Named(Arc<PrivateKey>),
+    User {
         keys: UserKeys,
-        /// What let us into a guest of this template last: it goes first.
-        worked: Arc<Mutex<Option<PublicKey>>>,
+        /// The key that a guest of this template accepted last: it is offered first.
+        last_accepted: Arc<Mutex<Option<PublicKey>>>,
     },
 }
 
-/// Why there is no [`Login`].
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// The key cannot be used.
     #[error(
-        "the SSH key {path:?} cannot be used ({why}); it must be an unencrypted private key this user can read"
+        "the SSH key {path:?} cannot be used ({reason}); it must be an unencrypted private key that this user can read"
     )]
     Key {
-        /// The file.
         path: PathBuf,
-        /// Why, without any of its content.
-        why: String,
+        /// Quotes nothing of the file.
+        reason: String,
     },
-    /// The template's host key cannot be read.
     #[error("ssh_host_key in Template.json is not a valid OpenSSH public key ({0})")]
     HostKey(String),
 }
 
-/// Why a guest could not be logged into.
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {
-    /// It is not who it should be: no use in trying again.
+    /// Another attempt cannot succeed. Both are fingerprints.
     #[error(
-        "the guest showed the host key {shown}, not {expected}: another machine answers, or the template's ssh_host_key is out of date"
+        "the guest presented the host key {presented}, not {expected}: another machine answers, or ssh_host_key in \
+         Template.json is out of date"
     )]
-    WrongHost {
-        /// Fingerprint shown.
-        shown: String,
-        /// Fingerprint expected.
-        expected: String,
-    },
-    /// The key was turned down.
-    #[error("the guest refused the key for user {0:?}; is its public half in that user's authorized_keys?")]
+    WrongHost { presented: String, expected: String },
+    #[error("the guest rejected the key for user {0:?}; is its public half in that user's authorized_keys?")]
     Refused(String),
-    /// None of the user's own keys was of use.
     #[error(
-        "the guest let user {user:?} in by none of this user's own keys ({tried}). Put the public half of one into \
-         that user's ~/.ssh/authorized_keys in the template, or name the right key: --ssh-key"
+        "the guest accepted none of the SSH keys of this host's user for {user:?} ({tried}). Add the public half of one \
+         to ~/.ssh/authorized_keys of {user:?} in the template, or pass the right key with --ssh-key"
     )]
     NoKey {
-        /// Who was to be logged in.
         user: String,
-        /// Each key, and why it was of no use.
+        /// Each key, and why the guest did not accept it.
         tried: String,
     },
-    /// Command ended otherwise than it should.
-    #[error("`true` over SSH ended with {0}")]
-    NotTrue(String),
-    /// Nothing moved.
-    #[error("no answer within {} s", TRY_DEADLINE.as_secs())]
-    Silent,
-    /// Anything the protocol or the connection said.
+    #[error("SSH login succeeded, but running `true` failed ({0})")]
+    CommandFailed(String),
+    #[error("no answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
+    Timeout,
     #[error("{0}")]
     Protocol(#[from] russh::Error),
-    /// The connection was not made.
     #[error("{0}")]
     Connect(String),
 }
 
 impl SshError {
-    /// Whether another try could end otherwise.
+    /// Whether no further attempt can succeed.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::WrongHost { .. })
     }
 }
 
 impl Login {
-    /// Reads a key that is named; the user's own are looked for when they are needed. `host_key` is a line of OpenSSH's
-    /// format, or "" when any will do at first.
+    /// Reads a named key at once; a user's keys are looked up when they are needed. `host_key` is a line in OpenSSH's
+    /// format, or "" to trust the first host key that a VM presents.
     pub fn new(user: &str, keys: impl Into<LoginKeys>, host_key: &str) -> Result<Self, LoginError> {
         let keys = match keys.into() {
             LoginKeys::File(path) => match keys::load(&path) {
-                Ok(key) => Keys::One(Arc::new(key)),
-                Err(unusable) => return Err(LoginError::Key { path, why: unusable.why }),
+                Ok(key) => Keys::Named(Arc::new(key)),
+                Err(error) => return Err(LoginError::Key { path, reason: error.reason }),
             },
-            LoginKeys::OfTheUser(keys) => Keys::OfTheUser { keys, worked: Arc::default() },
+            LoginKeys::User(keys) => Keys::User { keys, last_accepted: Arc::default() },
         };
         let pinned = match host_key.trim() {
             "" => None,
@@ -146,38 +131,38 @@ impl Login {
         Ok(Self { user: user.into(), keys, pinned: pinned.map(Arc::new) })
     }
 
-    /// Says, at the agent's start, by which keys guests will be logged into when none is named.
-    pub(crate) async fn say(&self) {
-        let Keys::OfTheUser { keys, .. } = &self.keys else { return };
+    /// Logs, at the agent's start, which keys are offered to guests when no key is named.
+    pub(crate) async fn log(&self) {
+        let Keys::User { keys, .. } = &self.keys else { return };
         let found = keys.find().await;
-        let skipped = keys::words(&found.skipped);
+        let skipped = keys::describe(&found.skipped);
         match found.candidates.is_empty() {
             true => tracing::warn!(
                 skipped,
-                "neither --ssh-key nor the template names an SSH key, and this user has none that can be used; no guest \
-                 can be logged into until there is one"
+                "no usable SSH key: neither --ssh-key nor the template names one, and this user has none; VMs fail until \
+                 there is one"
             ),
             false => {
                 let keys: Vec<&str> = found.candidates.iter().map(|c| &*c.name).collect();
                 tracing::info!(
                     ?keys,
                     skipped,
-                    "no SSH key is named; this user's own are tried, as ssh would"
+                    "no SSH key is named; offering the keys of this user, as ssh does"
                 );
             }
         }
     }
 
-    /// For one VM: a host key not pinned is trusted at first sight, and no other one after it.
-    pub fn of_one_vm(&self) -> Ssh {
-        let seen = Arc::new(Mutex::new(self.pinned.as_deref().cloned()));
-        Ssh { login: self.clone(), seen, trying: Arc::default() }
+    /// For one VM: unless a host key is pinned, the first one presented is trusted, and no other one after it.
+    pub fn for_one_vm(&self) -> Ssh {
+        let host_key = Arc::new(Mutex::new(self.pinned.as_deref().cloned()));
+        Ssh { login: self.clone(), host_key, attempts: Arc::default() }
     }
 
-    /// For one VM that was given keys of its own: it lets this one in, and shows that one.
-    pub(crate) fn with(&self, key: PrivateKey, host: PublicKey) -> Ssh {
-        let login = Self { user: self.user.clone(), keys: Keys::One(Arc::new(key)), pinned: None };
-        Ssh { login, seen: Arc::new(Mutex::new(Some(host))), trying: Arc::default() }
+    /// For a personalized VM: it accepts `key` and presents `host`.
+    pub(crate) fn with_keys(&self, key: PrivateKey, host: PublicKey) -> Ssh {
+        let login = Self { user: self.user.clone(), keys: Keys::Named(Arc::new(key)), pinned: None };
+        Ssh { login, host_key: Arc::new(Mutex::new(Some(host))), attempts: Arc::default() }
     }
 }
 
@@ -185,49 +170,47 @@ impl Login {
 #[derive(Clone)]
 pub struct Ssh {
     login: Login,
-    seen: Arc<Mutex<Option<PublicKey>>>,
-    trying: Arc<Mutex<Trying>>,
+    host_key: Arc<Mutex<Option<PublicKey>>>,
+    attempts: Arc<Mutex<KeyAttempts>>,
 }
 
-/// How far the user's own keys were tried with one VM.
+/// Which of the user's keys were offered to one VM so far.
 #[derive(Default)]
-struct Trying {
-    rest: VecDeque<Candidate>,
-    outcomes: Vec<Outcome>,
+struct KeyAttempts {
+    remaining: VecDeque<Candidate>,
+    unusable: Vec<UnusableKey>,
 }
 
 /// How a command over SSH ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// By itself.
     Code(u32),
-    /// By a signal, or without a word.
+    /// By a signal, or without a report.
     Abnormal,
 }
 
 impl Ssh {
-    /// The host key the guest must show, if that is known.
     #[cfg(test)]
     pub(crate) fn pinned(&self) -> Option<PublicKey> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.host_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// One try: authenticate over `stream` and run `true`.
+    /// One attempt to authenticate over `stream` and run `true`.
     pub async fn ready<S>(&self, stream: S) -> Result<(), SshError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let whole = async {
+        let attempt = async {
             let session = self.session(stream).await?;
             let exit = session.run("true", Bytes::new(), |_| {}).await?;
-            session.end().await;
+            session.close().await;
             match exit {
                 Exit::Code(0) => Ok(()),
-                Exit::Code(code) => Err(SshError::NotTrue(format!("exit code {code}"))),
-                Exit::Abnormal => Err(SshError::NotTrue("no exit code".into())),
+                Exit::Code(code) => Err(SshError::CommandFailed(format!("exit code {code}"))),
+                Exit::Abnormal => Err(SshError::CommandFailed("no exit code".into())),
             }
         };
-        timeout(TRY_DEADLINE, whole).await.unwrap_or(Err(SshError::Silent))
+        timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or(Err(SshError::Timeout))
     }
 
     /// An authenticated session over `stream`.
@@ -235,16 +218,16 @@ impl Ssh {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let known = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.host_key.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = client::Config { preferred: preferred(known.as_ref()), ..client::Config::default() };
-        let checker = HostCheck { seen: self.seen.clone() };
+        let checker = HostCheck { host_key: self.host_key.clone() };
         let mut handle = client::connect_stream(Arc::new(config), stream, checker).await?;
         match &self.login.keys {
-            Keys::One(key) => {
+            Keys::Named(key) => {
                 let rsa = matches!(key.algorithm(), Algorithm::Rsa { .. });
                 let hash = if rsa { rsa_hash(&handle).await? } else { None };
                 if rsa && hash.is_none() {
-                    return Err(SshError::Connect("the guest takes RSA signatures by SHA-1 only".into()));
+                    return Err(SshError::Connect("the guest accepts RSA signatures with SHA-1 only".into()));
                 }
                 let key = PrivateKeyWithHashAlg::new(key.clone(), hash);
                 match handle.authenticate_publickey(&*self.login.user, key).await?.success() {
@@ -252,65 +235,68 @@ impl Ssh {
                     false => Err(SshError::Refused(self.login.user.to_string())),
                 }
             }
-            Keys::OfTheUser { keys, worked } => self.by_the_users_keys(handle, keys, worked).await,
+            Keys::User { keys, last_accepted } => self.try_user_keys(handle, keys, last_accepted).await,
         }
     }
 
-    /// By the next few of the user's keys; the rest has the next connection, and after the last it is begun anew.
-    async fn by_the_users_keys(
+    /// Offers the next few of the user's keys. The next connection offers those that remain; after the last key, the keys
+    /// are looked up again.
+    async fn try_user_keys(
         &self,
         mut handle: client::Handle<HostCheck>,
         keys: &UserKeys,
-        worked: &Mutex<Option<PublicKey>>,
+        last_accepted: &Mutex<Option<PublicKey>>,
     ) -> Result<Session, SshError> {
-        if self.trying().rest.is_empty() {
+        if self.attempts().remaining.is_empty() {
             let found = keys.find().await;
-            let last = worked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let mut rest = VecDeque::from(found.candidates);
-            if let Some(at) = rest.iter().position(|c| last.as_ref() == Some(c.public())) {
-                rest.swap(0, at);
+            let last = last_accepted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut remaining = VecDeque::from(found.candidates);
+            if let Some(at) = remaining.iter().position(|c| last.as_ref() == Some(c.public())) {
+                remaining.swap(0, at);
             }
-            *self.trying() = Trying { rest, outcomes: found.skipped };
+            *self.attempts() = KeyAttempts { remaining, unusable: found.skipped };
         }
-        for n in 0..KEYS_AT_ONCE {
-            // A guest with a lower MaxAuthTries hangs up instead of refusing the last key.
+        for n in 0..KEYS_PER_CONNECTION {
+            // A guest with a lower MaxAuthTries disconnects instead of rejecting the last key.
             if n > 0 && handle.is_closed() {
                 break;
             }
-            let Some(candidate) = self.trying().rest.pop_front() else { break };
+            let Some(candidate) = self.attempts().remaining.pop_front() else { break };
             match try_key(&mut handle, &self.login.user, &candidate).await {
-                Ok(Tried::In) => {
-                    let mut worked = worked.lock().unwrap_or_else(PoisonError::into_inner);
-                    *worked = Some(candidate.public().clone());
-                    drop(worked);
+                Ok(KeyAnswer::Accepted) => {
+                    let mut last = last_accepted.lock().unwrap_or_else(PoisonError::into_inner);
+                    *last = Some(candidate.public().clone());
+                    drop(last);
                     // This VM's next session begins with it.
-                    let mut trying = self.trying();
-                    trying.rest.push_front(candidate);
+                    self.attempts().remaining.push_front(candidate);
                     return Ok(Session { handle });
                 }
-                Ok(Tried::Useless(why)) => self.trying().outcomes.push(Outcome { name: candidate.name, why }),
-                // It had hung up before it was asked: this key has the next connection.
+                Ok(KeyAnswer::Unusable(reason)) => {
+                    self.attempts().unusable.push(UnusableKey { name: candidate.name, reason });
+                }
+                // The guest disconnected before it got this key: the next connection offers it.
                 Err(SshError::Protocol(russh::Error::SendError)) if n > 0 => {
-                    self.trying().rest.push_front(candidate);
+                    self.attempts().remaining.push_front(candidate);
                     break;
                 }
                 Err(error) if n > 0 => {
-                    self.trying().outcomes.push(Outcome { name: candidate.name, why: error.to_string() });
+                    let reason = error.to_string();
+                    self.attempts().unusable.push(UnusableKey { name: candidate.name, reason });
                     break;
                 }
                 Err(error) => {
-                    // It says nothing about the key, unless it always does: then the others have their turn.
-                    self.trying().rest.push_back(candidate);
+                    // The error may not be about the key; if it repeats, the other keys come before this one.
+                    self.attempts().remaining.push_back(candidate);
                     return Err(error);
                 }
             }
         }
-        let tried = keys::words(&self.trying().outcomes);
+        let tried = keys::describe(&self.attempts().unusable);
         Err(SshError::NoKey { user: self.login.user.to_string(), tried })
     }
 
-    fn trying(&self) -> std::sync::MutexGuard<'_, Trying> {
-        self.trying.lock().unwrap_or_else(PoisonError::into_inner)
+    fn attempts(&self) -> std::sync::MutexGuard<'_, KeyAttempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -320,7 +306,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Runs `command` with `stdin`, handing each piece of its output to `out`.
+    /// Runs `command` with `stdin`, and passes each piece of its output to `out`.
     pub async fn run(
         &self,
         command: &str,
@@ -339,7 +325,7 @@ impl Session {
                 ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } => out(&data),
                 ChannelMsg::ExitStatus { exit_status } => exit = Exit::Code(exit_status),
                 ChannelMsg::Failure => {
-                    return Err(SshError::Connect("the guest refused to run a command".into()));
+                    return Err(SshError::Connect("the guest refuses to run commands".into()));
                 }
                 _ => {}
             }
@@ -347,28 +333,30 @@ impl Session {
         Ok(exit)
     }
 
-    /// Says goodbye; nothing depends on its being heard.
-    pub async fn end(self) {
+    /// Sends a disconnect message. It does not matter whether the guest receives it.
+    pub async fn close(self) {
         if let Err(error) = self.handle.disconnect(Disconnect::ByApplication, "", "").await {
-            tracing::debug!(%error, "the guest had hung up already");
+            tracing::debug!(%error, "the SSH connection was closed already");
         }
     }
 }
 
-/// What came of trying one key in a connection that is still good.
-enum Tried {
-    In,
-    Useless(String),
+/// The result of offering one key in a connection that is still open.
+enum KeyAnswer {
+    Accepted,
+    Unusable(String),
 }
 
 async fn try_key(
     handle: &mut client::Handle<HostCheck>,
     user: &str,
     candidate: &Candidate,
-) -> Result<Tried, SshError> {
+) -> Result<KeyAnswer, SshError> {
     let hash = match candidate.is_rsa() {
         true => match rsa_hash(handle).await? {
-            None => return Ok(Tried::Useless("the guest takes RSA signatures by SHA-1 only".into())),
+            None => {
+                return Ok(KeyAnswer::Unusable("the guest accepts RSA signatures with SHA-1 only".into()));
+            }
             hash => hash,
         },
         false => None,
@@ -379,40 +367,40 @@ async fn try_key(
             handle.authenticate_publickey(user, key).await?
         }
         Source::Agent { socket, key } => {
-            let mut agent = match Source::agent(socket).await {
+            let mut agent = match Source::connect(socket).await {
                 Ok(agent) => agent,
-                Err(why) => return Ok(Tried::Useless(why)),
+                Err(reason) => return Ok(KeyAnswer::Unusable(reason)),
             };
             let signed = handle.authenticate_publickey_with(user, key.clone(), hash, &mut agent);
-            match timeout(SIGN_DEADLINE, signed).await {
+            match timeout(SIGN_TIMEOUT, signed).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(russh::AgentAuthError::Key(error))) => {
-                    return Ok(Tried::Useless(format!("the SSH agent did not sign ({error})")));
+                    return Ok(KeyAnswer::Unusable(format!("the SSH agent did not sign ({error})")));
                 }
                 Ok(Err(russh::AgentAuthError::Send(_))) => return Err(russh::Error::SendError.into()),
                 Err(_) => {
                     return Err(SshError::Connect(format!(
                         "the SSH agent did not sign within {} s",
-                        SIGN_DEADLINE.as_secs()
+                        SIGN_TIMEOUT.as_secs()
                     )));
                 }
             }
         }
     };
     Ok(match answer.success() {
-        true => Tried::In,
-        false => Tried::Useless("the guest refused it".into()),
+        true => KeyAnswer::Accepted,
+        false => KeyAnswer::Unusable("the guest rejected it".into()),
     })
 }
 
-/// SHA-512 where the guest does not say what it takes: sshd has taken it since OpenSSH 7.2. `None`: it takes SHA-1 only,
-/// which no key of ours is used with.
+/// SHA-512 where the guest does not list what it accepts: sshd accepts it since OpenSSH 7.2. `None`: it accepts SHA-1 only,
+/// which this agent never signs with.
 async fn rsa_hash(handle: &client::Handle<HostCheck>) -> Result<Option<HashAlg>, SshError> {
     Ok(handle.best_supported_rsa_hash().await?.unwrap_or(Some(HashAlg::Sha512)))
 }
 
-/// What an emulated guest computes quickest: X25519 and Ed25519, ChaCha20, and no post-quantum exchange, which buys
-/// nothing on a channel that never leaves this host.
+/// What an emulated guest computes fastest: X25519 and Ed25519, ChaCha20, and no post-quantum key exchange, which gains
+/// nothing on a connection that never leaves this host.
 fn preferred(host_key: Option<&PublicKey>) -> Preferred {
     let mut keys = vec![
         Algorithm::Ed25519,
@@ -420,7 +408,7 @@ fn preferred(host_key: Option<&PublicKey>) -> Preferred {
         Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
         Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
     ];
-    // A guest with several host keys shows the one that is asked for.
+    // A guest with several host keys presents the one that the client prefers.
     if let Some(known) = host_key.map(PublicKey::algorithm) {
         keys.retain(|k| match (&known, k) {
             (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => true,
@@ -454,26 +442,26 @@ fn preferred(host_key: Option<&PublicKey>) -> Preferred {
 }
 
 struct HostCheck {
-    seen: Arc<Mutex<Option<PublicKey>>>,
+    host_key: Arc<Mutex<Option<PublicKey>>>,
 }
 
 impl client::Handler for HostCheck {
     type Error = SshError;
 
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, SshError> {
-        let shown = match shown {
+    async fn check_server_key(&mut self, presented: &PublicKeyOrCertificate) -> Result<bool, SshError> {
+        let presented = match presented {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
             PublicKeyOrCertificate::Certificate(certificate) => {
                 PublicKey::from(certificate.public_key().clone())
             }
         };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*seen {
-            None => *seen = Some(shown),
-            Some(expected) if expected.key_data() == shown.key_data() => {}
+        let mut host_key = self.host_key.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*host_key {
+            None => *host_key = Some(presented),
+            Some(expected) if expected.key_data() == presented.key_data() => {}
             Some(expected) => {
                 return Err(SshError::WrongHost {
-                    shown: shown.fingerprint(HashAlg::Sha256).to_string(),
+                    presented: presented.fingerprint(HashAlg::Sha256).to_string(),
                     expected: expected.fingerprint(HashAlg::Sha256).to_string(),
                 });
             }

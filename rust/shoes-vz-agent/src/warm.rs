@@ -3,18 +3,18 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
-use shoes_vz_terminal::progress::{Place, Progress};
+use shoes_vz_terminal::progress::{Progress, ProgressTarget};
 
 use shoes_vz_process::units;
 
 use crate::{
+    agent::Agent,
     bundles::{self, Lock},
     commands::print,
-    context::Context,
-    hot::HotPlan,
+    pool::HotPlan,
     run,
+    saved_states::{self, StatesMode},
     settings::Settings,
-    states,
     tasks::Tasks,
 };
 
@@ -29,26 +29,26 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
         there == 0,
         "{there} VMs are below {runners_path:?}: start the agent, which adopts or removes them and saves states by itself"
     );
-    settings.hot = HotPlan::states_only();
+    settings.hot = HotPlan::none();
+    settings.saved_states = StatesMode::Auto;
     let agent_id = run::agent_id(&settings.state_dir)?;
-    states::possible(settings.hypervisor, &settings.state_dir)
+    saved_states::possible(settings.hypervisor, &settings.state_dir)
         .await
         .map_err(|reason| anyhow::anyhow!("no state can be saved on this host: {reason}"))?;
     let slots = settings.max_runners;
-    let mut progress = Progress::new(Place::of_stderr());
+    let mut progress = Progress::new(ProgressTarget::of_stderr());
     progress
         .event(&format!("saving a state of template {:?} for each of {slots} slots", settings.template.name));
-    let ctx = run::context(settings, agent_id, None, Tasks::default()).await?;
-    let pool = ctx.pool.clone();
+    let agent = run::agent(settings, agent_id, None, Tasks::default()).await?;
     let failed = tokio::select! {
-        failed = until_done(&ctx, slots, &mut progress) => failed,
-        () = pool.keep(ctx.clone()) => anyhow::bail!("the task that starts VMs ended"),
-        fault = ctx.tasks.failed() => anyhow::bail!("a fault of the agent's own: {fault}. Please report it"),
+        failed = until_done(&agent, slots, &mut progress) => failed,
+        () = agent.pool.keep() => anyhow::bail!("the task that starts VMs ended"),
+        fault = agent.host.tasks.failed() => anyhow::bail!("a fault of the agent: {fault}. Please report it"),
     };
     // VMs of slots that are done are being removed.
     progress.now("removing", "the VMs the states were saved of");
-    let mut changes = ctx.pool.changes();
-    while !ctx.pool.is_empty() {
+    let mut changes = agent.pool.changes();
+    while !agent.pool.is_empty() {
         changes.changed().await;
     }
     drop(progress);
@@ -56,18 +56,18 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
     print(&format!("{slots} of {slots} slots have a saved state"))
 }
 
-async fn until_done(ctx: &Arc<Context>, slots: u32, progress: &mut Progress) -> usize {
+async fn until_done(agent: &Arc<Agent>, slots: u32, progress: &mut Progress) -> usize {
     let began = Instant::now();
-    let mut told = BTreeMap::new();
+    let mut done = BTreeMap::new();
     for slot in 0..slots {
         // Looks whether it has one; nothing was tried yet that could have failed.
-        let _ = ctx.states.needs(ctx, slot).await;
+        let _ = agent.host.saved_states.needs(slot, &agent.host.default_spec(slot)).await;
     }
     loop {
-        let mut changes = ctx.pool.changes();
+        let mut changes = agent.pool.changes();
         for slot in 0..slots {
-            let Some(standing) = ctx.states.standing(slot) else { continue };
-            if told.contains_key(&slot) {
+            let Some(standing) = agent.host.saved_states.standing(slot) else { continue };
+            if done.contains_key(&slot) {
                 continue;
             }
             let took = units::show_duration(began.elapsed());
@@ -76,12 +76,12 @@ async fn until_done(ctx: &Arc<Context>, slots: u32, progress: &mut Progress) -> 
                     .event(&format!("slot {slot}: saved, and restored once ({took} since the beginning)")),
                 Err(reason) => progress.event(&format!("slot {slot}: no state could be saved: {reason}")),
             }
-            told.insert(slot, standing.is_ok());
+            done.insert(slot, standing.is_ok());
         }
-        if told.len() == slots as usize {
-            return told.values().filter(|ok| !**ok).count();
+        if done.len() == slots as usize {
+            return done.values().filter(|ok| !**ok).count();
         }
-        progress.now("saving", &format!("{} of {slots} slots done", told.len()));
+        progress.now("saving", &format!("{} of {slots} slots done", done.len()));
         changes.changed().await;
     }
 }

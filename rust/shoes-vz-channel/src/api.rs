@@ -21,45 +21,30 @@ const MAX_ANSWER: usize = 256 << 20;
 /// Longest line of `/events`.
 const MAX_EVENT: usize = 1 << 20;
 
-/// Why a call failed.
+/// Why a call failed; `call` is its method and path.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The guest agent was not reached.
     #[error("reaching the guest agent: {0}")]
     Dial(#[from] DialError),
-    /// The connection broke.
     #[error("{call}: the connection to the guest agent broke: {source}")]
-    Broken {
-        /// Method and path.
+    Broken { call: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{call}: the guest agent answered {status}: {reason}")]
+    Refused {
         call: String,
-        /// How.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The guest agent said no.
-    #[error("{call}: the guest agent answered {status}: {words}")]
-    Answer {
-        /// Method and path.
-        call: String,
-        /// HTTP status; 409: another setup script was handed over before.
+        /// 409: another setup script was handed over before.
         status: StatusCode,
-        /// The beginning of its answer.
-        words: String,
+        /// The beginning of the answer's body.
+        reason: String,
     },
-    /// Its answer makes no sense.
-    #[error("{call}: the guest agent's answer is not understood: {source}")]
-    Nonsense {
-        /// Method and path.
-        call: String,
-        /// Why.
-        source: serde_json::Error,
-    },
+    #[error("{call}: the guest agent's answer is not valid: {source}")]
+    Malformed { call: String, source: serde_json::Error },
 }
 
 impl ApiError {
-    /// The HTTP status of a refusal.
+    /// Of a refusal.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
-            ApiError::Answer { status, .. } => Some(*status),
+            ApiError::Refused { status, .. } => Some(*status),
             _ => None,
         }
     }
@@ -82,32 +67,31 @@ impl GuestApi {
         self.json(Method::GET, "/status", Bytes::new()).await
     }
 
-    /// Whether the guest agent answers.
     pub async fn health(&self) -> Result<Health, ApiError> {
         self.json(Method::GET, "/health", Bytes::new()).await
     }
 
-    /// Runs a program in the guest and waits for it. When this future is dropped, the program is killed.
+    /// Runs a program in the guest and waits for its exit. When this future is dropped, the guest agent kills the program.
     pub async fn exec(&self, request: ExecRequest) -> Result<ExecResponse, ApiError> {
         // Strings and numbers: this cannot fail.
         let body = serde_json::to_vec(&request).unwrap_or_default();
         self.json(Method::POST, "/exec", body.into()).await
     }
 
-    /// The state now, then each change; ends with an error when the guest agent goes away.
+    /// The state now, then each change; ends with an error when the connection ends.
     pub fn events(&self) -> BoxStream<'static, Result<Status, ApiError>> {
-        let lines = self.stream("/events".to_owned()).map(Ok::<_, ApiError>);
+        let chunks = self.stream("/events".to_owned()).map(Ok::<_, ApiError>);
         struct State<S> {
             chunks: S,
             buffer: BytesMut,
         }
-        let state = State { chunks: lines.boxed(), buffer: BytesMut::new() };
+        let state = State { chunks: chunks.boxed(), buffer: BytesMut::new() };
         futures::stream::try_unfold(state, |mut s| async move {
             loop {
                 if let Some(end) = s.buffer.iter().position(|b| *b == b'\n') {
                     let line = s.buffer.split_to(end + 1);
                     let status = serde_json::from_slice(&line)
-                        .map_err(|source| ApiError::Nonsense { call: "GET /events".into(), source })?;
+                        .map_err(|source| ApiError::Malformed { call: "GET /events".into(), source })?;
                     return Ok(Some((status, s)));
                 }
                 if s.buffer.len() > MAX_EVENT {
@@ -122,7 +106,7 @@ impl GuestApi {
         .boxed()
     }
 
-    /// Hands the setup script over and has it started; the same `id` again changes nothing, another one is refused (409).
+    /// Hands the setup script over and starts it; the same `id` again changes nothing, another one is refused (409).
     pub async fn put_setup(
         &self,
         id: impl std::fmt::Display,
@@ -131,30 +115,29 @@ impl GuestApi {
         self.json(Method::PUT, &format!("/setup/{id}"), script).await
     }
 
-    /// How far the setup script is.
     pub async fn setup(&self) -> Result<SetupStatus, ApiError> {
         self.json(Method::GET, "/setup", Bytes::new()).await
     }
 
     /// The setup script's output from byte `offset` on, followed until the script has exited. Ends with an error when the
-    /// guest agent goes away; go on from where it stopped.
+    /// connection ends; call it again with the offset it reached.
     pub fn setup_log(&self, offset: u64) -> BoxStream<'static, Result<Bytes, ApiError>> {
         self.stream(format!("/setup/log?offset={offset}")).boxed()
     }
 
-    /// Makes a restored guest unlike every other clone of its state; all of it is in force when this returns.
+    /// Gives a restored guest an identity that no other clone of its state has; all of it is in force when this returns.
     pub async fn personalize(&self, personalization: &Personalization) -> Result<Personalized, ApiError> {
         // Strings and a number: this cannot fail.
         let body = serde_json::to_vec(personalization).unwrap_or_default();
         self.json(Method::POST, "/personalize", body.into()).await
     }
 
-    /// Gets the guest ready for its state to be saved.
+    /// Prepares the guest for its state to be saved.
     pub async fn prepare_save(&self) -> Result<(), ApiError> {
         self.call(Method::POST, "/prepare-save", Bytes::new()).await.map(drop)
     }
 
-    /// Has the guest power itself off.
+    /// Makes the guest power itself off.
     pub async fn shutdown(&self) -> Result<(), ApiError> {
         self.call(Method::POST, "/shutdown", Bytes::new()).await.map(|_| ())
     }
@@ -169,7 +152,7 @@ impl GuestApi {
         let answer = self.call(method, path, body).await?;
         let bytes =
             Limited::new(answer, MAX_ANSWER).collect().await.map_err(|e| broken(&call, e))?.to_bytes();
-        serde_json::from_slice(&bytes).map_err(|source| ApiError::Nonsense { call, source })
+        serde_json::from_slice(&bytes).map_err(|source| ApiError::Malformed { call, source })
     }
 
     fn stream(&self, path: String) -> impl Stream<Item = Result<Bytes, ApiError>> + Send + use<> {
@@ -188,7 +171,7 @@ impl GuestApi {
         let stream = dial(&self.socket, port::API).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        // Ends by itself with the answer's end, or when the answer is dropped.
+        // Ends with the answer, or when the answer is dropped.
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -202,11 +185,11 @@ impl GuestApi {
         if status.is_success() {
             return Ok(answer.into_body());
         }
-        let words = match Limited::new(answer.into_body(), 4096).collect().await {
+        let reason = match Limited::new(answer.into_body(), 4096).collect().await {
             Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
-            Err(error) => format!("(its words were not received: {error})"),
+            Err(error) => format!("(reading the answer's body failed: {error})"),
         };
-        Err(ApiError::Answer { call, status, words })
+        Err(ApiError::Refused { call, status, reason })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who is there: the exchange that makes a session out of two ends that may each have just (re)started.
+//! The exchange that makes a session out of two ends that may each have just (re)started.
 //!
 //! ```text
 //!   guest starts                                host
@@ -18,16 +18,16 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// The channel protocol's number; ends with different ones do not make a session.
+/// Number of the channel's protocol; ends with different numbers do not make a session.
 pub const PROTOCOL: u32 = 1;
 
-/// How many replaced ends are remembered.
+/// How many replaced ends an end remembers.
 const RETIRED: usize = 32;
 
-/// What an end says of itself.
+/// What an end sends about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hello {
-    /// The guest agent's version; of the host, the VM process'.
+    /// Of the guest agent; on the host's side, of the VM process.
     #[serde(default)]
     pub agent_version: String,
     /// Random, new with each start of the guest agent.
@@ -56,7 +56,7 @@ pub(crate) enum Role {
 pub(crate) struct Message {
     pub(crate) role: Role,
     pub(crate) nonce: u64,
-    /// The reader's nonce as last heard; 0 = none was.
+    /// The reader's nonce as last received; 0: none was.
     pub(crate) echo: u64,
     /// The sender has a session of just these two nonces.
     pub(crate) sure: bool,
@@ -90,9 +90,9 @@ impl Message {
     }
 }
 
-/// What to do about a Hello.
+/// What to do after a Hello.
 #[derive(Debug, PartialEq, Eq, Default)]
-pub(crate) struct Heard {
+pub(crate) struct Reaction {
     pub(crate) reply: Option<Message>,
     /// A new session begins (before the reply goes out).
     pub(crate) begin: Option<u64>,
@@ -105,7 +105,8 @@ pub(crate) struct Handshake {
     role: Role,
     hello: Hello,
     nonce: u64,
-    heard: u64,
+    /// The other end's; 0: none was received.
+    peer_nonce: u64,
     session_with: Option<u64>,
     /// Nonces of ends that were replaced; no end takes one up again.
     retired: VecDeque<u64>,
@@ -113,30 +114,30 @@ pub(crate) struct Handshake {
 
 impl Handshake {
     pub(crate) fn new(role: Role, hello: Hello, nonce: u64) -> Self {
-        Self { role, hello, nonce, heard: 0, session_with: None, retired: VecDeque::new() }
+        Self { role, hello, nonce, peer_nonce: 0, session_with: None, retired: VecDeque::new() }
     }
 
     pub(crate) fn message(&self) -> Message {
         Message {
             role: self.role,
             nonce: self.nonce,
-            echo: self.heard,
-            sure: self.session_with == Some(self.heard),
+            echo: self.peer_nonce,
+            sure: self.session_with == Some(self.peer_nonce),
             hello: self.hello.clone(),
         }
     }
 
-    /// Whether to say hello again after a while: the guest always speaks first, the host once it heard someone.
+    /// Whether to send the hello again after a while: the guest always sends first, the host once it has received one.
     pub(crate) fn wants_repeat(&self) -> bool {
-        self.session_with.is_none() && (self.role == Role::Guest || self.heard != 0)
+        self.session_with.is_none() && (self.role == Role::Guest || self.peer_nonce != 0)
     }
 
-    pub(crate) fn on_message(&mut self, m: &Message) -> Heard {
+    pub(crate) fn on_message(&mut self, m: &Message) -> Reaction {
         if m.role == self.role || self.retired.contains(&m.nonce) {
-            return Heard::default(); // our own words, echoed by a terminal in between; or a replay
+            return Reaction::default(); // our own message, echoed by a terminal in between; or a replay
         }
         if m.hello.protocol != self.hello.protocol {
-            return Heard { foreign: Some(m.hello.protocol), ..Heard::default() };
+            return Reaction { foreign: Some(m.hello.protocol), ..Reaction::default() };
         }
         let begin = (m.echo == self.nonce && self.session_with != Some(m.nonce))
             .then(|| session_id(self.role, self.nonce, m.nonce));
@@ -146,13 +147,13 @@ impl Handshake {
             self.retired.truncate(RETIRED - 1);
             self.retired.push_front(old);
         }
-        self.heard = m.nonce;
+        self.peer_nonce = m.nonce;
         let proven = m.echo == self.nonce;
-        Heard { reply: (!proven || !m.sure).then(|| self.message()), begin, foreign: None }
+        Reaction { reply: (!proven || !m.sure).then(|| self.message()), begin, foreign: None }
     }
 
-    /// The session is broken on this side: start over, so that the other end notices.
-    pub(crate) fn renew(&mut self, nonce: u64) -> Message {
+    /// The session is broken on this side: start again, so that the other end notices.
+    pub(crate) fn restart(&mut self, nonce: u64) -> Message {
         self.nonce = nonce;
         self.session_with = None;
         self.message()
@@ -193,15 +194,15 @@ mod tests {
         let (mut hs, mut gs, mut sent) = (vec![], vec![], 0);
         while !to_host.is_empty() || !to_guest.is_empty() {
             if let Some(m) = to_host.pop_front() {
-                let heard = host.on_message(&m);
-                hs.extend(heard.begin);
-                to_guest.extend(heard.reply);
+                let reaction = host.on_message(&m);
+                hs.extend(reaction.begin);
+                to_guest.extend(reaction.reply);
                 sent += 1;
             }
             if let Some(m) = to_guest.pop_front() {
-                let heard = guest.on_message(&m);
-                gs.extend(heard.begin);
-                to_host.extend(heard.reply);
+                let reaction = guest.on_message(&m);
+                gs.extend(reaction.begin);
+                to_host.extend(reaction.reply);
                 sent += 1;
             }
             assert!(sent < 100, "they never fall silent");
@@ -218,11 +219,11 @@ mod tests {
     }
 
     #[test]
-    fn a_renewed_session_is_noticed_by_the_other_end() {
+    fn a_restarted_session_is_noticed_by_the_other_end() {
         let (mut h, mut g) = (end(Role::Host, 7), end(Role::Guest, 9));
         let hello = g.message();
         settle(&mut h, &mut g, [hello].into(), [].into());
-        let again = h.renew(8);
+        let again = h.restart(8);
         let (hs, gs, _) = settle(&mut h, &mut g, [].into(), [again].into());
         assert_eq!((hs.len(), &hs), (1, &gs));
     }
@@ -232,11 +233,11 @@ mod tests {
         let mut h = end(Role::Host, 7);
         let mut m = end(Role::Guest, 9).message();
         m.hello.protocol = 99;
-        assert_eq!(h.on_message(&m), Heard { foreign: Some(99), ..Heard::default() });
+        assert_eq!(h.on_message(&m), Reaction { foreign: Some(99), ..Reaction::default() });
     }
 
     #[test]
-    fn a_lost_answer_is_made_up_for_by_repeating() {
+    fn a_lost_answer_is_replaced_by_repeating_the_hello() {
         let (mut h, mut g) = (end(Role::Host, 7), end(Role::Guest, 9));
         let to_guest = h.on_message(&g.message()).reply.unwrap();
         let lost = g.on_message(&to_guest);
@@ -256,7 +257,7 @@ mod tests {
         let mut second = end(Role::Guest, 10);
         let hello = second.message();
         settle(&mut h, &mut second, [hello].into(), [].into());
-        assert_eq!(h.on_message(&proof), Heard::default());
+        assert_eq!(h.on_message(&proof), Reaction::default());
     }
 
     #[test]

@@ -6,23 +6,25 @@
 //!         [`socket`]         └─ [`sockets::Host`] ══ many connections (virtio sockets) ═════════════┘
 //! ```
 //!
-//! - [`socket`]: `CONNECT <port>` over a Unix socket, one connection per stream.
+//! - [`socket`]: `CONNECT <port>` over a Unix socket, one connection for each stream.
 //! - [`mux`]: many streams over one byte stream of which either end may restart at any moment ([`wire`] frames, yamux
-//!   inside). QEMU's guests.
-//! - [`sockets`]: each stream a connection of its own, beginning with the same `CONNECT` line. macOS guests.
+//!   inside). For guests of QEMU.
+//! - [`sockets`]: each stream is a separate connection that begins with the same `CONNECT` line. For macOS guests.
 //! - [`api`]: the guest agent's HTTP API, typed.
 
 pub mod api;
 mod handshake;
-mod incoming;
+mod line;
 mod link;
 pub mod mux;
 mod peer;
+mod request;
 mod session;
 pub mod socket;
 pub mod sockets;
 pub mod wire;
 
 pub use handshake::{Hello, PROTOCOL};
-pub use incoming::{BoxedStream, Incoming, Io};
+pub use line::{BoxedStream, Io};
 pub use peer::{OpenError, Peer};
+pub use request::StreamRequest;

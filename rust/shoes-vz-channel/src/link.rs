@@ -14,8 +14,8 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    handshake::{Handshake, Hello, Message, Role, nonce},
-    session::{Dead, Ends, Inbound},
+    handshake::{Handshake, Hello, Message, PROTOCOL, Role, nonce},
+    session::{EndedFlag, Inbound, LinkEnd},
     wire::{Decoder, Frame, Kind, MAX_PAYLOAD, encode, filler},
 };
 
@@ -24,15 +24,21 @@ const REPEAT_MOST: Duration = Duration::from_secs(1);
 
 /// What an end does with its sessions.
 pub(crate) trait Sessions {
-    /// A session began: run yamux over it, and report its breaking with `broken(id)`.
-    fn begin(&mut self, id: u64, peer: Hello, dead: Dead, broken: mpsc::UnboundedSender<u64>) -> Ends;
-    /// The session is over; its `dead` is set.
+    /// A session began: run yamux over it, and send its `id` to `broken` when it breaks.
+    fn begin(
+        &mut self,
+        id: u64,
+        peer: Hello,
+        ended: EndedFlag,
+        broken: mpsc::UnboundedSender<u64>,
+    ) -> LinkEnd;
+    /// The session has ended; its `ended` is set.
     fn end(&mut self);
 }
 
-enum Out {
+enum Control {
     Hello(Bytes),
-    /// From now on send this session's bytes, and no more of the one before.
+    /// From now on send this session's bytes, and none of the one before.
     Session(u64, mpsc::Receiver<Bytes>),
     NoSession,
 }
@@ -41,17 +47,17 @@ struct Current {
     id: u64,
     next_seq: u32,
     inbound: Inbound,
-    dead: Dead,
+    ended: EndedFlag,
 }
 
 struct Link<S> {
     handshake: Handshake,
     sessions: S,
     current: Option<Current>,
-    out: mpsc::UnboundedSender<Out>,
+    out: mpsc::UnboundedSender<Control>,
     broken: mpsc::UnboundedSender<u64>,
-    said_foreign: bool,
-    /// The last unknown session we answered.
+    warned_foreign: bool,
+    /// The last unknown session that we answered.
     unknown: Option<u64>,
 }
 
@@ -70,7 +76,7 @@ where
         current: None,
         out,
         broken,
-        said_foreign: false,
+        warned_foreign: false,
         unknown: None,
     };
     let writing = write(writer, out_queue);
@@ -90,7 +96,7 @@ where
             },
             Err(e) = &mut writing => break Err(e),
             Some(id) = broke.recv() => link.on_broken(id),
-            // Both ends of a byte stream may lose bytes at a restart, so an unanswered hello is said again.
+            // Both ends of a byte stream may lose bytes at a restart, so an unanswered hello is sent again.
             () = sleep_until(repeat_at), if link.handshake.wants_repeat() => {
                 link.send(&link.handshake.message());
                 pause = (pause * 2).min(REPEAT_MOST);
@@ -115,7 +121,7 @@ impl<S: Sessions> Link<S> {
         let payload = message.encode();
         let mut bytes = BytesMut::new();
         encode(&Frame { kind: Kind::Hello, session: 0, seq: 0, payload }, &mut bytes);
-        drop(self.out.send(Out::Hello(bytes.freeze())));
+        drop(self.out.send(Control::Hello(bytes.freeze())));
     }
 
     fn on_frame(&mut self, frame: Frame) {
@@ -130,34 +136,34 @@ impl<S: Sessions> Link<S> {
     }
 
     fn on_hello(&mut self, message: Message) {
-        let heard = self.handshake.on_message(&message);
-        if let (Some(theirs), false) = (heard.foreign, self.said_foreign) {
-            self.said_foreign = true;
+        let reaction = self.handshake.on_message(&message);
+        if let (Some(theirs), false) = (reaction.foreign, self.warned_foreign) {
+            self.warned_foreign = true;
             warn!(
                 theirs,
-                ours = crate::PROTOCOL,
+                ours = PROTOCOL,
                 version = message.hello.agent_version,
                 "the other end speaks another guest channel protocol: rebuild the template with this release's guest agent"
             );
         }
-        if let Some(id) = heard.begin {
+        if let Some(id) = reaction.begin {
             self.end_session();
-            let dead = Dead::default();
-            let ends = self.sessions.begin(id, message.hello, dead.clone(), self.broken.clone());
-            self.current = Some(Current { id, next_seq: 0, inbound: ends.inbound, dead });
+            let ended = EndedFlag::default();
+            let link_end = self.sessions.begin(id, message.hello, ended.clone(), self.broken.clone());
+            self.current = Some(Current { id, next_seq: 0, inbound: link_end.inbound, ended });
             // The other end must know of the session before its first bytes come.
-            if let Some(reply) = &heard.reply {
+            if let Some(reply) = &reaction.reply {
                 self.send(reply);
             }
-            drop(self.out.send(Out::Session(id, ends.outbound)));
-        } else if let Some(reply) = &heard.reply {
+            drop(self.out.send(Control::Session(id, link_end.outbound)));
+        } else if let Some(reply) = &reaction.reply {
             self.send(reply);
         }
     }
 
     fn on_data(&mut self, frame: Frame) {
         let Some(current) = self.current.as_mut().filter(|c| c.id == frame.session) else {
-            // Of a session that is over, or replayed; or the other end believes in one we know nothing of.
+            // Of a session that has ended, or replayed; or the other end believes in one that we do not know.
             if self.unknown.replace(frame.session) != Some(frame.session) {
                 self.send(&self.handshake.message());
             }
@@ -165,7 +171,7 @@ impl<S: Sessions> Link<S> {
         };
         let ahead = frame.seq.wrapping_sub(current.next_seq);
         if ahead > u32::MAX / 2 {
-            return; // heard before: replayed
+            return; // received before: replayed
         }
         if ahead != 0 {
             warn!(
@@ -173,47 +179,50 @@ impl<S: Sessions> Link<S> {
                 got = frame.seq,
                 "bytes were lost on the guest channel; starting a new session"
             );
-            return self.renew();
+            return self.restart();
         }
         current.next_seq = current.next_seq.wrapping_add(1);
         if current.inbound.push(frame.payload).is_err() {
             warn!("the other end of the guest channel sends more than it may; starting a new session");
-            self.renew();
+            self.restart();
         }
     }
 
     fn on_broken(&mut self, id: u64) {
         if self.current.as_ref().is_some_and(|c| c.id == id) {
-            self.renew();
+            self.restart();
         }
     }
 
-    fn renew(&mut self) {
+    fn restart(&mut self) {
         self.end_session();
-        drop(self.out.send(Out::NoSession));
-        let message = self.handshake.renew(nonce());
+        drop(self.out.send(Control::NoSession));
+        let message = self.handshake.restart(nonce());
         self.send(&message);
     }
 
     fn end_session(&mut self) {
         if let Some(current) = self.current.take() {
-            current.dead.set();
+            current.ended.set();
             self.sessions.end();
         }
     }
 }
 
-async fn write<W: AsyncWrite + Unpin>(mut to: W, mut queue: mpsc::UnboundedReceiver<Out>) -> io::Result<()> {
+async fn write<W: AsyncWrite + Unpin>(
+    mut to: W,
+    mut queue: mpsc::UnboundedReceiver<Control>,
+) -> io::Result<()> {
     to.write_all(&filler()).await?;
     let mut session: Option<(u64, u32, mpsc::Receiver<Bytes>)> = None;
     let mut bytes = BytesMut::new();
     loop {
-        let Some(out) = next(&mut queue, &mut session, &mut bytes).await else { return Ok(()) };
-        match out {
-            Next::Control(Out::Hello(hello)) => bytes.extend_from_slice(&hello),
-            Next::Control(Out::Session(id, outbound)) => session = Some((id, 0, outbound)),
-            Next::Control(Out::NoSession) | Next::SessionOver => session = None,
-            Next::Data => {}
+        let Some(step) = next(&mut queue, &mut session, &mut bytes).await else { return Ok(()) };
+        match step {
+            Step::Control(Control::Hello(hello)) => bytes.extend_from_slice(&hello),
+            Step::Control(Control::Session(id, outbound)) => session = Some((id, 0, outbound)),
+            Step::Control(Control::NoSession) | Step::SessionEnded => session = None,
+            Step::Data => {}
         }
         if !bytes.is_empty() {
             to.write_all(&bytes).await?;
@@ -223,25 +232,26 @@ async fn write<W: AsyncWrite + Unpin>(mut to: W, mut queue: mpsc::UnboundedRecei
     }
 }
 
-enum Next {
-    Control(Out),
+enum Step {
+    Control(Control),
+    /// What was added to the bytes to write.
     Data,
-    SessionOver,
+    SessionEnded,
 }
 
 /// What to write next; control first, since a new session's hello must precede its bytes.
 async fn next(
-    queue: &mut mpsc::UnboundedReceiver<Out>,
+    queue: &mut mpsc::UnboundedReceiver<Control>,
     session: &mut Option<(u64, u32, mpsc::Receiver<Bytes>)>,
     bytes: &mut BytesMut,
-) -> Option<Next> {
-    let Some((id, seq, outbound)) = session else { return queue.recv().await.map(Next::Control) };
+) -> Option<Step> {
+    let Some((id, seq, outbound)) = session else { return queue.recv().await.map(Step::Control) };
     let first = tokio::select! {
         biased;
-        control = queue.recv() => return control.map(Next::Control),
+        control = queue.recv() => return control.map(Step::Control),
         payload = outbound.recv() => match payload {
             Some(payload) => payload,
-            None => return Some(Next::SessionOver),
+            None => return Some(Step::SessionEnded),
         },
     };
     let mut payload = first;
@@ -249,11 +259,11 @@ async fn next(
         encode(&Frame { kind: Kind::Data, session: *id, seq: *seq, payload }, bytes);
         *seq = seq.wrapping_add(1);
         if bytes.len() > MAX_PAYLOAD {
-            return Some(Next::Data);
+            return Some(Step::Data);
         }
         match outbound.try_recv() {
             Ok(more) => payload = more,
-            Err(_) => return Some(Next::Data),
+            Err(_) => return Some(Step::Data),
         }
     }
 }

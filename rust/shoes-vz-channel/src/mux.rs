@@ -11,15 +11,16 @@ use tracing::{debug, info};
 
 pub use crate::{
     handshake::Hello,
-    incoming::{BoxedStream, Incoming},
+    line::BoxedStream,
     peer::{OpenError, Peer},
+    request::StreamRequest,
     session::Stream,
 };
 use crate::{
     handshake::Role,
-    incoming::MAX_WORDS,
+    line::MAX_REASON,
     link::{self, Sessions},
-    session::{self, Dead, Ends, OpenRequest, pipe},
+    session::{self, EndedFlag, LinkEnd, OpenRequest, pipe},
 };
 
 /// The host's end. Clones share it; the channel closes with the last of them.
@@ -33,7 +34,7 @@ pub struct Host {
 #[derive(Debug, Clone)]
 struct Handle {
     opens: mpsc::Sender<OpenRequest>,
-    dead: Dead,
+    ended: EndedFlag,
 }
 
 #[derive(Debug)]
@@ -57,35 +58,35 @@ impl Host {
         let hello = Hello::new(env!("CARGO_PKG_VERSION"), "");
         let task = tokio::spawn(async move {
             match link::run(io, Role::Host, hello, sessions).await {
-                Ok(()) => info!("the byte stream to the guest ended"),
-                Err(error) => info!(%error, "the byte stream to the guest broke"),
+                Ok(()) => info!("byte stream to the guest ended"),
+                Err(error) => info!(%error, "byte stream to the guest broke"),
             }
         });
         Self { peer, session, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
     }
 
-    /// Whether the guest agent is there. The sender goes away with the byte stream.
+    /// Whether the guest agent is up. The sender goes away with the byte stream.
     pub fn peer(&self) -> watch::Receiver<Peer> {
         self.peer.clone()
     }
 
-    /// A stream to the guest's `port`. Waits, without bound, for the guest agent to be there, and asks again when it
+    /// A stream to the guest's `port`. Waits, without bound, for the guest agent to be up, and asks again when it
     /// restarts before it has answered.
     pub async fn open(&self, port: u16) -> Result<Stream, OpenError> {
         let mut session = self.session.clone();
         loop {
             let handle = session
-                .wait_for(|s| s.as_ref().is_some_and(|h| !h.dead.is_set()))
+                .wait_for(|s| s.as_ref().is_some_and(|h| !h.ended.is_set()))
                 .await
                 .map_err(|_| OpenError::Closed)?
                 .clone();
             let Some(handle) = handle else { continue };
             match ask(&handle, port).await {
                 Ok(stream) => return Ok(stream),
-                Err(_) if handle.dead.is_set() => {
-                    debug!(port, "the guest agent started anew; asking it again");
-                    // Until another takes its place (or the link ends, which the next wait sees).
-                    let _ = session.wait_for(|s| s.as_ref().is_none_or(|h| !h.dead.is_set())).await;
+                Err(_) if handle.ended.is_set() => {
+                    debug!(port, "the guest agent restarted; asking it again");
+                    // Until another session replaces it (or the link ends, which the next wait sees).
+                    let _ = session.wait_for(|s| s.as_ref().is_none_or(|h| !h.ended.is_set())).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -105,9 +106,9 @@ async fn ask(handle: &Handle, port: u16) -> Result<Stream, OpenError> {
         return Ok(stream);
     }
     let length = usize::from(stream.read_u16().await.map_err(dropped)?);
-    let mut words = vec![0; length.min(MAX_WORDS)];
-    stream.read_exact(&mut words).await.map_err(dropped)?;
-    Err(OpenError::Refused { port, words: String::from_utf8_lossy(&words).into_owned() })
+    let mut reason = vec![0; length.min(MAX_REASON)];
+    stream.read_exact(&mut reason).await.map_err(dropped)?;
+    Err(OpenError::Refused { port, reason: String::from_utf8_lossy(&reason).into_owned() })
 }
 
 struct HostSessions {
@@ -117,21 +118,27 @@ struct HostSessions {
 }
 
 impl Sessions for HostSessions {
-    fn begin(&mut self, id: u64, peer: Hello, dead: Dead, broken: mpsc::UnboundedSender<u64>) -> Ends {
-        let (pipe, ends) = pipe();
+    fn begin(
+        &mut self,
+        id: u64,
+        peer: Hello,
+        ended: EndedFlag,
+        broken: mpsc::UnboundedSender<u64>,
+    ) -> LinkEnd {
+        let (pipe, link_end) = pipe();
         let (opens, requests) = mpsc::channel(16);
-        let task_dead = dead.clone();
+        let task_ended = ended.clone();
         let task = tokio::spawn(async move {
-            // A guest has nothing to ask its host for: its streams are reset by dropping them.
-            let error = session::drive(pipe, yamux::Mode::Client, task_dead, requests, drop).await;
-            debug!(%error, "guest channel session over");
-            let _ = broken.send(id); // fails only when the link is gone as well
+            // A guest opens no streams to its host; any that it does open are reset by dropping them.
+            let error = session::drive(pipe, yamux::Mode::Client, task_ended, requests, drop).await;
+            debug!(%error, "guest channel session ended");
+            let _ = broken.send(id); // fails only when the link has ended as well
         });
         self.task = Some(AbortOnDrop(task.abort_handle()));
-        info!(version = peer.agent_version, start_id = peer.start_id, "the guest agent is there");
-        self.session.send_replace(Some(Handle { opens, dead }));
+        info!(version = peer.agent_version, start_id = peer.start_id, "guest agent connected");
+        self.session.send_replace(Some(Handle { opens, ended }));
         self.peer.send_replace(Peer::Up(peer));
-        ends
+        link_end
     }
 
     fn end(&mut self) {
@@ -146,12 +153,12 @@ impl Sessions for HostSessions {
 pub struct Guest;
 
 impl Guest {
-    /// Serves `io` until it ends (`Ok`) or fails. `handler` is called for each stream the host asks for; its futures end
-    /// with the session they belong to, or when this one is dropped.
+    /// Serves `io` until it ends (`Ok`) or fails. `handler` is called for each stream that the host asks for; its futures
+    /// end with the session they belong to, or when this one is dropped.
     pub async fn serve<IO, H, F>(io: IO, hello: Hello, handler: H) -> io::Result<()>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin,
-        H: Fn(Incoming) -> F + Clone + Send + 'static,
+        H: Fn(StreamRequest) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         link::run(io, Role::Guest, hello, GuestSessions { handler, task: None }).await
@@ -165,32 +172,38 @@ struct GuestSessions<H> {
 
 impl<H, F> Sessions for GuestSessions<H>
 where
-    H: Fn(Incoming) -> F + Clone + Send + 'static,
+    H: Fn(StreamRequest) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    fn begin(&mut self, id: u64, _peer: Hello, dead: Dead, broken: mpsc::UnboundedSender<u64>) -> Ends {
-        let (pipe, ends) = pipe();
+    fn begin(
+        &mut self,
+        id: u64,
+        _peer: Hello,
+        ended: EndedFlag,
+        broken: mpsc::UnboundedSender<u64>,
+    ) -> LinkEnd {
+        let (pipe, link_end) = pipe();
         let (opens, requests) = mpsc::channel(1);
         let handler = self.handler.clone();
         let task = tokio::spawn(async move {
-            let _nobody_opens_from_here = opens;
-            let (streams, mut incoming) = mpsc::unbounded_channel();
+            let _never_used = opens; // a guest opens no streams
+            let (streams, mut opened) = mpsc::unbounded_channel();
             let mut handlers = JoinSet::new();
-            let driving = session::drive(pipe, yamux::Mode::Server, dead, requests, move |stream| {
+            let driving = session::drive(pipe, yamux::Mode::Server, ended, requests, move |stream| {
                 drop(streams.send(stream)); // the receiver lives in this very task
             });
             tokio::pin!(driving);
             loop {
                 tokio::select! {
                     error = &mut driving => {
-                        debug!(%error, "guest channel session over");
+                        debug!(%error, "guest channel session ended");
                         break;
                     }
-                    Some(stream) = incoming.recv() => {
+                    Some(stream) = opened.recv() => {
                         let handler = handler.clone();
                         handlers.spawn(async move {
-                            match Incoming::from_mux(stream).await {
-                                Ok(incoming) => handler(incoming).await,
+                            match StreamRequest::from_mux(stream).await {
+                                Ok(request) => handler(request).await,
                                 Err(error) => debug!(%error, "the host dropped a stream at once"),
                             }
                         });
@@ -198,10 +211,10 @@ where
                     Some(_) = handlers.join_next(), if !handlers.is_empty() => {}
                 }
             }
-            let _ = broken.send(id); // fails only when the link is gone as well
+            let _ = broken.send(id); // fails only when the link has ended as well
         });
         self.task = Some(AbortOnDrop(task.abort_handle()));
-        ends
+        link_end
     }
 
     fn end(&mut self) {

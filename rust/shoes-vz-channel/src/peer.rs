@@ -1,52 +1,31 @@
-//! What the host sees of its guest, over whichever channel.
+//! What the host sees of its guest, over either channel.
 
 use std::io;
 
 use crate::handshake::Hello;
 
-/// The guest, as the host sees it.
+/// The guest agent, as the host sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// Not there, or not yet.
     Down,
-    /// Said this, and has proved to be listening now.
+    /// The guest agent sent this, and has proved that it listens now.
     Up(Hello),
 }
 
 /// Why the host got no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The guest's words.
-    #[error("the guest refused port {port}: {words}")]
-    Refused {
-        /// What was asked for.
-        port: u16,
-        /// Why not.
-        words: String,
-    },
-    /// The channel to the guest has ended: its VM is gone.
-    #[error("the channel to the guest is closed: its VM is gone")]
+    /// The reason is the guest agent's.
+    #[error("the guest refused port {port}: {reason}")]
+    Refused { port: u16, reason: String },
+    #[error("the channel to the guest is closed: its VM has ended")]
     Closed,
-    /// Too many streams.
     #[error("no further stream to the guest's port {port}: the channel carries as many as it can")]
-    Full {
-        /// What was asked for.
-        port: u16,
-    },
-    /// The guest dropped the request without a word.
+    Full { port: u16 },
+    /// The guest dropped the request without an answer.
     #[error("the guest dropped the request for port {port}")]
-    Dropped {
-        /// What was asked for.
-        port: u16,
-        /// How that showed.
-        source: io::Error,
-    },
-    /// The guest agent is there, but takes no connection (virtio sockets only).
-    #[error("no connection to the guest agent for port {port}, though it is there: {source}")]
-    Unreachable {
-        /// What was asked for.
-        port: u16,
-        /// The hypervisor's words.
-        source: io::Error,
-    },
+    Dropped { port: u16, source: io::Error },
+    /// The guest agent is up, but takes no connection (virtio sockets only). The source is the hypervisor's error.
+    #[error("no connection to the guest agent for port {port}, although it is up: {source}")]
+    Unreachable { port: u16, source: io::Error },
 }

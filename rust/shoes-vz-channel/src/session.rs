@@ -26,11 +26,11 @@ use crate::wire::MAX_PAYLOAD;
 const MAX_STREAMS: usize = 128;
 /// yamux' window of one stream.
 const WINDOW: usize = 256 * 1024;
-/// What a well-behaved other end can have under way: all windows, and their frames' headers.
+/// What an other end that keeps to the protocol can have in flight: all windows, and their frames' headers.
 pub(crate) const MAX_QUEUED: usize = MAX_STREAMS * WINDOW + (4 << 20);
 
 /// The link's side of a session's bytes.
-pub(crate) struct Ends {
+pub(crate) struct LinkEnd {
     pub(crate) inbound: Inbound,
     pub(crate) outbound: mpsc::Receiver<Bytes>,
 }
@@ -65,7 +65,7 @@ pub(crate) struct Pipe {
     gathered: BytesMut,
 }
 
-pub(crate) fn pipe() -> (Pipe, Ends) {
+pub(crate) fn pipe() -> (Pipe, LinkEnd) {
     let (queue, inbound) = mpsc::unbounded_channel();
     let (outbound, outgoing) = mpsc::channel(4);
     let queued = Arc::new(AtomicUsize::new(0));
@@ -76,7 +76,7 @@ pub(crate) fn pipe() -> (Pipe, Ends) {
         outbound: PollSender::new(outbound),
         gathered: BytesMut::new(),
     };
-    (pipe, Ends { inbound: Inbound { queue, queued }, outbound: outgoing })
+    (pipe, LinkEnd { inbound: Inbound { queue, queued }, outbound: outgoing })
 }
 
 impl futures::io::AsyncRead for Pipe {
@@ -97,8 +97,8 @@ impl futures::io::AsyncRead for Pipe {
     }
 }
 
-fn link_gone() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the guest channel's link is gone")
+fn link_ended() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the guest channel's link has ended")
 }
 
 impl Pipe {
@@ -106,9 +106,9 @@ impl Pipe {
         if self.gathered.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.outbound.poll_reserve(cx)).map_err(|_| link_gone())?;
+        ready!(self.outbound.poll_reserve(cx)).map_err(|_| link_ended())?;
         let bytes = self.gathered.split().freeze();
-        Poll::Ready(self.outbound.send_item(bytes).map_err(|_| link_gone()))
+        Poll::Ready(self.outbound.send_item(bytes).map_err(|_| link_ended()))
     }
 }
 
@@ -132,11 +132,11 @@ impl futures::io::AsyncWrite for Pipe {
     }
 }
 
-/// Whether a session still lives; set before its streams are torn down.
+/// Whether a session has ended; set before its streams are closed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Dead(Arc<AtomicBool>);
+pub(crate) struct EndedFlag(Arc<AtomicBool>);
 
-impl Dead {
+impl EndedFlag {
     pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -148,13 +148,13 @@ impl Dead {
 
 /// One stream between host and guest.
 ///
-/// Half-close is kept: after `shutdown` the other end reads to the end and may go on writing. A stream whose session
+/// Half-close works: after `shutdown` the other end reads to the end and may go on writing. A stream whose session
 /// ended (the other side restarted) or which the other side dropped without closing reads as `ConnectionReset`, never as
 /// a clean end.
 pub struct Stream {
     inner: Compat<yamux::Stream>,
-    dead: Dead,
-    ended: bool,
+    session_ended: EndedFlag,
+    read_to_end: bool,
     closed: bool,
 }
 
@@ -165,17 +165,17 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Stream {
-    fn new(inner: yamux::Stream, dead: Dead) -> Self {
-        Self { inner: inner.compat(), dead, ended: false, closed: false }
+    fn new(inner: yamux::Stream, session_ended: EndedFlag) -> Self {
+        Self { inner: inner.compat(), session_ended, read_to_end: false, closed: false }
     }
 
     fn reset(&self) -> io::Error {
-        let why = if self.dead.is_set() {
-            "the guest channel's session ended: the guest agent or the VM process started anew"
+        let reason = if self.session_ended.is_set() {
+            "the guest channel's session ended: the guest agent or the VM process restarted"
         } else {
             "the other end of the guest channel dropped the stream"
         };
-        io::Error::new(io::ErrorKind::ConnectionReset, why)
+        io::Error::new(io::ErrorKind::ConnectionReset, reason)
     }
 }
 
@@ -185,7 +185,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ended || buf.remaining() == 0 {
+        if self.read_to_end || buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -194,10 +194,10 @@ impl AsyncRead for Stream {
         }
         if buf.filled().len() == before {
             // yamux: "Closed" without our having closed it means reset, here or there.
-            if self.dead.is_set() || (!self.closed && self.inner.get_ref().is_closed()) {
+            if self.session_ended.is_set() || (!self.closed && self.inner.get_ref().is_closed()) {
                 return Poll::Ready(Err(self.reset()));
             }
-            self.ended = true;
+            self.read_to_end = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -239,7 +239,7 @@ pub(crate) type OpenRequest = oneshot::Sender<Stream>;
 pub(crate) async fn drive(
     pipe: Pipe,
     mode: yamux::Mode,
-    dead: Dead,
+    ended: EndedFlag,
     mut opens: mpsc::Receiver<OpenRequest>,
     mut inbound: impl FnMut(Stream),
 ) -> yamux::ConnectionError {
@@ -249,13 +249,13 @@ pub(crate) async fn drive(
     config.set_split_send_size(MAX_PAYLOAD - yamux_header());
     let mut connection = yamux::Connection::new(pipe, config, mode);
     let mut wanted: Option<OpenRequest> = None;
-    let mut nobody_opens = false;
+    let mut opens_closed = false;
     let error = futures::future::poll_fn(|cx| {
         loop {
-            if wanted.is_none() && !nobody_opens {
+            if wanted.is_none() && !opens_closed {
                 match opens.poll_recv(cx) {
                     Poll::Ready(Some(request)) => wanted = Some(request),
-                    Poll::Ready(None) => nobody_opens = true,
+                    Poll::Ready(None) => opens_closed = true,
                     Poll::Pending => {}
                 }
             }
@@ -263,8 +263,8 @@ pub(crate) async fn drive(
                 match connection.poll_new_outbound(cx) {
                     Poll::Ready(Ok(stream)) => {
                         if let Some(request) = wanted.take() {
-                            // A caller that is gone meanwhile drops the stream, which resets it.
-                            drop(request.send(Stream::new(stream, dead.clone())));
+                            // A caller that has given up meanwhile drops the stream, which resets it.
+                            drop(request.send(Stream::new(stream, ended.clone())));
                         }
                         continue;
                     }
@@ -278,7 +278,7 @@ pub(crate) async fn drive(
                 }
             }
             match connection.poll_next_inbound(cx) {
-                Poll::Ready(Some(Ok(stream))) => inbound(Stream::new(stream, dead.clone())),
+                Poll::Ready(Some(Ok(stream))) => inbound(Stream::new(stream, ended.clone())),
                 Poll::Ready(Some(Err(e))) => return Poll::Ready(e),
                 Poll::Ready(None) => return Poll::Ready(yamux::ConnectionError::Closed),
                 Poll::Pending => return Poll::Pending,
@@ -286,7 +286,7 @@ pub(crate) async fn drive(
         }
     })
     .await;
-    dead.set();
+    ended.set();
     error
 }
 

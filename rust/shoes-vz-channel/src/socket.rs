@@ -1,5 +1,5 @@
 //! `guest.sock`: a Unix socket through which one stream after the other reaches the guest, by Firecracker's hybrid-vsock
-//! convention: the client sends `CONNECT <port>\n` and gets `OK <port>\n` or `ERR <words>\n`, then it is the stream.
+//! convention: the client sends `CONNECT <port>\n` and gets `OK <port>\n` or `ERR <reason>\n`, then it is the stream.
 
 use std::{
     fmt::Display,
@@ -9,14 +9,14 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncWriteExt, Interest},
     net::{UnixListener, UnixStream},
     task::JoinSet,
 };
 use tracing::{debug, warn};
 
 use crate::{
-    incoming::{BoxedStream, Io, MAX_WORDS, one_line},
+    line::{BoxedStream, Io, Reply, read_request, request, write_refusal},
     mux,
     peer::OpenError,
     sockets,
@@ -25,32 +25,15 @@ use crate::{
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Nobody serves the socket.
+    /// No process serves the socket.
     #[error("connecting to {path}: {source}; is the VM process alive?", path = .path.display())]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Connect { path: PathBuf, source: io::Error },
     /// The connection broke before the answer.
     #[error("asking {path} for the guest's port {port}: {source}", path = .path.display())]
-    Broken {
-        /// The socket.
-        path: PathBuf,
-        /// What was asked for.
-        port: u16,
-        /// How.
-        source: io::Error,
-    },
-    /// The other side's words.
-    #[error("{words}")]
-    Refused {
-        /// What was asked for.
-        port: u16,
-        /// Why not.
-        words: String,
-    },
+    Broken { path: PathBuf, port: u16, source: io::Error },
+    /// The reason is the other side's.
+    #[error("{reason}")]
+    Refused { port: u16, reason: String },
 }
 
 /// A stream to the guest's `port`. Waits for the guest as long as the VM process lives; the caller sets the deadline.
@@ -60,71 +43,15 @@ pub async fn dial(path: &Path, port: u16) -> Result<UnixStream, DialError> {
         .map_err(|source| DialError::Connect { path: path.to_owned(), source })?;
     let broken = |source| DialError::Broken { path: path.to_owned(), port, source };
     match request(&mut stream, port).await.map_err(broken)? {
-        Answer::Yes => Ok(stream),
-        Answer::No(words) => Err(DialError::Refused { port, words }),
+        Reply::Accepted => Ok(stream),
+        Reply::Refused(reason) => Err(DialError::Refused { port, reason }),
     }
 }
 
-pub(crate) enum Answer {
-    Yes,
-    /// In the other side's words.
-    No(String),
-}
-
-/// Asks for a stream to `port` on a fresh connection; after a [`Answer::Yes`] the connection is that stream.
-pub(crate) async fn request(stream: &mut (impl Io + ?Sized), port: u16) -> io::Result<Answer> {
-    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
-    stream.flush().await?;
-    let line = read_line(stream, MAX_WORDS + 8).await?;
-    if line == format!("OK {port}") {
-        return Ok(Answer::Yes);
-    }
-    match line.strip_prefix("ERR ") {
-        Some(words) => Ok(Answer::No(words.to_owned())),
-        None => Err(invalid(format!("unexpected answer {line:?}"))),
-    }
-}
-
-pub(crate) fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
-}
-
-/// Reads up to and without the newline, byte by byte: what follows it belongs to the stream.
-pub(crate) async fn read_line(
-    stream: &mut (impl AsyncRead + Unpin + ?Sized),
-    most: usize,
-) -> io::Result<String> {
-    let mut line = Vec::new();
-    loop {
-        let byte = stream.read_u8().await?;
-        if byte == b'\n' {
-            return String::from_utf8(line).map_err(invalid);
-        }
-        if line.len() == most {
-            return Err(invalid("line too long"));
-        }
-        line.push(byte);
-    }
-}
-
-/// Longest first line of a stream.
-pub(crate) const MAX_REQUEST: usize = 32;
-
-pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<u16> {
-    parse_request(&read_line(stream, MAX_REQUEST).await?)
-}
-
-pub(crate) fn parse_request(line: &str) -> io::Result<u16> {
-    line.strip_prefix("CONNECT ")
-        .and_then(|port| port.parse().ok())
-        .ok_or_else(|| invalid("the stream does not begin with CONNECT <port>"))
-}
-
-/// Whatever can open streams to a guest.
+/// Opens streams to a guest.
 pub trait Open: Clone + Send + Sync + 'static {
-    /// The stream.
     type Stream: Io + 'static;
-    /// Why there is none; its words go to the client.
+    /// The client receives its text.
     type Error: Display + Send;
     /// A stream to `port`, waiting for the guest as long as it takes.
     fn open(&self, port: u16) -> impl Future<Output = Result<Self::Stream, Self::Error>> + Send;
@@ -158,13 +85,13 @@ pub async fn serve(listener: UnixListener, host: impl Open) {
                     let host = host.clone();
                     clients.spawn(async move {
                         if let Err(error) = serve_client(client, host).await {
-                            debug!(%error, "a stream to the guest broke");
+                            debug!(%error, "stream to the guest broke");
                         }
                     });
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: back off until some are closed.
-                    warn!(%error, "accepting on guest.sock failed; trying again");
+                    warn!(%error, "accepting on guest.sock failed; retrying");
                     pause = (pause * 2).clamp(std::time::Duration::from_millis(10), std::time::Duration::from_secs(1));
                     tokio::time::sleep(pause).await;
                 }
@@ -177,20 +104,16 @@ pub async fn serve(listener: UnixListener, host: impl Open) {
 async fn serve_client(mut client: UnixStream, host: impl Open) -> io::Result<()> {
     let port = match read_request(&mut client).await {
         Ok(port) => port,
-        Err(error) => {
-            return client.write_all(format!("ERR {}\n", one_line(&error.to_string())).as_bytes()).await;
-        }
+        Err(error) => return write_refusal(&mut client, &error.to_string()).await,
     };
     let mut early = Vec::new();
     let opened = tokio::select! {
         opened = host.open(port) => opened,
-        () = client_gone(&client, &mut early) => return Ok(()),
+        () = client_closed(&client, &mut early) => return Ok(()),
     };
     let mut guest = match opened {
         Ok(guest) => guest,
-        Err(error) => {
-            return client.write_all(format!("ERR {}\n", one_line(&error.to_string())).as_bytes()).await;
-        }
+        Err(error) => return write_refusal(&mut client, &error.to_string()).await,
     };
     client.write_all(format!("OK {port}\n").as_bytes()).await?;
     guest.write_all(&early).await?;
@@ -199,8 +122,8 @@ async fn serve_client(mut client: UnixStream, host: impl Open) -> io::Result<()>
     Ok(())
 }
 
-/// Resolves when the client hangs up before its stream is there; keeps what it sends early.
-async fn client_gone(client: &UnixStream, early: &mut Vec<u8>) {
+/// Resolves when the client closes its connection before its stream is open; keeps what it sends early.
+async fn client_closed(client: &UnixStream, early: &mut Vec<u8>) {
     const MOST: usize = 64 * 1024;
     loop {
         if early.len() >= MOST || client.ready(Interest::READABLE).await.is_err() {

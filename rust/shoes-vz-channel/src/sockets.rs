@@ -1,29 +1,29 @@
-//! The guest channel over virtio sockets: every stream is a connection of its own, and one more, which the guest agent
-//! opens and holds, tells that it is there.
+//! The guest channel over virtio sockets: every stream is a connection, and one more connection, which the guest agent
+//! opens and holds, shows that the guest agent is up.
 //!
 //! ```text
 //!  VM process                                                       guest agent
-//!  Host ◀── knocks ◀── listener on port 5422 ◀──────────────────────── knock: HELLO {json}
+//!  Host ◀── announcements ◀── listener on port 5422 ◀───────────────── announcement: HELLO {json}
 //!   │                                         ──── OK ───────────────▶ (held open as long as it lives)
 //!   │ open(22)
 //!   └─ Dial::dial(5422) ─────────────────────────────────────────────▶ listener on port 5422
-//!                        CONNECT 22 ─────────▶ ◀───── OK 22 | ERR words
+//!                        CONNECT 22 ─────────▶ ◀───── OK 22 | ERR reason
 //!                        from here on the connection is the stream
-//!   once, at the start:  KNOCK ──────────────▶ "knock anew": a guest restored from a saved state holds a knock on a
-//!                                              host that is no more, and may never hear of that
+//!   once, at the start:  ANNOUNCE ───────────▶ "announce yourself again": a guest restored from a saved state holds
+//!                                              a connection to a host process that has ended, and may never see that
 //! ```
-//! Happy path: the guest agent listens, knocks, says hello; the host publishes [`Peer::Up`], and from then on dials.
-//! Nothing polls: a knock is an event, and so is its end.
+//! Happy path: the guest agent listens, connects, sends its hello; the host publishes [`Peer::Up`], and from then on
+//! dials. Nothing polls: an announcement is an event, and so is its end.
 //!
 //! | what happens | what it means |
 //! |---|---|
-//! | the knock's connection ends | the guest agent is gone: [`Peer::Down`], until the next knock |
-//! | a later knock comes | it takes the place of the one before, which is closed; [`Hello::start_id`] tells a restart from the same guest agent knocking anew, which changes nothing |
-//! | a hello is late, long, garbled, or of another protocol | it is refused in words, and the present guest agent stays |
+//! | the announcement's connection ends | the guest agent has ended: [`Peer::Down`], until the next announcement |
+//! | a later announcement comes | it replaces the one before, which is closed; [`Hello::start_id`] tells a restart from the same guest agent announcing itself again, which changes nothing |
+//! | a hello is late, long, garbled, or of another protocol | it is refused with the reason, and the present guest agent stays |
 //! | more than 16 connections owe their hello | the next ones are dropped; the guest agent tries again |
-//! | the guest agent ends before it has answered a `CONNECT`, or as it is dialled | its successor is asked, once it has knocked |
-//! | a connection fails though the guest agent stays | the caller is told, after two seconds in which its end would have shown |
-//! | the hypervisor's hold on [`Sockets::knocks`] goes | the VM is over: [`Peer::Down`], the `watch` closes, every `open` fails |
+//! | the guest agent ends before it has answered a `CONNECT`, or while it is dialled | its successor is asked, once it has announced itself |
+//! | a connection fails although the guest agent stays | the caller gets the error, after two seconds in which the guest agent's end would have shown |
+//! | the hypervisor drops its end of [`Sockets::announcements`] | the VM has ended: [`Peer::Down`], the `watch` closes, every `open` fails |
 //!
 //! A stream whose guest agent was killed may read as cleanly ended: unlike [`crate::mux`] nothing stands between it
 //! and the guest's kernel. What travels over it (HTTP, SSH) marks its own end.
@@ -41,20 +41,19 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-pub use self::guest::{Call, KnockError, knock};
+pub use self::guest::{AnnounceError, HostRequest, announce};
 use crate::{
     handshake::{Hello, PROTOCOL},
-    incoming::{BoxedStream, one_line},
+    line::{self, BoxedStream, Reply, invalid, one_line, read_line, write_refusal},
     peer::{OpenError, Peer},
-    socket::{self, Answer, invalid, read_line},
 };
 
 mod guest;
 
-/// Longest hello with its word before it, in bytes.
+/// Longest hello line, in bytes.
 const MAX_HELLO: usize = 4096;
-/// Connections at once that have not said hello yet: any process of the guest may open some.
-const MAX_GREETINGS: usize = 16;
+/// Connections at once that have not sent their hello yet: any process of the guest may open some.
+const MAX_PENDING_HELLOS: usize = 16;
 
 /// Opens connections to the guest.
 #[async_trait]
@@ -66,16 +65,15 @@ pub trait Dial: Send + Sync + 'static {
 
 /// What a hypervisor hands over.
 pub struct Sockets {
-    /// To the guest.
     pub dial: Arc<dyn Dial>,
-    /// Each connection the guest opened to the host's port [`port::VSOCK`]. The hypervisor holds the other end for as
-    /// long as the VM lives, and no longer.
-    pub knocks: mpsc::UnboundedReceiver<BoxedStream>,
+    /// Each connection that the guest opened to the host's port [`port::VSOCK`]. The hypervisor holds the other end for
+    /// as long as the VM lives, and no longer.
+    pub announcements: mpsc::UnboundedReceiver<BoxedStream>,
 }
 
-/// How long is waited for what a guest should do at once.
+/// How long the host waits for what a guest should do at once.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct Timeouts {
     /// From a connection to its hello.
     hello: Duration,
     /// From a connection's failure to the guest agent's end, if that is why it failed: its kernel closes all its
@@ -83,60 +81,67 @@ struct Patience {
     settle: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self { hello: Duration::from_secs(10), settle: Duration::from_secs(2) }
     }
 }
 
-/// The host's end. Clones share it; with the last of them the knock's connection is closed. Streams live on.
+/// The host's end. Clones share it; the last of them closes the announcement's connection. Streams live on.
 #[derive(Clone)]
 pub struct Host {
     dial: Arc<dyn Dial>,
     peer: watch::Receiver<Peer>,
-    patience: Patience,
+    timeouts: Timeouts,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Host {
     /// Takes the sockets over. Must be called within a tokio runtime.
     pub fn spawn(sockets: Sockets) -> Self {
-        Self::with_patience(sockets, Patience::default())
+        Self::with_timeouts(sockets, Timeouts::default())
     }
 
-    fn with_patience(sockets: Sockets, patience: Patience) -> Self {
-        let Sockets { dial, knocks } = sockets;
+    fn with_timeouts(sockets: Sockets, timeouts: Timeouts) -> Self {
+        let Sockets { dial, announcements } = sockets;
         let (sender, peer) = watch::channel(Peer::Down);
-        let door = Door { patience, peer: sender, present: None, latest: 0, arrived: 0, said: String::new() };
-        let task = tokio::spawn(door.attend(knocks, dial.clone()));
-        Self { dial, peer, patience, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        let tracker = PresenceTracker {
+            timeouts,
+            peer: sender,
+            present: None,
+            latest: 0,
+            arrived: 0,
+            last_refusal: String::new(),
+        };
+        let task = tokio::spawn(tracker.run(announcements, dial.clone()));
+        Self { dial, peer, timeouts, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
-    /// Whether the guest agent is there. The sender goes away with the VM.
+    /// Whether the guest agent is up. The sender goes away with the VM.
     pub fn peer(&self) -> watch::Receiver<Peer> {
         self.peer.clone()
     }
 
-    /// A stream to the guest's `port`. Waits, without bound, for the guest agent to be there, and asks again when it
+    /// A stream to the guest's `port`. Waits, without bound, for the guest agent to be up, and asks again when it
     /// restarts before it has answered.
     pub async fn open(&self, port: u16) -> Result<BoxedStream, OpenError> {
         let mut peer = self.peer.clone();
         loop {
             let hello = up(&mut peer).await.ok_or(OpenError::Closed)?;
             let error = tokio::select! {
-                // A stream that is there is handed out, whatever became of the guest agent meanwhile.
+                // A stream that is open is handed out, whatever became of the guest agent meanwhile.
                 biased;
                 asked = ask(&*self.dial, port) => match asked {
                     Err(error @ (OpenError::Unreachable { .. } | OpenError::Dropped { .. })) => error,
                     done => return done,
                 },
-                () = gone(&mut peer, &hello) => {
-                    debug!(port, "the guest agent started anew; asking it again");
+                () = replaced(&mut peer, &hello) => {
+                    debug!(port, "the guest agent restarted; asking it again");
                     continue;
                 }
             };
-            match timeout(self.patience.settle, gone(&mut peer, &hello)).await {
-                Ok(()) => debug!(port, %error, "the guest agent ended; asking the next one"),
+            match timeout(self.timeouts.settle, replaced(&mut peer, &hello)).await {
+                Ok(()) => debug!(port, %error, "the guest agent ended; asking its successor"),
                 Err(_) if timed_out(&error) => debug!(port, %error, "the guest agent is slow; asking again"),
                 Err(_) => return Err(error),
             }
@@ -151,10 +156,10 @@ async fn up(peer: &mut watch::Receiver<Peer>) -> Option<Hello> {
     }
 }
 
-/// Until the guest agent that said `hello` is not the present one any more, or the VM is over.
-async fn gone(peer: &mut watch::Receiver<Peer>, hello: &Hello) {
+/// Waits until the guest agent that sent `hello` is not the present one any more, or the VM has ended.
+async fn replaced(peer: &mut watch::Receiver<Peer>, hello: &Hello) {
     let other = |p: &Peer| !matches!(p, Peer::Up(h) if h == hello);
-    let _over_or_other = peer.wait_for(other).await;
+    let _ended_or_other = peer.wait_for(other).await;
 }
 
 fn timed_out(error: &OpenError) -> bool {
@@ -164,23 +169,23 @@ fn timed_out(error: &OpenError) -> bool {
 async fn ask(dial: &dyn Dial, port: u16) -> Result<BoxedStream, OpenError> {
     let mut stream =
         dial.dial(port::VSOCK).await.map_err(|source| OpenError::Unreachable { port, source })?;
-    match socket::request(&mut stream, port).await {
-        Ok(Answer::Yes) => Ok(stream),
-        Ok(Answer::No(words)) => Err(OpenError::Refused { port, words }),
+    match line::request(&mut stream, port).await {
+        Ok(Reply::Accepted) => Ok(stream),
+        Ok(Reply::Refused(reason)) => Err(OpenError::Refused { port, reason }),
         Err(source) => Err(OpenError::Dropped { port, source }),
     }
 }
 
-/// The one task that answers knocks and holds the present one.
-struct Door {
-    patience: Patience,
+/// The one task that answers announcements and holds the connection of the present one.
+struct PresenceTracker {
+    timeouts: Timeouts,
     peer: watch::Sender<Peer>,
     present: Option<Present>,
-    /// The latest knock that was let in; one that came before it and has dawdled is not.
+    /// The latest announcement that was accepted; one that came before it and was slow is not.
     latest: u64,
     arrived: u64,
-    /// Why a knock was last refused, so that a guest agent trying again and again does not fill the log.
-    said: String,
+    /// So that a guest agent that tries again and again does not fill the log.
+    last_refusal: String,
 }
 
 struct Present {
@@ -190,118 +195,131 @@ struct Present {
     owed: &'static [u8],
 }
 
-struct Greeted {
+struct Arrival {
     number: u64,
-    heard: Result<(Hello, BoxedStream), NoHello>,
+    hello: Result<(Hello, BoxedStream), NoHello>,
 }
 
 enum NoHello {
     /// The connection ended first.
     Ended(io::Error),
-    /// It was refused with these words.
+    /// It was refused for this reason.
     Refused(String),
 }
 
-impl Door {
-    async fn attend(mut self, mut knocks: mpsc::UnboundedReceiver<BoxedStream>, dial: Arc<dyn Dial>) {
-        let mut greetings = JoinSet::new();
-        let calling = call(&*dial);
-        tokio::pin!(calling);
-        let mut called = false;
+impl PresenceTracker {
+    async fn run(mut self, mut announcements: mpsc::UnboundedReceiver<BoxedStream>, dial: Arc<dyn Dial>) {
+        let mut hellos = JoinSet::new();
+        let requesting = request_announcement(&*dial);
+        tokio::pin!(requesting);
+        let mut requested = false;
         loop {
             tokio::select! {
-                // A guest agent's end before its successor's beginning, so that it is told; those who said hello before
-                // those who have yet to.
+                // A guest agent's end before its successor's beginning, so that watchers see it; connections that sent
+                // their hello before those that have yet to.
                 biased;
-                over = over(&mut self.present) => self.say_goodbye(over),
-                Some(greeted) = greetings.join_next() => self.let_in(greeted),
-                knock = knocks.recv() => match knock {
-                    Some(connection) => self.greet(connection, &mut greetings),
+                ended = present_ended(&mut self.present) => self.on_end(ended),
+                Some(arrival) = hellos.join_next() => self.on_hello(arrival),
+                connection = announcements.recv() => match connection {
+                    Some(connection) => self.on_connection(connection, &mut hellos),
                     None => break,
                 },
-                () = &mut calling, if !called => called = true,
+                () = &mut requesting, if !requested => requested = true,
             }
         }
-        info!("the VM takes no more connections from its guest");
+        info!("virtio sockets closed: the VM has ended");
         self.present = None;
         self.peer.send_replace(Peer::Down);
     }
 
-    fn greet(&mut self, connection: BoxedStream, greetings: &mut JoinSet<Greeted>) {
-        if greetings.len() >= MAX_GREETINGS {
-            return debug!("a connection from the guest is dropped: {MAX_GREETINGS} others owe their hello");
+    fn on_connection(&mut self, connection: BoxedStream, hellos: &mut JoinSet<Arrival>) {
+        if hellos.len() >= MAX_PENDING_HELLOS {
+            return debug!(
+                "dropped a connection from the guest: {MAX_PENDING_HELLOS} others owe their hello"
+            );
         }
         self.arrived += 1;
-        let (number, deadline) = (self.arrived, self.patience.hello);
-        greetings.spawn(async move { Greeted { number, heard: greet(connection, deadline).await } });
+        let (number, deadline) = (self.arrived, self.timeouts.hello);
+        hellos.spawn(async move { Arrival { number, hello: hello_or_refusal(connection, deadline).await } });
     }
 
-    fn let_in(&mut self, greeted: Result<Greeted, JoinError>) {
-        let (number, hello, connection) = match greeted {
-            Ok(Greeted { number, heard: Ok((hello, connection)) }) => (number, hello, connection),
-            Ok(Greeted { heard: Err(NoHello::Refused(words)), .. }) => {
-                if self.said != words {
-                    warn!(why = words, "refused a guest agent");
-                    self.said = words;
+    fn on_hello(&mut self, arrival: Result<Arrival, JoinError>) {
+        let (number, hello, connection) = match arrival {
+            Ok(Arrival { number, hello: Ok((hello, connection)) }) => (number, hello, connection),
+            Ok(Arrival { hello: Err(NoHello::Refused(reason)), .. }) => {
+                if self.last_refusal != reason {
+                    warn!(reason, "guest agent refused");
+                    self.last_refusal = reason;
                 }
                 return;
             }
-            Ok(Greeted { heard: Err(NoHello::Ended(error)), .. }) => {
+            Ok(Arrival { hello: Err(NoHello::Ended(error)), .. }) => {
                 return debug!(%error, "a connection from the guest ended before its hello");
             }
-            Err(error) => return warn!(%error, "greeting a guest agent failed"),
+            Err(error) => return warn!(%error, "the task that reads a guest agent's hello failed"),
         };
         if number < self.latest {
-            return debug!(start_id = hello.start_id, "a knock was overtaken by a later one");
+            return debug!(
+                start_id = hello.start_id,
+                "ignored an announcement: a later one was accepted first"
+            );
         }
         self.latest = number;
-        self.said.clear();
-        // A guest agent that knocks anew holds its old knock until it has our answer, which comes once this one counts.
+        self.last_refusal.clear();
+        // A guest agent that announces itself again holds its old connection until it has our answer, which comes once
+        // the new one counts.
         let up = Peer::Up(hello.clone());
         self.present = Some(Present { hello, connection, owed: b"OK\n" });
         self.peer.send_if_modified(|peer| {
-            let news = *peer != up;
-            if let (true, Peer::Up(hello)) = (news, &up) {
-                info!(version = hello.agent_version, start_id = hello.start_id, "the guest agent is there");
+            let is_new = *peer != up;
+            if let (true, Peer::Up(hello)) = (is_new, &up) {
+                info!(version = hello.agent_version, start_id = hello.start_id, "guest agent connected");
                 *peer = up;
             }
-            news
+            is_new
         });
     }
 
-    fn say_goodbye(&mut self, over: io::Result<usize>) {
+    fn on_end(&mut self, ended: io::Result<usize>) {
         let Some(present) = self.present.take() else { return };
         let start_id = present.hello.start_id;
-        match over {
-            Ok(0) => info!(start_id, "the guest agent is gone"),
-            Ok(_) => warn!(start_id, "the guest agent talks where it should only listen; it must knock anew"),
-            Err(error) => info!(start_id, %error, "the guest agent is gone"),
+        match ended {
+            Ok(0) => info!(start_id, "guest agent disconnected"),
+            Ok(_) => {
+                warn!(
+                    start_id,
+                    "guest agent broke the protocol: it sent data after its hello; waiting for a new announcement"
+                );
+            }
+            Err(error) => info!(start_id, %error, "guest agent disconnected"),
         }
         self.peer.send_replace(Peer::Down);
     }
 }
 
-async fn greet(mut connection: BoxedStream, deadline: Duration) -> Result<(Hello, BoxedStream), NoHello> {
-    let heard = timeout(deadline, hear(&mut connection)).await;
-    let refused = match heard.unwrap_or_else(|_| Err(invalid(format!("no hello within {deadline:?}")))) {
+async fn hello_or_refusal(
+    mut connection: BoxedStream,
+    deadline: Duration,
+) -> Result<(Hello, BoxedStream), NoHello> {
+    let hello = timeout(deadline, read_hello(&mut connection)).await;
+    let reason = match hello.unwrap_or_else(|_| Err(invalid(format!("no hello within {deadline:?}")))) {
         Ok(hello) => return Ok((hello, connection)),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => error.to_string(),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => one_line(&error.to_string()),
         Err(error) => return Err(NoHello::Ended(error)),
     };
-    let words = one_line(&refused);
-    let telling = async {
-        connection.write_all(format!("ERR {words}\n").as_bytes()).await?;
+    let refusing = async {
+        write_refusal(&mut connection, &reason).await?;
         connection.shutdown().await
     };
-    // Who does not take its refusal goes without.
-    if let Ok(Err(error)) = timeout(deadline, telling).await {
-        debug!(%error, "a refusal was not taken");
+    // A guest that does not read its refusal goes without.
+    if let Ok(Err(error)) = timeout(deadline, refusing).await {
+        debug!(%error, "writing a refusal to the guest failed");
     }
-    Err(NoHello::Refused(words))
+    Err(NoHello::Refused(reason))
 }
 
 /// What is wrong with the hello comes as [`io::ErrorKind::InvalidData`].
-async fn hear(connection: &mut BoxedStream) -> io::Result<Hello> {
+async fn read_hello(connection: &mut BoxedStream) -> io::Result<Hello> {
     let line = read_line(connection, MAX_HELLO).await?;
     let json =
         line.strip_prefix("HELLO ").ok_or_else(|| invalid("the connection does not begin with HELLO {…}"))?;
@@ -317,8 +335,8 @@ async fn hear(connection: &mut BoxedStream) -> io::Result<Hello> {
     Ok(hello)
 }
 
-/// Answers the present knock, then waits for its end. May be dropped and called again.
-async fn over(present: &mut Option<Present>) -> io::Result<usize> {
+/// Answers the present announcement, then waits for the end of its connection. May be dropped and called again.
+async fn present_ended(present: &mut Option<Present>) -> io::Result<usize> {
     let Some(Present { connection, owed, .. }) = present else { return pending().await };
     while !owed.is_empty() {
         let written = connection.write(owed).await?;
@@ -328,16 +346,17 @@ async fn over(present: &mut Option<Present>) -> io::Result<usize> {
     connection.read(&mut [0; 1]).await
 }
 
-/// Asks a guest agent that may be there already to knock. Fails in every guest that boots, where there is none yet.
-async fn call(dial: &dyn Dial) {
-    let called = async {
+/// Asks a guest agent that may be up already to announce itself. Fails in every guest that boots, where there is none
+/// yet.
+async fn request_announcement(dial: &dyn Dial) {
+    let requested = async {
         let mut stream = dial.dial(port::VSOCK).await?;
-        stream.write_all(guest::CALL.as_bytes()).await?;
+        stream.write_all(guest::ANNOUNCE.as_bytes()).await?;
         stream.flush().await?;
         stream.read(&mut [0; 1]).await
     };
-    match called.await {
-        Ok(_) => debug!("the guest agent was there already; it knocks anew"),
+    match requested.await {
+        Ok(_) => debug!("the guest agent was up already; it announces itself again"),
         Err(error) => debug!(%error, "no guest agent yet"),
     }
 }

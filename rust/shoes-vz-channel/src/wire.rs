@@ -5,8 +5,8 @@
 //!  │magic │kind  │0     │length │session   │seq   │payload crc  │header crc  │payload …
 //! ```
 //! Big-endian. A reader may meet anything between frames: what an ended writer left half-written, bytes a saved state
-//! replays, a getty's greeting. It skips to the next frame whose both checksums hold. A writer that starts anew first
-//! sends [`filler`], so that a frame its predecessor left half-written is over before its own first frame begins.
+//! replays, a getty's greeting. It skips to the next frame whose checksums both match. A writer that starts
+//! first sends [`filler`], so that a frame that its predecessor left half-written ends before its first frame begins.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -16,10 +16,10 @@ pub const MAX_PAYLOAD: usize = 8 * 1024;
 pub const HEADER: usize = 28;
 const MAGIC: [u8; 4] = [0xF5, b's', b'v', b'z'];
 
-/// What a frame carries.
+/// What a frame's payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Who is there: see `handshake`.
+    /// See `handshake`.
     Hello,
     /// Bytes of the session's multiplexer.
     Data,
@@ -42,14 +42,12 @@ impl Kind {
     }
 }
 
-/// One frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it carries.
     pub kind: Kind,
     /// The session it belongs to; 0 for [`Kind::Hello`].
     pub session: u64,
-    /// Its place among the session's data frames in this direction, from 0 on.
+    /// Number among the session's data frames in this direction, from 0.
     pub seq: u32,
     /// At most [`MAX_PAYLOAD`] bytes.
     pub payload: Bytes,
@@ -58,7 +56,7 @@ pub struct Frame {
 /// Appends `frame` to `out`.
 ///
 /// # Panics
-/// When the payload is longer than [`MAX_PAYLOAD`]: a mistake of the caller.
+/// When the payload is longer than [`MAX_PAYLOAD`], which is a bug of the caller.
 pub fn encode(frame: &Frame, out: &mut BytesMut) {
     assert!(frame.payload.len() <= MAX_PAYLOAD, "a frame of {} bytes", frame.payload.len());
     let start = out.len();
@@ -75,12 +73,12 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
     out.put_slice(&frame.payload);
 }
 
-/// What a starting writer sends first: no part of it can begin a frame, and it is as long as any frame's rest.
+/// What a writer sends when it starts: no part of it can begin a frame, and it is as long as the rest of any frame.
 pub fn filler() -> Bytes {
     Bytes::from_static(&[0; HEADER + MAX_PAYLOAD])
 }
 
-/// Finds the frames in a stream of bytes cut anywhere.
+/// Finds the frames in a stream of bytes that comes in pieces of any length.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
@@ -194,7 +192,7 @@ mod tests {
                 bytes.extend_from_slice(garbage);
                 encode(frame, &mut bytes);
             }
-            // Garbage may look like the beginning of a header, but its check does not hold.
+            // Garbage may look like the beginning of a header, but its checksum does not match.
             prop_assert_eq!(decode(&bytes, chunk), parts.into_iter().map(|p| p.1).collect::<Vec<_>>());
         }
 
@@ -223,10 +221,10 @@ mod tests {
             encode(&a, &mut bytes);
             let i = at.index(bytes.len());
             bytes[i] ^= flip;
-            // A changed length field is caught by the header's check, so b is never swallowed.
+            // The header's checksum catches a changed length field, so b is never swallowed.
             encode(&b, &mut bytes);
             let frames = decode(&bytes, 4096);
-            // Byte 5 is reserved but covered by the check.
+            // Byte 5 is reserved, but the checksum covers it.
             prop_assert_eq!(frames, vec![b]);
         }
     }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shoes_vz_channel::{
-    Hello, Incoming,
+    Hello, StreamRequest,
     mux::{Guest, Host, OpenError, Peer},
 };
 use tokio::{
@@ -20,13 +20,13 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Port 1 echoes until the caller's end, 2 refuses, 3 never answers, 4 drops the request, 5 answers by the caller's end
 /// (and only then), 6 says "hi" and waits.
-async fn handler(mut incoming: Incoming) {
-    let incoming_port = incoming.port();
-    match incoming_port {
+async fn handler(mut request: StreamRequest) {
+    let port = request.port();
+    match port {
         1 | 5 => {
-            let mut stream = incoming.accept().await.unwrap();
+            let mut stream = request.accept().await.unwrap();
             let (mut bytes, mut buf) = (0u64, vec![0; 8192]);
-            let echo = incoming_port == 1;
+            let echo = port == 1;
             loop {
                 let Ok(n) = stream.read(&mut buf).await else { return };
                 if n == 0 {
@@ -40,11 +40,11 @@ async fn handler(mut incoming: Incoming) {
             let _ = stream.write_all(format!(" end after {bytes}").as_bytes()).await;
             let _ = stream.shutdown().await;
         }
-        2 => incoming.refuse("connection to port 2 refused").await.unwrap(),
-        3 => incoming.gone().await,
+        2 => request.refuse("connection to port 2 refused").await.unwrap(),
+        3 => request.caller_closed().await,
         4 => {}
         _ => {
-            let mut stream = incoming.accept().await.unwrap();
+            let mut stream = request.accept().await.unwrap();
             stream.write_all(b"hi").await.unwrap();
             std::future::pending::<()>().await;
         }
@@ -90,7 +90,7 @@ fn wire() -> Wire {
                 Some(new) = hosts.recv() => (h, host_there) = (new, true),
                 Some(new) = guests.recv() => (g, guest_there) = (new, true),
                 () = replay.notified() => drop(h.write_all(&to_host_before).await),
-                // An end that is gone reads as ended until another takes its place.
+                // An end that was dropped reads as ended until another replaces it.
                 n = h.read(&mut hb), if host_there => match n {
                     Ok(n) if n > 0 => drop(g.write_all(&hb[..n]).await),
                     _ => host_there = false,
@@ -184,11 +184,11 @@ async fn a_callers_leaving_reaches_a_guest_that_has_not_answered_yet() {
     let left = Arc::new(Notify::new());
     let (seen, asked) = (left.clone(), Arc::new(Notify::new()));
     let tell = asked.clone();
-    let _guest = tokio::spawn(Guest::serve(b, Hello::new("t", "s"), move |mut incoming: Incoming| {
+    let _guest = tokio::spawn(Guest::serve(b, Hello::new("t", "s"), move |mut request: StreamRequest| {
         let (seen, tell) = (seen.clone(), tell.clone());
         async move {
             tell.notify_one();
-            incoming.gone().await;
+            request.caller_closed().await;
             seen.notify_one();
         }
     }));
@@ -216,8 +216,8 @@ async fn one_direction_ends_and_the_other_goes_on() {
 async fn a_dropped_stream_is_never_a_clean_end() {
     let (a, b) = duplex(4096);
     let host = Host::spawn(a);
-    let _guest = tokio::spawn(Guest::serve(b, Hello::new("t", "s"), |incoming: Incoming| async move {
-        let mut stream = incoming.accept().await.unwrap();
+    let _guest = tokio::spawn(Guest::serve(b, Hello::new("t", "s"), |request: StreamRequest| async move {
+        let mut stream = request.accept().await.unwrap();
         stream.write_all(b"half an ans").await.unwrap();
     }));
     let mut stream = host.open(1).await.unwrap();
@@ -243,10 +243,13 @@ async fn the_guests_restart_ends_old_streams_with_an_error_and_new_ones_work() {
     let _second = wire.new_guest("second").await;
     let error = timeout(LONG, old.read_u8()).await.expect("the old stream ends").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    assert!(error.to_string().contains("started anew"), "{error}");
+    assert!(error.to_string().contains("restarted"), "{error}");
     assert_eq!(up(&host).await.start_id, "second");
     echoed(&host, 1, 100_000).await;
-    assert!(!waiting.is_finished(), "who waits for an answer goes on waiting, with the new guest agent");
+    assert!(
+        !waiting.is_finished(),
+        "a caller that waits for an answer goes on waiting, with the new guest agent"
+    );
 }
 
 #[tokio::test]
@@ -329,7 +332,7 @@ async fn garbage_and_lost_bytes_cost_a_session_at_most() {
 }
 
 #[tokio::test]
-async fn a_gone_wire_is_told_to_everyone_who_waits() {
+async fn the_end_of_the_byte_stream_ends_every_wait_for_a_stream() {
     let (a, b) = duplex(4096);
     let host = Host::spawn(a);
     let waiting = tokio::spawn({
@@ -338,7 +341,7 @@ async fn a_gone_wire_is_told_to_everyone_who_waits() {
     });
     tokio::task::yield_now().await;
     drop(b);
-    let error = timeout(LONG, waiting).await.expect("no one waits for ever").unwrap().unwrap_err();
+    let error = timeout(LONG, waiting).await.expect("every wait ends").unwrap().unwrap_err();
     assert!(matches!(error, OpenError::Closed), "{error}");
 }
 
@@ -371,7 +374,7 @@ async fn a_short_answer_does_not_wait_behind_a_bulk_transfer() {
     for seed in 0..20 {
         echoed(&host, seed, 10).await;
     }
-    assert!(!bulk.is_finished(), "the bulk transfer was over before the short ones: nothing was shown");
+    assert!(!bulk.is_finished(), "the bulk transfer ended before the short ones: this test showed nothing");
     bulk.await.unwrap();
 }
 
@@ -386,6 +389,6 @@ async fn a_guest_that_ended_within_a_frame_does_not_swallow_the_next_ones_hello(
     wire.write_all(&cut[..HEADER + 10]).await.unwrap();
     let _guest = guest(wire, "next");
     // Well before enough repeated hellos would have filled the cut frame up.
-    let hello = timeout(Duration::from_secs(2), up(&host)).await.expect("heard at once");
+    let hello = timeout(Duration::from_secs(2), up(&host)).await.expect("received at once");
     assert_eq!(hello.start_id, "next");
 }

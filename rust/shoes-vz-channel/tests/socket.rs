@@ -7,7 +7,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use shoes_vz_channel::{
-    Hello, Incoming,
+    Hello, StreamRequest,
     api::GuestApi,
     mux::{Guest, Host},
     socket::{DialError, Open, dial, serve},
@@ -35,7 +35,7 @@ fn served(host: impl Open) -> Sock {
     Sock { path, _dir: dir }
 }
 
-/// Never opens; tells when a wait for it was dropped.
+/// Never opens; notifies when a wait for it is dropped.
 #[derive(Clone)]
 struct Never {
     asked: Arc<Notify>,
@@ -53,7 +53,7 @@ impl Open for Never {
     type Stream = DuplexStream;
     type Error = io::Error;
     async fn open(&self, _port: u16) -> io::Result<DuplexStream> {
-        let _told = OnDrop(self.dropped.clone());
+        let _on_drop = OnDrop(self.dropped.clone());
         self.asked.notify_one();
         std::future::pending().await
     }
@@ -61,31 +61,31 @@ impl Open for Never {
 
 fn guest(handler: impl AsyncHandler) -> Sock {
     let (a, b) = duplex(4096);
-    let handler = move |incoming| handler.clone().handle(incoming);
+    let handler = move |request| handler.clone().handle(request);
     tokio::spawn(Guest::serve(b, Hello::new("t", "s"), handler));
     served(Host::spawn(a))
 }
 
 trait AsyncHandler: Clone + Send + 'static {
-    fn handle(self, incoming: Incoming) -> impl Future<Output = ()> + Send + 'static;
+    fn handle(self, request: StreamRequest) -> impl Future<Output = ()> + Send + 'static;
 }
 impl<F, R> AsyncHandler for F
 where
-    F: Fn(Incoming) -> R + Clone + Send + 'static,
+    F: Fn(StreamRequest) -> R + Clone + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
-    fn handle(self, incoming: Incoming) -> impl Future<Output = ()> + Send + 'static {
-        self(incoming)
+    fn handle(self, request: StreamRequest) -> impl Future<Output = ()> + Send + 'static {
+        self(request)
     }
 }
 
 /// Answers every request on a stream with `answer`, byte for byte, and gives the request to `seen`.
 fn canned(answer: &'static [u8], seen: tokio::sync::mpsc::UnboundedSender<String>) -> impl AsyncHandler {
-    move |incoming: Incoming| {
+    move |request: StreamRequest| {
         let seen = seen.clone();
         async move {
-            assert_eq!(incoming.port(), port::API);
-            let mut stream = incoming.accept().await.unwrap();
+            assert_eq!(request.port(), port::API);
+            let mut stream = request.accept().await.unwrap();
             let mut request = vec![0; 4096];
             let n = stream.read(&mut request).await.unwrap();
             seen.send(String::from_utf8_lossy(&request[..n]).into_owned()).unwrap();
@@ -97,8 +97,8 @@ fn canned(answer: &'static [u8], seen: tokio::sync::mpsc::UnboundedSender<String
 
 #[tokio::test]
 async fn a_stream_through_the_socket_keeps_half_close() {
-    let sock = guest(|incoming: Incoming| async move {
-        let mut stream = incoming.accept().await.unwrap();
+    let sock = guest(|request: StreamRequest| async move {
+        let mut stream = request.accept().await.unwrap();
         let mut got = String::new();
         stream.read_to_string(&mut got).await.unwrap();
         stream.write_all(format!("got {got}").as_bytes()).await.unwrap();
@@ -113,8 +113,8 @@ async fn a_stream_through_the_socket_keeps_half_close() {
 }
 
 #[tokio::test]
-async fn a_refusal_keeps_the_guests_words() {
-    let sock = guest(|incoming: Incoming| async move { incoming.refuse("no sshd\nhere").await.unwrap() });
+async fn a_refusal_keeps_the_guests_reason() {
+    let sock = guest(|request: StreamRequest| async move { request.refuse("no sshd\nhere").await.unwrap() });
     let error = dial(&sock.path, 22).await.unwrap_err();
     assert!(matches!(&error, DialError::Refused { port: 22, .. }));
     assert_eq!(error.to_string(), "the guest refused port 22: no sshd; here");
@@ -132,7 +132,7 @@ async fn a_client_that_hangs_up_while_waiting_ends_the_wait() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_answered_with_words() {
+async fn a_first_line_that_is_not_a_request_is_refused_with_the_reason() {
     let sock = served(Never { asked: Arc::default(), dropped: Arc::default() });
     for bad in ["GET / HTTP/1.1\n", "CONNECT 70000\n", "CONNECT -1\n", &"x".repeat(100)] {
         let mut stream = tokio::net::UnixStream::connect(&sock.path).await.unwrap();
@@ -145,22 +145,22 @@ async fn what_is_no_request_is_answered_with_words() {
 }
 
 #[tokio::test]
-async fn no_vm_process_is_said_with_the_path() {
+async fn an_error_without_a_vm_process_names_the_path() {
     let error = dial("/nonexistent/guest.sock".as_ref(), 22).await.unwrap_err().to_string();
     assert!(error.contains("/nonexistent/guest.sock") && error.contains("VM process"), "{error}");
 }
 
 #[tokio::test]
-async fn a_line_made_stream_is_accepted_and_refused_like_any_other() {
+async fn a_stream_asked_for_by_a_line_is_accepted_and_refused_like_any_other() {
     for (accept, answer) in [(true, "OK 22\nhello"), (false, "ERR not here\n")] {
         let (mut client, server) = duplex(4096);
         client.write_all(b"CONNECT 22\n").await.unwrap();
-        let incoming = Incoming::from_line(server).await.unwrap();
-        assert_eq!(incoming.port(), 22);
+        let request = StreamRequest::from_line(server).await.unwrap();
+        assert_eq!(request.port(), 22);
         if accept {
-            incoming.accept().await.unwrap().write_all(b"hello").await.unwrap();
+            request.accept().await.unwrap().write_all(b"hello").await.unwrap();
         } else {
-            incoming.refuse("not here").await.unwrap();
+            request.refuse("not here").await.unwrap();
         }
         let mut got = String::new();
         client.read_to_string(&mut got).await.unwrap();
@@ -184,13 +184,13 @@ async fn events_come_line_by_line_and_their_end_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_refused_call_carries_its_status_and_words_but_never_the_script() {
+async fn a_refused_call_carries_its_status_and_reason_but_never_the_script() {
     let (seen, mut requests) = tokio::sync::mpsc::unbounded_channel();
     let sock = guest(canned(b"HTTP/1.1 409 Conflict\r\ncontent-length: 5\r\n\r\nother", seen));
     let error = GuestApi::new(&sock.path).put_setup("id-1", Bytes::from_static(b"SECRET")).await.unwrap_err();
     assert_eq!(error.status(), Some(http::StatusCode::CONFLICT));
-    let said = format!("{error} {error:?}");
-    assert!(said.contains("other") && said.contains("/setup/id-1") && !said.contains("SECRET"), "{said}");
+    let text = format!("{error} {error:?}");
+    assert!(text.contains("other") && text.contains("/setup/id-1") && !text.contains("SECRET"), "{text}");
     assert!(requests.recv().await.unwrap().starts_with("PUT /setup/id-1 "));
 }
 

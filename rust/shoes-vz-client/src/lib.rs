@@ -1,18 +1,16 @@
-//! The client of shoes-vz-server, in two shapes of one binary:
+//! The client of shoes-vz-server: one binary with two roles.
 //!
 //! ```text
 //! myshoes ──go-plugin (unix socket)──▶ plugin ─┐
 //!                                              ├─▶ upstream ──gRPC──▶ shoes-vz-server
-//! a person ──command line────────────▶ cli ────┘
+//! operator ──command line────────────▶ cli ────┘
 //! ```
-//! myshoes spawns the plugin anew for each call and kills it afterwards, so it holds nothing and starts fast.
+//! myshoes starts a new plugin process for each call and kills it afterwards, so the plugin holds no state and starts fast.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;
 pub mod goplugin;
 pub mod plugin;
+mod settings;
 pub mod upstream;
-
-/// The largest gRPC message taken and sent: a setup script of some megabytes passes, a runaway one does not.
-pub const MAX_MESSAGE: usize = 16 << 20;

@@ -1,4 +1,4 @@
-//! Started by myshoes: the plugin. Started by a person: the command line.
+//! The plugin when myshoes starts it, otherwise the operator's command line.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Some(settings) => runtime.block_on(plugin::run(settings, std::env::vars_os())),
         None => runtime.block_on(cli::run(std::env::args_os())),
     };
-    // A blocked read of stdin must not hold the exit up.
+    // A blocked read of stdin must not delay the exit.
     runtime.shutdown_background();
     code
 }

@@ -8,7 +8,7 @@ use shoes_vz_process::{
     settings::{Flags, LOG, Mistakes, Values},
 };
 use shoes_vz_proto::{
-    fleet::{self, shoes_service_client::ShoesServiceClient},
+    fleet,
     myshoes::{
         self, AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, DeleteInstanceResponse,
         shoes_server::{Shoes, ShoesServer},
@@ -18,35 +18,32 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 
 use crate::{
-    MAX_MESSAGE,
-    cli::{args::All, settings::gather},
     goplugin::{self, Handshake, Settings, hclog},
-    upstream::{Call, Server, grpc_timeout},
+    settings::{GlobalFlags, gather},
+    upstream::{Call, MAX_MESSAGE, Server, grpc_timeout, shoes_service},
 };
 
 /// myshoes pkg/shoes/shoes.go.
 pub const HANDSHAKE: Handshake =
     Handshake { cookie_key: "SHOES_PLUGIN_MAGIC_COOKIE", cookie_value: "are_you_a_shoes?", version: 1 };
 
-/// For a caller that names no deadline: myshoes' own, pkg/runner/runner.go and its deletion's.
+/// The deadlines of myshoes (pkg/runner/runner.go), for a caller that sets none.
 const ADD_BUDGET: Duration = Duration::from_secs(300);
 const DELETE_BUDGET: Duration = Duration::from_secs(180);
 
-/// What to do when no server is named.
-const HOW: &str =
+const NO_SERVER_ADVICE: &str =
     "set SHOESVZ_SERVER_ADDR to shoes-vz-server's HOST:PORT in myshoes' environment and restart myshoes";
 
-/// Serves as a plugin until the host ends it.
 pub async fn run(settings: Settings, vars: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
-    let values = Values::gather(&Flags::<All>::default(), vars, Mistakes::default());
+    let values = Values::gather(&Flags::<GlobalFlags>::default(), vars, Mistakes::default());
     let filter =
         if values.is_given(LOG.name) { None } else { hclog::DEFAULT_FILTER.parse::<log::Filter>().ok() };
-    let gathered = gather(values, HOW);
+    let gathered = gather(values, NO_SERVER_ADVICE);
     log_to_host(&filter.unwrap_or(gathered.log.0));
     let stop = CancellationToken::new();
-    // A plugin that dies before its handshake is reported by its host as "not compiled for this architecture"; so
-    // mistakes in the settings are the answer to every call instead, and once in the log.
-    let server = gathered.server.ok_or_else(|| gathered.mistakes.to_string());
+    // A host reports a plugin that ends before its handshake as "not compiled for this architecture". So mistakes in
+    // the settings are logged once and are the answer to every call.
+    let server = gathered.server.map_err(|mistakes| mistakes.to_string());
     if let Err(mistakes) = &server {
         tracing::error!("{mistakes}");
     }
@@ -62,16 +59,16 @@ pub async fn run(settings: Settings, vars: impl IntoIterator<Item = (OsString, O
     }
 }
 
-/// The plugin's log, in the form its host reads.
+/// Starts the log in the format that the host reads.
 fn log_to_host(filter: &log::Filter) {
     let log = hclog::subscriber("shoes-vz-client", filter.layer(), log::stderr);
     if tracing::subscriber::set_global_default(log).is_err() {
-        tracing::debug!("logging was set up before");
+        tracing::debug!("logging is already set up");
     }
-    panics::watch();
+    panics::install_hook();
 }
 
-/// The service. Holds nothing between calls.
+/// The service. Holds no state between calls.
 struct Plugin {
     server: Result<Server, String>,
     stop: CancellationToken,
@@ -79,20 +76,20 @@ struct Plugin {
 
 impl Plugin {
     fn server(&self) -> Result<&Server, Status> {
-        self.server.as_ref().map_err(|words| Status::failed_precondition(words.clone()))
+        self.server.as_ref().map_err(|reason| Status::failed_precondition(reason.clone()))
     }
 
-    /// `call`, unless the host ends the plugin first. When the caller goes, tonic drops this future, and with it the
-    /// call to the server.
+    /// Awaits `call`, unless the host ends the plugin first. When the caller cancels, tonic drops this future and with it
+    /// the call to the server.
     async fn until_stopped<T>(
         &self,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<Response<T>, Status> {
         tokio::select! {
-            // The answer first: one that is there must not be lost to a shutdown that comes with it.
+            // The answer first: a simultaneous shutdown must not discard it.
             biased;
             answer = call => answer.map(Response::new),
-            () = self.stop.cancelled() => Err(Status::cancelled("the plugin was shut down during the call")),
+            () = self.stop.cancelled() => Err(Status::cancelled("the plugin host shut the plugin down during the call")),
         }
     }
 }
@@ -110,20 +107,20 @@ impl Shoes for Plugin {
         request: Request<AddInstanceRequest>,
     ) -> Result<Response<AddInstanceResponse>, Status> {
         let call = call("AddInstance", request.metadata(), ADD_BUDGET);
-        let asked = request.into_inner();
-        let wanted = wanted(asked.resource_type)?;
+        let request = request.into_inner();
+        let requested = requested_type(request.resource_type)?;
         let server = self.server()?;
         let message = fleet::AddInstanceRequest {
-            runner_name: asked.runner_name,
-            setup_script: asked.setup_script,
-            resource_type: wanted.map_or_else(String::new, |t| t.to_string()),
-            labels: asked.labels,
+            runner_name: request.runner_name,
+            setup_script: request.setup_script,
+            resource_type: requested.map_or_else(String::new, |t| t.to_string()),
+            labels: request.labels,
         };
         tracing::info!(runner_name = message.runner_name, request_id = call.request_id(), "AddInstance");
         let answer = server.call(&call, &message, async |channel, request| {
-            sized(ShoesServiceClient::new(channel)).add_instance(request).await
+            shoes_service(channel).add_instance(request).await
         });
-        self.until_stopped(async { Ok(translate(answer.await?, wanted)) }).await
+        self.until_stopped(async { Ok(translate(answer.await?, requested)) }).await
     }
 
     async fn delete_instance(
@@ -131,26 +128,20 @@ impl Shoes for Plugin {
         request: Request<DeleteInstanceRequest>,
     ) -> Result<Response<DeleteInstanceResponse>, Status> {
         let call = call("DeleteInstance", request.metadata(), DELETE_BUDGET);
-        let asked = request.into_inner();
+        let request = request.into_inner();
         let server = self.server()?;
-        let message = fleet::DeleteInstanceRequest { cloud_id: asked.cloud_id, labels: asked.labels };
+        let message = fleet::DeleteInstanceRequest { cloud_id: request.cloud_id, labels: request.labels };
         tracing::info!(cloud_id = message.cloud_id, request_id = call.request_id(), "DeleteInstance");
         let answer = server.call(&call, &message, async |channel, request| {
-            sized(ShoesServiceClient::new(channel)).delete_instance(request).await
+            shoes_service(channel).delete_instance(request).await
         });
         self.until_stopped(async { answer.await.map(|_| DeleteInstanceResponse {}) }).await
     }
 }
 
-pub(crate) fn sized(
-    client: ShoesServiceClient<tonic::transport::Channel>,
-) -> ShoesServiceClient<tonic::transport::Channel> {
-    client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
-}
-
-/// The resource type a call names. 0, protobuf's default, names none, and the server's `--default-resource-type`
-/// applies. A number beyond myshoes' can never work, so myshoes may drop the job.
-fn wanted(number: i32) -> Result<Option<ResourceType>, Status> {
+/// The resource type of a call. 0, protobuf's default, means none: the server's `--default-resource-type` applies. A
+/// number that myshoes does not define can never work, so myshoes may drop the job.
+fn requested_type(number: i32) -> Result<Option<ResourceType>, Status> {
     if number == i32::from(myshoes::ResourceType::Unknown) {
         return Ok(None);
     }
@@ -158,14 +149,14 @@ fn wanted(number: i32) -> Result<Option<ResourceType>, Status> {
     known.map(Some).map_err(|error| Status::invalid_argument(format!("resource_type {number}: {error}")))
 }
 
-/// The server's reply for myshoes. A Go server names no resource type: then it is the one asked for, and with none asked
-/// for myshoes stores its target's.
-fn translate(answer: fleet::AddInstanceResponse, wanted: Option<ResourceType>) -> AddInstanceResponse {
+/// The server's reply for myshoes. A Go server names no resource type: then it is the requested one, and without a request
+/// myshoes stores the one of its target.
+fn translate(answer: fleet::AddInstanceResponse, requested: Option<ResourceType>) -> AddInstanceResponse {
     let effective = match answer.resource_type.as_str() {
-        "" => wanted,
+        "" => requested,
         text => text.parse().map(Some).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the server's reply names a resource type this client does not know");
-            wanted
+            tracing::warn!(%error, "unknown resource type in the server's reply");
+            requested
         }),
     };
     AddInstanceResponse {
@@ -186,32 +177,35 @@ mod tests {
     }
 
     #[test]
-    fn the_effective_resource_type_is_passed_on_and_a_go_servers_silence_is_the_type_asked_for() {
+    fn the_effective_resource_type_is_passed_on_and_a_go_server_that_names_none_means_the_requested_one() {
         assert_eq!(reply("large"), myshoes::ResourceType::Large as i32);
         assert_eq!(reply(""), myshoes::ResourceType::Small as i32);
         assert_eq!(reply("gigantic"), myshoes::ResourceType::Small as i32);
     }
 
     #[test]
-    fn type_0_names_none_and_a_number_that_myshoes_has_not_is_refused_with_the_types_there_are() {
-        assert_eq!(wanted(0).unwrap(), None);
-        assert_eq!(wanted(9).unwrap(), Some(ResourceType::XLarge4));
+    fn type_0_means_none_and_a_number_that_myshoes_does_not_define_is_refused_with_the_known_types() {
+        assert_eq!(requested_type(0).unwrap(), None);
+        assert_eq!(requested_type(9).unwrap(), Some(ResourceType::XLarge4));
         for number in [10, -1, i32::MAX] {
-            let refused = wanted(number).unwrap_err();
+            let refused = requested_type(number).unwrap_err();
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
             assert!(refused.message().contains(&number.to_string()) && refused.message().contains("4xlarge"));
         }
-        let silent = translate(fleet::AddInstanceResponse::default(), None);
-        assert_eq!(silent.resource_type, myshoes::ResourceType::Unknown as i32);
+        let unnamed = translate(fleet::AddInstanceResponse::default(), None);
+        assert_eq!(unnamed.resource_type, myshoes::ResourceType::Unknown as i32);
     }
 
     fn mistakes(vars: &[(&str, &str)]) -> String {
         let vars = vars.iter().map(|(n, v)| (OsString::from(n), OsString::from(v)));
-        gather(Values::gather(&Flags::<All>::default(), vars, Mistakes::default()), HOW).mistakes.to_string()
+        gather(Values::gather(&Flags::<GlobalFlags>::default(), vars, Mistakes::default()), NO_SERVER_ADVICE)
+            .server
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
-    fn a_server_that_is_not_named_is_asked_for_by_the_variables_name() {
+    fn the_mistake_about_a_missing_server_names_the_variable() {
         assert!(mistakes(&[]).contains("SHOESVZ_SERVER_ADDR"));
         let https = mistakes(&[("SHOESVZ_SERVER_ADDR", "https://x:1")]);
         assert!(https.contains("https") && https.contains("SHOESVZ_SERVER_ADDR: "), "{https}");

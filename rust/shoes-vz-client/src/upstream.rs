@@ -1,15 +1,15 @@
-//! Calls to shoes-vz-server that outlive its restarts.
+//! Calls to shoes-vz-server that survive its restarts.
 //!
 //! ```text
 //! connect ──▶ send ──▶ answer (its code passed through untouched)
 //!    │          │
 //!    │ refused  │ connection lost on the way
 //!    ▼          ▼
-//!  back-off, then again, until the caller's deadline less a margin ──▶ UNAVAILABLE, worded
-//!             connected, but no answer by then                     ──▶ DEADLINE_EXCEEDED, worded
+//!  back-off, then again, until the caller's deadline less a margin ──▶ UNAVAILABLE with the reason
+//!             connected, but no answer by then                     ──▶ DEADLINE_EXCEEDED with the reason
 //! ```
-//! Every call here may be repeated: AddInstance is idempotent by runner name, DeleteInstance by cloud id, cordoning by
-//! what it leads to, the rest read.
+//! Every call here can be repeated: AddInstance is idempotent by runner name, DeleteInstance by cloud ID, cordoning by its
+//! result; the others only read.
 
 mod addr;
 mod call;
@@ -21,6 +21,7 @@ use std::{
 };
 
 use shoes_vz_process::{backoff::Backoff, chain, secret::Token};
+use shoes_vz_proto::fleet::shoes_service_client::ShoesServiceClient;
 use tokio::time::timeout_at;
 use tonic::{
     Request, Response, Status,
@@ -31,12 +32,14 @@ use tonic::{
 pub use addr::{BadServerAddr, ServerAddr};
 pub use call::{Call, grpc_timeout};
 
-/// One connection attempt; a host that swallows packets must not use the whole budget up.
+/// For one connection attempt: a host that drops packets must not use up the whole budget.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest gRPC message sent and received: a setup script of some megabytes passes, a runaway one does not.
+pub const MAX_MESSAGE: usize = 16 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A server, perhaps not there yet: nothing is connected before a call.
+/// A server, which may not be up yet: a connection is made for each call.
 #[derive(Debug, Clone)]
 pub struct Server {
     addr: ServerAddr,
@@ -45,7 +48,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The server at `addr`, told who is calling by `token`.
+    /// Calls are authenticated by `token`.
     pub fn new(addr: ServerAddr, token: Option<Token>) -> Self {
         // No HTTP/2 pings: a Go server ends connections that ping more than every five minutes.
         let endpoint = addr
@@ -56,12 +59,11 @@ impl Server {
         Self { addr, endpoint, bearer: token.as_ref().map(bearer) }
     }
 
-    /// Where it is.
     pub fn addr(&self) -> &ServerAddr {
         &self.addr
     }
 
-    /// Makes `call` with `message` by `send`, and gives the answer's message.
+    /// Makes `call` with `message` by `send`; returns the answer's message.
     pub async fn call<T: Clone, R, Fut>(
         &self,
         call: &Call,
@@ -74,7 +76,7 @@ impl Server {
         self.response(call, message, send).await.map(Response::into_inner)
     }
 
-    /// The same, with the answer's metadata.
+    /// As [`Server::call`], with the answer's metadata.
     pub async fn response<T: Clone, R, Fut>(
         &self,
         call: &Call,
@@ -84,7 +86,7 @@ impl Server {
     where
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
-        let mut pauses = Pauses::default();
+        let mut backoff = RetryBackoff::default();
         loop {
             let connected = AtomicBool::new(false);
             let attempt = async {
@@ -92,23 +94,23 @@ impl Server {
                     .endpoint
                     .connect()
                     .await
-                    .map_err(|e| Failed::Connection(chain::innermost(&e).to_string()))?;
+                    .map_err(|e| AttemptError::Connection(chain::innermost(&e).to_string()))?;
                 connected.store(true, Ordering::Relaxed);
-                send(channel, self.request(call, message)).await.map_err(Failed::of)
+                send(channel, self.request(call, message)).await.map_err(AttemptError::of)
             };
-            let lost = match timeout_at(call.answer_by(), attempt).await {
+            let reason = match timeout_at(call.answer_by(), attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(Failed::Answer(status))) => return Err(status),
-                Ok(Err(Failed::Connection(words))) => words,
+                Ok(Err(AttemptError::Answer(status))) => return Err(status),
+                Ok(Err(AttemptError::Connection(reason))) => reason,
                 Err(_) if connected.into_inner() => return Err(self.no_answer(call)),
-                Err(_) => return Err(self.unreachable(call, pauses.last_words("connecting took too long"))),
+                Err(_) => return Err(self.unreachable(call, backoff.last_reason("connecting took too long"))),
             };
-            if pauses.is_first() {
-                tracing::warn!(server = %self.addr, error = lost, "{}: no connection to the server; trying on", call.what());
+            if backoff.is_first() {
+                tracing::warn!(method = call.what(), server = %self.addr, reason, "server unreachable; retrying");
             }
-            let pause = pauses.next(lost);
+            let pause = backoff.next(reason);
             if timeout_at(call.answer_by(), tokio::time::sleep(pause)).await.is_err() {
-                return Err(self.unreachable(call, pauses.last_words("")));
+                return Err(self.unreachable(call, backoff.last_reason("")));
             }
         }
     }
@@ -125,7 +127,7 @@ impl Server {
     fn unreachable(&self, call: &Call, last: &str) -> Status {
         Status::unavailable(format!(
             "{}: no connection to shoes-vz-server at {} within {}: {last}; check that it runs and that the address is \
-             right; the call may be repeated",
+             right; the call can be repeated",
             call.what(),
             self.addr,
             seconds(call.waited()),
@@ -134,7 +136,7 @@ impl Server {
 
     fn no_answer(&self, call: &Call) -> Status {
         Status::deadline_exceeded(format!(
-            "{}: shoes-vz-server at {} took the call but gave no answer within {}; the call may be repeated",
+            "{}: shoes-vz-server at {} accepted the call but did not answer within {}; the call can be repeated",
             call.what(),
             self.addr,
             seconds(call.waited()),
@@ -142,8 +144,15 @@ impl Server {
     }
 }
 
+/// The server's `ShoesService`, with [`MAX_MESSAGE`] in both directions.
+pub(crate) fn shoes_service(channel: Channel) -> ShoesServiceClient<Channel> {
+    ShoesServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
+}
+
 fn bearer(token: &Token) -> MetadataValue<Ascii> {
-    // Visible ASCII, as a token is, is always a header's value.
+    // A token is visible ASCII, which is always a valid header value.
     let mut value =
         MetadataValue::try_from(token.authorization()).unwrap_or(MetadataValue::from_static("Bearer"));
     value.set_sensitive(true);
@@ -154,16 +163,15 @@ fn seconds(d: Duration) -> String {
     format!("{:.1} s", d.as_secs_f64())
 }
 
-/// How one attempt failed.
-enum Failed {
-    /// On the way: worth another.
+enum AttemptError {
+    /// On the way: another attempt may succeed.
     Connection(String),
-    /// The server's own answer.
+    /// From the server.
     Answer(Status),
 }
 
-impl Failed {
-    /// A status with a source was made here, from a transport error; one the server sent has none.
+impl AttemptError {
+    /// A status with a source comes from a local transport error; a status from the server has none.
     fn of(status: Status) -> Self {
         match status.source() {
             Some(source) if !is_too_large(&status) => Self::Connection(chain::innermost(source).to_string()),
@@ -172,42 +180,42 @@ impl Failed {
     }
 }
 
-/// A message over the limit fails the same way each time.
+/// A message over the size limit fails every time.
 fn is_too_large(status: &Status) -> bool {
     status.code() == tonic::Code::OutOfRange
 }
 
 /// Whether the connection broke under `status`, rather than the server sending it.
 pub fn is_connection_loss(status: &Status) -> bool {
-    matches!(Failed::of(status.clone()), Failed::Connection(_))
+    matches!(AttemptError::of(status.clone()), AttemptError::Connection(_))
 }
 
-/// Growing pauses between attempts, and what the last one failed with.
+/// Growing pauses between attempts, and why the last attempt failed.
 #[derive(Debug)]
-pub(crate) struct Pauses {
-    pauses: Backoff,
+pub(crate) struct RetryBackoff {
+    backoff: Backoff,
     last: String,
 }
 
-impl Default for Pauses {
+impl Default for RetryBackoff {
     fn default() -> Self {
-        Self { pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), last: String::new() }
+        Self { backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), last: String::new() }
     }
 }
 
-impl Pauses {
+impl RetryBackoff {
     pub(crate) fn is_first(&self) -> bool {
-        self.pauses.is_fresh()
+        self.backoff.is_fresh()
     }
 
-    pub(crate) fn next(&mut self, words: String) -> Duration {
-        self.last = words;
-        // Up to half less, so that a fleet of callers does not return as one.
-        self.pauses.jittered(uuid::Uuid::new_v4().as_bytes()[0])
+    pub(crate) fn next(&mut self, reason: String) -> Duration {
+        self.last = reason;
+        // Up to half less, so that many callers do not retry at the same moment.
+        self.backoff.jittered(uuid::Uuid::new_v4().as_bytes()[0])
     }
 
-    fn last_words<'a>(&'a self, otherwise: &'a str) -> &'a str {
-        if self.last.is_empty() { otherwise } else { &self.last }
+    fn last_reason<'a>(&'a self, default: &'a str) -> &'a str {
+        if self.last.is_empty() { default } else { &self.last }
     }
 }
 
@@ -217,13 +225,13 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_second_and_no_further() {
-        let mut pauses = Pauses::default();
-        let first = pauses.next("refused".into());
+        let mut backoff = RetryBackoff::default();
+        let first = backoff.next("refused".into());
         assert!(first <= FIRST_PAUSE && first >= FIRST_PAUSE / 2, "{first:?}");
-        let later: Vec<_> = (0..50).map(|_| pauses.next("refused".into())).collect();
+        let later: Vec<_> = (0..50).map(|_| backoff.next("refused".into())).collect();
         assert!(later.iter().all(|p| *p <= LONGEST_PAUSE));
         assert!(later[49] >= LONGEST_PAUSE / 2);
-        assert_eq!(pauses.last_words("x"), "refused");
+        assert_eq!(backoff.last_reason("x"), "refused");
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! The real hashicorp/go-plugin, started as myshoes starts it, against this plugin and a fake server.
+//! The real hashicorp/go-plugin, used as myshoes uses it, with this plugin and a fake server.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{BIN, CLOUD_ID, Does, Fake, PATIENCE};
+use common::{BIN, Behavior, CLOUD_ID, FakeServer, TIMEOUT};
 use serde_json::Value;
 use shoes_vz_testkit::go;
 use tokio::{process::Command, sync::OnceCell};
 use tonic::Code;
 
-/// A first build downloads its modules; a deadline, never waited for.
-const BUILD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
+/// The first build downloads its modules.
+const BUILD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Builds the Go program, once for all tests here.
 async fn host() -> &'static Path {
@@ -22,7 +22,7 @@ async fn host() -> &'static Path {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../shoes-vz-testkit/conformance");
         let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-plugin-host");
         let go = Command::new("go").args(["build", "-o"]).arg(&built).arg(".").current_dir(source).output();
-        let output = tokio::time::timeout(BUILD_PATIENCE, go).await.expect("`go build` ends");
+        let output = tokio::time::timeout(BUILD_TIMEOUT, go).await.expect("`go build` ends");
         let output = output.expect("`go` runs");
         assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
         built
@@ -30,17 +30,17 @@ async fn host() -> &'static Path {
     .await
 }
 
-/// Runs the host; gives its exit code and its words.
-async fn run(fake: &Fake, args: &[&str]) -> (Option<i32>, Value) {
+/// Runs the host; returns its exit code and its output.
+async fn run(fake: &FakeServer, args: &[&str]) -> (Option<i32>, Value) {
     let mut command = Command::new(host().await);
     command.args(["--plugin", BIN, "--server", &fake.addr.to_string()]).args(args).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
-    let words = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
-    (output.status.code(), words)
+    let output = tokio::time::timeout(TIMEOUT, command.output()).await.expect("it ends").unwrap();
+    let output_json = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    (output.status.code(), output_json)
 }
 
-/// go-plugin ended this plugin, which went by itself and left nothing.
-fn assert_gone(call: &Value) {
+/// Asserts that the plugin ended without being killed and left nothing behind.
+fn assert_clean_exit(call: &Value) {
     for key in ["exited", "process_gone", "socket_removed"] {
         assert_eq!(call[key], true, "{key}: {call}");
     }
@@ -52,7 +52,7 @@ async fn fault_27_both_calls_go_through_and_killing_the_plugin_leaves_nothing() 
     if go::is_missing("both calls go through the real go-plugin") {
         return;
     }
-    let fake = Fake::start(Does::Answers("large")).await;
+    let fake = FakeServer::start(Behavior::Answer("large")).await;
     let script = tempfile::NamedTempFile::new().unwrap();
     let text = "echo é\n".repeat(300_000);
     std::fs::write(script.path(), &text).unwrap();
@@ -64,15 +64,15 @@ async fn fault_27_both_calls_go_through_and_killing_the_plugin_leaves_nothing() 
         "--resource-type",
         "2xlarge",
     ];
-    let (code, told) =
+    let (code, result) =
         run(&fake, &[&add[..], &["--label", "a", "--label", "b", "--delete", "added"]].concat()).await;
-    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(code, Some(0), "{result}");
 
-    let (add, delete) = (&told["add"], &told["delete"]);
+    let (add, delete) = (&result["add"], &result["delete"]);
     assert_eq!((&add["cloud_id"], &add["shoes_type"]), (&CLOUD_ID.into(), &"shoes-vz".into()));
     assert_eq!((&add["ip_address"], &add["resource_type"]), (&"192.0.2.7".into(), &"large".into()));
-    assert_gone(add);
-    assert_gone(delete);
+    assert_clean_exit(add);
+    assert_clean_exit(delete);
     assert_ne!(add["pid"], delete["pid"], "a new plugin for each call");
 
     let seen = fake.seen();
@@ -87,11 +87,11 @@ async fn fault_27_both_calls_go_through_and_killing_the_plugin_leaves_nothing() 
 }
 
 #[tokio::test]
-async fn go_sees_the_servers_codes_and_words() {
-    if go::is_missing("Go sees the server's codes") {
+async fn go_gets_the_codes_and_messages_of_the_server() {
+    if go::is_missing("Go gets the codes of the server") {
         return;
     }
-    let fake = Fake::start(Does::Answers("")).await;
+    let fake = FakeServer::start(Behavior::Answer("")).await;
     for (code, name) in [
         (Code::InvalidArgument, "InvalidArgument"),
         (Code::NotFound, "NotFound"),
@@ -99,23 +99,26 @@ async fn go_sees_the_servers_codes_and_words() {
         (Code::Unavailable, "Unavailable"),
         (Code::Internal, "Internal"),
     ] {
-        fake.now_does(Does::Refuses(code, format!("words for {name}")));
-        let (exit, told) = run(&fake, &["--delete", CLOUD_ID]).await;
+        fake.set_behavior(Behavior::Refuse(code, format!("message for {name}")));
+        let (exit, result) = run(&fake, &["--delete", CLOUD_ID]).await;
         assert_eq!(exit, Some(1));
-        let error = &told["delete"]["error"];
-        assert_eq!((&error["code"], &error["message"]), (&name.into(), &format!("words for {name}").into()));
-        assert_gone(&told["delete"]);
+        let error = &result["delete"]["error"];
+        assert_eq!(
+            (&error["code"], &error["message"]),
+            (&name.into(), &format!("message for {name}").into())
+        );
+        assert_clean_exit(&result["delete"]);
     }
 }
 
 #[tokio::test]
-async fn resource_type_0_names_none_and_the_servers_default_comes_back() {
-    if go::is_missing("resource type 0 names none") {
+async fn resource_type_0_means_none_and_returns_the_servers_default() {
+    if go::is_missing("resource type 0 means none") {
         return;
     }
-    let fake = Fake::start(Does::Answers("medium")).await;
-    let (code, told) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "unknown"]).await;
-    assert_eq!((code, &told["add"]["resource_type"]), (Some(0), &"medium".into()), "{told}");
+    let fake = FakeServer::start(Behavior::Answer("medium")).await;
+    let (code, result) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "unknown"]).await;
+    assert_eq!((code, &result["add"]["resource_type"]), (Some(0), &"medium".into()), "{result}");
     assert_eq!(fake.seen()[0].resource_type, "");
 }
 
@@ -124,10 +127,10 @@ async fn a_resource_type_beyond_myshoes_is_an_invalid_argument_for_go_too() {
     if go::is_missing("an unknown resource type is an invalid argument for Go too") {
         return;
     }
-    let fake = Fake::start(Does::Answers("")).await;
-    let (_, told) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "10"]).await;
-    let error = &told["add"]["error"];
-    assert_eq!(error["code"], "InvalidArgument", "{told}");
+    let fake = FakeServer::start(Behavior::Answer("")).await;
+    let (_, result) = run(&fake, &["--add-name", "myshoes-1", "--resource-type", "10"]).await;
+    let error = &result["add"]["error"];
+    assert_eq!(error["code"], "InvalidArgument", "{result}");
     assert!(
         error["message"].as_str().unwrap().contains("10")
             && error["message"].as_str().unwrap().contains("nano")
@@ -135,8 +138,8 @@ async fn a_resource_type_beyond_myshoes_is_an_invalid_argument_for_go_too() {
     assert_eq!(fake.seen(), []);
 }
 
-/// What go-plugin took from the plugin's log, and the lines it copied as they were.
-async fn logged(fake: &Fake, args: &[&str]) -> (Vec<Value>, Vec<String>) {
+/// The lines that go-plugin parsed from the plugin's log, and the lines that it copied unchanged.
+async fn logged(fake: &FakeServer, args: &[&str]) -> (Vec<Value>, Vec<String>) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new(host().await);
     command.args([
@@ -150,14 +153,14 @@ async fn logged(fake: &Fake, args: &[&str]) -> (Vec<Value>, Vec<String>) {
         "1s",
     ]);
     command.args(["--host-log", log.path().to_str().unwrap()]).args(args).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+    let output = tokio::time::timeout(TIMEOUT, command.output()).await.expect("it ends").unwrap();
     let text = std::fs::read_to_string(log.path()).unwrap();
     let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap_or_else(|e| panic!("{e}: {l}")));
-    // A line of hclog's keeps its own logger's name; go-plugin gives one that is not the program's.
+    // A line in hclog's format keeps the name of its logger; others get another name from go-plugin.
     let names = ["shoes-vz-client", "plugin.shoes-vz-client"];
-    let taken = lines.filter(|line| line["@module"].as_str().is_some_and(|name| names.contains(&name)));
+    let parsed = lines.filter(|line| line["@module"].as_str().is_some_and(|name| names.contains(&name)));
     let copied = String::from_utf8(output.stderr).unwrap();
-    (taken.collect(), copied.lines().map(str::to_owned).collect())
+    (parsed.collect(), copied.lines().map(str::to_owned).collect())
 }
 
 #[tokio::test]
@@ -165,15 +168,16 @@ async fn a_warning_reaches_the_hosts_logger_once_as_a_warning_with_its_fields() 
     if go::is_missing("a warning reaches the hosts logger once as a warning with its fields") {
         return;
     }
-    let fake = Fake::down(Does::Hangs).await;
-    let (taken, copied) = logged(&fake, &[]).await;
-    assert_eq!(taken.len(), 1, "{taken:#?}");
-    let warning = &taken[0];
+    let fake = FakeServer::down(Behavior::Hang).await;
+    let (parsed, copied) = logged(&fake, &[]).await;
+    assert_eq!(parsed.len(), 1, "{parsed:#?}");
+    let warning = &parsed[0];
     assert_eq!(warning["@level"], "warn", "{warning}");
-    assert_eq!(warning["@message"], "DeleteInstance: no connection to the server; trying on");
+    assert_eq!(warning["@message"], "server unreachable; retrying");
+    assert_eq!(warning["method"], "DeleteInstance");
     assert_eq!(warning["server"], fake.addr.to_string());
-    assert!(warning["error"].as_str().unwrap().contains("refused"), "{warning}");
-    // `ClientConfig.Stderr` gets each line as it came, beside the logger: that is the host's choice.
+    assert!(warning["reason"].as_str().unwrap().contains("refused"), "{warning}");
+    // The host chose to copy stderr to `ClientConfig.Stderr` as well.
     assert_eq!(copied.len(), 1, "{copied:?}");
 }
 
@@ -182,32 +186,32 @@ async fn at_the_default_level_a_call_that_works_logs_nothing_and_at_info_it_does
     if go::is_missing("at the default level a call that works logs nothing and at info it does") {
         return;
     }
-    let fake = Fake::start(Does::Answers("")).await;
-    let (taken, copied) = logged(&fake, &[]).await;
-    assert_eq!((taken.len(), copied.len()), (0, 0), "{taken:#?} {copied:?}");
-    let (taken, _) = logged(&fake, &["--plugin-log", "info"]).await;
+    let fake = FakeServer::start(Behavior::Answer("")).await;
+    let (parsed, copied) = logged(&fake, &[]).await;
+    assert_eq!((parsed.len(), copied.len()), (0, 0), "{parsed:#?} {copied:?}");
+    let (parsed, _) = logged(&fake, &["--plugin-log", "info"]).await;
     assert_eq!(
-        (taken.len(), &taken[0]["@level"], &taken[0]["cloud_id"]),
+        (parsed.len(), &parsed[0]["@level"], &parsed[0]["cloud_id"]),
         (1, &"info".into(), &CLOUD_ID.into())
     );
-    let (taken, _) = logged(&fake, &["--plugin-log", "a=b=c"]).await;
-    let message = taken[0]["@message"].as_str().unwrap();
-    assert!(taken[0]["@level"] == "error" && message.contains("SHOESVZ_LOG"), "{taken:#?}");
+    let (parsed, _) = logged(&fake, &["--plugin-log", "a=b=c"]).await;
+    let message = parsed[0]["@message"].as_str().unwrap();
+    assert!(parsed[0]["@level"] == "error" && message.contains("SHOESVZ_LOG"), "{parsed:#?}");
 }
 
 #[tokio::test]
-async fn a_deadline_of_gos_ends_a_call_that_hangs_and_the_server_hears_of_it() {
-    if go::is_missing("a deadline of Go's ends a call that hangs") {
+async fn a_deadline_in_go_ends_a_call_that_hangs_and_cancels_it_on_the_server() {
+    if go::is_missing("a deadline in Go ends a call that hangs") {
         return;
     }
-    let fake = Fake::start(Does::Hangs).await;
-    let (_, told) = run(&fake, &["--add-name", "myshoes-1", "--timeout", "1s"]).await;
-    let add = &told["add"];
-    assert_eq!(add["error"]["code"], "DeadlineExceeded", "{told}");
+    let fake = FakeServer::start(Behavior::Hang).await;
+    let (_, result) = run(&fake, &["--add-name", "myshoes-1", "--timeout", "1s"]).await;
+    let add = &result["add"];
+    assert_eq!(add["error"]["code"], "DeadlineExceeded", "{result}");
     assert!(
         add["error"]["message"].as_str().unwrap().contains(&fake.addr.to_string()),
-        "our words, not Go's: {told}"
+        "the reason comes from the plugin, not from Go: {result}"
     );
-    assert_gone(add);
+    assert_clean_exit(add);
     fake.until_abandoned().await;
 }

@@ -1,13 +1,13 @@
-//! The plugin's process, as go-plugin's host meets it.
+//! The plugin process, as a go-plugin host sees it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::time::{Duration, Instant};
 
 use common::{
-    PATIENCE,
+    TIMEOUT,
     host::{COOKIE, Plugin, command},
 };
 use nix::sys::signal::Signal;
@@ -43,7 +43,7 @@ async fn the_line_has_a_seventh_field_for_hosts_that_ask_about_multiplexing() {
 }
 
 #[tokio::test]
-async fn without_the_cookie_it_is_a_command_line_that_shows_its_help() {
+async fn without_the_cookie_the_program_is_a_command_line_that_shows_its_help() {
     for vars in [&[][..], &[("SHOES_PLUGIN_MAGIC_COOKIE", "are_you_a_boot?")]] {
         let output = command(vars).output().await.unwrap();
         assert_eq!(output.status.code(), Some(2));
@@ -53,9 +53,9 @@ async fn without_the_cookie_it_is_a_command_line_that_shows_its_help() {
 }
 
 #[tokio::test]
-async fn from_start_to_the_line_takes_at_most_ten_milliseconds() {
+async fn the_handshake_line_appears_within_ten_milliseconds() {
     let mut best = Duration::MAX;
-    // Other tests share the machine: its best of some tries is what the program itself needs.
+    // Other tests share the machine, so the fastest of several starts counts.
     for _ in 0..30 {
         let started = Instant::now();
         let plugin = Plugin::start(Some("127.0.0.1:1")).await;
@@ -90,7 +90,7 @@ async fn sigterm_ends_the_plugin_cleanly() {
 }
 
 #[tokio::test]
-async fn a_plugin_whose_host_is_gone_ends_by_itself() {
+async fn a_plugin_whose_host_has_ended_ends_by_itself() {
     let mut plugin = Plugin::start(None).await;
     // A connection kept open must not keep it alive.
     let _channel = plugin.channel().await;
@@ -99,7 +99,7 @@ async fn a_plugin_whose_host_is_gone_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn the_side_streams_stay_open_until_the_shutdown_and_end_with_it() {
+async fn the_streams_of_go_plugin_stay_open_until_the_shutdown() {
     let plugin = Plugin::start(None).await;
     let mut stdio = GrpcStdioClient::new(plugin.channel().await).stream_stdio(()).await.unwrap().into_inner();
     let (offers, sent) = tokio::sync::mpsc::channel(4);
@@ -108,16 +108,16 @@ async fn the_side_streams_stay_open_until_the_shutdown_and_end_with_it() {
         GrpcBrokerClient::new(plugin.channel().await).start_stream(sent).await.unwrap().into_inner();
     let knock = Knock { knock: true, ack: false, error: String::new() };
     offers.send(ConnInfo { service_id: 3, knock: Some(knock), ..ConnInfo::default() }).await.unwrap();
-    let answer = tokio::time::timeout(PATIENCE, broker.message()).await.unwrap().unwrap().unwrap();
+    let answer = tokio::time::timeout(TIMEOUT, broker.message()).await.unwrap().unwrap().unwrap();
     assert!(answer.service_id == 3 && answer.knock.unwrap().error.contains("no brokered service"));
 
     plugin.shut_down().await;
-    assert_eq!(tokio::time::timeout(PATIENCE, stdio.message()).await.unwrap().unwrap(), None);
-    assert_eq!(tokio::time::timeout(PATIENCE, broker.message()).await.unwrap().unwrap(), None);
+    assert_eq!(tokio::time::timeout(TIMEOUT, stdio.message()).await.unwrap().unwrap(), None);
+    assert_eq!(tokio::time::timeout(TIMEOUT, broker.message()).await.unwrap().unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_host_that_wants_mtls_is_told_why_there_is_no_line() {
+async fn a_host_that_requires_mtls_gets_the_reason_on_stderr_and_no_line() {
     let output = command(&[COOKIE, ("PLUGIN_CLIENT_CERT", "pem")]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
@@ -131,7 +131,7 @@ async fn where_no_unix_socket_is_possible_it_listens_on_a_loopback_port() {
     let mut child = command(&[COOKIE, ("PLUGIN_UNIX_SOCKET_DIR", "/nowhere")]).spawn().unwrap();
     let mut line = String::new();
     let mut stdout = tokio::io::BufReader::new(child.stdout.take().unwrap());
-    tokio::time::timeout(PATIENCE, stdout.read_line(&mut line)).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, stdout.read_line(&mut line)).await.unwrap().unwrap();
     let port: u16 = line
         .trim_end()
         .strip_prefix("1|1|tcp|127.0.0.1:")
@@ -142,5 +142,5 @@ async fn where_no_unix_socket_is_possible_it_listens_on_a_loopback_port() {
         .unwrap();
     tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     drop(stdout);
-    assert_eq!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(0));
+    assert_eq!(tokio::time::timeout(TIMEOUT, child.wait()).await.unwrap().unwrap().code(), Some(0));
 }

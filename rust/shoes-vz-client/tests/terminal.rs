@@ -1,12 +1,12 @@
-//! The command line on a terminal: a live line that fits, and a terminal left as it was.
+//! The command line on a terminal: a live line that fits, and a terminal that is restored.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::{io::Read as _, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
-use common::{CLOUD_ID, Does, Fake, PATIENCE, host::command};
+use common::{Behavior, CLOUD_ID, FakeServer, TIMEOUT, host::command};
 use nix::{
     pty::{Winsize, openpty},
     sys::signal::{Signal, kill},
@@ -20,27 +20,27 @@ use tokio::{process::Child, sync::watch};
 
 const COLUMNS: u16 = 50;
 
-/// A client whose stdout and stderr are a terminal, and all that it has printed there.
+/// A client whose stdout and stderr are a terminal, and everything it has printed there.
 struct Session {
     child: Child,
     printed: watch::Receiver<String>,
 }
 
 impl Session {
-    fn start(fake: &Fake, term: &str, args: &[&str]) -> Self {
+    fn start(fake: &FakeServer, term: &str, args: &[&str]) -> Self {
         let size = Winsize { ws_row: 24, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
         let addr = fake.addr.to_string();
         let mut command = command(&[("SHOESVZ_SERVER_ADDR", &addr), ("TERM", term)]);
         command.args(args).stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
         let child = command.spawn().unwrap();
-        // It holds the terminal's other end.
+        // It holds the other end of the terminal.
         drop(command);
         let (printing, printed) = watch::channel(String::new());
         let mut master = std::fs::File::from(pty.master);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // Linux gives EIO once no process has the terminal any more.
+            // Linux returns EIO once no process has the terminal open.
             while let Ok(n @ 1..) = master.read(&mut bytes) {
                 printing.send_modify(|text| text.push_str(&String::from_utf8_lossy(&bytes[..n])));
             }
@@ -49,7 +49,7 @@ impl Session {
     }
 
     async fn until(&mut self, text: &str) {
-        let seen = tokio::time::timeout(PATIENCE, self.printed.wait_for(|all| all.contains(text))).await;
+        let seen = tokio::time::timeout(TIMEOUT, self.printed.wait_for(|all| all.contains(text))).await;
         let seen = seen.is_ok_and(|seen| seen.is_ok());
         assert!(seen, "{text:?} is not in {:?}", *self.printed.borrow());
     }
@@ -59,17 +59,17 @@ impl Session {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
-    /// Its end, and everything it printed.
+    /// Returns its exit status and everything it printed.
     async fn ended(mut self) -> (ExitStatus, String) {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap();
-        // The thread that reads ends with the terminal.
-        while tokio::time::timeout(PATIENCE, self.printed.changed()).await.expect("it closes").is_ok() {}
+        let status = tokio::time::timeout(TIMEOUT, self.child.wait()).await.expect("it ends").unwrap();
+        // The reading thread ends with the terminal.
+        while tokio::time::timeout(TIMEOUT, self.printed.changed()).await.expect("it closes").is_ok() {}
         let all = self.printed.borrow().clone();
         (status, all)
     }
 }
 
-/// Lines as the terminal was given them, also those rewritten in place, without what only moves its cursor.
+/// All lines sent to the terminal, including those rewritten in place, without control sequences.
 fn rows(printed: &str) -> Vec<String> {
     printed
         .split(['\r', '\n'])
@@ -93,12 +93,12 @@ fn queued(reason: &str) -> RunnerView {
     }
 }
 
-/// Twenty agents' reasons: far longer than a terminal is wide.
+/// The reasons of twenty agents: far wider than a terminal.
 fn long_reason() -> String {
     (1..=20).map(|n| format!("東京-{n}: its 2 slots are taken")).collect::<Vec<_>>().join("; ")
 }
 
-/// Wide letters take two cells.
+/// Wide characters take two cells.
 fn cells(row: &str) -> usize {
     row.chars().map(|c| if "東京".contains(c) { 2 } else { 1 }).sum()
 }
@@ -109,15 +109,15 @@ fn assert_fits(printed: &str) {
     }
 }
 
-fn assert_terminal_as_it_was(printed: &str) {
+fn assert_terminal_restored(printed: &str) {
     assert_eq!(printed.matches("\u{1b}[?25l").count(), printed.matches("\u{1b}[?25h").count(), "{printed:?}");
     assert!(!printed.contains("\u{1b}[?1049"), "{printed:?}");
 }
 
 #[tokio::test]
-async fn the_live_line_is_cut_to_the_terminals_width_and_time_passes_in_it() {
-    let fake = Fake::start(Does::Hangs).await;
-    fake.shows(vec![queued(&long_reason())]);
+async fn the_live_line_is_cut_to_the_terminals_width_and_shows_elapsed_time() {
+    let fake = FakeServer::start(Behavior::Hang).await;
+    fake.set_runners(vec![queued(&long_reason())]);
     let script = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(script.path(), "true").unwrap();
     let args =
@@ -130,28 +130,28 @@ async fn the_live_line_is_cut_to_the_terminals_width_and_time_passes_in_it() {
     assert!(status.signal() == Some(2) || status.code() == Some(130), "{status:?}");
     assert_fits(&printed);
     assert!(!printed.contains("東京-20"), "{printed:?}");
-    assert_terminal_as_it_was(&printed);
+    assert_terminal_restored(&printed);
 }
 
 #[tokio::test]
-async fn a_drain_and_a_watch_end_by_ctrl_c_and_leave_the_terminal_as_it_was() {
-    let fake = Fake::start(Does::Answers("")).await;
+async fn ctrl_c_ends_a_drain_and_a_watch_and_restores_the_terminal() {
+    let fake = FakeServer::start(Behavior::Answer("")).await;
     let agent = Agent { agent_id: "id-1".into(), hostname: "東京".into(), ..Agent::default() };
-    fake.has_agents(vec![AgentView { agent: Some(agent), runners: 2, ..AgentView::default() }]);
-    fake.shows(vec![queued("no slot")]);
-    for (args, sign) in [(&["drain", "id-1"][..], "2 runners left"), (&["watch"], "no slot")] {
+    fake.set_agents(vec![AgentView { agent: Some(agent), runners: 2, ..AgentView::default() }]);
+    fake.set_runners(vec![queued("no slot")]);
+    for (args, expected) in [(&["drain", "id-1"][..], "2 runners left"), (&["watch"], "no slot")] {
         let mut session = Session::start(&fake, "xterm", args);
-        session.until(sign).await;
+        session.until(expected).await;
         session.signal(Signal::SIGINT);
         let (status, printed) = session.ended().await;
         assert!(status.signal() == Some(2) || status.code() == Some(130), "{args:?}: {status:?}");
-        assert_terminal_as_it_was(&printed);
+        assert_terminal_restored(&printed);
     }
 }
 
 #[tokio::test]
-async fn a_call_that_takes_long_shows_that_it_waits() {
-    let fake = Fake::start(Does::Hangs).await;
+async fn a_slow_call_shows_that_it_waits() {
+    let fake = FakeServer::start(Behavior::Hang).await;
     for args in [&["delete", CLOUD_ID][..], &["drain", "mac-1"], &["cordon", "mac-1"]] {
         let mut session = Session::start(&fake, "xterm", args);
         session.until("waiting   … ").await;
@@ -161,9 +161,9 @@ async fn a_call_that_takes_long_shows_that_it_waits() {
 }
 
 #[tokio::test]
-async fn a_terminal_that_only_prints_gets_plain_lines() {
-    let fake = Fake::start(Does::Answers("nano")).await;
-    fake.shows(vec![queued("no slot")]);
+async fn a_dumb_terminal_gets_plain_lines() {
+    let fake = FakeServer::start(Behavior::Answer("nano")).await;
+    fake.set_runners(vec![queued("no slot")]);
     let script = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(script.path(), "true").unwrap();
     let args = ["add", "--runner-name", "one", "--setup-script", script.path().to_str().unwrap()];
@@ -173,9 +173,9 @@ async fn a_terminal_that_only_prints_gets_plain_lines() {
 }
 
 #[tokio::test]
-async fn a_table_on_a_terminal_keeps_ids_whole() {
-    let fake = Fake::start(Does::Answers("")).await;
-    fake.shows(vec![queued(&long_reason())]);
+async fn a_table_on_a_terminal_does_not_cut_ids() {
+    let fake = FakeServer::start(Behavior::Answer("")).await;
+    fake.set_runners(vec![queued(&long_reason())]);
     let (status, printed) = Session::start(&fake, "xterm", &["list"]).ended().await;
     assert_eq!(status.code(), Some(0));
     assert!(printed.contains(CLOUD_ID) && printed.lines().count() > 3, "{printed:?}");

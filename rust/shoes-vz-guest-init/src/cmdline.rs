@@ -1,4 +1,4 @@
-//! The kernel command line, as far as it speaks to this program.
+//! The parameters of the kernel command line that this program reads.
 
 /// Switches of the guest, from `Template.json`'s `kernel_cmdline`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -6,21 +6,19 @@ pub(crate) struct Cmdline {
     /// `shoesvz.hostname=NAME`.
     pub(crate) hostname: String,
     /// `shoesvz.test=1`: the control pipe also takes `panic`.
-    pub(crate) test: Test,
+    pub(crate) test: TestMode,
     /// `shoesvz.trace=1`: the steps of the boot are printed on the console with their times.
     pub(crate) trace: Trace,
 }
 
-/// Whether the guest lets itself be broken for a test.
+/// Whether a test may crash the guest on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Test {
-    /// It does not.
+pub(crate) enum TestMode {
     Off,
-    /// It does.
     On,
 }
 
-/// Where the steps of the boot are told.
+/// Where the steps of the boot are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trace {
     /// Only in the kernel's log (`dmesg`).
@@ -30,14 +28,15 @@ pub(crate) enum Trace {
 }
 
 impl Cmdline {
-    /// Unknown words are the kernel's own; the last of two equal ones counts, as for the kernel.
+    /// Ignores unknown parameters, which are the kernel's. When a parameter is repeated, the last one counts, as for the
+    /// kernel.
     pub(crate) fn parse(text: &str) -> Self {
-        let mut parsed = Self { hostname: "runner".into(), test: Test::Off, trace: Trace::Log };
-        for word in text.split_ascii_whitespace() {
-            match word.split_once('=') {
+        let mut parsed = Self { hostname: "runner".into(), test: TestMode::Off, trace: Trace::Log };
+        for parameter in text.split_ascii_whitespace() {
+            match parameter.split_once('=') {
                 Some(("shoesvz.hostname", name)) if !name.is_empty() => parsed.hostname = name.into(),
                 Some(("shoesvz.test", value)) => {
-                    parsed.test = if value == "1" { Test::On } else { Test::Off };
+                    parsed.test = if value == "1" { TestMode::On } else { TestMode::Off };
                 }
                 Some(("shoesvz.trace", value)) => {
                     parsed.trace = if value == "1" { Trace::Console } else { Trace::Log };
@@ -54,15 +53,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_cannot_be_broken_unless_its_command_line_says_so() {
-        assert_eq!(Cmdline::parse("console=ttyS0 quiet").test, Test::Off);
-        assert_eq!(Cmdline::parse("quiet shoesvz.test=0").test, Test::Off);
-        assert_eq!(Cmdline::parse("shoesvz.test=1 quiet\n").test, Test::On);
-        assert_eq!(Cmdline::parse("shoesvz.test=1 shoesvz.test=0").test, Test::Off);
+    fn a_guest_cannot_be_crashed_unless_its_command_line_allows_it() {
+        assert_eq!(Cmdline::parse("console=ttyS0 quiet").test, TestMode::Off);
+        assert_eq!(Cmdline::parse("quiet shoesvz.test=0").test, TestMode::Off);
+        assert_eq!(Cmdline::parse("shoesvz.test=1 quiet\n").test, TestMode::On);
+        assert_eq!(Cmdline::parse("shoesvz.test=1 shoesvz.test=0").test, TestMode::Off);
     }
 
     #[test]
-    fn a_hostname_is_taken_and_an_empty_one_is_not() {
+    fn a_hostname_is_used_and_an_empty_one_is_ignored() {
         assert_eq!(Cmdline::parse("shoesvz.hostname=mac-7").hostname, "mac-7");
         assert_eq!(Cmdline::parse("shoesvz.hostname=").hostname, "runner");
     }

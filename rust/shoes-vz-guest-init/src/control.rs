@@ -1,10 +1,10 @@
-//! Words the control pipe takes, one a line.
+//! Commands of the control pipe, one on each line.
 
-use crate::cmdline::Test;
+use crate::cmdline::TestMode;
 
-/// What somebody inside the guest, or the kernel, asks of the first process.
+/// How a process in the guest, or the kernel, asks the first process to end the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum PowerAction {
     /// `poweroff`: the host sees a guest that powered off.
     PowerOff,
     /// `reboot`: the host sees a guest that reset itself.
@@ -13,14 +13,16 @@ pub(crate) enum Wish {
     Panic,
 }
 
-/// Reads one line; `Err` is a sentence for the console.
-pub(crate) fn parse(line: &str, test: Test) -> Result<Wish, String> {
+/// Parses one line. The error is the reason, for the console.
+pub(crate) fn parse(line: &str, test: TestMode) -> Result<PowerAction, String> {
     match (line.trim(), test) {
-        ("poweroff", _) => Ok(Wish::PowerOff),
-        ("reboot", _) => Ok(Wish::Reboot),
-        ("panic", Test::On) => Ok(Wish::Panic),
-        ("panic", Test::Off) => Err("panic is refused: the kernel command line has no shoesvz.test=1".into()),
-        (other, _) => Err(format!("{other:?} is neither poweroff nor reboot")),
+        ("poweroff", _) => Ok(PowerAction::PowerOff),
+        ("reboot", _) => Ok(PowerAction::Reboot),
+        ("panic", TestMode::On) => Ok(PowerAction::Panic),
+        ("panic", TestMode::Off) => {
+            Err("panic is refused: the kernel command line does not have shoesvz.test=1".into())
+        }
+        (other, _) => Err(format!("{other:?} is not a valid command; write poweroff or reboot")),
     }
 }
 
@@ -29,20 +31,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn power_off_and_reboot_are_understood_with_or_without_a_line_end() {
-        assert_eq!(parse("poweroff\n", Test::Off), Ok(Wish::PowerOff));
-        assert_eq!(parse("reboot", Test::On), Ok(Wish::Reboot));
+    fn power_off_and_reboot_are_accepted_with_and_without_a_line_end() {
+        assert_eq!(parse("poweroff\n", TestMode::Off), Ok(PowerAction::PowerOff));
+        assert_eq!(parse("reboot", TestMode::On), Ok(PowerAction::Reboot));
     }
 
     #[test]
-    fn a_panic_is_for_tests_alone() {
-        assert_eq!(parse("panic", Test::On), Ok(Wish::Panic));
-        assert!(parse("panic", Test::Off).unwrap_err().contains("shoesvz.test=1"));
+    fn a_panic_is_allowed_only_in_test_mode() {
+        assert_eq!(parse("panic", TestMode::On), Ok(PowerAction::Panic));
+        assert!(parse("panic", TestMode::Off).unwrap_err().contains("shoesvz.test=1"));
     }
 
     #[test]
-    fn anything_else_is_refused_in_words() {
-        assert!(parse("format c:", Test::On).unwrap_err().contains("format c:"));
-        assert!(parse("", Test::On).is_err());
+    fn anything_else_is_refused_with_its_text() {
+        assert!(parse("format c:", TestMode::On).unwrap_err().contains("format c:"));
+        assert!(parse("", TestMode::On).is_err());
     }
 }

@@ -5,11 +5,11 @@
 //!  disk:    /proc /sys … ─▶ lo up ─┬▶ sshd ──────────┐                (services)
 //!                                  └▶ guest agent ───┤
 //!                                                    ▼ sshd listens
-//!                                      late modules, eth0, disk growth (late)
+//!                                      other modules, eth0, disk growth (deferred)
 //!  then:    reaps children, restarts services, ends the guest when asked (services, control)
 //! ```
-//! Anything that keeps the guest from getting that far is printed on the console, which the host keeps as
-//! `console.log`, and the guest powers off.
+//! When any step before that fails, the error is printed on the console, which the host keeps as `console.log`, and the
+//! guest powers off.
 #[cfg(any(target_os = "linux", test))]
 mod cmdline;
 #[cfg(any(target_os = "linux", test))]

@@ -1,4 +1,4 @@
-//! The few requests of rtnetlink(7) that bring a network interface up, as bytes.
+//! The requests of rtnetlink(7) that bring a network interface up, as bytes.
 //!
 //! Layouts: `struct nlmsghdr` (linux/netlink.h), `ifinfomsg`, `ifaddrmsg`, `rtmsg`, `rtattr` (linux/rtnetlink.h).
 
@@ -50,7 +50,7 @@ pub(crate) fn default_route(index: u32, gateway: Ipv4Addr) -> Vec<u8> {
     message(RTM_NEWROUTE, NLM_F_REQUEST_ACK | NLM_F_CREATE_REPLACE, body)
 }
 
-/// The kernel's answer to one request: `Err(errno)`, or `Err(0)` when it is no answer at all.
+/// Whether the kernel's answer to a request acknowledges it: `Err(errno)`, or `Err(0)` when it is not a valid answer.
 pub(crate) fn acknowledged(answer: &[u8]) -> Result<(), i32> {
     let kind = answer.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
     let error = answer.get(HEADER..HEADER + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);

@@ -1,12 +1,12 @@
-//! The calendar and chance: what a process takes from outside without asking anyone. Both are handed in, so that a
-//! simulation can set one back and replay the other.
+//! The calendar clock and the random source. They are injected, so that a simulation can set the clock and repeat the
+//! random values.
 
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// See the module. Cheap to clone.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct Ambient {
     now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
@@ -20,12 +20,12 @@ impl fmt::Debug for Ambient {
 }
 
 impl Ambient {
-    /// The system's clock, and its source of randomness.
+    /// The system's clock and random source.
     pub fn real() -> Self {
         Self::new(Timestamp::now, Uuid::new_v4)
     }
 
-    /// Others, for simulations.
+    /// For simulations.
     pub fn new(
         now: impl Fn() -> Timestamp + Send + Sync + 'static,
         uuid: impl Fn() -> Uuid + Send + Sync + 'static,
@@ -33,17 +33,16 @@ impl Ambient {
         Self { now: Arc::new(now), uuid: Arc::new(uuid) }
     }
 
-    /// Calendar time. It may be set back or forward at any moment: records, never deadlines, are kept by it.
+    /// Calendar time. It may be set back or forward at any moment: use it for records, never for deadlines.
     pub fn now(&self) -> Timestamp {
         (self.now)()
     }
 
-    /// A fresh random UUID (version 4).
+    /// A new random UUID (version 4).
     pub fn uuid(&self) -> Uuid {
         (self.uuid)()
     }
 
-    /// A fresh random byte.
     pub fn byte(&self) -> u8 {
         self.uuid().as_bytes()[0]
     }

@@ -1,8 +1,11 @@
 //! Bundle directories: `<runners-path>/<runner_id>.bundle/`, one for each VM.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::id::{BadId, RunnerId};
+use crate::{
+    id::{BadId, RunnerId},
+    state::{Stage, StartPath},
+};
 
 /// File names inside a bundle; those of the template (`Disk.img`, …) keep theirs.
 pub mod file {
@@ -10,23 +13,22 @@ pub mod file {
     pub const MACHINE_IDENTIFIER: &str = "MachineIdentifier";
     /// [`super::RuntimeMetadata`].
     pub const METADATA: &str = "RuntimeMetadata.json";
-    /// The VM process' own settings.
+    /// The settings of the VM process.
     pub const VM_SPEC: &str = "Vm.json";
-    /// How the VM ended, written by the VM process last of all.
+    /// How the VM ended. The VM process writes it as its last file.
     pub const VM_END: &str = "VmEnd.json";
     /// gRPC `shoes.vz.vm.v1`.
     pub const VM_SOCKET: &str = "vm.sock";
-    /// Streams to the guest.
+    /// Streams to the guest: `CONNECT <port>`.
     pub const GUEST_SOCKET: &str = "guest.sock";
-    /// The guest's serial console.
     pub const CONSOLE_LOG: &str = "console.log";
-    /// The setup script's output.
+    /// The setup script, with its token: only until the guest has it. Mode 0600.
+    pub const SETUP_SCRIPT: &str = "setup-script";
     pub const SETUP_LOG: &str = "setup.log";
-    /// The VM process' log.
     pub const VM_LOG: &str = "vm.log";
 }
 
-/// Ending of a bundle's directory name.
+/// The suffix of a bundle's directory name.
 pub const SUFFIX: &str = ".bundle";
 
 /// Longest path a Unix socket may have, in bytes without the NUL: macOS' 104 is the smaller (sys/un.h).
@@ -37,94 +39,106 @@ pub fn dir_name(runner: RunnerId) -> String {
     format!("{runner}{SUFFIX}")
 }
 
-/// The runner a directory of this name belongs to; `None` when it is no bundle's name.
+/// The runner that a directory of this name belongs to; `None` when it is not the name of a bundle.
 pub fn runner_of(dir_name: &str) -> Option<Result<RunnerId, BadId>> {
     dir_name.strip_suffix(SUFFIX).map(str::parse)
 }
 
-/// State on disk, in the Go implementation's words.
+/// The state on disk, with the Go implementation's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskState {
-    /// Bundle being made.
     Creating,
-    /// VM starting.
     Booting,
-    /// VM up.
     Running,
-    /// VM down.
     Stopped,
-    /// Failed.
     Error,
 }
 
-/// `RuntimeMetadata.json`: the Go implementation's five fields, then ours, enough to adopt the VM after a restart.
-/// It never holds the setup script.
+/// How far a bundle's VM has come: an agent that adopts it goes on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// On the way to SSH, for a runner. It also stands for a bundle of the Go implementation, which has no phase.
+    #[default]
+    Provisioning,
+    /// SSH has answered; the guest has no setup script yet.
+    Ready,
+    /// The guest has the setup script.
+    SettingUp,
+    /// An Actions runner was seen listening.
+    Running,
+    /// On the way to SSH, to become a hot VM. `runner_id` is the VM's own id until a runner claims it.
+    Preheating,
+    /// A hot VM.
+    Hot,
+}
+
+impl Phase {
+    /// Whether the VM belongs to no runner.
+    pub fn is_hot(self) -> bool {
+        matches!(self, Self::Preheating | Self::Hot)
+    }
+}
+
+/// `RuntimeMetadata.json`: the Go implementation's five fields, then additions, with which the agent can adopt the VM after
+/// a restart. It never holds the setup script.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeMetadata {
-    /// The bundle's runner.
     pub runner_id: String,
-    /// "" until known; it stays so when only the guest channel is used.
+    /// "" until it is known, and for as long as only the guest channel is used.
     #[serde(default)]
     pub ip_address: String,
-    /// When the bundle was begun.
+    /// When the creation of the bundle began.
     pub created_at: jiff::Timestamp,
-    /// See [`DiskState`].
     pub state: DiskState,
-    /// When this file was written.
     pub updated_at: jiff::Timestamp,
-    /// Addition: the name at GitHub.
+    // Additions from here on.
     #[serde(default)]
     pub runner_name: String,
-    /// Addition: the server's id.
     #[serde(default)]
     pub cloud_id: String,
-    /// Addition: the template's directory.
+    /// The template's directory.
     #[serde(default)]
     pub template_path: String,
-    /// Addition: whether the setup script was handed to the guest, so that nobody does it twice.
+    /// How far the VM has come.
     #[serde(default)]
-    pub setup_handed_over: bool,
-    /// Addition: whether SSH has answered once.
-    #[serde(default)]
-    pub ssh_ready: bool,
-    /// Addition: whether an Actions runner was ever seen listening.
-    #[serde(default)]
-    pub runner_seen: bool,
-    /// Addition: whether the Actions runner was ever seen working on a job.
+    pub phase: Phase,
+    /// Whether the Actions runner was ever seen working on a job.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub job_seen: bool,
-    /// Addition: the stages that are over, as (name, start, microseconds).
-    #[serde(default)]
-    pub stages: Vec<(String, jiff::Timestamp, u64)>,
-    /// Addition: seconds the VM may live in all, counted from `created_at`; 0 = no limit.
+    /// The stages that have ended, with start and microseconds. A stage of another version is left out.
+    #[serde(default, deserialize_with = "known_stages")]
+    pub stages: Vec<(Stage, jiff::Timestamp, u64)>,
+    /// The VM's maximum lifetime in seconds, counted from `created_at`; 0 = no limit.
     #[serde(default)]
     pub max_lifetime_seconds: u64,
-    /// Addition: the host's slot it is in, from 0.
+    /// The VM's slot on the host, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
-    /// Addition: whether it waits for a runner (a hot VM). `runner_id` is then its own, and it is no runner's.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub spare: bool,
-    /// Addition: how it came to be ready; `None` until it is.
+    /// How the VM became ready; `None` until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_path: Option<crate::state::StartPath>,
-    /// Addition: its virtual CPUs; 0 = not written down, for each of these.
+    pub start_path: Option<StartPath>,
+    /// Virtual CPUs; 0 = not recorded, as for the next two.
     #[serde(default)]
     pub cpus: u32,
-    /// Addition: its memory.
     #[serde(default)]
     pub memory_bytes: u64,
-    /// Addition: the size of its disk.
     #[serde(default)]
     pub disk_bytes: u64,
-    /// Addition: of the template's files when a spare was begun; "" = not written down, or begun for its runner.
+    /// The fingerprint of the template's files when a hot VM was begun; "" = not recorded, or not begun as a hot VM.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub template_fingerprint: String,
 }
 
+fn known_stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(Stage, jiff::Timestamp, u64)>, D::Error> {
+    let all = Vec::<(String, jiff::Timestamp, u64)>::deserialize(from)?;
+    let known = |name: &str| Stage::ALL.into_iter().find(|stage| stage.as_str() == name);
+    Ok(all.into_iter().filter_map(|(name, start, us)| Some((known(&name)?, start, us))).collect())
+}
+
 impl RuntimeMetadata {
-    /// What is true of any bundle begun at `now`: everything else is "", 0 or not yet.
+    /// The metadata of a bundle whose creation begins at `now`; everything else is "", 0 or false.
     pub fn begun(runner: RunnerId, state: DiskState, now: jiff::Timestamp) -> Self {
         Self {
             runner_id: runner.to_string(),
@@ -135,14 +149,11 @@ impl RuntimeMetadata {
             runner_name: String::new(),
             cloud_id: String::new(),
             template_path: String::new(),
-            setup_handed_over: false,
-            ssh_ready: false,
-            runner_seen: false,
+            phase: Phase::default(),
             job_seen: false,
             stages: Vec::new(),
             max_lifetime_seconds: 0,
             slot: None,
-            spare: false,
             start_path: None,
             cpus: 0,
             memory_bytes: 0,
@@ -165,11 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn the_go_implementations_metadata_is_understood() {
+    fn the_go_implementations_metadata_is_accepted() {
         let go = r#"{"runner_id":"a","ip_address":"192.168.64.2","created_at":"2026-01-02T03:04:05.123456+09:00",
             "state":"running","updated_at":"2026-01-02T03:04:05Z"}"#;
         let m: RuntimeMetadata = serde_json::from_str(go).unwrap();
         assert_eq!(m.state, DiskState::Running);
-        assert!(!m.setup_handed_over);
+        assert_eq!(m.phase, Phase::Provisioning);
     }
 }

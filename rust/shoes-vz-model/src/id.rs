@@ -1,17 +1,17 @@
-//! One type for each id, so that none is passed where another is meant.
+//! One type for each ID, so that the compiler finds an ID that is passed in the place of another.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Why a text is no id.
+/// Why a text is not a valid ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} {text:?} is not valid: {why}")]
+#[error("{kind} {text:?} is not valid: {reason}")]
 pub struct BadId {
     kind: &'static str,
     text: String,
-    why: Cow<'static, str>,
+    reason: Cow<'static, str>,
 }
 
 macro_rules! uuid_id {
@@ -22,7 +22,6 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A fresh random id.
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
             }
@@ -46,7 +45,7 @@ macro_rules! uuid_id {
                 Uuid::try_parse(text).map(Self).map_err(|_| BadId {
                     kind: $kind,
                     text: text.chars().take(80).collect(),
-                    why: "it is not a UUID".into(),
+                    reason: "it is not a UUID".into(),
                 })
             }
         }
@@ -54,21 +53,21 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
-    /// A runner, and so its VM and bundle. The server makes it; the bundle is `<runner_id>.bundle`.
+    /// Identifies a runner, its VM and its bundle (`<runner_id>.bundle`). The server creates it.
     RunnerId, "runner id"
 }
 uuid_id! {
-    /// A host agent; stable on its disk.
+    /// Identifies a host agent, which keeps it on its disk.
     AgentId, "agent id"
 }
 
 impl AgentId {
-    /// The network address of the VMs in a slot of this agent's: locally administered, and the same for each of them,
-    /// so that a host's DHCP leases do not run out (macOS keeps one for a day) and a saved state finds its card again.
+    /// The MAC address of the VMs in a slot of this agent: locally administered, and the same for each of them, so that a
+    /// host's DHCP leases do not run out (macOS keeps one for a day) and a saved state is restored with its network card.
     pub fn slot_mac(self, slot: u32) -> String {
         let id = self.0.as_bytes();
         let [.., slot_high, slot_low] = slot.to_be_bytes();
-        // Bit 1 of the first byte: locally administered; bit 0: no multicast (IEEE 802).
+        // Bit 1 of the first byte: locally administered; bit 0: not multicast (IEEE 802).
         format!(
             "{:02x}:{:02x}:{:02x}:{:02x}:{slot_high:02x}:{slot_low:02x}",
             id[0] & 0xfc | 0x02,
@@ -79,14 +78,13 @@ impl AgentId {
     }
 }
 
-/// What myshoes keeps to delete an instance by: `shoes-vz-<uuid4>` (Go: server.go AddInstance).
+/// The ID by which myshoes deletes an instance: `shoes-vz-<uuid4>` (Go: server.go AddInstance).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CloudId(Uuid);
 
 impl CloudId {
     const PREFIX: &'static str = "shoes-vz-";
 
-    /// A fresh random id.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
@@ -111,41 +109,42 @@ impl FromStr for CloudId {
             || BadId {
                 kind: "cloud id",
                 text: text.chars().take(80).collect(),
-                why: "it is not \"shoes-vz-\" and a UUID".into(),
+                reason: "it is not \"shoes-vz-\" and a UUID".into(),
             },
         )
     }
 }
 
-/// The name a runner registers under at GitHub; unique among the living. From myshoes: `myshoes-<job uuid>`.
+/// The name under which a runner registers at GitHub; unique among the runners that exist. myshoes sends `myshoes-<job uuid>`.
 ///
-/// Parsed as GitHub takes it: 1 to 64 letters (a-z, A-Z), digits, `.`, `-` and `_` (GitHub's REST description of a runner's
+/// Valid are GitHub's rules: 1 to 64 letters (a-z, A-Z), digits, `.`, `-` and `_` (GitHub's REST description of a runner's
 /// `name`: "must be between 1 and 64 characters and may only contain upper and lowercase letters a-z, numbers 0-9, '.',
 /// '-', and '_'"). The first may not be `-`: the name is an argument of the runner's `config.sh`, which would take it for
-/// a flag. What is refused here would fail in the guest only, after a VM was made for it.
+/// a flag. A name that is refused here would fail later, in the guest, after a VM was created for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunnerName(String);
 
 impl RunnerName {
-    /// Most characters GitHub takes.
-    pub const MOST: usize = 64;
+    /// GitHub's limit, in characters.
+    pub const MAX_LEN: usize = 64;
 
-    /// A name that stands in a record already, or is only looked for: as earlier versions took it.
+    /// For a name from a record, or one to look up: also accepts the names that earlier versions accepted.
     pub fn recorded(text: &str) -> Result<Self, BadId> {
         match text {
-            "" => Err(Self::bad(text, "it is empty".into())),
-            t if t.len() > 255 => Err(Self::bad(text, "it is longer than 255 bytes".into())),
-            t if t.chars().any(char::is_control) => Err(Self::bad(text, "it has control characters".into())),
+            "" => Err(Self::invalid(text, "it is empty".into())),
+            t if t.len() > 255 => Err(Self::invalid(text, "it is longer than 255 bytes".into())),
+            t if t.chars().any(char::is_control) => {
+                Err(Self::invalid(text, "it has control characters".into()))
+            }
             t => Ok(Self(t.to_owned())),
         }
     }
 
-    fn bad(text: &str, why: Cow<'static, str>) -> BadId {
-        BadId { kind: "runner name", text: text.chars().take(80).collect(), why }
+    fn invalid(text: &str, reason: Cow<'static, str>) -> BadId {
+        BadId { kind: "runner name", text: text.chars().take(80).collect(), reason }
     }
 
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -160,24 +159,24 @@ impl fmt::Display for RunnerName {
 impl FromStr for RunnerName {
     type Err = BadId;
     fn from_str(text: &str) -> Result<Self, BadId> {
-        const TAKEN: &str = "GitHub takes 1 to 64 letters (a-z, A-Z), digits, \".\", \"-\" and \"_\", \
+        const RULE: &str = "GitHub takes 1 to 64 letters (a-z, A-Z), digits, \".\", \"-\" and \"_\", \
                              of which the first may not be \"-\"";
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let odd = text.chars().enumerate().find(|(at, c)| !fits(*c) || (*at == 0 && *c == '-'));
+        let invalid = text.chars().enumerate().find(|(at, c)| !fits(*c) || (*at == 0 && *c == '-'));
         let length = text.chars().count();
-        let why = match odd {
-            Some((at, c)) => format!("character {} is {c:?}; {TAKEN}", at + 1),
-            None if length == 0 => format!("it is empty; {TAKEN}"),
-            None if length > Self::MOST => format!("it has {length} characters; {TAKEN}"),
+        let reason = match invalid {
+            Some((at, c)) => format!("character {} is {c:?}; {RULE}", at + 1),
+            None if length == 0 => format!("it is empty; {RULE}"),
+            None if length > Self::MAX_LEN => format!("it has {length} characters; {RULE}"),
             None => return Ok(Self(text.to_owned())),
         };
-        Err(Self::bad(text, why.into()))
+        Err(Self::invalid(text, reason.into()))
     }
 }
 
 impl TryFrom<String> for RunnerName {
     type Error = BadId;
-    /// Of a record.
+    /// As [`Self::recorded`].
     fn try_from(text: String) -> Result<Self, BadId> {
         Self::recorded(&text)
     }
@@ -194,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fault_26_each_slot_has_an_address_of_its_own_that_stays() {
+    fn fault_26_each_slot_has_its_own_address_that_never_changes() {
         let agent: AgentId = "ffeeddcc-0000-4000-8000-000000000000".parse().unwrap();
         assert_eq!(agent.slot_mac(0), "fe:ee:dd:cc:00:00");
         assert_eq!(agent.slot_mac(258), "fe:ee:dd:cc:01:02");
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_github_would_refuse_is_refused_with_the_character_and_its_place_or_the_limit() {
+    fn a_name_github_would_refuse_is_refused_with_the_character_and_its_position_or_the_limit() {
         for (bad, part) in [
             ("", "it is empty"),
             (&*"x".repeat(65), "it has 65 characters; GitHub takes 1 to 64"),
@@ -226,8 +225,8 @@ mod tests {
             ("caf\u{e9}", "character 4 is '\u{e9}'"),
             (&*format!("{}\u{1b}", "x".repeat(999)), "character 1000 is '\\u{1b}'"),
         ] {
-            let told = bad.parse::<RunnerName>().unwrap_err().to_string();
-            assert!(told.contains(part) && told.len() < 500, "{told}");
+            let error = bad.parse::<RunnerName>().unwrap_err().to_string();
+            assert!(error.contains(part) && error.len() < 500, "{error}");
         }
         for good in ["a", "myshoes-0a1b2c3d-0000-4000-8000-000000000000", "_x", ".x", &"x".repeat(64)] {
             assert_eq!(good.parse::<RunnerName>().unwrap().as_str(), good);
@@ -236,7 +235,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_name_is_taken_if_and_only_if_github_takes_it_and_it_is_no_flag(
+        fn a_name_is_accepted_if_and_only_if_github_accepts_it_and_it_is_not_a_flag(
             text in "([a-c9._-]{0,70}|[a-c/ \u{e9}\\x00-\\x20-]{0,70}|.{0,80})",
         ) {
             let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_an_earlier_version_took_is_still_read_from_its_record() {
+    fn a_name_an_earlier_version_accepted_is_still_read_from_its_record() {
         for old in ["my runner/1", &"x".repeat(255)] {
             assert!(old.parse::<RunnerName>().is_err());
             assert_eq!(RunnerName::recorded(old).unwrap().as_str(), old);

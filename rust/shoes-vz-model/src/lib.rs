@@ -1,6 +1,6 @@
 //! Pure types of shoes-vz: ids, resource types, life cycle, on-disk and HTTP formats.
 //!
-//! No tokio, no I/O: everything here is a value or a function of values.
+//! There is no tokio and no I/O here, only values and functions of values.
 
 pub mod ambient;
 pub mod bundle;

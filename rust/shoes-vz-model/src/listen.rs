@@ -1,41 +1,39 @@
-//! Where a listener may bind. No listener goes beyond loopback unless its callers prove who they are (ARCHITECTURE.md,
-//! "What always holds", 5).
+//! Which address a listener may bind. Beyond loopback a listener must authenticate its callers (ARCHITECTURE.md, "What
+//! always holds", 5).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Whether callers of a listener are authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Callers {
-    /// By token or mutual TLS: any address will do.
+    /// By token or mutual TLS: any address is allowed.
     Authenticated,
     /// Anyone who connects: loopback only.
     Anyone,
-    /// Anyone, and the operator said in so many words that this is wanted (`--insecure-listen`).
-    AnyoneAndTheOperatorInsists,
+    /// Anyone who connects, at any address, because the operator allows it (`--insecure-listen`).
+    AnyoneInsecure,
 }
 
 /// Why an address cannot be bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadListenAddr {
-    /// Neither `:PORT` nor `IP:PORT`.
     #[error("listen address {0:?} is neither \":PORT\" nor \"IP:PORT\"")]
     Malformed(String),
-    /// An open door asked for by an explicit address.
     #[error(
         "refusing to listen on {0} without authentication: give a token file (--token-file), or use a loopback address"
     )]
     Unauthenticated(SocketAddr),
 }
 
-/// Where to bind for `text`: `IP:PORT` is taken at its word (and refused when it would open the door to anyone);
-/// Go's `:PORT` means every interface when callers are authenticated, else loopback.
+/// The address to bind for `text`: `IP:PORT` is used as it is, but refused when it would let anyone in; Go's `:PORT` means
+/// every interface when callers are authenticated, else loopback.
 pub fn listen_addr(text: &str, callers: Callers) -> Result<SocketAddr, BadListenAddr> {
     let malformed = || BadListenAddr::Malformed(text.chars().take(80).collect());
     if let Some(port) = text.strip_prefix(':') {
         let port = port.parse().map_err(|_| malformed())?;
         let ip = match callers {
             Callers::Anyone => Ipv4Addr::LOCALHOST,
-            Callers::Authenticated | Callers::AnyoneAndTheOperatorInsists => Ipv4Addr::UNSPECIFIED,
+            Callers::Authenticated | Callers::AnyoneInsecure => Ipv4Addr::UNSPECIFIED,
         };
         return Ok(SocketAddr::new(IpAddr::V4(ip), port));
     }
@@ -57,10 +55,10 @@ mod tests {
     }
 
     #[test]
-    fn an_open_door_is_refused_unless_insisted_on() {
+    fn an_open_address_without_authentication_is_refused_unless_allowed_explicitly() {
         let refused = listen_addr("0.0.0.0:1", Callers::Anyone).unwrap_err();
         assert!(refused.to_string().contains("0.0.0.0:1"));
-        assert!(listen_addr("0.0.0.0:1", Callers::AnyoneAndTheOperatorInsists).is_ok());
+        assert!(listen_addr("0.0.0.0:1", Callers::AnyoneInsecure).is_ok());
         assert!(listen_addr("[::1]:1", Callers::Anyone).is_ok());
         assert!(listen_addr("localhost:0", Callers::Anyone).is_ok());
     }

@@ -1,33 +1,24 @@
-//! Resource types: myshoes' ladder, as text and as its enum.
+//! myshoes' resource types, as text and as its enum's numbers.
 
 use std::{fmt, str::FromStr};
 
-/// A size a runner can have. The texts are myshoes' (`nano` … `4xlarge`); the Go client's `xlarge2` is understood too.
+/// A size a runner can have. The texts are myshoes' (`nano` … `4xlarge`); the Go client's `xlarge2` is accepted too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
-    /// `nano`
     Nano,
-    /// `micro`
     Micro,
-    /// `small`
     Small,
-    /// `medium`
     Medium,
-    /// `large`
     Large,
-    /// `xlarge`
     XLarge,
-    /// `2xlarge`
     XLarge2,
-    /// `3xlarge`
     XLarge3,
-    /// `4xlarge`
     XLarge4,
 }
 
-/// A text or number that is no resource type.
+/// A text or number that is not a valid resource type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown resource type {0:?}; known are {list}", list = ResourceType::list())]
+#[error("{0:?} is not a valid resource type; valid are {list}", list = ResourceType::list())]
 pub struct UnknownResourceType(pub String);
 
 impl ResourceType {
@@ -44,7 +35,6 @@ impl ResourceType {
         Self::XLarge4,
     ];
 
-    /// myshoes' text for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Nano => "nano",
@@ -86,7 +76,7 @@ impl FromStr for ResourceType {
     }
 }
 
-/// From myshoes' enum; its `Unknown` (0) and any number past the ladder are refused.
+/// From the number in myshoes' enum. Its `Unknown` (0) and unknown numbers are refused.
 impl TryFrom<i32> for ResourceType {
     type Error = UnknownResourceType;
     fn try_from(number: i32) -> Result<Self, UnknownResourceType> {
@@ -110,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_25_the_go_clients_spelling_is_understood() {
+    fn fault_25_the_go_clients_spelling_is_accepted() {
         assert_eq!("xlarge2".parse(), Ok(ResourceType::XLarge2));
     }
 

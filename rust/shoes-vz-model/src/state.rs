@@ -1,34 +1,30 @@
 //! A runner's life:
 //!
 //! ```text
-//! CREATING ─▶ BOOTING ─▶ SSH_READY ─▶ RUNNING ─▶ TEARING_DOWN ─▶ gone
+//! CREATING ─▶ BOOTING ─▶ SSH_READY ─▶ RUNNING ─▶ TEARING_DOWN ─▶ removed
 //!     └──────────┴───────────┴───────────┴─▶ ERROR ─▶ TEARING_DOWN
 //! ```
-//! States are the Go implementation's (pkg/model/runner.go); stages say where the time goes within them.
+//! The states are the Go implementation's (pkg/model/runner.go). The stages divide a runner's time more finely.
 
-/// The runner states on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Its bundle is being made.
     Creating,
-    /// Its VM starts.
     Booting,
     /// SSH answers; the setup script may run.
     SshReady,
     /// The Actions runner listens or works.
     Running,
-    /// Being removed; nothing follows but the end.
+    /// VM and bundle are being removed. No other state follows.
     TearingDown,
-    /// Failed; removal follows.
+    /// The runner failed. Only TEARING_DOWN follows.
     Error,
 }
 
 impl State {
-    /// Every state.
     pub const ALL: [Self; 6] =
         [Self::Creating, Self::Booting, Self::SshReady, Self::Running, Self::TearingDown, Self::Error];
 
-    /// Whether a runner in this state may go to `next`. Staying is always allowed (a report repeated).
+    /// Whether a runner in this state may go to `next`. Staying is always allowed: a report may be repeated.
     pub fn may_become(self, next: Self) -> bool {
         use State::{Booting, Creating, Error, Running, SshReady, TearingDown};
         match (self, next) {
@@ -45,12 +41,12 @@ impl State {
         }
     }
 
-    /// True from SSH_READY on, as long as the runner works: what AddInstance waits for.
+    /// Whether SSH is ready and the runner has not failed: AddInstance waits for this.
     pub fn is_ready(self) -> bool {
         matches!(self, Self::SshReady | Self::Running)
     }
 
-    /// The label value Prometheus gets, the Go implementation's full enum name.
+    /// The value of the metric label: the name in the Go implementation's enum.
     pub fn metric_label(self) -> &'static str {
         match self {
             Self::Creating => "RUNNER_STATE_CREATING",
@@ -63,33 +59,33 @@ impl State {
     }
 }
 
-/// Where a runner's time goes. `Ord` follows the way of a runner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The parts of a runner's time. `Ord` is their order in a runner's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// In the server's queue.
     Queue,
-    /// A VM that is ready already becomes the runner's.
+    /// The runner takes over a hot VM.
     Claim,
-    /// Bundle and copy-on-write disk.
+    /// The bundle and its copy-on-write disk are created.
     Clone,
-    /// VM process and hypervisor.
+    /// VM process and hypervisor start.
     Start,
     /// Until the guest agent's hello.
     Guest,
-    /// A restored guest is made unlike every other.
+    /// A restored guest gets its own identity.
     Personalize,
     /// Until SSH answers.
     Ssh,
-    /// Setup script, until the runner listens.
+    /// From the setup script's start until the Actions runner listens.
     Setup,
-    /// The runner listens or works.
+    /// The Actions runner listens or works.
     Job,
-    /// Stop and removal.
     Teardown,
 }
 
 impl Stage {
-    /// Every stage, in order.
+    /// In their order.
     pub const ALL: [Self; 10] = [
         Self::Queue,
         Self::Claim,
@@ -103,7 +99,7 @@ impl Stage {
         Self::Teardown,
     ];
 
-    /// Its short name, as in reports and metric labels.
+    /// The name in reports and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queue => "queue",
@@ -120,23 +116,22 @@ impl Stage {
     }
 }
 
-/// How a runner's VM came to be ready.
+/// How a runner's VM became ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StartPath {
-    /// Its guest booted.
     Cold,
-    /// Its guest goes on from a saved state.
+    /// The guest was restored from a saved state.
     Restored,
-    /// It was ready already.
+    /// The runner took over a hot VM.
     Hot,
 }
 
 impl StartPath {
-    /// Every path, the slowest first.
+    /// The slowest first.
     pub const ALL: [Self; 3] = [Self::Cold, Self::Restored, Self::Hot];
 
-    /// As in reports and metric labels.
+    /// The name in reports and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cold => "cold",
@@ -151,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fault_14_a_state_told_twice_is_no_wrong_transition() {
+    fn fault_14_a_state_reported_twice_is_a_valid_transition() {
         for s in State::ALL {
             assert!(s.may_become(s), "{s:?}");
         }

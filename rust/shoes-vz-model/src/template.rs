@@ -1,7 +1,7 @@
-//! Template directories: `Disk.img` and what belongs to it.
+//! Template directories: `Disk.img` and the files that belong to it.
 //!
 //! macOS (as the Go implementation has it): `Disk.img`, `AuxiliaryStorage`, `HardwareModel.json`.
-//! Linux: `Disk.img`, `kernel`, `initrd`. Either may have a `Template.json`; without one the defaults hold.
+//! Linux: `Disk.img`, `kernel`, `initrd`. Both may have a `Template.json`; without one the defaults apply.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,6 @@ pub mod file {
     pub const HARDWARE_MODEL: &str = "HardwareModel.json";
     /// Linux: uncompressed kernel (ELF, PVH entry) or a bzImage.
     pub const KERNEL: &str = "kernel";
-    /// Linux: initial RAM disk.
     pub const INITRD: &str = "initrd";
     /// [`super::Template`].
     pub const METADATA: &str = "Template.json";
@@ -29,7 +28,6 @@ pub struct HardwareModel {
     pub hardware_model: String,
 }
 
-/// What runs in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Os {
@@ -41,7 +39,7 @@ pub enum Os {
 }
 
 impl Os {
-    /// The files a template of this kind cannot do without.
+    /// The files that a template must have.
     pub fn required_files(self) -> &'static [&'static str] {
         match self {
             Self::Macos => &[file::DISK, file::AUXILIARY, file::HARDWARE_MODEL],
@@ -49,7 +47,7 @@ impl Os {
         }
     }
 
-    /// As on the wire.
+    /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Macos => "macos",
@@ -62,14 +60,14 @@ impl Os {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// TCP to the guest's address: the Go guest agent.
+    /// TCP to the guest's address: for the Go guest agent.
     #[default]
     Tcp,
     /// The guest channel (vsock on macOS, virtio-serial on QEMU).
     Channel,
 }
 
-/// `Template.json`. Unknown keys are refused, so that a typing mistake is not a silent default.
+/// `Template.json`. Unknown keys are refused, so that a typing mistake does not silently mean the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Template {
@@ -77,30 +75,28 @@ pub struct Template {
     pub name: String,
     /// Changes whenever the disk does.
     pub version: String,
-    /// What runs in it.
     pub os: Os,
-    /// Labels a job may ask for to get this template.
+    /// A job that asks for one of these labels gets this template.
     pub labels: Vec<String>,
-    /// Least number of CPUs; 0 = 2.
+    /// Least number of CPUs; 0 = 2 for macOS, 1 for Linux.
     pub min_cpus: u32,
     /// Least memory in bytes; 0 = 4 GiB for macOS, 512 MiB for Linux.
     pub min_memory_bytes: u64,
-    /// Least disk in bytes; 0 = the template's own size.
+    /// Least disk in bytes; 0 = the size of the template's disk.
     pub min_disk_bytes: u64,
-    /// Who SSH logs in as.
+    /// The user that SSH logs in as.
     pub ssh_user: String,
-    /// The guest's host key, one line of OpenSSH's public key format. "" = trusted on first use within one VM's life.
+    /// The guest's host key, one line of OpenSSH's public key format. "" = the first key that each VM shows is trusted.
     pub ssh_host_key: String,
-    /// Private key for `ssh_user`, a file in the template's directory; `--ssh-key` goes before it.
+    /// Private key for `ssh_user`, a file in the template's directory; `--ssh-key` overrides it.
     pub ssh_key_file: String,
-    /// How the guest agent is reached.
     pub guest_agent: Transport,
     /// Linux: the kernel's command line.
     pub kernel_cmdline: String,
 }
 
 impl Default for Template {
-    /// What a template made for the Go implementation is.
+    /// The values for a template that was made for the Go implementation.
     fn default() -> Self {
         Self {
             name: String::new(),
@@ -120,17 +116,17 @@ impl Default for Template {
 }
 
 impl Template {
-    /// CPUs a VM of this template gets when `asked` were asked for (0 = none named).
-    pub fn cpus(&self, asked: u32) -> u32 {
+    /// The CPUs of a VM of this template when `requested` were asked for (0 = not specified).
+    pub fn cpus(&self, requested: u32) -> u32 {
         let least = if self.min_cpus > 0 { self.min_cpus } else { self.os.default_cpus() };
-        asked.max(least)
+        requested.max(least)
     }
 
-    /// Bytes of memory a VM of this template gets when `asked` were asked for (0 = none named).
-    pub fn memory_bytes(&self, asked: u64) -> u64 {
+    /// The bytes of memory of a VM of this template when `requested` were asked for (0 = not specified).
+    pub fn memory_bytes(&self, requested: u64) -> u64 {
         let least =
             if self.min_memory_bytes > 0 { self.min_memory_bytes } else { self.os.default_memory_bytes() };
-        asked.max(least)
+        requested.max(least)
     }
 }
 

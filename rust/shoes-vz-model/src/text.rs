@@ -1,9 +1,9 @@
-//! Bounded pieces of possibly huge, possibly non-UTF-8, possibly malicious output.
+//! Bounded, safe excerpts of output that may be huge, not UTF-8, or malicious.
 
-/// Of a panic's message.
+/// Longest message of a panic, in bytes.
 const MAX_PANIC: usize = 512;
 
-/// The last `max_lines` lines of `bytes`, in all at most `max_bytes` bytes of UTF-8; invalid bytes become U+FFFD.
+/// The last `max_lines` lines of `bytes`, together at most `max_bytes` bytes of UTF-8. Invalid bytes become U+FFFD.
 pub fn tail(bytes: &[u8], max_lines: usize, max_bytes: usize) -> String {
     let trimmed = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let start = trimmed
@@ -21,24 +21,24 @@ pub fn tail(bytes: &[u8], max_lines: usize, max_bytes: usize) -> String {
     text[cut..].to_owned()
 }
 
-/// What a panic says, in one line and bounded.
-pub fn of_panic(panic: &(dyn std::any::Any + Send)) -> String {
-    let said = panic.downcast_ref::<&str>().copied();
-    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    one_line(said.unwrap_or("(without a message)"), MAX_PANIC)
+/// The message of a panic, in one line and bounded.
+pub fn panic_reason(panic: &(dyn std::any::Any + Send)) -> String {
+    let message = panic.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    one_line(message.unwrap_or("(without a message)"), MAX_PANIC)
 }
 
-/// `text` without anything a terminal would obey: escape sequences go as a whole, every control character but line feed
-/// and tab goes, and so do the characters that turn the direction of writing. A carriage return ends a line.
+/// `text` without anything that controls a terminal: removes whole escape sequences, every control character but line feed
+/// and tab, and the characters that change the direction of writing. A carriage return becomes a line feed.
 pub fn plain(text: &str) -> String {
     let lines = text.replace("\r\n", "\n").replace('\r', "\n");
-    let turns =
+    let reorders =
         |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let shown = |c: &char| matches!(c, '\n' | '\t') || !(c.is_control() || turns(*c));
+    let shown = |c: &char| matches!(c, '\n' | '\t') || !(c.is_control() || reorders(*c));
     anstream::adapter::strip_str(&lines).to_string().chars().filter(shown).collect()
 }
 
-/// The first `max` bytes of `text`, with "…" when there are more.
+/// The first `max` bytes of `text`, which end in "…" when there are more.
 pub fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
@@ -50,14 +50,13 @@ pub fn cut(text: &str, max: usize) -> String {
     format!("{}…", &text[..end])
 }
 
-/// `text` [`plain`] and in one line of at most `max` bytes.
+/// [`plain`], in one line of at most `max` bytes.
 pub fn one_line(text: &str, max: usize) -> String {
     let plain = plain(text);
-    let words: Vec<&str> = plain.split_whitespace().collect();
-    cut(&words.join(" "), max)
+    cut(&plain.split_whitespace().collect::<Vec<_>>().join(" "), max)
 }
 
-/// The last line of `text` that shows anything, as [`one_line`]; `None` when none does.
+/// The last line of `text` that is not blank, as [`one_line`]; `None` when there is none.
 pub fn last_line(text: &str, max: usize) -> Option<String> {
     let plain = plain(text);
     let last = plain.lines().rev().find(|line| !line.trim().is_empty())?;
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_obey_goes_as_a_whole() {
+    fn what_controls_a_terminal_is_removed_whole() {
         assert_eq!(plain("\u{1b}[0;31mred\u{1b}[0m \u{1b}]0;title\u{7}end"), "red end");
         assert_eq!(plain("\u{1b}]8;;http://evil\u{1b}\\link\u{1b}]8;;\u{1b}\\"), "link");
         assert_eq!(plain("10%\r20%\r\ndone\t\u{8}!\u{202e}"), "10%\n20%\ndone\t!");
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_that_shows_anything_is_one_line_and_bounded() {
+    fn the_last_line_that_is_not_blank_is_one_line_and_bounded() {
         assert_eq!(
             last_line("first\n\u{1b}[1mthe   cause\u{1b}[0m\n\n  \n", 100).as_deref(),
             Some("the cause")
@@ -98,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_control_character_is_left_and_no_bound_is_passed(text: String, max in 3usize..100) {
+        fn no_control_character_is_left_and_no_limit_is_exceeded(text: String, max in 3usize..100) {
             prop_assert!(plain(&text).chars().all(|c| c == '\n' || c == '\t' || !c.is_control()));
             let line = one_line(&text, max);
             prop_assert!(line.len() <= max && !line.contains('\n'));

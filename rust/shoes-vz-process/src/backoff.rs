@@ -11,30 +11,28 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at `first`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first.min(longest) }
     }
 
-    /// After a success: the next pause is `first` again.
+    /// To be called after a success: the next pause is `first` again.
     pub fn reset(&mut self) {
         self.next = self.first.min(self.longest);
     }
 
-    /// Whether nothing has been tried since the start or the last [`Self::reset`].
+    /// Whether no pause was taken since the start or the last [`Self::reset`].
     pub fn is_fresh(&self) -> bool {
         self.next == self.first.min(self.longest)
     }
 
-    /// The next pause.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = pause.saturating_mul(2).min(self.longest);
         pause
     }
 
-    /// The next pause, shortened by up to a half, so that many callers do not return as one. `random` is any byte: the
-    /// caller draws it, so that a simulation can repeat it.
+    /// The next pause, shortened by up to a half, so that many callers do not retry at the same time. `random` is a random
+    /// byte: the caller draws it, so that a simulation can repeat it.
     pub fn jittered(&mut self, random: u8) -> Duration {
         let whole = self.pause();
         whole / 2 + whole / 2 * u32::from(random) / 255

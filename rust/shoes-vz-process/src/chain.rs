@@ -47,7 +47,7 @@ mod tests {
     struct Middle(#[source] io::Error);
 
     #[test]
-    fn every_cause_is_shown_once_and_the_last_can_be_asked_for() {
+    fn every_cause_is_shown_once_and_the_last_one_can_be_found() {
         let error = Outer(Middle(io::Error::other("disk on fire")));
         assert_eq!(Chain(&error).to_string(), "cannot open the state: reading failed: disk on fire");
         assert_eq!(innermost(&error).to_string(), "disk on fire");

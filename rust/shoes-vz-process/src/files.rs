@@ -1,4 +1,4 @@
-//! Whole files: replaced durably, read up to a limit.
+//! Whole files: replaced durably, and read up to a limit.
 
 use std::{
     fs::{self, File},
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Suffix of a file that is being written. Whoever cleans up after a crash looks for it.
+/// Suffix of a file that is being written. A clean-up after a crash removes files that have it.
 pub const PART_SUFFIX: &str = ".new";
 
 /// Who may read a file that [`replace`] writes.
@@ -17,21 +17,19 @@ pub enum Readers {
     Owner,
     /// Everyone (mode 0644).
     Everyone,
-    /// Everyone, and nobody may write it (mode 0444).
+    /// Everyone, and it is read-only even for its owner (mode 0444).
     EveryoneReadOnly,
 }
 
-/// Puts `bytes` in the place of whatever is at `path`. A reader sees the old file or the new one, whole; so does a
-/// machine that loses its power: file and directory are flushed (`fsync`) before this returns.
-///
-/// On an error the old file stays.
+/// Replaces the file at `path` by `bytes`. A reader sees either the whole old file or the whole new one, even after a loss
+/// of power: file and directory are flushed (`fsync`) before this returns. On an error the old file stays.
 pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(PART_SUFFIX);
     let part = PathBuf::from(name);
     let written = write_part(&part, bytes, readers).and_then(|()| fs::rename(&part, path));
     if let Err(e) = written {
-        // On a full disk the part would keep the room that everybody waits for. The first error is the one to report.
+        // On a full disk the part would occupy space that others need. The first error is the one to report.
         let _ = fs::remove_file(&part);
         return Err(e);
     }
@@ -44,7 +42,7 @@ fn write_part(part: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
         Readers::Everyone => 0o644,
         Readers::EveryoneReadOnly => 0o444,
     };
-    // A part that a crash has left may have another mode, or be a link that somebody put there.
+    // A part that a crash left behind may have another mode, or may be a link that another user created.
     match fs::remove_file(part) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}
@@ -54,24 +52,24 @@ fn write_part(part: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes renamings, creations and removals in `dir` durable.
+/// Makes renames, creations and removals in `dir` durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Reads a file of at most `limit` bytes. A longer one, also one without an end (`/dev/zero`), is an error
-/// ([`io::ErrorKind::FileTooLarge`]) that names the limit. What is not a file is an error ([`io::ErrorKind::InvalidInput`]):
-/// opening a FIFO waits for a writer that may never come; a pipe that this process was given as a descriptor (`/dev/stdin`,
-/// a shell's `<(…)`) has its writer.
+/// Reads a file of at most `limit` bytes. A longer one, or one without an end (`/dev/zero`), is an error
+/// ([`io::ErrorKind::FileTooLarge`]) that names the limit. A directory, a socket or a FIFO is an error
+/// ([`io::ErrorKind::InvalidInput`]): opening a FIFO waits for a writer that may never come. A pipe that this process
+/// inherited as a descriptor (`/dev/stdin`, a shell's `<(…)`) has its writer, and is read.
 pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     use std::os::unix::fs::FileTypeExt as _;
     let kind = fs::metadata(path)?.file_type();
-    let given =
+    let inherited =
         path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || path == Path::new("/dev/stdin");
     let what = match () {
         () if kind.is_dir() => Some("a directory"),
         () if kind.is_socket() => Some("a socket"),
-        () if kind.is_fifo() && !given => Some("a FIFO"),
+        () if kind.is_fifo() && !inherited => Some("a FIFO"),
         () => None,
     };
     match what {
@@ -87,7 +85,7 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     })
 }
 
-/// [`read_bounded`]; `None` when there is no such file.
+/// [`read_bounded`]; `None` when the file does not exist.
 pub fn read_if_any(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     match read_bounded(path, limit) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -96,7 +94,7 @@ pub fn read_if_any(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// All of `reader`, which must not be longer than `limit` bytes.
+/// Reads all of `reader`, which must not hold more than `limit` bytes.
 pub fn read_up_to(reader: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -143,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_ends_at_its_limit_and_never_waits() {
+    fn a_read_ends_at_its_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, "12345").unwrap();
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_file_is_named_and_never_waited_for() {
+    fn what_is_not_a_file_is_refused_without_waiting_for_it() {
         let dir = tempfile::tempdir().unwrap();
         let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("socket"));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -1,8 +1,8 @@
 //! One log for every program: lines to stderr, as text or JSON, times in UTC (RFC 3339).
 //!
 //! A log can lose lines; it never changes what the program does. Writing never fails, never panics and, for a service,
-//! never waits: a thread of its own writes, and when stderr takes no more (its reader is stopped, or gone, or its disk
-//! is full) lines are dropped and counted ([`lost`]). Once lines can be written again, one says how many are missing.
+//! never waits: a separate thread writes, and while stderr cannot be written (its reader is stopped or has ended, or its
+//! disk is full) lines are dropped and counted ([`lost`]). The next line that can be written says how many are missing.
 
 use std::{
     io::{self, IsTerminal as _, Write},
@@ -23,21 +23,19 @@ use tracing_subscriber::{
     },
 };
 
-/// A word that stands alone in a filter.
+/// What a directive of a filter may be when it does not name a module.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// How many lines may wait for stderr.
-const WAITING: usize = 8192;
+const QUEUE: usize = 8192;
 
 /// Lines that a writer could not write. Those dropped before they reached it are counted by [`ErrorCounter`].
 static LOST: AtomicU64 = AtomicU64::new(0);
-/// The counter of the service's writer, once there is one.
+/// Of a service's writer.
 static DROPPED: std::sync::OnceLock<ErrorCounter> = std::sync::OnceLock::new();
 
-/// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// For people.
     #[default]
     Text,
     /// One JSON object a line, fields flattened.
@@ -64,14 +62,14 @@ impl FromStr for Filter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| {
-            format!("{text:?} is not a valid log filter ({why}); write info, or warn,shoes_vz_agent=debug")
+        let wrong = |reason: &str| {
+            format!("{text:?} is not a valid log filter ({reason}); write info, or warn,shoes_vz_agent=debug")
         };
         let directives: Vec<&str> = text.split(',').map(str::trim).filter(|d| !d.is_empty()).collect();
         if directives.is_empty() {
             return Err(wrong("it is empty"));
         }
-        // `EnvFilter` takes any other word for a module's name, and then logs nothing else.
+        // `EnvFilter` takes any other text for the name of a module, and then logs only that module.
         let is_level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
         if let Some(word) = directives.iter().find(|d| !d.contains(['=', '[']) && !is_level(d)) {
             return Err(wrong(&format!("{word:?} is not one of {}", LEVELS.join(", "))));
@@ -84,40 +82,38 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    /// What is logged unless something else is asked for.
+    /// The default.
     pub fn info() -> Self {
         Self("info".to_owned())
     }
 
-    /// From the first of these environment variables that is set; one that cannot be understood counts as not set.
+    /// From the first of these environment variables that is set; a filter that is not valid counts as the default.
     pub fn of_env(names: &[&str]) -> Self {
         let set = names.iter().filter_map(|name| std::env::var(name).ok()).find(|text| !text.is_empty());
         set.and_then(|text| text.parse().ok()).unwrap_or_else(Self::info)
     }
 
-    /// For `tracing`.
     pub fn layer(&self) -> EnvFilter {
         EnvFilter::builder().parse_lossy(&self.0)
     }
 }
 
-/// Who writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
-    /// A program that runs for long: a thread writes, and nobody waits for it.
+    /// For a program that runs for long: a thread writes the lines, and the program does not wait for it.
     Service,
-    /// A command: lines are written at once, so that they stand before what the command prints next.
+    /// For a command: each line is written at once, so that it comes before what the command prints next.
     Command,
 }
 
-/// Keeps the log's thread. Dropped last, so that the last lines are written.
+/// Keeps the log's thread alive. Drop it last, so that the last lines are written.
 #[derive(Debug)]
 #[must_use = "the log's last lines are written when this is dropped"]
 pub struct Log {
     _thread: Option<WorkerGuard>,
 }
 
-/// Starts the log of this process and counts its panics from now on. A second call changes nothing.
+/// Starts the log of this process, and logs and counts its panics from now on. A second call changes nothing.
 pub fn start(filter: &Filter, format: Format, writer: Writer) -> Log {
     let log = match writer {
         Writer::Service => {
@@ -130,27 +126,27 @@ pub fn start(filter: &Filter, format: Format, writer: Writer) -> Log {
             install(
                 filter,
                 format,
-                Mutex::new(Unfailing::new(io::stderr(), format)),
+                Mutex::new(LossyWriter::new(io::stderr(), format)),
                 io::stderr().is_terminal(),
             );
             Log { _thread: None }
         }
     };
-    crate::panics::watch();
+    crate::panics::install_hook();
     log
 }
 
 fn non_blocking(inner: impl Write + Send + 'static, format: Format) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default()
         .lossy(true)
-        .buffered_lines_limit(WAITING)
-        .finish(Unfailing::new(inner, format))
+        .buffered_lines_limit(QUEUE)
+        .finish(LossyWriter::new(inner, format))
 }
 
-/// Starts the log of this process in a place of its own: a file, or a stderr that it shares with a live line.
+/// As [`start`], to another place: a file, or a stderr that is shared with a live line.
 pub fn start_to(place: impl Write + Send + 'static, filter: &Filter, format: Format, terminal: bool) {
-    install(filter, format, Mutex::new(Unfailing::new(place, format)), terminal);
-    crate::panics::watch();
+    install(filter, format, Mutex::new(LossyWriter::new(place, format)), terminal);
+    crate::panics::install_hook();
 }
 
 fn install<W>(filter: &Filter, format: Format, writer: W, terminal: bool)
@@ -164,7 +160,7 @@ where
         .with_writer(writer)
         .with_ansi(ansi)
         .log_internal_errors(false);
-    // An error means that this process, a test's, has a log already.
+    // Fails when this process has a log already, as a process with several tests does.
     let _ = match format {
         Format::Text => tracing::subscriber::set_global_default(log.finish()),
         Format::Json => tracing::subscriber::set_global_default(log.json().flatten_event(true).finish()),
@@ -172,38 +168,46 @@ where
 }
 
 /// A writer of stderr for `tracing` that never fails; what it cannot write is counted.
-pub fn stderr() -> Unfailing<io::Stderr> {
-    Unfailing::new(io::stderr(), Format::Json)
+pub fn stderr() -> LossyWriter<io::Stderr> {
+    LossyWriter::new(io::stderr(), Format::Json)
 }
 
-/// How many lines this process has lost.
+/// How many lines of its log this process has lost.
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed) + DROPPED.get().map_or(0, |d| d.dropped_lines() as u64)
 }
 
-pub(crate) fn count_lost(lines: u64) {
+/// Writes one line to stderr. One that cannot be written is counted as lost, so no error is returned.
+pub fn say(line: impl std::fmt::Display) {
+    // `eprintln!` would panic.
+    if writeln!(io::stderr(), "{line}").is_err() {
+        count_lost(1);
+    }
+}
+
+fn count_lost(lines: u64) {
     LOST.fetch_add(lines, Ordering::Relaxed);
 }
 
-/// Writes to `inner` and counts, instead of reporting, what cannot be written.
+/// Writes to `inner` and never fails: a line that cannot be written is counted.
 #[derive(Debug)]
-pub struct Unfailing<W> {
+pub struct LossyWriter<W> {
     inner: W,
     format: Format,
-    /// [`lost`] when it was last said how many lines are missing.
-    said: u64,
+    /// The value of [`lost`] that was last reported.
+    reported: u64,
     /// Whether the last line may have been written in part.
     is_torn: bool,
 }
 
-impl<W> Unfailing<W> {
-    /// Around any writer of lines in `format`.
+impl<W> LossyWriter<W> {
+    /// `format` is that of the lines that report lost lines.
     pub fn new(inner: W, format: Format) -> Self {
-        Self { inner, format, said: lost(), is_torn: false }
+        Self { inner, format, reported: lost(), is_torn: false }
     }
 }
 
-/// The line that stands where lines are missing.
+/// The line that stands in the place of missing lines.
 fn missing(lines: u64, format: Format) -> String {
     let mut at = String::new();
     // A time that cannot be formatted is left out.
@@ -218,14 +222,14 @@ fn missing(lines: u64, format: Format) -> String {
     }
 }
 
-impl<W: Write> Write for Unfailing<W> {
+impl<W: Write> Write for LossyWriter<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let lost_by_now = lost();
-        if lost_by_now > self.said {
+        if lost_by_now > self.reported {
             let end_of_line = if self.is_torn { "\n" } else { "" };
-            let text = missing(lost_by_now - self.said, self.format);
+            let text = missing(lost_by_now - self.reported, self.format);
             if self.inner.write_all(format!("{end_of_line}{text}").as_bytes()).is_ok() {
-                (self.said, self.is_torn) = (lost_by_now, false);
+                (self.reported, self.is_torn) = (lost_by_now, false);
             }
         }
         if self.inner.write_all(line).is_err() {
@@ -236,7 +240,7 @@ impl<W: Write> Write for Unfailing<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        // What cannot be flushed was counted when it was written, or is lost with the process.
+        // A failure does not matter: a line is counted when it cannot be written, or is lost with the process.
         let _ = self.inner.flush();
         Ok(())
     }
@@ -248,7 +252,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails while `full`.
+    /// Writing fails while it is full.
     #[derive(Clone, Default)]
     struct Disk(Arc<Mutex<(bool, Vec<u8>)>>);
 
@@ -278,9 +282,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_counted_and_said_to_be_missing_later() {
+    fn lines_that_cannot_be_written_are_counted_and_reported_as_missing_later() {
         let disk = Disk::default();
-        let mut writer = Unfailing::new(disk.clone(), Format::Json);
+        let mut writer = LossyWriter::new(disk.clone(), Format::Json);
         let before = lost();
         writer.write_all(b"one\n").unwrap();
         disk.set_full(true);
@@ -290,7 +294,7 @@ mod tests {
         writer.write_all(b"four\n").unwrap();
         writer.flush().unwrap();
         let text = disk.text();
-        // A line that may be torn is ended first.
+        // A line that may be incomplete is ended first.
         let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
         assert_eq!((lines[0], lines[2], lines.len()), ("one", "four", 3));
         assert!(lines[1].contains("missing") && lines[1].contains(":2}"), "{}", lines[1]);

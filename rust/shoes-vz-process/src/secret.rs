@@ -12,22 +12,19 @@ const LONGEST: u64 = 64 << 10;
 #[derive(Clone)]
 pub struct Token(Arc<SecretString>);
 
-/// Why a token file cannot be used. The file's content is in none of these.
+/// Why a token file cannot be used. The texts never contain the file's content.
 #[derive(Debug, thiserror::Error)]
 pub enum BadToken {
-    /// It cannot be read.
     #[error("cannot read the token file {0}: {1}")]
     Unreadable(String, #[source] io::Error),
-    /// There is nothing in it.
     #[error("the token file {0} is empty: put the token that server, agents and clients share into it")]
     Empty(String),
-    /// It is not one line of visible ASCII.
     #[error("the token file {0} must hold one line of visible ASCII characters and nothing else")]
     Malformed(String),
 }
 
 impl Token {
-    /// Reads a token file. White space before and after the token is dropped.
+    /// Reads a token file. White space before and after the token is ignored.
     pub fn read(path: &Path) -> Result<Self, BadToken> {
         let name = || path.display().to_string();
         let bytes = crate::files::read_bounded(path, LONGEST).map_err(|e| BadToken::Unreadable(name(), e))?;
@@ -43,13 +40,13 @@ impl Token {
         Self(Arc::new(SecretString::from(text)))
     }
 
-    /// What an `Authorization` header holds to show this token. Mark the header as sensitive.
+    /// The value of an `Authorization` header with this token. Mark the header as sensitive.
     pub fn authorization(&self) -> String {
         format!("Bearer {}", self.0.expose_secret())
     }
 
-    /// Whether the value of an `Authorization` header shows this token. The scheme's case does not matter (RFC 9110
-    /// §11.1). Takes as long for a near miss as for any other token of that length.
+    /// Whether the value of an `Authorization` header holds this token. The scheme's case does not matter (RFC 9110
+    /// §11.1). For any two tokens of one length this takes the same time.
     pub fn is_shown_by(&self, authorization: Option<&[u8]>) -> bool {
         let shown = authorization.and_then(|value| {
             let (scheme, token) = value.split_at_checked(7)?;

@@ -2,9 +2,9 @@
 //!
 //! | signal | what it does |
 //! |---|---|
-//! | SIGTERM, SIGINT | stop, after what is in progress has been drained |
+//! | SIGTERM, SIGINT | stop the program, after it has drained |
 //! | SIGHUP | the same, unless it was ignored when the program started (`nohup`); then it stays ignored |
-//! | SIGUSR1, SIGUSR2 | nothing; logged. Their default would end the process without a drain |
+//! | SIGUSR1, SIGUSR2 | nothing; they are logged. By default they would end the process without a drain |
 
 use std::io;
 
@@ -33,7 +33,7 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that stops the program, and gives its name. May be dropped and called again.
+    /// Waits for a signal that stops the program, and returns its name. The future may be dropped and this called again.
     pub async fn stop(&mut self) -> &'static str {
         loop {
             let ignored = tokio::select! {
@@ -57,8 +57,8 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether SIGHUP was ignored when this process started, as `nohup` arranges. Linux says so in proc_pid_status(5); macOS
-/// has no such file, and asking the kernel there needs `unsafe`, so there a hangup always stops the program.
+/// Whether SIGHUP was ignored when this process started, as under `nohup`. Linux reports it in proc_pid_status(5). macOS
+/// has no such file, and asking its kernel needs `unsafe`, so on macOS SIGHUP always stops the program.
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignores(&status, SignalKind::hangup().as_raw_value())

@@ -1,17 +1,18 @@
-//! Durations and sizes as operators write and read them: one grammar each, for flags, environment and files alike.
+//! Durations and sizes as operators write and read them, with one grammar for flags, environment and files.
 
 use std::time::Duration;
 
-/// A hundred years: more is a slip, and sums of such durations stay within their type.
+/// A hundred years: a longer one is a typing mistake, and sums of valid durations do not overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// An exbibyte: more is a slip.
+/// An exbibyte: a larger one is a typing mistake.
 const LARGEST: u64 = 1 << 60;
 
 /// Reads `500ms`, `90s`, `5m`, `1h30m`, `7d`, or `0` (crate `humantime`'s grammar). A number needs its unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        |why: &str| Err(format!("{text:?} is not a valid duration{why}; write 500ms, 90s, 5m, 1h30m or 7d"));
+    let wrong = |reason: &str| {
+        Err(format!("{text:?} is not a valid duration{reason}; write 500ms, 90s, 5m, 1h30m or 7d"))
+    };
     if text != "0" && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return wrong(": it has no unit");
     }
@@ -23,10 +24,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads `10GiB`, `512MiB`, `20GB`, or a number of bytes (crate `bytesize`'s grammar: `GiB` is 2³⁰, `GB` is 10⁹). A `G`
-/// alone is refused: to some it is the one, to others the other, and a VM's memory must be whole MiB.
+/// alone is refused, because it may mean either, and a VM's memory must be whole MiB.
 pub fn size(text: &str) -> Result<u64, String> {
-    let wrong =
-        |why: &str| format!("{text:?} is not a valid size{why}; write 10GiB, 512MiB or a number of bytes");
+    let wrong = |reason: &str| {
+        format!("{text:?} is not a valid size{reason}; write 10GiB, 512MiB or a number of bytes")
+    };
     // `bytesize` reads "-1" as 0.
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(wrong(""));
@@ -50,7 +52,7 @@ pub fn show_duration(d: Duration) -> String {
     }
 }
 
-/// For a person: `512 bytes`, `1.5 KiB`, `9.8 GiB`. Rounded down, so that what is too little never looks enough.
+/// For a person: `512 bytes`, `1.5 KiB`, `9.8 GiB`. Rounded down, so that a size that is too small never looks sufficient.
 pub fn show_size(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {

@@ -1,4 +1,4 @@
-//! Between the model's values and their numbers on the wire.
+//! Conversions between the model's values and their form on the wire.
 
 use jiff::Timestamp;
 use shoes_vz_model::{
@@ -8,12 +8,11 @@ use shoes_vz_model::{
 
 use crate::{agent as wire, myshoes};
 
-/// A moment, as protobuf has it.
 pub fn time_to_wire(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }
 
-/// `None` when it is outside the calendar.
+/// `None` when it is out of range.
 pub fn time_from_wire(at: &prost_types::Timestamp) -> Option<Timestamp> {
     Timestamp::new(at.seconds, at.nanos).ok()
 }

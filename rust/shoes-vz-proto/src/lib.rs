@@ -1,5 +1,4 @@
-//! Generated code for every protocol shoes-vz speaks, whose sources are in `proto/`, and its conversions from and to the
-//! model.
+//! Generated code for every protocol of shoes-vz, whose sources are in `proto/`, and its conversions from and to the model.
 #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 
 pub mod convert;
@@ -14,7 +13,7 @@ pub mod goplugin {
     tonic::include_proto!("plugin");
 }
 
-/// `shoes.vz.*`, nested as the packages are, so that generated cross references resolve.
+/// `shoes.vz.*`, nested like the packages, so that generated cross references resolve.
 pub mod shoes {
     pub mod vz {
         pub mod agent {
@@ -41,5 +40,5 @@ pub use shoes::vz::{agent::v1 as agent, shoes::v1 as fleet, vm::v1 as vm};
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Response header of `WatchRunners`, sent before the first message: how many runners match the filter now, in decimal.
-/// That many messages come first; with `0` nothing comes until a runner that matches is wanted.
+/// That many messages come first; with `0` no message comes until a runner matches.
 pub const WATCH_MATCHING: &str = "shoesvz-matching";

@@ -1,8 +1,8 @@
-//! `proto/` against the last release, which is kept in `proto/released.txt`: whatever a released program sends or expects
-//! stays. `make proto-generate` runs this, and `make proto-release` writes the file anew when a version is released.
+//! Compares `proto/` with the last release, which is recorded in `proto/released.txt`: everything that a released program
+//! sends or expects must stay. `make proto-generate` runs this, and `make proto-release` rewrites the file at a release.
 //!
 //! The file is the compiled descriptor set as text, one fact a line (a message, a field with its number, type and label, an
-//! enum's value, a method with its types), so that a change shows in a diff. A fact may be added; one that is gone fails.
+//! enum's value, a method with its types), so that a change shows in a diff. A fact may be added; a missing one fails.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeSet, fs};
@@ -100,17 +100,17 @@ fn released() -> Facts {
     text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(str::to_owned).collect()
 }
 
-/// What was released and is not so any more.
+/// The facts of the last release that no longer hold.
 fn broken(now: &FileDescriptorSet) -> Vec<String> {
     released().difference(&facts(now)).cloned().collect()
 }
 
 #[test]
-fn what_the_last_release_promised_on_the_wire_is_still_so() {
+fn what_the_last_release_promised_on_the_wire_still_holds() {
     let broken = broken(&now());
     assert!(
         broken.is_empty(),
-        "these facts of the last release (proto/released.txt) do not hold in proto/ any more; released programs rely on \
+        "these facts of the last release (proto/released.txt) no longer hold in proto/; released programs rely on \
          them, so keep them and add new fields beside them:\n  {}",
         broken.join("\n  ")
     );
@@ -123,7 +123,7 @@ fn what_the_last_release_promised_on_the_wire_is_still_so() {
     }
 }
 
-/// The present protos after a change to one field of one message.
+/// The current protos with a change to one field of one message.
 fn with_field(
     message: &str,
     field: &str,

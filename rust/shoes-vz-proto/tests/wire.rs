@@ -253,8 +253,8 @@ fn fields_of_a_later_version_do_not_stop_an_earlier_one() {
 /// Number, type and name.
 type Field = (i32, &'static str, &'static str);
 
-/// Every message of the two Go programs: number, type, name of each field; `*` is repeated. What this project added is
-/// not listed: it may grow.
+/// Every message of the Go implementation and myshoes: number, type and name of each field; `*` is repeated. Additions of
+/// this project are not listed.
 const FIELDS: &[(&str, &[Field])] = &[
     (
         "whywaita.myshoes.AddInstanceRequest",
@@ -412,12 +412,12 @@ fn no_field_of_the_go_programs_has_changed_its_number_type_or_name() {
         }
     }
     for (message, fields) in FIELDS {
-        let has = found.get(*message).unwrap_or_else(|| panic!("{message} is gone"));
+        let has = found.get(*message).unwrap_or_else(|| panic!("{message} is missing"));
         for (number, kind, name) in *fields {
             let want = (*number, text(kind), text(name));
             assert!(has.contains(&want), "{message}: want {want:?}, has {has:?}");
         }
-        // myshoes' messages are not ours to extend.
+        // This project must not extend myshoes' messages.
         if message.starts_with("whywaita.") {
             assert_eq!(has.len(), fields.len(), "{message} has grown");
         }

@@ -1,4 +1,4 @@
-//! The HTTP API; `shoes_vz_model::guest` describes it.
+//! The HTTP API. `shoes_vz_model::guest` describes it.
 
 use std::convert::Infallible;
 
@@ -20,14 +20,17 @@ use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
 
 use crate::{
-    State, VERSION, exec, power,
+    exec, power,
     setup::{self, PutError},
+    state::State,
 };
 
-/// A setup script with a payload in it is a few MiB at most.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A setup script that contains a payload has a few MiB at most.
 const MAX_SCRIPT: usize = 64 << 20;
 
-/// The API over a channel only the host can hold.
+/// The API for the guest channel, which only the host can use.
 pub fn router(state: State) -> Router {
     Router::new()
         .route("/status", get(status))
@@ -44,14 +47,14 @@ pub fn router(state: State) -> Router {
         .with_state(state)
 }
 
-/// The API over TCP: with a token, all but `/health` asks for it; without one, only loopback is listened on.
+/// The API for TCP: with a token, everything but `/health` requires it; without one, the settings allow only loopback.
 pub fn with_token(router: Router, token: Option<Token>) -> Router {
     let Some(token) = token else { return router };
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let shown = request.headers().get(header::AUTHORIZATION).map(|h| h.as_bytes());
-        let may = request.uri().path() == "/health" || token.is_shown_by(shown);
+        let authorization = request.headers().get(header::AUTHORIZATION).map(|h| h.as_bytes());
+        let is_allowed = request.uri().path() == "/health" || token.is_shown_by(authorization);
         async move {
-            if may {
+            if is_allowed {
                 next.run(request).await
             } else {
                 (StatusCode::UNAUTHORIZED, "authentication required: send \"Authorization: Bearer TOKEN\"\n")
@@ -69,19 +72,20 @@ async fn health() -> Json<Health> {
     Json(Health { status: "ok".into(), version: VERSION.into() })
 }
 
-/// The Go guest agent did not ask for a content type, so neither does this one.
+/// Does not require a content type, because the Go guest agent did not.
 async fn run(Of(state): Of<State>, body: Bytes) -> Result<Json<ExecResponse>, (StatusCode, String)> {
-    let request: ExecRequest = serde_json::from_slice(&body)
-        .map_err(|e| (StatusCode::BAD_REQUEST, format!("no exec request: {e}\n")))?;
+    let request: ExecRequest = serde_json::from_slice(&body).map_err(|e| {
+        (StatusCode::BAD_REQUEST, format!("the request body is not a valid exec request: {e}\n"))
+    })?;
     if request.command.is_empty() {
-        return Err((StatusCode::BAD_REQUEST, "command is missing\n".into()));
+        return Err((StatusCode::BAD_REQUEST, "the exec request has no command\n".into()));
     }
     Ok(Json(exec::exec(request, state.env()).await))
 }
 
 async fn events(Of(state): Of<State>) -> Response {
     let lines = WatchStream::new(state.watch()).map(|status| {
-        // Strings and numbers: this cannot fail.
+        // Cannot fail for strings and numbers.
         let mut line = serde_json::to_vec(&status).unwrap_or_default();
         line.push(b'\n');
         Ok::<_, Infallible>(Bytes::from(line))
@@ -98,69 +102,69 @@ async fn put_setup(Of(state): Of<State>, Path(id): Path<String>, script: Bytes) 
         Ok(status) => Json(status).into_response(),
         Err(error) => {
             let code = match &error {
-                PutError::Other(_) => StatusCode::CONFLICT,
+                PutError::AnotherScript(_) => StatusCode::CONFLICT,
                 PutError::BadId => StatusCode::BAD_REQUEST,
                 PutError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
-            warn!(id, %error, "setup script not taken");
+            warn!(id, reason = %error, "setup script refused");
             (code, format!("{error}\n")).into_response()
         }
     }
 }
 
 #[derive(Deserialize)]
-struct From {
+struct LogQuery {
     #[serde(default)]
     offset: u64,
 }
 
-async fn setup_log(Of(state): Of<State>, Query(from): Query<From>) -> Response {
+async fn setup_log(Of(state): Of<State>, Query(query): Query<LogQuery>) -> Response {
     let Some(log) = state.setup().log() else {
         return (StatusCode::NOT_FOUND, "no setup script was handed over\n").into_response();
     };
-    match setup::follow(log, from.offset, state.watch()).await {
+    match setup::follow(log, query.offset, state.watch()).await {
         Ok(bytes) => {
             ([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(bytes)).into_response()
         }
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("reading the log: {error}\n")).into_response()
-        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("reading the setup log failed: {error}\n"))
+            .into_response(),
     }
 }
 
 async fn personalize(Of(state): Of<State>, body: Bytes) -> Response {
-    // The error of serde's would quote what it does not understand, and that may be a secret.
+    // serde's error would quote the body, which holds secrets.
     let Ok(personalization) = serde_json::from_slice::<Personalization>(&body) else {
-        return (StatusCode::BAD_REQUEST, "no personalization is understood\n").into_response();
+        return (StatusCode::BAD_REQUEST, "the request body is not a valid personalization\n")
+            .into_response();
     };
-    match state.means().personalize(&personalization).await {
+    match state.privileged_helper().personalize(&personalization).await {
         Ok(personalized) => {
             if !personalization.entropy.is_empty() {
-                state.personalized(crate::start_id());
+                state.reset_start_id();
             }
             Json(personalized).into_response()
         }
-        Err(words) => {
-            warn!(words, "this guest was not personalized");
-            (StatusCode::NOT_IMPLEMENTED, format!("this guest cannot be personalized: {words}\n"))
+        Err(reason) => {
+            warn!(reason, "personalization failed");
+            (StatusCode::NOT_IMPLEMENTED, format!("this guest cannot be personalized: {reason}\n"))
                 .into_response()
         }
     }
 }
 
 async fn prepare_save(Of(state): Of<State>) -> Response {
-    match state.means().prepare_save().await {
+    match state.privileged_helper().prepare_save().await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(words) => (StatusCode::NOT_IMPLEMENTED, format!("{words}\n")).into_response(),
+        Err(reason) => (StatusCode::NOT_IMPLEMENTED, format!("{reason}\n")).into_response(),
     }
 }
 
 async fn shutdown() -> (StatusCode, String) {
     match power::off().await {
         Ok(how) => (StatusCode::ACCEPTED, format!("{how}\n")),
-        Err(error) => {
-            warn!(error, "asked to power off");
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
+        Err(reason) => {
+            warn!(reason, "powering off failed");
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{reason}\n"))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the host asks for over the guest channel, and the transports it comes over.
+//! The host's streams over the guest channel, and the guest channel over a virtio-serial port.
 
 use std::net::SocketAddr;
 
@@ -8,13 +8,13 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use shoes_vz_channel::Incoming;
+use shoes_vz_channel::StreamRequest;
 use shoes_vz_model::guest::port;
 use tracing::debug;
 
 use crate::forward;
 
-/// Answers the host's requests for streams.
+/// Serves the streams that the host opens.
 #[derive(Debug, Clone)]
 pub(crate) struct Handler {
     router: Router,
@@ -26,34 +26,34 @@ impl Handler {
         Self { router, ssh_addr }
     }
 
-    pub(crate) async fn handle(self, incoming: Incoming) {
+    pub(crate) async fn handle(self, incoming: StreamRequest) {
         let port = incoming.port();
         let served = match port {
             port::API => self.api(incoming).await,
             port::SSH => forward::forward(incoming, self.ssh_addr).await.map_err(Into::into),
             other => {
-                let words = format!(
+                let reason = format!(
                     "this guest agent serves ports {} (API) and {} (SSH), not {other}",
                     port::API,
                     port::SSH
                 );
-                incoming.refuse(&words).await.map_err(Into::into)
+                incoming.refuse(&reason).await.map_err(Into::into)
             }
         };
         if let Err(error) = served {
-            debug!(port, error, "a stream of the guest channel ended early");
+            debug!(port, reason = error, "stream of the guest channel failed");
         }
     }
 
-    async fn api(self, incoming: Incoming) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn api(self, incoming: StreamRequest) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let stream = incoming.accept().await?;
-        // A caller's end of sending is its hanging up, which ends what it asked for.
+        // When the caller ends its half of the stream it has hung up, which ends its request.
         let server = auto::Builder::new(TokioExecutor::new()).http1_only();
         server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router)).await
     }
 }
 
-/// Serves the guest channel over a virtio-serial port, for ever: a host that goes away comes back.
+/// Serves the guest channel over a virtio-serial port without end: a host that disconnects comes back.
 #[cfg(target_os = "linux")]
 pub(crate) async fn serve_serial(
     path: std::path::PathBuf,
@@ -64,7 +64,7 @@ pub(crate) async fn serve_serial(
 
     use crate::serial::SerialPort;
     let mut pause = Duration::ZERO;
-    let mut said = false;
+    let mut is_logged = false;
     loop {
         let served = match SerialPort::open(&path) {
             Ok(port) => {
@@ -75,18 +75,18 @@ pub(crate) async fn serve_serial(
                 })
                 .await;
                 if began.elapsed() > Duration::from_secs(1) {
-                    (pause, said) = (Duration::ZERO, false);
+                    (pause, is_logged) = (Duration::ZERO, false);
                 }
                 served
             }
             Err(error) => Err(error),
         };
-        if !said {
-            said = true;
+        if !is_logged {
+            is_logged = true;
             match served {
-                Ok(()) => tracing::info!("the guest channel's host went away; waiting for it"),
+                Ok(()) => tracing::info!("host disconnected from the guest channel; waiting for it"),
                 Err(error) => {
-                    tracing::warn!(%error, path = %path.display(), "the guest channel broke; trying again")
+                    tracing::warn!(reason = %error, path = %path.display(), "guest channel failed; retrying")
                 }
             }
         }
@@ -113,7 +113,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{State, api};
+    use crate::{api, state::State};
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -139,7 +139,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let api = guest_api(dir.path());
         assert_eq!(api.status().await.unwrap().state, RunnerActivity::Offline);
-        assert_eq!(api.health().await.unwrap().version, crate::VERSION);
+        assert_eq!(api.health().await.unwrap().version, api::VERSION);
         let request = ExecRequest { command: "echo".into(), args: vec!["hi".into()], timeout_seconds: 0 };
         assert_eq!(api.exec(request).await.unwrap().output, "hi\n");
     }
@@ -150,7 +150,7 @@ mod tests {
         let api = guest_api(dir.path());
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // It holds the pipe open for as long as it lives: its end is the reader's end of file.
+        // The program holds the pipe open: when it ends, the reader reaches the end of file.
         let command = format!("exec 3> {}; echo on >&3; exec sleep 100000", fifo.display());
         let mut reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&fifo).unwrap();
         let request =
@@ -158,7 +158,7 @@ mod tests {
         let call = tokio::spawn(async move { api.exec(request).await });
         let mut on = [0; 3];
         loop {
-            // Without a writer yet, a pipe reads as ended.
+            // Before it has a writer, a pipe reads as ended.
             reader.readable().await.unwrap();
             match reader.try_read(&mut on) {
                 Ok(3) => break,
@@ -171,12 +171,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_port_is_refused_in_words() {
+    async fn another_port_is_refused_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let host = host(dir.path(), ([127, 0, 0, 1], 9).into());
         let error = host.open(80).await.unwrap_err();
         assert!(
-            matches!(&error, OpenError::Refused { port: 80, words } if words.contains("not 80")),
+            matches!(&error, OpenError::Refused { port: 80, reason } if reason.contains("not 80")),
             "{error}"
         );
     }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_forward_stops_trying_when_its_caller_has_gone() {
+    async fn the_forward_stops_trying_when_its_caller_hangs_up() {
         let dir = tempfile::tempdir().unwrap();
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = free.local_addr().unwrap();
@@ -215,7 +215,7 @@ mod tests {
         host.peer().wait_for(|p| *p != shoes_vz_channel::mux::Peer::Down).await.unwrap();
         let early = timeout(Duration::from_millis(30), host.open(port::SSH)).await;
         assert!(early.is_err(), "nothing listens");
-        // Anything that comes back over the channel has overtaken the caller's leaving.
+        // An answer over the channel shows that the hang-up, which was sent before, has arrived.
         assert!(host.open(80).await.is_err());
         let sshd = TcpListener::bind(addr).await.unwrap();
         let opened = timeout(Duration::from_millis(200), sshd.accept()).await;

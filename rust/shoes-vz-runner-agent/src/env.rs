@@ -1,10 +1,10 @@
-//! The user this guest agent runs as, and the environment its children get.
+//! The user of this guest agent, and the environment of its children.
 
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
-/// A clean environment: never the guest agent's own, which may hold anything.
+/// A clean environment. Children do not inherit the guest agent's, which may hold anything.
 #[derive(Debug, Clone)]
 pub(crate) struct ChildEnv {
     pub(crate) home: PathBuf,
@@ -38,7 +38,7 @@ impl ChildEnv {
         ]
     }
 
-    /// Where children start: home, when it is there.
+    /// The working directory of children: home, if it exists.
     pub(crate) fn cwd(&self) -> &Path {
         if self.home.is_dir() { &self.home } else { Path::new("/") }
     }
@@ -47,7 +47,7 @@ impl ChildEnv {
 const PATH: &str =
     "/opt/homebrew/bin:/opt/homebrew/sbin:/usr/local/bin:/usr/local/sbin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// (name, home) of a user. macOS keeps its users elsewhere; there launchd sets USER and HOME.
+/// Name and home of a user. On macOS, which keeps its users elsewhere, launchd sets USER and HOME.
 fn passwd_entry(passwd: &str, uid: u32) -> Option<(String, PathBuf)> {
     passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
@@ -55,7 +55,7 @@ fn passwd_entry(passwd: &str, uid: u32) -> Option<(String, PathBuf)> {
     })
 }
 
-/// In memory where there is such a place, so that a script with a token in it meets no disk.
+/// In memory where that is possible, so that a script with a token is not written to a disk.
 pub(crate) fn default_state_dir() -> PathBuf {
     let shm = Path::new("/dev/shm");
     let parent =

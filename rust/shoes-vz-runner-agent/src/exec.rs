@@ -1,4 +1,4 @@
-//! `POST /exec`: one program, no shell, its output as it came.
+//! `POST /exec`: runs one program without a shell and returns its unchanged output.
 
 use std::{
     io,
@@ -22,12 +22,12 @@ use tokio::{
 
 use crate::{env::ChildEnv, setup::supervise::exit_code};
 
-/// Most output kept.
+/// Bytes of output that are kept.
 pub const MAX_OUTPUT: usize = 16 << 20;
-/// The Go guest agent's.
+/// The Go guest agent's timeout.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Runs it. When this future is dropped (its caller hung up), the program's process group is killed.
+/// Dropping this future, because the caller hung up, kills the program's process group.
 pub(crate) async fn exec(request: ExecRequest, env: &ChildEnv) -> ExecResponse {
     let limit = match request.timeout_seconds {
         0 => DEFAULT_TIMEOUT,
@@ -46,7 +46,7 @@ pub(crate) async fn exec(request: ExecRequest, env: &ChildEnv) -> ExecResponse {
 }
 
 fn start(request: &ExecRequest, env: &ChildEnv) -> io::Result<(Running, pipe::Receiver)> {
-    // One pipe for both, so that they stay in order.
+    // One pipe for stdout and stderr, so that they stay in order.
     let (reader, writer) = io::pipe()?;
     let child = Command::new(&request.command)
         .args(&request.args)
@@ -62,12 +62,12 @@ fn start(request: &ExecRequest, env: &ChildEnv) -> io::Result<(Running, pipe::Re
     Ok((running, pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?))
 }
 
-/// A program in a process group of its own; dropped before its end, it is killed with all it started.
+/// A program in a separate process group. Dropped before its end, it is killed with everything it started.
 struct Running(Option<Child>);
 
 impl Running {
     async fn read_to_end(&mut self, mut pipe: pipe::Receiver, output: &mut Output) -> io::Result<ExitStatus> {
-        let Some(child) = &mut self.0 else { return Err(io::Error::other("it is over")) };
+        let Some(child) = &mut self.0 else { return Err(io::Error::other("the program has ended already")) };
         let mut chunk = vec![0; 64 * 1024];
         let status = loop {
             tokio::select! {
@@ -77,7 +77,7 @@ impl Running {
                 },
                 status = child.wait() => {
                     let status = status?;
-                    // All it wrote is in the pipe; what it left in the background may hold that open for ever.
+                    // All of its output is in the pipe, which a background process may hold open without end.
                     loop {
                         match pipe.try_read(&mut chunk) {
                             Ok(0) => break,
@@ -90,7 +90,7 @@ impl Running {
                 }
             }
         };
-        // Over by itself; what it left in the background stays.
+        // It ended by itself: its background processes continue.
         self.0 = None;
         Ok(status)
     }
@@ -100,10 +100,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
         if let Some(pid) = child.id() {
-            // ESRCH: it ended just now.
+            // Fails with ESRCH when it has just ended.
             let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
-        // Buried at once; left to tokio, it would stay a zombie until another child ends.
+        // Reaped at once: tokio would leave it a zombie until another child ends.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { child.wait().await });
         }
@@ -125,13 +125,13 @@ impl Output {
 
     fn answer(self, exit_code: i32, mut error: String) -> ExecResponse {
         if self.dropped > 0 {
-            let words = format!("output cut after {MAX_OUTPUT} bytes; {} more were dropped", self.dropped);
-            error = if error.is_empty() { words } else { format!("{error}; {words}") };
+            let cut = format!("output cut after {MAX_OUTPUT} bytes; {} more were dropped", self.dropped);
+            error = if error.is_empty() { cut } else { format!("{error}; {cut}") };
         }
         let (output, output_base64) = match String::from_utf8(self.bytes) {
             Ok(text) => (text, String::new()),
-            Err(not) => {
-                (String::from_utf8_lossy(not.as_bytes()).into_owned(), BASE64_STANDARD.encode(not.as_bytes()))
+            Err(e) => {
+                (String::from_utf8_lossy(e.as_bytes()).into_owned(), BASE64_STANDARD.encode(e.as_bytes()))
             }
         };
         ExecResponse { output, exit_code, error, output_base64 }

@@ -1,20 +1,20 @@
-//! Port 22 of the guest channel: this guest's own sshd, waited for.
+//! Port 22 of the guest channel: forwards to this guest's sshd, once it listens.
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use shoes_vz_channel::Incoming;
+use shoes_vz_channel::StreamRequest;
 use tokio::{net::TcpStream, time::sleep};
 
-const FIRST: Duration = Duration::from_millis(3);
-const MOST: Duration = Duration::from_millis(50);
+const FIRST_PAUSE: Duration = Duration::from_millis(3);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connects to sshd, trying again while it refuses (it is starting) until the host's caller has gone, then copies.
-pub(crate) async fn forward(mut incoming: Incoming, to: SocketAddr) -> io::Result<()> {
-    let mut pause = FIRST;
+/// Connects to sshd and copies. While sshd starts and refuses, retries until the host's caller hangs up.
+pub(crate) async fn forward(mut incoming: StreamRequest, to: SocketAddr) -> io::Result<()> {
+    let mut pause = FIRST_PAUSE;
     let mut sshd = loop {
         match TcpStream::connect(to).await {
             Ok(stream) => break stream,
-            // Refused: sshd is not there yet. The rest: loopback is not up yet.
+            // Refused: sshd does not listen yet. The others: loopback is not up yet.
             Err(e)
                 if matches!(
                     e.kind(),
@@ -23,11 +23,11 @@ pub(crate) async fn forward(mut incoming: Incoming, to: SocketAddr) -> io::Resul
                         | io::ErrorKind::HostUnreachable
                         | io::ErrorKind::AddrNotAvailable
                 ) => {}
-            Err(e) => return incoming.refuse(&format!("connecting to sshd at {to}: {e}")).await,
+            Err(e) => return incoming.refuse(&format!("connecting to sshd at {to} failed: {e}")).await,
         }
         tokio::select! {
-            () = incoming.gone() => return Ok(()),
-            () = sleep(pause) => pause = (pause * 2).min(MOST),
+            () = incoming.caller_closed() => return Ok(()),
+            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
         }
     };
     sshd.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! This guest's addresses: published as they change, and told to the host agent where there is no guest channel.
+//! This guest's addresses: published when they change, and reported to the host agent if there is no guest channel.
 
 use std::{
     future::Future,
@@ -24,67 +24,71 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::{State, settings::Settings};
+use crate::{settings::Settings, state::State};
 
-const FIRST: Duration = Duration::from_millis(100);
-const MOST: Duration = Duration::from_secs(2);
-const TRY: Duration = Duration::from_secs(5);
-/// Where the kernel tells nothing, look this often.
-const BACK_STOP: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without the kernel's notices of changes.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Publishes the addresses for ever; with `notify`, tells the host agent until it accepts, after each change anew.
+/// Publishes the addresses; with `notify`, also reports each change to the host agent until it accepts.
 pub(crate) async fn run(state: State, notify: Option<Arc<Settings>>) -> anyhow::Result<()> {
-    let mut changes = Changes::open().inspect_err(|error| warn!(%error, "no word of address changes")).ok();
+    let mut changes = Changes::open()
+        .inspect_err(
+            |e| warn!(reason = %e, interval = ?POLL_INTERVAL, "watching for address changes failed; polling"),
+        )
+        .ok();
     loop {
         let now = addresses();
-        let words = now.iter().map(IpAddr::to_string).collect();
-        state.update(|status| status.ip_addresses = words);
+        let texts = now.iter().map(IpAddr::to_string).collect();
+        state.update(|status| status.ip_addresses = texts);
         let changed = async {
-            // Some messages are about something else.
+            // Some notices are about other changes.
             while addresses() == now {
                 match &mut changes {
                     Some(changes) => changes.next().await,
-                    None => sleep(BACK_STOP).await,
+                    None => sleep(POLL_INTERVAL).await,
                 }
             }
         };
         match &notify {
-            Some(settings) => tell_until(settings, changed).await,
+            Some(settings) => report_until(settings, changed).await,
             None => changed.await,
         }
     }
 }
 
-/// Tells the host agent until it accepts, then waits for `changed`; starts over with it.
-async fn tell_until(settings: &Settings, changed: impl Future<Output = ()>) {
+/// Reports the address to the host agent until it accepts, then waits for `changed`. Returns as soon as that comes.
+async fn report_until(settings: &Settings, changed: impl Future<Output = ()>) {
     tokio::pin!(changed);
     let runner_id = runner_id(settings).await;
-    let mut pause = FIRST;
+    let mut pause = FIRST_PAUSE;
     let began = Instant::now();
-    let mut said = false;
+    let mut is_logged = false;
     loop {
-        // Looked up anew for each try: the address may have come since.
-        match timeout(TRY, tell(settings.host, &runner_id)).await {
+        // Each attempt finds the address again: the guest may have got it since.
+        match timeout(ATTEMPT_TIMEOUT, report(settings.host, &runner_id)).await {
             Ok(Ok(ip)) => {
-                info!(%ip, host = %settings.host, "the host agent knows this guest's address");
+                info!(%ip, host = %settings.host, "address reported to the host agent");
                 return changed.await;
             }
-            Ok(Err(error)) if !said && began.elapsed() > MOST => {
-                said = true;
-                warn!(%error, host = %settings.host, "telling the host agent this guest's address; trying on");
+            Ok(Err(error)) if !is_logged && began.elapsed() > LONGEST_PAUSE => {
+                is_logged = true;
+                warn!(reason = %error, host = %settings.host, "reporting the address to the host agent failed; retrying");
             }
-            Ok(Err(error)) => debug!(%error, host = %settings.host, "the host agent was not told"),
-            Err(_) => debug!(host = %settings.host, "the host agent does not answer"),
+            Ok(Err(error)) => debug!(reason = %error, host = %settings.host, "reporting the address failed"),
+            Err(_) => debug!(host = %settings.host, "host agent does not answer"),
         }
         tokio::select! {
             () = &mut changed => return,
-            () = sleep(pause) => pause = (pause * 2).min(MOST),
+            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
         }
     }
 }
 
-/// The address told is the connection's own: the host accepts no other.
-async fn tell(host: SocketAddr, runner_id: &str) -> io::Result<IpAddr> {
+/// Reports the address of the connection itself: the host agent accepts no other.
+async fn report(host: SocketAddr, runner_id: &str) -> io::Result<IpAddr> {
     let stream = TcpStream::connect(host).await?;
     let ip = stream.local_addr()?.ip();
     let notice = IpNotice { runner_id: runner_id.to_owned(), ip_address: ip.to_string() };
@@ -100,11 +104,11 @@ async fn tell(host: SocketAddr, runner_id: &str) -> io::Result<IpAddr> {
     let answer = sender.send_request(request).await.map_err(io::Error::other)?;
     match answer.status() {
         StatusCode::OK => Ok(ip),
-        other => Err(io::Error::other(format!("it answered {other}"))),
+        other => Err(io::Error::other(format!("the host agent answered {other}"))),
     }
 }
 
-/// Addresses beyond loopback and the link, as they are now.
+/// The present addresses, without loopback and link-local ones.
 fn addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
     let mut found: Vec<IpAddr> = interfaces
@@ -129,7 +133,7 @@ fn addresses() -> Vec<IpAddr> {
     found
 }
 
-/// The kernel's word that something about the network changed.
+/// The kernel's notices that addresses have changed.
 struct Changes(AsyncFd<OwnedFd>);
 
 impl Changes {
@@ -159,7 +163,7 @@ impl Changes {
         let mut buffer = [0; 8192];
         loop {
             let Ok(mut ready) = self.0.readable().await else { return std::future::pending().await };
-            // An overflow (ENOBUFS) is news, too.
+            // An overflow (ENOBUFS) is a notice as well.
             match ready.try_io(|fd| Ok(nix::unistd::read(fd.get_ref(), &mut buffer)?)) {
                 Ok(_) => return,
                 Err(_would_block) => {}
@@ -181,7 +185,7 @@ async fn runner_id(settings: &Settings) -> String {
     }
 }
 
-/// As the Go guest agent: the hardware's UUID in lower case.
+/// The hardware's UUID in lower case, as the Go guest agent sends it.
 async fn hardware_uuid() -> String {
     let output = tokio::process::Command::new("/usr/sbin/ioreg")
         .args(["-rd1", "-c", "IOPlatformExpertDevice"])
@@ -202,14 +206,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hardware_uuid_is_found_in_ioregs_words() {
+    fn the_hardware_uuid_is_found_in_ioregs_output() {
         let ioreg = "    \"IOPlatformUUID\" = \"ABCD-1\"\n    \"IOPlatformSerialNumber\" = \"Z\"\n";
         assert_eq!(uuid_of(ioreg).as_deref(), Some("abcd-1"));
         assert_eq!(uuid_of(""), None);
     }
 
     #[tokio::test]
-    async fn fault_17_the_host_is_told_until_it_accepts_and_again_after_a_change() {
+    async fn fault_17_the_address_is_reported_until_the_host_accepts_and_again_after_a_change() {
         use tokio::{
             io::{AsyncReadExt, AsyncWriteExt},
             net::TcpListener,
@@ -223,12 +227,12 @@ mod tests {
         let changed = change.clone();
         tokio::spawn(async move {
             loop {
-                tell_until(&settings, changed.notified()).await;
+                report_until(&settings, changed.notified()).await;
             }
         });
         let answer = async |status: &str| {
             let (mut stream, _) =
-                timeout(Duration::from_secs(20), host.accept()).await.expect("told").unwrap();
+                timeout(Duration::from_secs(20), host.accept()).await.expect("a report").unwrap();
             let mut request = vec![0; 4096];
             let n = stream.read(&mut request).await.unwrap();
             let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
@@ -242,14 +246,14 @@ mod tests {
         answer("200 OK").await;
         assert!(
             timeout(Duration::from_millis(300), host.accept()).await.is_err(),
-            "it accepted, and is left alone"
+            "after it has accepted, no report follows"
         );
         change.notify_one();
         answer("200 OK").await;
     }
 
     #[test]
-    fn loopback_is_no_address() {
+    fn loopback_is_not_an_address_of_the_guest() {
         assert!(addresses().iter().all(|ip| !ip.is_loopback()));
     }
 }

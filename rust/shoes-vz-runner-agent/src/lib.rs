@@ -1,4 +1,4 @@
-//! The guest agent: one in each VM, as the user the runner runs as. One binary for Linux and macOS guests.
+//! The guest agent: one in each VM, running as the runner's user. One program for Linux and macOS guests.
 //!
 //! ```text
 //!  host ──guest channel (virtio-serial, vsock)──┐            ┌─ detect ◀─ processes, .runner, _diag
@@ -7,8 +7,8 @@
 //!  host ──guest channel, port 22─▶ forward ─▶ sshd
 //! ```
 //!
-//! Nothing comes before opening the guest channel and its hello: the host measures a boot by it. Linked static, so
-//! nothing here asks NSS or a resolver.
+//! Opening the guest channel and sending its hello comes first, because the host measures a boot by it. The program is
+//! linked statically, so nothing here uses NSS or a resolver.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -37,24 +37,21 @@ use shoes_vz_process::backoff::Backoff;
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{info, warn};
 
-use settings::{Ask, Settings};
+use settings::{NotifyIp, Settings};
 pub use state::State;
 
-/// The guest agent's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Runs until a task that must not end has ended, which is an error.
+/// Runs until one of its tasks ends, which is an error.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    end_with_a_panic();
+    abort_on_panic();
     let settings = Arc::new(settings);
-    let start_id = start_id();
+    let start_id = state::start_id();
     let state = State::new(&start_id, settings.state_dir.clone(), settings.child_env())?;
     let router = api::router(state.clone());
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
 
-    // The channel first: the host waits for its hello.
+    // The guest channel first: the host waits for its hello.
     let handler = channel::Handler::new(router.clone(), settings.ssh_addr);
-    let hello = shoes_vz_channel::Hello::new(VERSION, start_id);
+    let hello = shoes_vz_channel::Hello::new(api::VERSION, start_id);
     #[cfg(target_os = "linux")]
     if let Some(port) = serial::find(&settings.serial_port) {
         info!(path = %port.display(), "guest channel over a virtio-serial port");
@@ -74,7 +71,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
     }
     let has_channel = !tasks.is_empty();
-    // Let the hello go out before anything else costs time.
+    // Sends the hello before anything else takes time.
     tokio::task::yield_now().await;
 
     tasks.spawn(signals::ignore());
@@ -84,20 +81,20 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let paths = settings.runner_paths.clone();
     let which = settings.runner_processes;
     tasks.spawn(async move { detect::run(watched, paths, which).await });
-    let notify = (settings.notify_ip == Ask::Auto && !has_channel).then(|| settings.clone());
+    let notify = (settings.notify_ip == NotifyIp::Auto && !has_channel).then(|| settings.clone());
     tasks.spawn(ip::run(state, notify));
 
     match tasks.join_next().await {
         Some(Ok(Ok(()))) => anyhow::bail!("a task of the guest agent ended"),
         Some(Ok(Err(error))) => Err(error),
         Some(Err(panic)) => Err(panic).context("a task of the guest agent panicked"),
-        None => anyhow::bail!("nothing to do"),
+        None => anyhow::bail!("the guest agent has no tasks"),
     }
 }
 
-/// A guest agent that goes on without one of its tasks would look healthy and tell nothing. Its next start, by init or
-/// launchd, finds the setup script and the runner again. Guests' builds abort at a panic anyway; this is for all others.
-fn end_with_a_panic() {
+/// A guest agent that continued without one of its tasks would look healthy but report nothing. After its restart by init
+/// or launchd it finds the setup script and the runner again. Guests' builds abort at a panic anyway; this is for others.
+fn abort_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         before(panic);
@@ -105,35 +102,25 @@ fn end_with_a_panic() {
     }));
 }
 
-/// With a guest channel the host does without TCP: a job that took the port must not cost the channel.
+/// With a guest channel the host does not need TCP: a job that uses the port must not end the guest agent.
 async fn serve_tcp(settings: Arc<Settings>, router: axum::Router, has_channel: bool) -> anyhow::Result<()> {
-    let mut pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let listener = loop {
         match TcpListener::bind(settings.listen).await {
             Ok(listener) => break listener,
             Err(error) if !has_channel => {
                 return Err(error).context(format!(
-                    "listening on {}: is another guest agent running? (--listen)",
+                    "listening on {} failed; is another guest agent running? (--listen)",
                     settings.listen
                 ));
             }
-            Err(error) if pauses.is_fresh() => {
-                warn!(%error, addr = %settings.listen, "no HTTP over TCP for now; trying again");
+            Err(error) if backoff.is_fresh() => {
+                warn!(reason = %error, addr = %settings.listen, "listening for HTTP over TCP failed; retrying");
             }
             Err(_) => {}
         }
-        tokio::time::sleep(pauses.pause()).await;
+        tokio::time::sleep(backoff.pause()).await;
     };
-    info!(addr = %listener.local_addr()?, token = settings.token.is_some(), "HTTP API");
-    axum::serve(listener, router).await.context("serving HTTP")
-}
-
-/// Random enough to tell two starts apart, without waiting for the kernel's entropy (`RandomState` does not).
-pub(crate) fn start_id() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    hasher.write_u128(now.as_nanos());
-    format!("{:016x}", hasher.finish())
+    info!(addr = %listener.local_addr()?, token = settings.token.is_some(), "serving the HTTP API");
+    axum::serve(listener, router).await.context("serving HTTP failed")
 }

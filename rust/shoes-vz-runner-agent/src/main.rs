@@ -1,4 +1,4 @@
-//! `shoes-vz-runner-agent`: see the library.
+//! `shoes-vz-runner-agent`; the library describes it.
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -12,14 +12,14 @@ use tracing::error;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    // Hidden, and before all else: it shall outlive the guest agent and weigh next to nothing.
-    if args.get(1).is_some_and(|a| a == setup::SUPERVISE) {
+    // Hidden, and before everything else: the supervisor outlives the guest agent and must stay small.
+    if args.get(1).is_some_and(|a| a == setup::supervise::SUPERVISE) {
         return match (args.get(2), args.get(3)) {
             (Some(dir), None) => setup::supervise::run(Path::new(dir)),
-            (Some(dir), Some(what)) if what == setup::supervise::SCRIPT => {
+            (Some(dir), Some(role)) if role == setup::supervise::SCRIPT => {
                 setup::supervise::become_script(Path::new(dir))
             }
-            _ => ExitCode::from(2),
+            _ => ExitCode::from(USAGE),
         };
     }
     if args.get(1).is_some_and(|a| a == personalize::HELPER) && args.len() == 2 {
@@ -38,14 +38,14 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            error!(reason = %error, "cannot start the async runtime");
+            error!(reason = %error, "starting the async runtime failed");
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(reason = format!("{error:#}"), "shoes-vz-runner-agent cannot go on");
+            error!(reason = format!("{error:#}"), "guest agent failed");
             ExitCode::FAILURE
         }
     }

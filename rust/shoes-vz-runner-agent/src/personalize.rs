@@ -1,11 +1,11 @@
-//! Making a restored guest unlike every other clone of its state (`POST /personalize`), and getting one ready to be saved
+//! Gives a restored guest its own identity (`POST /personalize`), and prepares one for the save of its state
 //! (`POST /prepare-save`).
 //!
-//! Most of it is root's to do. Ways, in turn:
-//! 1. Linux with our own init: its socket, which the runner's user may use; it runs the helper, and changes sshd over;
+//! Most of it needs root. There are two ways:
+//! 1. Linux with shoes-vz-guest-init: its socket, which the runner's user may use; it runs the helper, and replaces sshd;
 //! 2. the helper itself, `shoes-vz-runner-agent personalize`, by `sudo -n` unless the guest agent is root.
 //!
-//! What is personalized travels by the helper's stdin: nothing of it is on a command line.
+//! The helper gets the personalization, which holds secrets, on stdin, never on a command line.
 
 pub mod helper;
 mod keys;
@@ -23,76 +23,75 @@ use tokio::{
     time::timeout,
 };
 
-/// Of the init's answer, which is one line.
+/// Longest answer of init, which is one line.
 const MAX_ANSWER: u64 = 64 << 10;
 /// The hidden subcommand.
 pub const HELPER: &str = "personalize";
-/// shoes-vz-guest-init's.
+/// shoes-vz-guest-init's socket.
 const INIT: &str = "/run/guest-init.sock";
-/// A restored guest has nothing else to do; one that takes longer hangs.
+/// A restored guest has nothing else to do: one that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Who does what is root's to do, and where the runner's keys are.
+/// Does what needs root.
 #[derive(Debug, Clone)]
-pub struct Means {
+pub struct PrivilegedHelper {
     init: PathBuf,
-    helper: Vec<PathBuf>,
-    home: Option<PathBuf>,
+    command: Vec<PathBuf>,
+    /// The runner's, where its authorized_keys is.
+    home: PathBuf,
 }
 
-impl Means {
-    /// This guest's.
+impl PrivilegedHelper {
     pub(crate) fn of_this_guest(home: PathBuf) -> Self {
         let program = std::env::current_exe().unwrap_or_else(|_| "shoes-vz-runner-agent".into());
         let sudo: &[&str] = if Uid::effective().is_root() { &[] } else { &["sudo", "-n"] };
-        let helper = sudo.iter().map(PathBuf::from).chain([program, HELPER.into()]).collect();
-        Self { init: INIT.into(), helper, home: Some(home) }
+        let command = sudo.iter().map(PathBuf::from).chain([program, HELPER.into()]).collect();
+        Self { init: INIT.into(), command, home }
     }
 
-    /// Others, for tests.
-    pub fn new(init: PathBuf, helper: Vec<PathBuf>, home: Option<PathBuf>) -> Self {
-        Self { init, helper, home }
+    /// For tests.
+    pub fn new(init: PathBuf, command: Vec<PathBuf>, home: PathBuf) -> Self {
+        Self { init, command, home }
     }
 
-    /// Does all that is asked for; the error is a sentence without any of it.
+    /// Applies every given part. The error is the reason, and never contains any of them.
     pub async fn personalize(&self, personalization: &Personalization) -> Result<Personalized, String> {
-        let roots = Personalization { authorized_key: String::new(), ..personalization.clone() };
-        let personalized = match roots == Personalization::default() {
+        let for_root = Personalization { authorized_key: String::new(), ..personalization.clone() };
+        let personalized = match for_root == Personalization::default() {
             true => Personalized::default(),
-            false => self.personalize_as_root(&roots).await?,
+            false => self.personalize_as_root(&for_root).await?,
         };
-        // Last, so that a guest that could not be personalized lets nobody new in; the runner's own file, so here.
+        // Last, so that a guest whose personalization failed accepts no new login. Not by root: the file is the runner's.
         if !personalization.authorized_key.is_empty() {
-            let home = self.home.as_ref().ok_or("the runner's home directory is not known (HOME)")?;
-            keys::authorize(home, &personalization.authorized_key)
-                .map_err(|e| format!("the runner's authorized_keys cannot be written: {e}"))?;
+            keys::authorize(&self.home, &personalization.authorized_key)
+                .map_err(|e| format!("writing the runner's authorized_keys failed: {e}"))?;
         }
         Ok(personalized)
     }
 
     async fn personalize_as_root(&self, personalization: &Personalization) -> Result<Personalized, String> {
-        // Strings and a number: this cannot fail.
+        // Cannot fail for strings and a number.
         let request = serde_json::to_vec(personalization).unwrap_or_default();
         let answer = match self.init.exists() {
             true => self.ask_init(b"R", &request).await,
             false => self.run_helper(&request).await,
         }?;
-        helper::understand(&answer)
+        helper::parse_answer(&answer)
     }
 
-    /// Gets ready for a restore, as far as that helps here.
+    /// Prepares for a restore, where this guest's init can.
     pub async fn prepare_save(&self) -> Result<(), String> {
         match self.init.exists() {
-            true => self.ask_init(b"P", b"").await.and_then(|answer| helper::understand(&answer)).map(drop),
-            // Elsewhere sshd is started for each connection, or told to read its keys again.
+            true => self.ask_init(b"P", b"").await.and_then(|answer| helper::parse_answer(&answer)).map(drop),
+            // Other guests start sshd for each connection, or make it read its keys again.
             false => Ok(()),
         }
     }
 
-    async fn ask_init(&self, what: &[u8], request: &[u8]) -> Result<Vec<u8>, String> {
+    async fn ask_init(&self, kind: &[u8], request: &[u8]) -> Result<Vec<u8>, String> {
         let asked = async {
             let mut stream = UnixStream::connect(&self.init).await?;
-            stream.write_all(what).await?;
+            stream.write_all(kind).await?;
             stream.write_all(request).await?;
             stream.shutdown().await?;
             let mut answer = Vec::new();
@@ -101,16 +100,19 @@ impl Means {
         };
         match timeout(DEADLINE, asked).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!("asking the guest's init by {}: {error}", self.init.display())),
-            Err(_) => Err(format!("the guest's init gave no answer within {} s", DEADLINE.as_secs())),
+            Ok(Err(error)) => {
+                Err(format!("asking the guest's init by {} failed: {error}", self.init.display()))
+            }
+            Err(_) => Err(format!("the guest's init did not answer within {} s", DEADLINE.as_secs())),
         }
     }
 
     async fn run_helper(&self, request: &[u8]) -> Result<Vec<u8>, String> {
-        let Some((program, args)) = self.helper.split_first() else {
+        let Some((program, args)) = self.command.split_first() else {
             return Err("there is no helper to run".into());
         };
-        let named = |error: &dyn std::fmt::Display| format!("running {program:?} as root: {error}");
+        let failed =
+            |error: &dyn std::fmt::Display| format!("running the helper {program:?} as root failed: {error}");
         let run = async {
             let mut child = Command::new(program)
                 .args(args)
@@ -127,11 +129,11 @@ impl Means {
         match timeout(DEADLINE, run).await {
             Ok(Ok(output)) if !output.stdout.is_empty() => Ok(output.stdout),
             Ok(Ok(output)) => {
-                let said = shoes_vz_model::text::tail(&output.stderr, 3, 500);
-                Err(named(&format!("{}: {said}", output.status)))
+                let stderr = shoes_vz_model::text::tail(&output.stderr, 3, 500);
+                Err(failed(&format!("{}: {stderr}", output.status)))
             }
-            Ok(Err(error)) => Err(named(&error)),
-            Err(_) => Err(named(&format!("no end after {} s", DEADLINE.as_secs()))),
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(_) => Err(failed(&format!("it did not end within {} s", DEADLINE.as_secs()))),
         }
     }
 }

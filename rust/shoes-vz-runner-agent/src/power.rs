@@ -1,7 +1,7 @@
-//! Powering the guest off, as a user who may not: each way is tried in turn.
+//! Powers the guest off, as an unprivileged user. Each way is tried in turn:
 //!
-//! 1. Linux with our own init: the word `poweroff` into its pipe, which the runner's user may write.
-//! 2. root or not: `shutdown`, through `sudo -n` when need be (runners have passwordless sudo; never asks).
+//! 1. Linux with shoes-vz-guest-init: writes `poweroff` to its pipe, which the runner's user may do;
+//! 2. `shutdown` or `poweroff`, by `sudo -n` unless the user is root (runners have sudo without a password; `-n` never asks).
 
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::Stdio, time::Duration};
 
@@ -12,11 +12,11 @@ use tokio::{process::Command, time::timeout};
 const INIT: &str = "/run/guest-init";
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How it was done, or all that was tried.
+/// Returns how it was done, or everything that was tried.
 pub(crate) async fn off() -> Result<String, String> {
     let mut tried = Vec::new();
     if cfg!(target_os = "linux") {
-        match tell_init(Path::new(INIT)) {
+        match ask_init(Path::new(INIT)) {
             Ok(()) => return Ok("guest-init was asked to power off".into()),
             Err(error) => tried.push(format!("{INIT}: {error}")),
         }
@@ -29,19 +29,21 @@ pub(crate) async fn off() -> Result<String, String> {
         Ok(()) => Ok(format!("{} was run", command.join(" "))),
         Err(error) => {
             tried.push(format!("{}: {error}", command.join(" ")));
-            Err(format!("this guest cannot power itself off: {}", tried.join("; ")))
+            Err(format!("powering the guest off failed: {}", tried.join("; ")))
         }
     }
 }
 
-fn tell_init(pipe: &Path) -> std::io::Result<()> {
-    // Without a reader this fails at once.
+fn ask_init(pipe: &Path) -> std::io::Result<()> {
+    // Fails at once if the pipe has no reader.
     let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
     std::fs::OpenOptions::new().write(true).custom_flags(nonblock).open(pipe)?.write_all(b"poweroff\n")
 }
 
 async fn run(command: &[&str]) -> Result<(), String> {
-    let Some((program, args)) = command.split_first() else { return Err("nothing to run".into()) };
+    let Some((program, args)) = command.split_first() else {
+        return Err("there is no command to run".into());
+    };
     let output = Command::new(program).args(args).stdin(Stdio::null()).kill_on_drop(true).output();
     match timeout(DEADLINE, output).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
@@ -49,6 +51,6 @@ async fn run(command: &[&str]) -> Result<(), String> {
             Err(format!("{}: {}", output.status, shoes_vz_model::text::tail(&output.stderr, 3, 500)))
         }
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no end after {} s", DEADLINE.as_secs())),
+        Err(_) => Err(format!("it did not end within {} s", DEADLINE.as_secs())),
     }
 }

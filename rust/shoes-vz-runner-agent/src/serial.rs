@@ -1,8 +1,8 @@
 //! virtio-serial ports (drivers/char/virtio_console.c).
 //!
-//! Opened non-blocking. While the host's side is not connected, poll reports `POLLHUP`, reads return 0 and writes
-//! `EAGAIN`. Unlike a pipe's, such a hang-up may pass, but tokio keeps it for ever; a port on which one was seen is
-//! therefore given up and opened anew.
+//! A port is opened non-blocking. While the host's side is not connected, poll reports `POLLHUP`, reads return 0 and
+//! writes `EAGAIN`. Unlike a pipe's, such a hang-up may end, but tokio never forgets it; so a port on which one was seen is
+//! closed and opened again.
 
 use std::{
     fs::{self, File},
@@ -20,7 +20,6 @@ use tracing::warn;
 
 use crate::settings;
 
-/// The device to open.
 pub(crate) fn find(wanted: &settings::SerialPort) -> Option<PathBuf> {
     match wanted {
         settings::SerialPort::None => None,
@@ -35,13 +34,14 @@ fn find_in(class: &Path, wanted: &str) -> Option<PathBuf> {
         match fs::read_to_string(port.path().join("name")) {
             Ok(name) if name.trim_end() == wanted => return Some(Path::new("/dev").join(port.file_name())),
             Ok(_) => {}
-            Err(error) => warn!(%error, port = %port.path().display(), "a virtio port without a name"),
+            Err(error) => {
+                warn!(reason = %error, port = %port.path().display(), "reading the name of a virtio port failed")
+            }
         }
     }
     None
 }
 
-/// An open port.
 pub(crate) struct SerialPort(AsyncFd<File>);
 
 impl SerialPort {
@@ -75,7 +75,7 @@ impl AsyncRead for SerialPort {
 }
 
 fn hung_up() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "the host's side hung up in between")
+    io::Error::new(io::ErrorKind::ConnectionReset, "the host's side hung up")
 }
 
 impl AsyncWrite for SerialPort {

@@ -16,7 +16,6 @@ use shoes_vz_process::{
 
 use crate::env::ChildEnv;
 
-/// Every setting of the guest agent.
 pub static PROGRAM: Program = Program {
     name: "shoes-vz-runner-agent",
     env_prefix: "SHOESVZ_RUNNER_AGENT_",
@@ -44,7 +43,6 @@ pub static PROGRAM: Program = Program {
     tables: &[],
 };
 
-/// All of them are flags.
 #[derive(Debug)]
 pub struct All;
 
@@ -67,72 +65,59 @@ struct Cli {
     flags: Flags<All>,
 }
 
-/// Whether to do something.
+/// Whether to report this guest's address to the host agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// When it can be done.
+pub enum NotifyIp {
+    /// When there is no guest channel.
     Auto,
-    /// Never.
     None,
 }
 
 /// Which processes are the Actions runner's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunnerProcesses {
-    /// A guest has one runner, wherever that lives.
+    /// All that have their names: a guest has only one runner.
     Anywhere,
-    /// Where several share a machine: tests, mostly.
+    /// Those under a runner path, for machines with several runners, such as a test's.
     RunnerPath,
 }
 
-/// Which virtio-serial port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SerialPort {
     /// The one named `shoes_vz_model::guest::SERIAL_PORT_NAME`.
     Auto,
-    /// None.
     None,
-    /// This device.
     Path(PathBuf),
 }
 
-/// Which virtio sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vsock {
-    /// AF_VSOCK, where the guest has it.
+    /// AF_VSOCK, if the guest has it.
     Auto,
-    /// None.
     None,
     /// Unix sockets in this directory.
     Unix(PathBuf),
 }
 
-/// What holds after all sources are read.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// TCP listener of the API.
     pub listen: SocketAddr,
-    /// Directories a runner may live in.
+    /// Directories where the Actions runner may be installed.
     pub runner_paths: Vec<PathBuf>,
-    /// Whether the runner's processes must stand in one of them.
     pub runner_processes: RunnerProcesses,
-    /// Name in IP notices.
+    /// The guest's name in IP notices.
     pub runner_id: Option<String>,
-    /// Host agent for IP notices.
+    /// The host agent, for IP notices.
     pub host: SocketAddr,
-    /// What TCP callers must show.
+    /// TCP callers must present it.
     pub token: Option<Token>,
-    /// Guest channel over virtio-serial.
     pub serial_port: SerialPort,
-    /// Guest channel over virtio sockets.
     pub vsock: Vsock,
-    /// IP notices.
-    pub notify_ip: Ask,
-    /// Where port 22 of the channel leads.
+    pub notify_ip: NotifyIp,
+    /// Port 22 of the guest channel leads there.
     pub ssh_addr: SocketAddr,
-    /// Private directory.
+    /// For the setup script's files.
     pub state_dir: PathBuf,
-    /// What to log, and how.
     pub log: (log::Filter, log::Format),
     env: ChildEnv,
 }
@@ -141,9 +126,7 @@ impl Settings {
     pub(crate) fn child_env(&self) -> ChildEnv {
         self.env.clone()
     }
-}
 
-impl Settings {
     /// From the process' arguments (with its name) and its environment.
     pub fn read(
         args: impl IntoIterator<Item = OsString>,
@@ -158,13 +141,13 @@ fn check(mut values: Values) -> Result<Settings, Mistakes> {
     let v = &mut values;
     let env = ChildEnv::of_this_process();
     let token = v.token("token-file");
-    // That a token cannot be read is a mistake of its own.
+    // If the token cannot be read, that alone is the mistake.
     let callers = if v.is_given("token-file") { Callers::Authenticated } else { Callers::Anyone };
     let listen = v.parse("listen", |t| listen_addr(t, callers));
     let host_ip =
         v.parse("host-ip", |t| t.parse::<IpAddr>().map_err(|_| format!("{t:?} is not an IP address")));
     let agent_port = v.port("agent-port");
-    let ssh_addr = v.parse("ssh-addr", |t| t.parse().map_err(|_| format!("{t:?} is not IP:PORT")));
+    let ssh_addr = v.parse("ssh-addr", |t| t.parse().map_err(|_| format!("{t:?} is not a valid IP:PORT")));
     let serial_port = v.parse("serial-port", serial_port);
     let vsock = match v.is_given("vsock") {
         true => v.parse("vsock", vsock),
@@ -173,7 +156,7 @@ fn check(mut values: Values) -> Result<Settings, Mistakes> {
     };
     let runner_path = v.path("runner-path").unwrap_or_else(|| env.home.join("_work").join("_runner"));
     let mut runner_paths = vec![absolute(&runner_path, &env.home)];
-    // Where myshoes' setup script puts the runner (its pkg/starter/scripts.go).
+    // myshoes' setup script installs the runner there (its pkg/starter/scripts.go).
     let of_myshoes = PathBuf::from("/tmp/runner");
     if runner_paths[0] != of_myshoes {
         runner_paths.push(of_myshoes);
@@ -184,8 +167,8 @@ fn check(mut values: Values) -> Result<Settings, Mistakes> {
         other => Err(format!("{other:?} is neither anywhere nor runner-path")),
     });
     let notify_ip = v.parse("notify-ip", |t| match t {
-        "auto" => Ok(Ask::Auto),
-        "none" => Ok(Ask::None),
+        "auto" => Ok(NotifyIp::Auto),
+        "none" => Ok(NotifyIp::None),
         other => Err(format!("{other:?} is neither auto nor none")),
     });
     let runner_id = v.text("runner-id");
@@ -251,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_go_agents_command_line_still_parses() {
+    fn the_go_agents_command_line_is_accepted() {
         let go =
             "-listen :8080 -runner-path /tmp/runner -runner-id id -host-ip 192.168.64.1 -agent-port 8081";
         let s = read(&go.split(' ').collect::<Vec<_>>()).unwrap();
@@ -261,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_path_may_begin_at_home() {
+    fn a_runner_path_may_begin_with_a_tilde() {
         let s = read(&["--runner-path", "~/r"]).unwrap();
         assert!(s.runner_paths[0].is_absolute() && s.runner_paths[0].ends_with("r"));
     }

@@ -1,5 +1,5 @@
 //! Signals that the guest agent ignores, and that would end it by default. SIGTERM and SIGINT keep their default: a guest
-//! that shuts down ends all its processes at once, and a guest agent that went on for a moment would report the setup
+//! that shuts down ends all its processes at once, and a guest agent that ran a moment longer would report the setup
 //! script's end as a failure of the script.
 
 use std::io;
@@ -7,7 +7,7 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-/// Takes them for as long as the guest agent runs. What it starts has their defaults again.
+/// Ignores them as long as the guest agent runs. Its children have the default handlers again.
 pub(crate) async fn ignore() -> anyhow::Result<()> {
     let caught = || {
         let hup = signal(SignalKind::hangup())?;

@@ -1,4 +1,4 @@
-//! What this guest agent knows, published whole: `/status` reads it, `/events` follows it.
+//! The state of this guest agent, published as a whole: `/status` reads it, `/events` follows it.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,9 +8,9 @@ use std::{
 use shoes_vz_model::guest::Status;
 use tokio::sync::watch;
 
-use crate::{env::ChildEnv, personalize::Means, setup::Store};
+use crate::{env::ChildEnv, personalize::PrivilegedHelper, setup::Store};
 
-/// Cheap to clone; all clones are one.
+/// Cheap to clone; all clones share one state.
 #[derive(Debug, Clone)]
 pub struct State(Arc<Inner>);
 
@@ -19,14 +19,14 @@ struct Inner {
     status: watch::Sender<Status>,
     setup: Store,
     env: ChildEnv,
-    means: Means,
+    privileged_helper: PrivilegedHelper,
 }
 
 impl State {
     pub(crate) fn new(start_id: &str, state_dir: PathBuf, env: ChildEnv) -> anyhow::Result<Self> {
         let exe = std::env::current_exe()?;
-        let means = Means::of_this_guest(env.home.clone());
-        Self::with_supervisor(start_id, state_dir, &exe, env, means)
+        let helper = PrivilegedHelper::of_this_guest(env.home.clone());
+        Self::with_supervisor(start_id, state_dir, &exe, env, helper)
     }
 
     fn with_supervisor(
@@ -34,42 +34,40 @@ impl State {
         state_dir: PathBuf,
         exe: &Path,
         env: ChildEnv,
-        means: Means,
+        privileged_helper: PrivilegedHelper,
     ) -> anyhow::Result<Self> {
         let status = watch::Sender::new(Status { agent_start: start_id.to_owned(), ..Status::default() });
         let setup = Store::open(state_dir, exe.to_owned(), env.clone(), status.clone())?;
-        Ok(Self(Arc::new(Inner { status, setup, env, means })))
+        Ok(Self(Arc::new(Inner { status, setup, env, privileged_helper })))
     }
 
-    /// For tests: files in `state_dir`, the supervisor being `exe`, home being `home`.
+    /// For tests: with the program `exe` as the supervisor, and init's socket and the helper in `home`.
     pub fn for_tests(start_id: &str, state_dir: PathBuf, exe: &Path, home: PathBuf) -> anyhow::Result<Self> {
-        let means = Means::new(home.join("init.sock"), vec![home.join("helper")], Some(home.clone()));
-        Self::with_supervisor(start_id, state_dir, exe, ChildEnv { home, user: "runner".into() }, means)
+        let helper = PrivilegedHelper::new(home.join("init.sock"), vec![home.join("helper")], home.clone());
+        Self::with_supervisor(start_id, state_dir, exe, ChildEnv { home, user: "runner".into() }, helper)
     }
 
-    /// How what is root's to do is done here.
-    pub(crate) fn means(&self) -> &Means {
-        &self.0.means
+    pub(crate) fn privileged_helper(&self) -> &PrivilegedHelper {
+        &self.0.privileged_helper
     }
 
-    /// This is another guest than the one whose state was saved.
-    pub(crate) fn personalized(&self, start_id: String) {
-        self.0.status.send_modify(|s| s.agent_start = start_id);
+    /// After a restore: this guest differs from the one whose state was saved.
+    pub(crate) fn reset_start_id(&self) {
+        self.0.status.send_modify(|s| s.agent_start = start_id());
     }
 
-    /// Follow it.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.0.status.subscribe()
     }
 
-    /// As it is now, the log's length included.
+    /// The present status, with the present length of the setup log.
     pub fn status(&self) -> Status {
         let mut status = self.0.status.borrow().clone();
         status.setup = self.0.setup.status();
         status
     }
 
-    /// Changes it; those who follow it hear of it only when something is different.
+    /// Wakes the followers only if `change` makes a difference.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         self.0.status.send_if_modified(|status| {
             let before = status.clone();
@@ -78,7 +76,6 @@ impl State {
         });
     }
 
-    /// The setup script's owner.
     pub fn setup(&self) -> &Store {
         &self.0.setup
     }
@@ -86,4 +83,14 @@ impl State {
     pub(crate) fn env(&self) -> &ChildEnv {
         &self.0.env
     }
+}
+
+/// Random enough to distinguish two starts. Does not wait for the kernel's entropy, as `RandomState` does not either.
+pub(crate) fn start_id() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    hasher.write_u128(now.as_nanos());
+    format!("{:016x}", hasher.finish())
 }

@@ -1,11 +1,10 @@
-//! The guest channel over virtio sockets (macOS guests): `shoes_vz_channel::sockets`' guest half.
+//! The guest channel over virtio sockets (macOS guests): the guest's half of `shoes_vz_channel::sockets`.
 //!
 //! ```text
-//!  host ── connects to us on port 5422 ──▶ CONNECT <port>: a stream      KNOCK: knock anew
-//!  host ◀── we connect to its port 5422 ── HELLO …, held open: this guest agent is there
+//!  host ── connects to us on port 5422 ──▶ CONNECT <port>: a stream      ANNOUNCE: announce yourself again
+//!  host ◀── we connect to its port 5422 ── HELLO …, held open: the announcement of this guest agent
 //! ```
-//! The same over a directory of Unix sockets, for the Linux stand-in of Virtualization.framework: [`Transport`] is all
-//! that differs.
+//! The Linux stand-in of Virtualization.framework has a directory of Unix sockets instead: only [`Transport`] differs.
 
 use std::{
     convert::Infallible,
@@ -21,7 +20,7 @@ use std::{
 
 use shoes_vz_channel::{
     Hello, Io,
-    sockets::{Call, KnockError, knock},
+    sockets::{AnnounceError, HostRequest, announce},
 };
 use shoes_vz_model::guest::port;
 use tokio::{
@@ -35,29 +34,27 @@ use tracing::{debug, info, warn};
 
 use crate::channel::Handler;
 
-/// Between two knocks the host did not take, or dropped at once.
-const FIRST: Duration = Duration::from_millis(50);
-const MOST: Duration = Duration::from_secs(1);
-/// A knock that held this long was a good one.
-const GOOD: Duration = Duration::from_secs(1);
-/// Until the host has answered a hello.
-const ANSWER: Duration = Duration::from_secs(10);
+/// After an announcement that the host did not accept, or dropped at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After an announcement has lasted this long, the pauses start over.
+const STEADY: Duration = Duration::from_secs(1);
+/// For the host's answer to a hello.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How host and guest agent reach each other.
 pub(crate) trait Transport: Send + Sync + 'static {
-    /// A connection.
     type Stream: Io + 'static;
-    /// The next connection of the host's to us.
+    /// The host's next connection to this guest.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-    /// A connection of ours to the host.
-    fn reach(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// A new connection to the host.
+    fn connect(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-/// AF_VSOCK.
 pub(crate) struct Vsock(VsockListener);
 
 impl Vsock {
-    /// `None`, said in a log line, when this guest has no virtio socket.
+    /// `None`, and a line in the log, when this guest has no virtio socket.
     pub(crate) fn bind() -> Option<Self> {
         match VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port::VSOCK)) {
             Ok(listener) => {
@@ -65,7 +62,7 @@ impl Vsock {
                 Some(Self(listener))
             }
             Err(error) => {
-                warn!(%error, port = port::VSOCK, "no guest channel over a virtio socket");
+                warn!(reason = %error, port = port::VSOCK, "listening on a virtio socket failed; no guest channel");
                 None
             }
         }
@@ -79,25 +76,25 @@ impl Transport for Vsock {
         loop {
             match self.0.accept().await? {
                 (stream, from) if from.cid() == VMADDR_CID_HOST => return Ok(stream),
-                // Another guest, or a process in this one, is no host.
-                (_, from) => warn!(cid = from.cid(), "refused a virtio socket"),
+                // Another guest, or a process in this one.
+                (_, from) => warn!(cid = from.cid(), "connection refused: not from the host"),
             }
         }
     }
 
-    async fn reach(&self) -> io::Result<VsockStream> {
+    async fn connect(&self) -> io::Result<VsockStream> {
         VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port::VSOCK)).await
     }
 }
 
-/// Unix sockets in a directory: we listen on `guest-5422`, the host on `host-5422`.
+/// Unix sockets in a directory: the guest agent listens on `guest-5422`, the host on `host-5422`.
 pub(crate) struct UnixSockets {
     listener: UnixListener,
     host: PathBuf,
 }
 
 impl UnixSockets {
-    /// `None`, said in a log line, when the directory does not take our socket.
+    /// `None`, and a line in the log, when the socket cannot be created.
     pub(crate) fn bind(dir: &Path) -> Option<Self> {
         let ours = dir.join(format!("guest-{}", port::VSOCK));
         match listen(&ours) {
@@ -106,25 +103,25 @@ impl UnixSockets {
                 Some(Self { listener, host: dir.join(format!("host-{}", port::VSOCK)) })
             }
             Err(error) => {
-                warn!(%error, path = %ours.display(), "no guest channel over Unix sockets");
+                warn!(reason = %error, path = %ours.display(), "listening on a Unix socket failed; no guest channel");
                 None
             }
         }
     }
 }
 
-/// Takes the place of a guest agent that is dead, never that of one that lives; so does the kernel with virtio sockets.
+/// Replaces the socket of a guest agent that has ended, never that of one that runs; with virtio sockets the kernel does so.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match StdUnixStream::connect(path) {
         Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another guest agent listens there")),
-        // Connecting to what is no socket is refused as well.
+        // Connecting to a file that is not a socket is refused as well.
         Err(error)
             if error.kind() == io::ErrorKind::ConnectionRefused
                 && fs::symlink_metadata(path)?.file_type().is_socket() =>
         {
             fs::remove_file(path)?
         }
-        // Not there, mostly; what is in the way, `bind` says.
+        // Usually the path does not exist; otherwise `bind` reports the error.
         Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
@@ -139,82 +136,88 @@ impl Transport for UnixSockets {
         Ok(self.listener.accept().await?.0)
     }
 
-    async fn reach(&self) -> io::Result<UnixStream> {
+    async fn connect(&self) -> io::Result<UnixStream> {
         UnixStream::connect(&self.host).await
     }
 }
 
-/// Serves the channel, for ever: a host that goes away comes back.
+/// Serves the channel without end: a host that disconnects comes back.
 pub(crate) async fn serve(transport: impl Transport, hello: Hello, handler: Handler) -> anyhow::Result<()> {
-    let again = Arc::new(Notify::new());
+    let announce_again = Arc::new(Notify::new());
     tokio::select! {
-        // The knock first: the host measures a boot by it, and whoever is told may connect already.
+        // The announcement first: the host measures a boot by it, and may connect as soon as it has it.
         biased;
-        never = stay_announced(&transport, &hello, &again) => match never {},
-        never = take_calls(&transport, &handler, &again) => match never {},
+        never = stay_announced(&transport, &hello, &announce_again) => match never {},
+        never = accept_calls(&transport, &handler, &announce_again) => match never {},
     }
 }
 
-/// Knocks, and again when the host drops the knock or asks for another.
-async fn stay_announced(transport: &impl Transport, hello: &Hello, again: &Notify) -> Infallible {
-    let (mut pause, mut said) = (Duration::ZERO, Vec::<String>::new());
-    // While the host takes the next, it still has the one before: to it we were there all the time.
+/// Announces this guest agent, and does so again when the host drops the announcement or asks for another one.
+async fn stay_announced(transport: &impl Transport, hello: &Hello, announce_again: &Notify) -> Infallible {
+    let (mut pause, mut logged) = (Duration::ZERO, Vec::<String>::new());
+    // The old connection stays until the host has accepted the new one: to the host the guest agent is always present.
     let mut held = None;
     loop {
         let began = Instant::now();
-        let mut good = false;
-        match announce(transport, hello).await {
+        let mut was_steady = false;
+        match announce_in_time(transport, hello).await {
             Ok(connection) => {
-                info!(start_id = hello.start_id, "the host knows of this guest agent");
-                said.clear();
+                info!(start_id = hello.start_id, "host accepted the announcement");
+                logged.clear();
                 let connection = held.insert(connection);
                 tokio::select! {
                     ended = connection.read_u8() => {
-                        debug!(ended = ?ended.map(drop), "the host dropped the knock");
+                        debug!(ended = ?ended.map(drop), "host dropped the announcement");
                         held = None;
                     }
-                    () = again.notified() => info!("the host asks for another knock"),
+                    () = announce_again.notified() => info!("host asked for another announcement"),
                 }
-                good = began.elapsed() >= GOOD;
+                was_steady = began.elapsed() >= STEADY;
             }
             Err(error) => {
-                // How a connection breaks may differ each time, and says no more than the first.
-                let what = if let KnockError::Refused(words) = &error { words.as_str() } else { "" };
-                if !said.iter().any(|w| w == what) {
-                    warn!(%error, "the host does not know of this guest agent; knocking again");
-                    said.push(what.to_owned());
+                // Each refusal is logged once. Broken connections count as one: their texts differ without meaning.
+                let refusal = if let AnnounceError::Refused(reason) = &error { reason.as_str() } else { "" };
+                if !logged.iter().any(|l| l == refusal) {
+                    warn!(reason = %error, "announcement failed; retrying");
+                    logged.push(refusal.to_owned());
                 }
             }
         }
-        pause = if good { Duration::ZERO } else { (pause * 2).clamp(FIRST, MOST) };
+        pause = if was_steady { Duration::ZERO } else { (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE) };
         sleep(pause).await;
     }
 }
 
-async fn announce<T: Transport>(transport: &T, hello: &Hello) -> Result<T::Stream, KnockError> {
+async fn announce_in_time<T: Transport>(transport: &T, hello: &Hello) -> Result<T::Stream, AnnounceError> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "the host does not answer");
-    timeout(ANSWER, async { knock(transport.reach().await?, hello).await })
+    timeout(ANSWER_TIMEOUT, async { announce(transport.connect().await?, hello).await })
         .await
         .unwrap_or_else(|_| Err(late().into()))
 }
 
-async fn take_calls(transport: &impl Transport, handler: &Handler, again: &Arc<Notify>) -> Infallible {
+async fn accept_calls(
+    transport: &impl Transport,
+    handler: &Handler,
+    announce_again: &Arc<Notify>,
+) -> Infallible {
     loop {
         let connection = match transport.accept().await {
             Ok(connection) => connection,
             Err(error) => {
-                // Out of file descriptors, mostly: back off until some are closed.
-                warn!(%error, "accepting from the host failed; trying again");
+                // Usually there are no file descriptors left: wait until some are closed.
+                warn!(reason = %error, "accepting a connection from the host failed; retrying");
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (handler, again) = (handler.clone(), again.clone());
+        let (handler, announce_again) = (handler.clone(), announce_again.clone());
         tokio::spawn(async move {
-            match Call::read(connection).await {
-                Ok(Call::Open(incoming)) => handler.handle(incoming).await,
-                Ok(Call::Knock) => again.notify_one(),
-                Err(error) => debug!(%error, "a connection of the host's without a request"),
+            match HostRequest::read(connection).await {
+                Ok(HostRequest::Open(incoming)) => handler.handle(incoming).await,
+                Ok(HostRequest::Announce) => announce_again.notify_one(),
+                Err(error) => {
+                    debug!(reason = %error, "reading the request of a connection from the host failed")
+                }
             }
         });
     }
@@ -225,14 +228,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_dead_guest_agents_socket_is_taken_over_and_a_living_ones_is_not() {
+    async fn the_socket_of_a_guest_agent_that_has_ended_is_replaced_and_that_of_a_running_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guest-5422");
         let first = listen(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        assert!(path.exists(), "as after a death");
+        assert!(path.exists(), "as after a kill");
         let second = UnixSockets::bind(dir.path()).unwrap();
         assert!(UnixSockets::bind(dir.path()).is_none());
         drop(second);

@@ -42,13 +42,13 @@ async fn exec_runs_a_program_without_a_shell() {
     let r = exec(&agent, "/nonexistent/program", &[], 0).await;
     assert_eq!(r.exit_code, -1);
     assert!(r.error.contains("/nonexistent/program"), "{}", r.error);
-    // Its own environment, with whatever it holds, is not handed on.
+    // The guest agent's environment is not inherited.
     let r = exec(&agent, "env", &[], 0).await;
     assert!(!r.output.contains("GITHUB_JOB") && r.output.contains("USER=runner"), "{}", r.output);
 }
 
 #[tokio::test]
-async fn exec_output_that_is_no_text_comes_in_base64_too() {
+async fn exec_output_that_is_not_text_also_comes_in_base64() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let r = exec(&agent, "printf", &["\\377a"], 0).await;
@@ -66,28 +66,28 @@ async fn exec_output_is_capped_and_says_so() {
 }
 
 #[tokio::test]
-async fn exec_over_its_time_is_killed_with_all_it_started() {
+async fn exec_over_its_timeout_is_killed_with_everything_it_started() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let r = exec(&agent, "/bin/sh", &["-c", "echo $$; sleep 100000 & sleep 100000"], 1).await;
     assert_eq!(r.exit_code, 137);
     assert!(r.error.contains("killed after 1 s"), "{}", r.error);
     let group: i32 = r.output.trim().parse().unwrap();
-    group_is_gone(group).await;
+    group_ends(group).await;
 }
 
-async fn group_is_gone(group: i32) {
-    let gone = async {
-        // Null signal to the group: ESRCH when no process is left; zombies wait for their new parent.
+async fn group_ends(group: i32) {
+    let ended = async {
+        // The null signal to the group fails with ESRCH when no process is left; zombies wait for their new parent.
         while nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), None).is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(LONG, gone).await.expect("the group is killed");
+    timeout(LONG, ended).await.expect("the group is killed");
 }
 
 #[tokio::test]
-async fn exec_ends_with_its_program_though_a_child_holds_the_output_open() {
+async fn exec_ends_with_its_program_even_if_a_child_holds_the_output_open() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let r = exec(&agent, "/bin/sh", &["-c", "sleep 100000 & echo $$"], 20).await;
@@ -108,7 +108,7 @@ async fn a_caller_that_hangs_up_ends_its_program() {
     let call = tokio::spawn(async move { api.exec(request).await });
     common::exists(pid_file.clone()).await;
     call.abort();
-    group_is_gone(std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap()).await;
+    group_ends(std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap()).await;
 }
 
 #[tokio::test]
@@ -130,16 +130,16 @@ async fn fault_19_with_a_token_only_health_is_open() {
 }
 
 #[tokio::test]
-async fn fault_19_without_a_token_an_open_address_is_refused_in_words() {
+async fn fault_19_without_a_token_an_open_address_is_refused_with_the_reason() {
     let output =
         tokio::process::Command::new(common::EXE).args(["-listen", "0.0.0.0:0"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(words.contains("--listen") && words.contains("without authentication"), "{words}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("--listen") && stderr.contains("without authentication"), "{stderr}");
 }
 
 #[tokio::test]
-async fn a_bad_request_is_answered_in_words() {
+async fn a_bad_request_is_answered_with_the_reason() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     for body in ["", "{", "{}", "{\"command\":\"\"}"] {
@@ -151,14 +151,14 @@ async fn a_bad_request_is_answered_in_words() {
 }
 
 #[tokio::test]
-async fn signals_that_mean_nothing_do_not_end_the_guest_agent() {
+async fn signals_without_a_meaning_do_not_end_the_guest_agent() {
     use nix::{
         sys::signal::{Signal, kill},
         unistd::Pid,
     };
     let guest = Guest::new();
     let mut agent = guest.agent(&[]).await;
-    // Answers only once every task of its has begun.
+    // It answers only once each of its tasks has begun.
     exec(&agent, "true", &[], 0).await;
     let pid = Pid::from_raw(agent.child.id().unwrap().cast_signed());
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
@@ -167,7 +167,7 @@ async fn signals_that_mean_nothing_do_not_end_the_guest_agent() {
         timeout(LONG, agent.logged.wait_for(named)).await.expect("it is logged").unwrap();
     }
     assert_eq!(exec(&agent, "true", &[], 0).await.exit_code, 0);
-    // What it starts has the signal's default again.
+    // Its children have the signal's default again.
     let r = exec(&agent, "/bin/sh", &["-c", "kill -HUP $$"], 0).await;
     assert_eq!(r.exit_code, 129);
 }

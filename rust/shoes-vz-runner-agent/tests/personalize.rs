@@ -1,5 +1,4 @@
-//! `POST /personalize` and `POST /prepare-save`, with an init and a helper of the test's own: the real ones would change this
-//! machine.
+//! `POST /personalize` and `POST /prepare-save`, with a fake init and a fake helper: the real ones would change this machine.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -21,7 +20,7 @@ use tokio::{
 
 const ENTROPY: &str = "VGhlIGVudHJvcHkgbXVzdCBub3QgYmUgc2Vlbi4=";
 const HOST_KEY: &str =
-    "-----BEGIN OPENSSH PRIVATE KEY-----\nnobody-may-see-this\n-----END OPENSSH PRIVATE KEY-----\n";
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nthis-is-a-secret\n-----END OPENSSH PRIVATE KEY-----\n";
 
 struct Guest {
     dir: tempfile::TempDir,
@@ -45,7 +44,7 @@ impl Guest {
         self.dir.path().join("home").join(name)
     }
 
-    /// An init that gives one answer, and then the request it got.
+    /// An init that answers one request; the handle returns that request.
     fn init(&self, answer: &'static str) -> JoinHandle<String> {
         let listener = UnixListener::bind(self.home("init.sock")).unwrap();
         tokio::spawn(async move {
@@ -75,22 +74,22 @@ fn everything() -> Personalization {
 
 fn refusal(outcome: Result<Personalized, ApiError>) -> (StatusCode, String) {
     let error = outcome.unwrap_err();
-    let words = error.to_string();
-    for secret in [ENTROPY, "nobody-may-see-this"] {
-        assert!(!words.contains(secret), "{words}");
+    let reason = error.to_string();
+    for secret in [ENTROPY, "this-is-a-secret"] {
+        assert!(!reason.contains(secret), "{reason}");
     }
-    (error.status().unwrap(), words)
+    (error.status().unwrap(), reason)
 }
 
 #[tokio::test]
-async fn the_guests_init_does_what_is_roots_and_the_guest_agent_what_is_the_runners() {
+async fn the_guests_init_does_what_needs_root_and_the_guest_agent_the_rest() {
     let guest = Guest::new().await;
     let init = guest.init("ok {\"clock_was_behind_ms\":1500}\n");
     let before = guest.api.status().await.unwrap().agent_start;
     assert_eq!(guest.personalize(&everything()).await.unwrap(), Personalized { clock_was_behind_ms: 1500 });
     let request = init.await.unwrap();
-    let asked: Personalization = serde_json::from_str(request.strip_prefix('R').unwrap()).unwrap();
-    assert_eq!(asked, Personalization { authorized_key: String::new(), ..everything() });
+    let received: Personalization = serde_json::from_str(request.strip_prefix('R').unwrap()).unwrap();
+    assert_eq!(received, Personalization { authorized_key: String::new(), ..everything() });
     let keys = fs::read_to_string(guest.home(".ssh/authorized_keys")).unwrap();
     assert!(keys.starts_with("ssh-ed25519 AAAAC3Nz "), "{keys}");
     assert_ne!(guest.api.status().await.unwrap().agent_start, before, "it is another guest now");
@@ -106,7 +105,7 @@ async fn a_new_login_key_alone_needs_no_root() {
 }
 
 #[tokio::test]
-async fn without_such_an_init_a_helper_is_given_everything_on_its_stdin() {
+async fn without_such_an_init_a_helper_gets_everything_on_its_stdin() {
     let guest = Guest::new().await;
     let got = guest.home("got");
     script(
@@ -115,32 +114,32 @@ async fn without_such_an_init_a_helper_is_given_everything_on_its_stdin() {
     );
     assert_eq!(guest.personalize(&everything()).await.unwrap(), Personalized::default());
     let got = fs::read_to_string(got).unwrap();
-    let asked: Personalization = serde_json::from_str(got.strip_prefix("0 arguments\n").unwrap()).unwrap();
-    assert_eq!((asked.entropy.as_str(), asked.ssh_host_key.as_str()), (ENTROPY, HOST_KEY));
+    let received: Personalization = serde_json::from_str(got.strip_prefix("0 arguments\n").unwrap()).unwrap();
+    assert_eq!((received.entropy.as_str(), received.ssh_host_key.as_str()), (ENTROPY, HOST_KEY));
 }
 
 #[tokio::test]
-async fn a_guest_that_cannot_be_personalized_says_why_and_lets_nobody_new_in() {
+async fn a_guest_that_cannot_be_personalized_gives_the_reason_and_accepts_no_new_login() {
     let guest = Guest::new().await;
-    let (status, words) = refusal(guest.personalize(&everything()).await);
+    let (status, reason) = refusal(guest.personalize(&everything()).await);
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
-    assert!(words.contains("cannot be personalized") && words.contains("helper"), "{words}");
-    // sudo, say, or a helper that gave up.
+    assert!(reason.contains("cannot be personalized") && reason.contains("helper"), "{reason}");
+    // As sudo does, or a helper that fails.
     script(&guest.home("helper"), "#!/bin/sh\ncat > /dev/null\necho 'a password is required' >&2\nexit 1\n");
-    let (status, words) = refusal(guest.personalize(&everything()).await);
+    let (status, reason) = refusal(guest.personalize(&everything()).await);
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
-    assert!(words.contains("a password is required"), "{words}");
-    let _init = guest.init("error the clock cannot be set\n");
-    let (status, words) = refusal(guest.personalize(&everything()).await);
+    assert!(reason.contains("a password is required"), "{reason}");
+    let _init = guest.init("error setting the clock failed\n");
+    let (status, reason) = refusal(guest.personalize(&everything()).await);
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
-    assert!(words.contains("the clock cannot be set"), "{words}");
+    assert!(reason.contains("setting the clock failed"), "{reason}");
     assert!(!guest.home(".ssh").exists());
     assert_eq!(guest.api.status().await.unwrap().agent_start, "first");
 }
 
 #[tokio::test]
-async fn the_helper_itself_refuses_what_is_no_personalization_without_quoting_it() {
-    // Refused before anything is done, so the real one may be run here.
+async fn the_helper_itself_refuses_what_is_not_a_personalization_without_quoting_it() {
+    // It is refused before anything is changed, so the real helper may run here.
     let mut child = tokio::process::Command::new(EXE)
         .arg("personalize")
         .stdin(std::process::Stdio::piped())
@@ -153,7 +152,7 @@ async fn the_helper_itself_refuses_what_is_no_personalization_without_quoting_it
     drop(stdin);
     let output = timeout(LONG, child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "error no personalization is understood\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "error stdin is not a valid personalization\n");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Runner detection against real processes that bear the runner's names.
+//! Runner detection with real processes that have the names of the runner's.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{Agent, Guest, script};
 use shoes_vz_model::guest::RunnerActivity::{self, Finished, Idle, Offline, Preparing, Running};
 
-/// A runner as small as can be; each step waits for a file, so that the test leads.
+/// A minimal runner. Each step waits for a file, so that the test controls it.
 fn lay_out(runner: &Path) {
     let wait = "until [ -e $1 ]; do read -t 0.01 <> <(:); done";
     script(
@@ -86,12 +86,12 @@ async fn each_change_is_pushed_at_once() {
     let before = tokio::time::Instant::now();
     agent.api().put_setup("r", setup_script(&runner)).await.unwrap();
     becomes(&agent, Finished).await;
-    // The back-stop alone would take a second.
+    // Polling alone would take a second.
     assert!(before.elapsed() < std::time::Duration::from_millis(900), "{:?}", before.elapsed());
 }
 
 #[tokio::test]
-async fn a_guest_agent_started_after_the_runners_end_knows_of_it() {
+async fn a_guest_agent_started_after_the_runners_end_reports_it_as_finished() {
     let guest = Guest::new();
     let first = guest.agent(&[]).await;
     let runner = guest.runner();
@@ -107,7 +107,7 @@ async fn a_guest_agent_started_after_the_runners_end_knows_of_it() {
 }
 
 #[tokio::test]
-async fn logs_baked_into_the_image_are_no_runner() {
+async fn logs_in_the_image_do_not_count_as_a_runner() {
     let guest = Guest::new();
     let runner = guest.runner();
     lay_out(&runner);
@@ -119,7 +119,7 @@ async fn logs_baked_into_the_image_are_no_runner() {
     let agent = guest.agent(&[]).await;
     let fresh = runner.join(".runner");
     std::fs::write(fresh, "{\"agentName\":\"n\"}").unwrap();
-    // Preparing by .runner, and not Finished by the old log.
+    // Preparing because of .runner, and not Finished because of the old log.
     let seen = agent.until(|s| s.state == Preparing).await;
     assert!(seen.iter().all(|s| s.state != Finished && s.job.is_none()), "{seen:?}");
 }

@@ -26,19 +26,19 @@ fn port() -> (tokio::net::UnixStream, PathBuf, OwnedFd) {
     cfmakeraw(&mut raw);
     tcsetattr(&pty.slave, SetArg::TCSANOW, &raw).unwrap();
     let path = nix::unistd::ttyname(&pty.slave).unwrap();
-    // Two threads copy: a terminal is no socket.
+    // Two threads copy, because a terminal is not a socket.
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let (mut from, mut to) = (File::from(pty.master.try_clone().unwrap()), theirs.try_clone().unwrap());
     std::thread::spawn(move || std::io::copy(&mut from, &mut to));
     let (mut from, mut to) = (theirs, File::from(pty.master));
     std::thread::spawn(move || std::io::copy(&mut from, &mut to));
     ours.set_nonblocking(true).unwrap();
-    // The slave stays open, so that a killed guest agent does not hang the terminal up.
+    // The slave stays open, so that killing the guest agent does not hang up the terminal.
     (tokio::net::UnixStream::from_std(ours).unwrap(), path, pty.slave)
 }
 
 #[tokio::test]
-async fn the_guest_agent_says_hello_on_its_port_and_again_when_it_was_killed() {
+async fn the_guest_agent_says_hello_on_its_port_and_again_after_it_was_killed() {
     let guest = Guest::new();
     let (io, path, _slave) = port();
     let host = Host::spawn(io);

@@ -1,4 +1,4 @@
-//! The setup script, run by the real program, which is really killed.
+//! The setup script, run by the real program, which some tests kill.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -37,7 +37,7 @@ async fn a_script_runs_and_its_exit_code_and_output_are_kept() {
     );
     assert_eq!(log(&agent, 4).await, text.as_bytes()[4..]);
     let state = guest.path().join("state");
-    assert!(!state.join("script").exists(), "the script, with its token, is gone once it has exited");
+    assert!(!state.join("script").exists(), "the script, with its token, is removed once it has exited");
     assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
     for file in std::fs::read_dir(state).unwrap() {
         let file = file.unwrap();
@@ -63,7 +63,7 @@ async fn the_end_is_pushed_and_the_log_follows_what_is_written() {
     assert!(timeout(LONG, chunks.next()).await.unwrap().is_none());
     assert!(
         before.elapsed() < Duration::from_millis(900),
-        "not before the back-stop: {:?}",
+        "an event comes before the next poll: {:?}",
         before.elapsed()
     );
     agent.until(|s| s.setup.exit_code == Some(0)).await;
@@ -87,7 +87,7 @@ async fn the_same_id_again_changes_nothing_and_another_is_refused() {
 }
 
 #[tokio::test]
-async fn a_script_of_two_mebibytes_is_taken_and_bytes_that_are_no_text_come_out_as_they_are() {
+async fn a_script_of_two_mebibytes_is_accepted_and_output_that_is_not_text_is_unchanged() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let mut script = b"printf '\\377\\376\\000end'\n: ".to_vec();
@@ -99,7 +99,7 @@ async fn a_script_of_two_mebibytes_is_taken_and_bytes_that_are_no_text_come_out_
 }
 
 #[tokio::test]
-async fn a_guest_agent_killed_and_started_again_knows_the_script_it_never_started() {
+async fn a_restarted_guest_agent_follows_the_script_of_the_killed_one() {
     let guest = Guest::new();
     let first = guest.agent(&[]).await;
     let (began, go) = (guest.path().join("began"), guest.path().join("go"));
@@ -124,7 +124,7 @@ async fn a_guest_agent_killed_and_started_again_knows_the_script_it_never_starte
 }
 
 #[tokio::test]
-async fn a_killed_supervisor_ends_its_script_and_is_told() {
+async fn a_killed_supervisor_ends_its_script_and_is_reported() {
     let guest = Guest::new();
     let agent = guest.agent(&[]).await;
     let began = guest.path().join("began");
@@ -138,17 +138,17 @@ async fn a_killed_supervisor_ends_its_script_and_is_told() {
     agent.until(|s| s.setup.exit_code == Some(137)).await;
     let text = String::from_utf8(log(&agent, 0).await).unwrap();
     assert!(text.contains("supervisor was killed"), "{text}");
-    // Its new parent may take a moment to bury it.
-    let dead = async {
+    // Its new parent may take a moment to reap it.
+    let ended = async {
         while std::fs::read_to_string(format!("/proc/{}/stat", pids[1])).is_ok_and(|s| !s.contains(") Z")) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(LONG, dead).await.expect("the script is ended");
+    timeout(LONG, ended).await.expect("the script is ended");
 }
 
 #[tokio::test]
-async fn a_script_taken_but_never_started_is_started_by_the_next_guest_agent() {
+async fn a_script_stored_but_never_started_is_started_by_the_next_guest_agent() {
     let guest = Guest::new();
     guest.agent(&[]).await.kill().await;
     let state = guest.path().join("state");

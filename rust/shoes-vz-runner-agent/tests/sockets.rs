@@ -1,4 +1,4 @@
-//! The real program on Unix sockets in the place of virtio sockets, and the host's half in this process.
+//! The real program with Unix sockets in the place of virtio sockets; the host's half runs in this process.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -61,23 +61,23 @@ impl Device {
 }
 
 fn serve(listener: UnixListener, dir: &Path) -> Host {
-    let (knocked, knocks) = mpsc::unbounded_channel::<BoxedStream>();
+    let (announced, announcements) = mpsc::unbounded_channel::<BoxedStream>();
     tokio::spawn(async move {
         // Until the host is dropped.
         while let Ok((connection, _)) = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = knocked.closed() => return,
+            () = announced.closed() => return,
         } {
-            drop(knocked.send(Box::new(connection)));
+            drop(announced.send(Box::new(connection)));
         }
     });
-    Host::spawn(Sockets { dial: Arc::new(ToGuest(dir.to_owned())), knocks })
+    Host::spawn(Sockets { dial: Arc::new(ToGuest(dir.to_owned())), announcements })
 }
 
 async fn is_up(host: &Host, other_than: &str) -> String {
     let mut peer = host.peer();
     let up = |p: &Peer| matches!(p, Peer::Up(hello) if hello.start_id != other_than);
-    match &*timeout(LONG, peer.wait_for(up)).await.expect("a knock").unwrap() {
+    match &*timeout(LONG, peer.wait_for(up)).await.expect("an announcement").unwrap() {
         Peer::Up(hello) => {
             assert_eq!(hello.agent_version, env!("CARGO_PKG_VERSION"));
             hello.start_id.clone()
@@ -88,10 +88,10 @@ async fn is_up(host: &Host, other_than: &str) -> String {
 
 async fn is_down(host: &Host) {
     let mut peer = host.peer();
-    drop(timeout(LONG, peer.wait_for(|p| *p == Peer::Down)).await.expect("the guest agent is gone").unwrap());
+    drop(timeout(LONG, peer.wait_for(|p| *p == Peer::Down)).await.expect("the guest agent ends").unwrap());
 }
 
-/// The guest agent's API through a `guest.sock` of its own.
+/// The guest agent's API through a new `guest.sock`.
 fn api(guest: &Guest, name: &str, host: &Host) -> GuestApi {
     let path = guest.path().join(name);
     tokio::spawn(socket::serve(UnixListener::bind(&path).unwrap(), host.clone()));
@@ -103,7 +103,7 @@ async fn start(api: &GuestApi) -> String {
 }
 
 #[tokio::test]
-async fn the_guest_agent_knocks_when_it_starts_and_again_when_it_was_killed() {
+async fn the_guest_agent_announces_itself_when_it_starts_and_again_after_it_was_killed() {
     let (guest, device) = (Guest::new(), Device::new());
     let host = device.host();
     let first = guest.agent(&["-vsock", &device.flag()]).await;
@@ -132,28 +132,28 @@ async fn the_guest_agent_waits_for_its_host_and_outlives_it() {
 }
 
 #[tokio::test]
-async fn a_host_that_drops_knock_after_knock_is_told_of_once_in_the_log() {
+async fn a_host_that_drops_every_announcement_is_logged_once() {
     let (guest, device) = (Guest::new(), Device::new());
     let listener = device.listen();
     let agent = guest.agent(&["-vsock", &device.flag()]).await;
     for _ in 0..4 {
-        drop(timeout(LONG, listener.accept()).await.expect("a knock").unwrap());
+        drop(timeout(LONG, listener.accept()).await.expect("an announcement").unwrap());
     }
     let host = serve(listener, device.dir.path());
     is_up(&host, "").await;
     let mut logged = agent.logged.clone();
-    let heard = |log: &String| log.contains("the host knows of this guest agent");
-    let log = timeout(LONG, logged.wait_for(heard)).await.expect("the log says so").unwrap().clone();
-    assert_eq!(log.matches("the host does not know of this guest agent").count(), 1, "{log}");
+    let accepted = |log: &String| log.contains("host accepted the announcement");
+    let log = timeout(LONG, logged.wait_for(accepted)).await.expect("a line in the log").unwrap().clone();
+    assert_eq!(log.matches("announcement failed").count(), 1, "{log}");
 }
 
 #[tokio::test]
-async fn a_guest_restored_from_a_saved_state_knocks_at_its_new_host() {
+async fn a_guest_restored_from_a_saved_state_announces_itself_to_its_new_host() {
     let (guest, device) = (Guest::new(), Device::new());
     let saved = device.listen();
     let _agent = guest.agent(&["-vsock", &device.flag()]).await;
-    // The knock in the saved state: nobody will ever close it.
-    let (connection, _) = timeout(LONG, saved.accept()).await.expect("a knock").unwrap();
+    // The announcement in the saved state, which is never closed.
+    let (connection, _) = timeout(LONG, saved.accept()).await.expect("an announcement").unwrap();
     let mut connection = BufReader::new(connection);
     let mut hello = String::new();
     timeout(LONG, connection.read_line(&mut hello)).await.expect("a hello").unwrap();
@@ -165,7 +165,7 @@ async fn a_guest_restored_from_a_saved_state_knocks_at_its_new_host() {
 }
 
 #[tokio::test]
-async fn with_a_channel_a_taken_port_costs_the_guest_agent_nothing() {
+async fn with_a_channel_a_port_in_use_does_not_end_the_guest_agent() {
     let (guest, device) = (Guest::new(), Device::new());
     let host = device.host();
     let job = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,24 +1,21 @@
-//! The fleet: a pure [`core`], and the one [`owner`] task that holds it.
+//! The fleet as a value: agents, runners and the queue. Nothing here does I/O or reads a clock; the owner task
+//! ([`crate::owner`]) feeds the [`core`] with events and carries out its decisions.
 //!
-//! ```text
-//!  calls, Sync streams ──▶ mailbox ──▶ owner ──▶ core (pure) ──▶ writes ──▶ store, durable ──▶ effects ──▶ callers, agents
-//! ```
-//! The owner takes whatever waits in its mailbox, lets the core decide, stores all of it in one transaction, and only
-//! then answers anybody: what is not durable is not told. While the store cannot be written (a full disk) only what needs no
-//! write goes on, see [`unwritten`]; a store that is damaged ends the server.
+//! Each module imports only from those below it:
+//! `core` → `commands`, `event`, `schedule`, `policy` → `runner` → `agent`, `report`, `requirements` → `hot`, `labels`,
+//! `observation` → `values`. `snapshot` imports none.
 
 pub mod agent;
 pub mod commands;
 pub mod core;
-pub mod demand;
+pub mod event;
 pub mod hot;
 pub mod labels;
-pub mod owner;
+pub mod observation;
+pub mod policy;
 pub mod report;
+pub mod requirements;
 pub mod runner;
 pub mod schedule;
-pub mod types;
-pub mod unwritten;
-
-#[cfg(test)]
-mod core_tests;
+pub mod snapshot;
+pub mod values;

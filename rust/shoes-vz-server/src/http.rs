@@ -1,4 +1,4 @@
-//! The HTTP listener: `/metrics` (also at `/`, where the Go server's scrape configurations look) and `/healthz`.
+//! The HTTP listener: `/metrics` (also at `/`, which the scrape configurations of the Go server use) and `/healthz`.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use shoes_vz_process::secret::Token;
 
 use crate::{
     edge::panics,
-    fleet::owner::Fleet,
-    metrics::{Metrics, Place},
+    metrics::{Metrics, PanicSite},
+    owner::Fleet,
 };
 
 #[derive(Clone)]
@@ -26,20 +26,19 @@ struct Shared {
     token: Option<Token>,
 }
 
-/// Every path there is.
 pub fn router(fleet: Fleet, metrics: Arc<Metrics>, token: Option<Token>) -> Router {
     let shared = Shared { fleet, metrics, token };
     Router::new()
         .route("/metrics", get(scrape))
         .route("/", get(scrape))
-        .route_layer(middleware::from_fn_with_state(shared.clone(), with_token))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), require_token))
         .route("/healthz", get(healthz))
-        .layer(middleware::from_fn_with_state(shared.clone(), survive))
+        .layer(middleware::from_fn_with_state(shared.clone(), catch_panics))
         .with_state(shared)
 }
 
-async fn survive(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match panics::caught(&shared.metrics, Place::Http, next.run(request)).await {
+async fn catch_panics(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match panics::caught(&shared.metrics, PanicSite::Http, next.run(request)).await {
         Ok(response) => response,
         Err(panics::Panicked) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", panics::TEXT)).into_response()
@@ -47,7 +46,7 @@ async fn survive(State(shared): State<Shared>, request: Request, next: Next) -> 
     }
 }
 
-async fn with_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+async fn require_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     match &shared.token {
         Some(token) if !token.is_shown_by(authorization(&request)) => {
             let text = "authentication required: send \"Authorization: Bearer TOKEN\"\n";
@@ -68,17 +67,17 @@ async fn scrape(State(shared): State<Shared>) -> Response {
     match shared.metrics.render(&snapshot) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(e) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}\n")).into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot render the metrics: {e}\n")).into_response()
         }
     }
 }
 
-/// Alive is a fleet that answers. One that cannot write its state is alive, too: whoever restarts it for that would end its
-/// streams and gain nothing, so this stays 200 and says so. Alert on `shoesvz_store_writable` instead.
+/// The server is healthy if the fleet answers. This stays 200 while the server cannot write its state, since a restart would
+/// only end its streams; the body says so. Alert on `shoesvz_store_writable` instead.
 async fn healthz(State(shared): State<Shared>) -> Response {
     match shared.fleet.snapshot(false).await {
         Ok(fleet) if fleet.unwritable.is_some() => {
-            let text = "degraded: the server cannot write its state and decides nothing new; see its log\n";
+            let text = "degraded: the server cannot write its state, so it accepts nothing that must be written; see its log\n";
             (StatusCode::OK, text).into_response()
         }
         Ok(_) => (StatusCode::OK, "ok\n").into_response(),

@@ -1,7 +1,10 @@
-//! Prometheus: every name and label of the Go server, and more of our own. Gauges are set at each scrape from the fleet
-//! as it is; counters and histograms are fed as things happen.
+//! Prometheus metrics: every name and label of the Go server, and more. Gauges are set from the fleet at each scrape;
+//! counters and histograms are updated by events.
 
-use std::{sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
@@ -11,10 +14,7 @@ use shoes_vz_model::{Stage, StartPath};
 use shoes_vz_process::log;
 use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
-use crate::fleet::{
-    core::Snapshot,
-    types::{Observation, Refusal},
-};
+use crate::fleet::{event::Refusal, observation::Observation, snapshot::Snapshot};
 
 /// The Go server's buckets.
 const STARTUP: [f64; 6] = [10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -25,52 +25,41 @@ const STAGE: [f64; 18] = [
     600.0,
 ];
 
-/// Which call of ShoesService.
+/// A call of ShoesService.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// AddInstance.
     Add,
-    /// DeleteInstance.
     Delete,
 }
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// As wanted.
+pub enum CallStatus {
     Success,
-    /// The caller did not wait.
-    CallerGone,
-    /// No slot.
+    /// The caller disconnected.
+    Cancelled,
+    /// No slot was free in time.
     NoAgent,
-    /// Not in time.
     Timeout,
-    /// The agent is away.
-    AgentAway,
-    /// The runner failed.
-    Runner,
-    /// Can never work.
+    AgentOffline,
+    RunnerFailed,
     Invalid,
-    /// Deleted meanwhile.
+    /// The runner was deleted meanwhile.
     Aborted,
-    /// The server cannot write its state.
     Unwritable,
-    /// Never known.
     NotFound,
-    /// The server ends.
     Stopping,
 }
 
-impl Outcome {
-    /// The outcome a refusal is.
+impl CallStatus {
     pub fn of(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::Invalid(_) => Self::Invalid,
             Refusal::Exhausted(_) => Self::NoAgent,
-            Refusal::Failed(_) => Self::Runner,
+            Refusal::Failed(_) => Self::RunnerFailed,
             Refusal::Aborted(_) => Self::Aborted,
             Refusal::Deadline(_) => Self::Timeout,
-            Refusal::Unavailable(_) => Self::AgentAway,
+            Refusal::Unavailable(_) => Self::AgentOffline,
             Refusal::Unwritable(_) => Self::Unwritable,
             Refusal::NotFound(_) => Self::NotFound,
             Refusal::Ambiguous(_) => Self::Invalid,
@@ -78,15 +67,15 @@ impl Outcome {
         }
     }
 
-    /// The Go server's words where it has one.
+    /// The Go server's label where it has one.
     fn label(self) -> &'static str {
         match self {
             Self::Success => "success",
-            Self::CallerGone => "cancelled",
+            Self::Cancelled => "cancelled",
             Self::NoAgent => "failed_no_agent",
             Self::Timeout => "failed_timeout",
-            Self::AgentAway => "failed_get_agent",
-            Self::Runner => "failed_get_runner",
+            Self::AgentOffline => "failed_get_agent",
+            Self::RunnerFailed => "failed_get_runner",
             Self::Invalid => "failed_invalid",
             Self::Aborted => "aborted",
             Self::Unwritable => "failed_store",
@@ -98,18 +87,16 @@ impl Outcome {
 
 /// Where a panic was caught.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A gRPC call.
+pub enum PanicSite {
     Call,
-    /// What streams down to a caller or an agent.
+    /// A stream to a caller or an agent.
     Stream,
-    /// What listens to an agent.
+    /// The listener to an agent's messages.
     Agent,
-    /// An HTTP request.
     Http,
 }
 
-impl Place {
+impl PanicSite {
     const ALL: [Self; 4] = [Self::Call, Self::Stream, Self::Agent, Self::Http];
 
     fn label(self) -> &'static str {
@@ -122,314 +109,186 @@ impl Place {
     }
 }
 
-/// Every metric, in a registry of its own.
+/// One row for each metric: its field, its type, and how it is made.
+macro_rules! metrics_table {
+    ($name:ident { $($field:ident: $kind:ty = $make:ident($($arg:expr),*);)* }) => {
+        #[derive(Debug)]
+        struct $name { $($field: $kind),* }
+
+        impl $name {
+            fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+                Ok(Self { $($field: $make(registry, $($arg),*)?),* })
+            }
+        }
+    };
+}
+
+metrics_table! { Counters {
+    startup: Histogram = histogram("shoesvz_runner_startup_duration_seconds", "Time from AddInstance to SSH.", &STARTUP);
+    job: Histogram = histogram("shoesvz_runner_job_duration_seconds", "Duration of a job, as the guest reports it.", &JOB);
+    add_duration: Histogram = histogram("shoesvz_add_instance_duration_seconds", "Duration of AddInstance calls.", &STARTUP);
+    stages: HistogramVec = histograms("shoesvz_runner_stage_duration_seconds", "Duration of each stage of a runner.", "stage");
+    failures: IntCounterVec = counters("shoesvz_runner_failures_total", "Runners that did not start.", &["reason"]);
+    adds: IntCounterVec = counters("shoesvz_add_instance_requests_total", "AddInstance calls by status.", &["status"]);
+    deletes: IntCounterVec = counters("shoesvz_delete_instance_requests_total", "DeleteInstance calls by status.", &["status"]);
+    ended: IntCounterVec = counters("shoesvz_runners_ended_total", "Ended runners by kind of end.", &["kind"]);
+    starts: HistogramVec = histograms("shoesvz_runner_start_seconds", "Time from AddInstance to SSH, by start path.", "path");
+    started: IntCounterVec = counters("shoesvz_runner_starts_total", "Runners that became ready, by start path.", &["path"]);
+    fallbacks: IntCounterVec = counters("shoesvz_saved_restore_fallbacks_total", "Saved states that could not be used, so that a guest was booted instead.", &["agent_id", "hostname", "reason"]);
+    resent: IntCounter = counter("shoesvz_commands_resent_total", "Create commands sent again on a later stream.");
+    requeued: IntCounter = counter("shoesvz_creates_tried_elsewhere_total", "Runners queued again because their agent could not take them.");
+    without_token: IntCounter = counter("shoesvz_calls_without_token_total", "Calls refused because they had no valid token.");
+    panics: IntCounterVec = counters("shoesvz_panics_total", "Panics of the server that were caught.", &["where"]);
+    store_failures: IntCounter = counter("shoesvz_store_writes_failed_total", "Attempts to write the server's state that failed.");
+    lost_log_lines: IntCounter = counter("shoesvz_log_lines_lost_total", "Log lines that could not be written to stderr.");
+} }
+
+metrics_table! { Gauges {
+    runners: GaugeVec = gauges("shoesvz_runners_total", "Living runners by state.", &["state"]);
+    idle: Gauge = gauge("shoesvz_runners_idle", "Runners that wait for a job.");
+    busy: Gauge = gauge("shoesvz_runners_busy", "Runners that run a job.");
+    errors: Gauge = gauge("shoesvz_runner_errors", "Runners in state ERROR.");
+    agents: GaugeVec = gauges("shoesvz_agents_total", "Agents by status.", &["status"]);
+    online: Gauge = gauge("shoesvz_agents_online", "Agents that are connected.");
+    cordoned: Gauge = gauge("shoesvz_agents_cordoned", "Agents that are cordoned.");
+    unschedulable: Gauge = gauge("shoesvz_agents_taking_none", "Online agents that report that they accept no new runners.");
+    agent_capacity: GaugeVec = gauges("shoesvz_agents_capacity_runners", "Slots of an agent.", &["agent_id", "hostname"]);
+    agent_runners: GaugeVec = gauges("shoesvz_agents_current_runners", "Slots of an agent that are in use or promised.", &["agent_id", "hostname"]);
+    hot: GaugeVec = gauges("shoesvz_agents_hot_vms", "Hot VMs of an online agent, by state.", &["agent_id", "hostname", "state"]);
+    total: Gauge = gauge("shoesvz_capacity_total_runners", "Slots of all online agents.");
+    available: Gauge = gauge("shoesvz_capacity_available_runners", "Free slots of all online agents that accept new runners.");
+    utilization: Gauge = gauge("shoesvz_capacity_utilization_ratio", "Share of the online agents' slots that are in use.");
+    queue: Gauge = gauge("shoesvz_queue_length", "Requests that wait for a slot.");
+    writable: Gauge = gauge("shoesvz_store_writable", "1 if the server can write its state, 0 if it cannot and accepts nothing that must be written.");
+} }
+
+/// Every metric, in its registry.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    startup: Histogram,
-    job: Histogram,
-    add_duration: Histogram,
-    stages: HistogramVec,
-    failures: IntCounterVec,
-    adds: IntCounterVec,
-    deletes: IntCounterVec,
-    ended: IntCounterVec,
-    starts: HistogramVec,
-    started: IntCounterVec,
-    fallbacks: IntCounterVec,
-    resent: IntCounter,
-    elsewhere: IntCounter,
-    store_failures: IntCounter,
-    lost_log_lines: IntCounter,
-    without_token: IntCounter,
-    panics: IntCounterVec,
-    /// Locked for a whole scrape, so that two at once do not mix.
+    counters: Counters,
+    /// Locked for a whole scrape, so that two scrapes at once do not mix.
     gauges: Mutex<Gauges>,
 }
 
-#[derive(Debug)]
-struct Gauges {
-    runners: GaugeVec,
-    idle: Gauge,
-    busy: Gauge,
-    errors: Gauge,
-    agents: GaugeVec,
-    online: Gauge,
-    cordoned: Gauge,
-    takes_none: Gauge,
-    agent_capacity: GaugeVec,
-    agent_runners: GaugeVec,
-    hot: GaugeVec,
-    total: Gauge,
-    available: Gauge,
-    utilization: Gauge,
-    queue: Gauge,
-    writable: Gauge,
-}
-
 impl Metrics {
-    /// Registers everything.
+    /// Registers every metric.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let gauges = Gauges::new(&registry)?;
-        let r = &registry;
-        let metrics = Self {
-            startup: histogram(
-                r,
-                "shoesvz_runner_startup_duration_seconds",
-                "From AddInstance to SSH.",
-                &STARTUP,
-            )?,
-            job: histogram(
-                r,
-                "shoesvz_runner_job_duration_seconds",
-                "Of a job, as the guest shows it.",
-                &JOB,
-            )?,
-            add_duration: histogram(
-                r,
-                "shoesvz_add_instance_duration_seconds",
-                "Of AddInstance calls.",
-                &STARTUP,
-            )?,
-            stages: keep(
-                r,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "shoesvz_runner_stage_duration_seconds",
-                        "Of each stage of a runner's life.",
-                    )
-                    .buckets(STAGE.to_vec()),
-                    &["stage"],
-                )?,
-            )?,
-            failures: counters(r, "shoesvz_runner_failures_total", "Runners that did not start.", "reason")?,
-            adds: counters(r, "shoesvz_add_instance_requests_total", "AddInstance calls.", "status")?,
-            deletes: counters(
-                r,
-                "shoesvz_delete_instance_requests_total",
-                "DeleteInstance calls.",
-                "status",
-            )?,
-            ended: counters(r, "shoesvz_runners_ended_total", "Runners that ended, by how.", "kind")?,
-            starts: keep(
-                r,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "shoesvz_runner_start_seconds",
-                        "From AddInstance to SSH, by how the VM came to be ready.",
-                    )
-                    .buckets(STAGE.to_vec()),
-                    &["path"],
-                )?,
-            )?,
-            started: counters(r, "shoesvz_runner_starts_total", "Runners that became ready.", "path")?,
-            fallbacks: keep(
-                r,
-                IntCounterVec::new(
-                    Opts::new(
-                        "shoesvz_saved_restore_fallbacks_total",
-                        "Saved states that could not be used, so that a guest was booted.",
-                    ),
-                    &["agent_id", "hostname", "reason"],
-                )?,
-            )?,
-            resent: keep(
-                r,
-                IntCounter::new(
-                    "shoesvz_commands_resent_total",
-                    "Create commands sent anew on a later stream.",
-                )?,
-            )?,
-            elsewhere: keep(
-                r,
-                IntCounter::new(
-                    "shoesvz_creates_tried_elsewhere_total",
-                    "Create commands an agent refused so that another may take the runner.",
-                )?,
-            )?,
-            without_token: keep(
-                r,
-                IntCounter::new("shoesvz_calls_without_token_total", "Calls refused for want of the token.")?,
-            )?,
-            panics: counters(
-                r,
-                "shoesvz_panics_total",
-                "Mistakes of the server's own that were caught.",
-                "where",
-            )?,
-            store_failures: keep(
-                r,
-                IntCounter::new(
-                    "shoesvz_store_writes_failed_total",
-                    "Tries to write the server's state that failed.",
-                )?,
-            )?,
-            lost_log_lines: keep(
-                r,
-                IntCounter::new(
-                    "shoesvz_log_lines_lost_total",
-                    "Log lines that could not be written to stderr.",
-                )?,
-            )?,
-            gauges: Mutex::new(gauges),
-            registry,
-        };
-        // Known from the first scrape on, so that rates have a zero to start from.
-        for outcome in [Outcome::Success, Outcome::NoAgent, Outcome::Timeout, Outcome::Runner] {
-            metrics.adds.with_label_values(&[outcome.label()]);
-        }
-        for outcome in [Outcome::Success, Outcome::NotFound, Outcome::AgentAway] {
-            metrics.deletes.with_label_values(&[outcome.label()]);
-        }
-        for counter in [&metrics.adds, &metrics.deletes] {
-            counter.with_label_values(&["failed_send_command"]);
-        }
-        for reason in ["send_command_failed", "startup_timeout"] {
-            metrics.failures.with_label_values(&[reason]);
-        }
-        for stage in Stage::ALL {
-            metrics.stages.with_label_values(&[stage.as_str()]);
-        }
-        for path in StartPath::ALL {
-            metrics.starts.with_label_values(&[path.as_str()]);
-            metrics.started.with_label_values(&[path.as_str()]);
-        }
-        for place in Place::ALL {
-            metrics.panics.with_label_values(&[place.label()]);
-        }
-        for kind in ENDS {
-            metrics.ended.with_label_values(&[end_label(kind)]);
-        }
-        Ok(metrics)
+        let (gauges, counters) = (Gauges::register(&registry)?, Counters::register(&registry)?);
+        counters.show_from_the_start();
+        Ok(Self { registry, counters, gauges: Mutex::new(gauges) })
     }
 
-    /// Counts what the fleet saw.
+    /// Counts or measures an event of the fleet.
     pub fn observe(&self, observation: &Observation) {
         match observation {
             Observation::Stage(stage, took) => {
-                self.stages.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
+                self.counters.stages.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
             }
-            Observation::Startup(took) => self.startup.observe(took.as_secs_f64()),
+            Observation::Startup(took) => self.counters.startup.observe(took.as_secs_f64()),
             Observation::Started(path, took) => {
-                self.starts.with_label_values(&[path.as_str()]).observe(took.as_secs_f64());
-                self.started.with_label_values(&[path.as_str()]).inc();
+                self.counters.starts.with_label_values(&[path.as_str()]).observe(took.as_secs_f64());
+                self.counters.started.with_label_values(&[path.as_str()]).inc();
             }
-            Observation::Job(took) => self.job.observe(took.as_secs_f64()),
-            Observation::Ended(kind) => self.ended.with_label_values(&[end_label(*kind)]).inc(),
-            Observation::Resent => self.resent.inc(),
-            Observation::TriedElsewhere => self.elsewhere.inc(),
-            Observation::CreateRefused => self.failures.with_label_values(&["send_command_failed"]).inc(),
+            Observation::Job(took) => self.counters.job.observe(took.as_secs_f64()),
+            Observation::Ended(kind) => self.counters.ended.with_label_values(&[end_label(*kind)]).inc(),
+            Observation::Resent => self.counters.resent.inc(),
+            Observation::Requeued => self.counters.requeued.inc(),
+            Observation::CreateRefused => {
+                self.counters.failures.with_label_values(&["send_command_failed"]).inc()
+            }
         }
     }
 
-    /// Counts a call that was refused for want of the token.
+    /// Counts a call that was refused because it had no valid token.
     pub fn call_without_token(&self) {
-        self.without_token.inc();
+        self.counters.without_token.inc();
     }
 
     /// Counts a panic that was caught.
-    pub fn panicked(&self, place: Place) {
-        self.panics.with_label_values(&[place.label()]).inc();
+    pub fn panicked(&self, site: PanicSite) {
+        self.counters.panics.with_label_values(&[site.label()]).inc();
     }
 
-    /// Counts a try to write the state that failed.
+    /// Counts a failed attempt to write the state.
     pub fn store_failed(&self) {
-        self.store_failures.inc();
+        self.counters.store_failures.inc();
     }
 
     /// Counts a call.
-    pub fn call(&self, call: Call, outcome: Outcome, took: Duration) {
+    pub fn call(&self, call: Call, status: CallStatus, took: Duration) {
         match call {
             Call::Add => {
-                self.adds.with_label_values(&[outcome.label()]).inc();
-                self.add_duration.observe(took.as_secs_f64());
-                if outcome == Outcome::Timeout {
-                    self.failures.with_label_values(&["startup_timeout"]).inc();
+                self.counters.adds.with_label_values(&[status.label()]).inc();
+                self.counters.add_duration.observe(took.as_secs_f64());
+                if status == CallStatus::Timeout {
+                    self.counters.failures.with_label_values(&["startup_timeout"]).inc();
                 }
             }
-            Call::Delete => self.deletes.with_label_values(&[outcome.label()]).inc(),
+            Call::Delete => self.counters.deletes.with_label_values(&[status.label()]).inc(),
         }
     }
 
-    /// Counted by the fleet, so that an agent that is gone takes its counts with it.
+    /// The fleet counts fallbacks, so that the counts of a forgotten agent disappear with it.
     fn count_fallbacks(&self, fleet: &Snapshot) {
-        self.fallbacks.reset();
+        self.counters.fallbacks.reset();
         for view in &fleet.agents {
             let Some(agent) = &view.agent else { continue };
-            for told in &view.restore_fallbacks {
-                let labels = [agent.agent_id.as_str(), agent.hostname.as_str(), told.reason.as_str()];
-                self.fallbacks.with_label_values(&labels).inc_by(told.count);
+            for fallback in &view.restore_fallbacks {
+                let labels = [agent.agent_id.as_str(), agent.hostname.as_str(), fallback.reason.as_str()];
+                self.counters.fallbacks.with_label_values(&labels).inc_by(fallback.count);
             }
         }
     }
 
-    /// A scrape's answer.
+    /// Renders the answer to a scrape.
     pub fn render(&self, fleet: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
         let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         gauges.set(fleet);
         self.count_fallbacks(fleet);
-        // Under the lock of the gauges, so that two scrapes do not count the same lines.
-        self.lost_log_lines.inc_by(log::lost().saturating_sub(self.lost_log_lines.get()));
+        // While the gauges are locked, so that two scrapes do not count the same lines twice.
+        self.counters.lost_log_lines.inc_by(log::lost().saturating_sub(self.counters.lost_log_lines.get()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
 }
 
-impl Gauges {
-    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
-        Ok(Self {
-            runners: gauges(r, "shoesvz_runners_total", "Living runners by state.", &["state"])?,
-            idle: gauge(r, "shoesvz_runners_idle", "Runners that listen for a job.")?,
-            busy: gauge(r, "shoesvz_runners_busy", "Runners that work on a job.")?,
-            errors: gauge(r, "shoesvz_runner_errors", "Runners in state ERROR.")?,
-            agents: gauges(r, "shoesvz_agents_total", "Agents by status.", &["status"])?,
-            online: gauge(r, "shoesvz_agents_online", "Agents whose stream stands.")?,
-            cordoned: gauge(r, "shoesvz_agents_cordoned", "Agents an operator lets have no new runners.")?,
-            takes_none: gauge(
-                r,
-                "shoesvz_agents_taking_none",
-                "Online agents that take no new runners for a reason of their own.",
-            )?,
-            agent_capacity: gauges(
-                r,
-                "shoesvz_agents_capacity_runners",
-                "An agent's slots.",
-                &["agent_id", "hostname"],
-            )?,
-            agent_runners: gauges(
-                r,
-                "shoesvz_agents_current_runners",
-                "An agent's slots in use or promised.",
-                &["agent_id", "hostname"],
-            )?,
-            hot: gauges(
-                r,
-                "shoesvz_agents_hot_vms",
-                "An online agent's VMs that wait for a runner.",
-                &["agent_id", "hostname", "state"],
-            )?,
-            total: gauge(r, "shoesvz_capacity_total_runners", "Slots of all online agents.")?,
-            available: gauge(
-                r,
-                "shoesvz_capacity_available_runners",
-                "Free slots of all online agents that may have new runners.",
-            )?,
-            utilization: gauge(
-                r,
-                "shoesvz_capacity_utilization_ratio",
-                "Slots in use, of all online agents' slots.",
-            )?,
-            queue: gauge(r, "shoesvz_queue_length", "Requests that wait for a slot.")?,
-            writable: gauge(
-                r,
-                "shoesvz_store_writable",
-                "1 = the server can write its state; 0 = it cannot, and decides nothing new.",
-            )?,
-        })
+impl Counters {
+    /// Creates the usual series, so that rates start from zero at the first scrape.
+    fn show_from_the_start(&self) {
+        for status in
+            [CallStatus::Success, CallStatus::NoAgent, CallStatus::Timeout, CallStatus::RunnerFailed]
+        {
+            self.adds.with_label_values(&[status.label()]);
+        }
+        for status in [CallStatus::Success, CallStatus::NotFound, CallStatus::AgentOffline] {
+            self.deletes.with_label_values(&[status.label()]);
+        }
+        for counter in [&self.adds, &self.deletes] {
+            counter.with_label_values(&["failed_send_command"]);
+        }
+        for reason in ["send_command_failed", "startup_timeout"] {
+            self.failures.with_label_values(&[reason]);
+        }
+        for stage in Stage::ALL {
+            self.stages.with_label_values(&[stage.as_str()]);
+        }
+        for path in StartPath::ALL {
+            self.starts.with_label_values(&[path.as_str()]);
+            self.started.with_label_values(&[path.as_str()]);
+        }
+        for site in PanicSite::ALL {
+            self.panics.with_label_values(&[site.label()]);
+        }
+        for kind in ENDS {
+            self.ended.with_label_values(&[end_label(kind)]);
+        }
     }
+}
 
+impl Gauges {
     fn set(&self, fleet: &Snapshot) {
         let online = wire::AgentStatus::Online.as_str_name();
         for vec in [&self.runners, &self.agents, &self.agent_capacity, &self.agent_runners, &self.hot] {
@@ -457,7 +316,7 @@ impl Gauges {
         self.errors.set(self.runners.with_label_values(&[wire::RunnerState::Error.as_str_name()]).get());
         let (mut total, mut taken, mut free) = (0.0, 0.0, 0.0);
         self.cordoned.set(count(fleet, |view| view.cordon.is_some()));
-        self.takes_none.set(count(fleet, |view| !view.unschedulable_reason.is_empty()));
+        self.unschedulable.set(count(fleet, |view| !view.unschedulable_reason.is_empty()));
         for view in &fleet.agents {
             let Some(agent) = &view.agent else { continue };
             let slots = agent.capacity.map_or(0, |c| c.max_runners);
@@ -488,9 +347,9 @@ impl Gauges {
     }
 }
 
-/// How many agents are so.
-fn count(fleet: &Snapshot, so: impl Fn(&AgentView) -> bool) -> f64 {
-    u32::try_from(fleet.agents.iter().filter(|view| so(view)).count()).map_or(f64::MAX, f64::from)
+/// How many agents satisfy `test`.
+fn count(fleet: &Snapshot, test: impl Fn(&AgentView) -> bool) -> f64 {
+    u32::try_from(fleet.agents.iter().filter(|view| test(view)).count()).map_or(f64::MAX, f64::from)
 }
 
 const ENDS: [wire::EndKind; 6] = [
@@ -514,23 +373,39 @@ fn end_label(kind: wire::EndKind) -> &'static str {
     }
 }
 
-fn keep<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
 fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    keep(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+    registered(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
 }
 
-fn counters(r: &Registry, name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {
-    keep(r, IntCounterVec::new(Opts::new(name, help), &[label])?)
+fn histograms(r: &Registry, name: &str, help: &str, label: &str) -> Result<HistogramVec, prometheus::Error> {
+    registered(r, HistogramVec::new(HistogramOpts::new(name, help).buckets(STAGE.to_vec()), &[label])?)
+}
+
+fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    registered(r, IntCounter::new(name, help)?)
+}
+
+fn counters(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    registered(r, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
 fn gauge(r: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
-    keep(r, Gauge::new(name, help)?)
+    registered(r, Gauge::new(name, help)?)
 }
 
 fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
-    keep(r, GaugeVec::new(Opts::new(name, help), labels)?)
+    registered(r, GaugeVec::new(Opts::new(name, help), labels)?)
 }

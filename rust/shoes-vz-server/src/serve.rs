@@ -1,4 +1,4 @@
-//! Building the server from its settings, running it, and ending it.
+//! Builds the server from its settings, runs it, and stops it.
 
 use std::{
     future::{Future, IntoFuture as _},
@@ -26,60 +26,39 @@ use tonic::transport::{
 };
 
 use crate::{
-    edge::{self, Defaults, Gate},
-    fleet::owner::{self, Fleet, Owner},
+    edge::{self, AuthLayer, Defaults},
     http,
     metrics::Metrics,
+    owner::{self, Fleet, Owner},
     settings::Settings,
     store::{Loaded, Sqlite, Store, StoreError},
 };
 
-/// Why the server cannot run, or ended.
+/// Why the server cannot start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A port is taken, or not ours.
     #[error("cannot listen on {addr} for {what}; is another server running there? choose another --{flag}")]
-    Bind {
-        /// Where.
-        addr: SocketAddr,
-        /// What for.
-        what: &'static str,
-        /// The setting.
-        flag: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// No state, no server.
+    Bind { addr: SocketAddr, what: &'static str, flag: &'static str, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Its own descriptors are broken.
     #[error("the gRPC reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// Its own metrics are broken.
     #[error("the metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
-    /// gRPC ended.
     #[error("the gRPC listener on {0} failed")]
     Grpc(SocketAddr, #[source] tonic::transport::Error),
-    /// HTTP ended.
     #[error("the HTTP listener on {0} failed")]
     Http(SocketAddr, #[source] io::Error),
-    /// For whoever waits for it.
     #[error("cannot write the ready file {path}")]
-    ReadyFile {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A mistake of the server's own: what the fleet decides cannot be trusted after it.
+    ReadyFile { path: PathBuf, source: io::Error },
+    /// A bug: the fleet's decisions cannot be trusted afterwards.
     #[error(
-        "the server's own task ended unexpectedly, which is a mistake in shoes-vz; restart it and report this"
+        "a task of the server ended unexpectedly, which is a bug in shoes-vz; restart the server and report this"
     )]
     Owner(#[source] JoinError),
 }
 
-/// Bound and loaded, ready to run.
+/// A server with its ports bound and its state loaded.
 pub struct Bound<S = Sqlite> {
     settings: Settings,
     grpc: TcpListener,
@@ -91,7 +70,7 @@ pub struct Bound<S = Sqlite> {
     metrics: Arc<Metrics>,
 }
 
-/// Takes the ports and opens the state.
+/// Binds the ports and opens the state.
 pub async fn bind(settings: Settings) -> Result<Bound, ServeError> {
     let open = |settings: &Settings| {
         let opened = Sqlite::open_or(&settings.state_dir, settings.damaged_state, Ambient::real().now())?;
@@ -102,7 +81,7 @@ pub async fn bind(settings: Settings) -> Result<Bound, ServeError> {
     bind_over(settings, open).await
 }
 
-/// As [`bind`], with a store of another kind.
+/// As [`bind`], with another kind of store.
 pub async fn bind_over<S: Store>(
     settings: Settings,
     open: impl FnOnce(&Settings) -> Result<(S, Loaded), StoreError>,
@@ -121,38 +100,36 @@ async fn listen(
     what: &'static str,
     flag: &'static str,
 ) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let told = |source| ServeError::Bind { addr, what, flag, source };
-    let listener = TcpListener::bind(addr).await.map_err(told)?;
-    let bound = listener.local_addr().map_err(told)?;
+    let failed = |source| ServeError::Bind { addr, what, flag, source };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }
 
 impl<S: Store> Bound<S> {
-    /// The gRPC address.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
     }
 
-    /// The HTTP address.
     pub fn metrics_addr(&self) -> SocketAddr {
         self.metrics_addr
     }
 
-    /// Serves until `stop` resolves, then ends what is under way within the shutdown timeout.
+    /// Serves until `stop` resolves, then lets calls in progress finish within the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { settings, grpc, http, grpc_addr, metrics_addr, fleet, owner, metrics } = self;
         let stopping = fleet.stopping().clone();
-        // Whatever way this function is left, the fleet's task is told to end.
-        let _stops = stopping.clone().drop_guard();
+        // Stops the owner however this function returns.
+        let _stop_owner = stopping.clone().drop_guard();
         let mut owner = tokio::spawn(owner.run());
 
-        let door = Door {
+        let options = GrpcOptions {
             token: settings.token.clone(),
             defaults: settings.defaults,
             keepalive: settings.keepalive,
         };
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
-        let grpc = serve_grpc(fleet.clone(), Arc::clone(&metrics), door, incoming).await?;
+        let grpc = serve_grpc(fleet.clone(), Arc::clone(&metrics), options, incoming).await?;
         let http = axum::serve(http, http::router(fleet.clone(), metrics, settings.token))
             .with_graceful_shutdown(stopping.clone().cancelled_owned())
             .into_future();
@@ -168,9 +145,9 @@ impl<S: Store> Bound<S> {
 
         let ended = tokio::select! {
             () = stop => Ok(()),
-            ended = &mut owner => flat(ended).and_then(|r| r.map_err(ServeError::from)),
-            ended = &mut grpc => flat(ended).and_then(|r| r.map_err(|e| ServeError::Grpc(grpc_addr, e))),
-            ended = &mut http => flat(ended).and_then(|r| r.map_err(|e| ServeError::Http(metrics_addr, e))),
+            ended = &mut owner => joined(ended).and_then(|r| r.map_err(ServeError::from)),
+            ended = &mut grpc => joined(ended).and_then(|r| r.map_err(|e| ServeError::Grpc(grpc_addr, e))),
+            ended = &mut http => joined(ended).and_then(|r| r.map_err(|e| ServeError::Http(metrics_addr, e))),
         };
         stopping.cancel();
         drain(settings.shutdown_timeout, owner, grpc, http).await;
@@ -179,22 +156,22 @@ impl<S: Store> Bound<S> {
     }
 }
 
-/// How callers are let in and kept.
+/// How the gRPC listener treats its callers.
 #[derive(Debug, Clone)]
-pub struct Door {
-    /// What they must show.
+pub struct GrpcOptions {
+    /// The token that callers must present.
     pub token: Option<Token>,
     /// For calls that leave it open.
     pub defaults: Defaults,
-    /// How often a silent connection is asked whether it lives; it has as long to answer.
+    /// HTTP/2 keepalive interval, and the time allowed for the reply.
     pub keepalive: Duration,
 }
 
-/// gRPC on whatever comes in, until the fleet is told to stop. The outer future opens it, the inner one serves.
+/// Serves gRPC on `incoming` until the fleet stops. The outer future sets up, the inner one serves.
 pub async fn serve_grpc<I, IO, IE>(
     fleet: Fleet,
     metrics: Arc<Metrics>,
-    door: Door,
+    options: GrpcOptions,
     incoming: I,
 ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, tonic_reflection::server::Error>
 where
@@ -204,21 +181,21 @@ where
     IE: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let stop = fleet.stopping().clone().cancelled_owned();
-    let gate = Gate::new(door.token, fleet.ambient().clone(), Arc::clone(&metrics));
-    let routes = edge::routes(fleet, metrics, door.defaults).await?;
+    let auth = AuthLayer::new(options.token, fleet.ambient().clone(), Arc::clone(&metrics));
+    let routes = edge::routes(fleet, metrics, options.defaults).await?;
     Ok(Server::builder()
-        .http2_keepalive_interval(Some(door.keepalive))
-        .http2_keepalive_timeout(Some(door.keepalive))
-        .layer(gate)
+        .http2_keepalive_interval(Some(options.keepalive))
+        .http2_keepalive_timeout(Some(options.keepalive))
+        .layer(auth)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop))
 }
 
-fn flat<T>(joined: Result<T, JoinError>) -> Result<T, ServeError> {
-    joined.map_err(ServeError::Owner)
+fn joined<T>(result: Result<T, JoinError>) -> Result<T, ServeError> {
+    result.map_err(ServeError::Owner)
 }
 
-/// Waits for each part that still runs, all within `limit`.
+/// Waits for each part that still runs, for `limit` in all.
 async fn drain<A, B, C>(
     limit: Duration,
     owner: tokio::task::JoinHandle<A>,
@@ -226,17 +203,17 @@ async fn drain<A, B, C>(
     http: tokio::task::JoinHandle<C>,
 ) {
     let parts = [owner.abort_handle(), grpc.abort_handle(), http.abort_handle()];
-    let over = async { tokio::join!(over(owner), over(grpc), over(http)) };
-    if tokio::time::timeout(limit, over).await.is_err() {
-        tracing::warn!(?limit, "calls did not end in time; they are cut off");
+    let all = async { tokio::join!(finish(owner), finish(grpc), finish(http)) };
+    if tokio::time::timeout(limit, all).await.is_err() {
+        tracing::warn!(?limit, "calls did not finish in time; aborting them");
         for part in parts {
             part.abort();
         }
     }
 }
 
-/// How the first one ended is told by [`Bound::run`], which has awaited it.
-async fn over<T>(part: tokio::task::JoinHandle<T>) {
+/// [`Bound::run`] has awaited the part that ended first, and returns its error.
+async fn finish<T>(part: tokio::task::JoinHandle<T>) {
     if !part.is_finished() {
         let _ = part.await;
     }

@@ -19,7 +19,7 @@ use shoes_vz_process::{
 
 use crate::{
     edge::Defaults,
-    fleet::{core::Policy, demand::Demands, labels::Accepted},
+    fleet::{labels::Accepted, policy::Policy, requirements::RequirementTables},
     store::OnDamage,
 };
 
@@ -50,7 +50,7 @@ pub static PROGRAM: Program = Program {
             .or_else("the user's state directory"),
         Setting::switch(
             "replace-damaged-state",
-            "Move a damaged database aside and start empty instead of refusing to start",
+            "Quarantine a damaged database (rename it to fleet.sqlite3.damaged-TIME) and start empty instead of refusing to start",
         ),
         Setting::new(
             "token-file",
@@ -59,10 +59,10 @@ pub static PROGRAM: Program = Program {
         ),
         Setting::switch(
             "insecure-listen",
-            "Listen beyond loopback without a token: everyone who connects is let in",
+            "Listen beyond loopback without a token: every caller is accepted",
         ),
         Setting::new("ready-file", "FILE", "File to write the bound addresses to once the server is ready"),
-        Setting::new("default-resource-type", "TYPE", "Resource type of an AddInstance that names none")
+        Setting::new("default-resource-type", "TYPE", "Resource type of an AddInstance without one")
             .or("nano"),
         Setting::new(
             "accepted-labels",
@@ -72,7 +72,7 @@ pub static PROGRAM: Program = Program {
         Setting::new(
             "unknown-labels",
             "POLICY",
-            "What to do about a job label that no agent offers: wait, refuse (upon which myshoes deletes the job for good) or ignore",
+            "What to do about a job label that no agent offers: wait, refuse (myshoes then deletes the job for good) or ignore",
         )
         .or("wait"),
         Setting::new("add-timeout", "DURATION", "How long an AddInstance without a deadline waits").or("5m"),
@@ -84,11 +84,11 @@ pub static PROGRAM: Program = Program {
             "How long to keep a runner whose caller disconnected, so that a retry can reuse it",
         )
         .or("30s"),
-        Setting::new("tombstones", "DURATION", "How long ended runners are remembered").or("7d"),
+        Setting::new("tombstones", "DURATION", "How long to remember ended runners").or("7d"),
         Setting::new(
             "agent-forget",
             "DURATION",
-            "How long an agent may be away before its runners are given up",
+            "How long an agent may be offline before its runners are recorded as lost",
         )
         .or("7d"),
         Setting::new("max-lifetime", "DURATION", "Maximum lifetime of a VM; 0 leaves it to the agent")
@@ -118,7 +118,7 @@ pub static PROGRAM: Program = Program {
     tables: &[RESOURCE_TYPES, LABELS],
 };
 
-/// All of them are flags.
+/// Every setting is a flag.
 #[derive(Debug)]
 pub struct All;
 
@@ -144,35 +144,27 @@ struct Cli {
     flags: Flags<All>,
 }
 
-/// Everything the server is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// gRPC.
     pub grpc_addr: SocketAddr,
-    /// HTTP.
     pub metrics_addr: SocketAddr,
-    /// SQLite's directory.
+    /// Directory of the database.
     pub state_dir: PathBuf,
-    /// Should SQLite's file be damaged.
     pub damaged_state: OnDamage,
-    /// What callers must show.
+    /// The token that callers must present.
     pub token: Option<Token>,
-    /// What to log, and how.
     pub log: (log::Filter, log::Format),
-    /// Written once ready.
+    /// Written once the server is ready.
     pub ready_file: Option<PathBuf>,
-    /// For calls that leave it open.
     pub defaults: Defaults,
-    /// For the fleet.
     pub policy: Policy,
-    /// HTTP/2 PING interval, and time to answer it.
+    /// HTTP/2 keepalive interval, and the time allowed for the reply.
     pub keepalive: Duration,
-    /// For a graceful end.
     pub shutdown_timeout: Duration,
 }
 
 impl Settings {
-    /// From the process' arguments (with its name) and its environment.
+    /// Reads the process's arguments (with its name) and environment.
     pub fn read(
         args: impl IntoIterator<Item = OsString>,
         vars: impl IntoIterator<Item = (OsString, OsString)>,
@@ -187,21 +179,21 @@ impl Settings {
 
 fn build(mut values: Values, default_state_dir: Option<PathBuf>) -> Result<Settings, Mistakes> {
     let v = &mut values;
-    let demands = Demands {
-        resource_types: parse::demands(v, RESOURCE_TYPES, str::parse::<ResourceType>),
-        labels: parse::demands(v, LABELS, parse::label),
+    let requirement_tables = RequirementTables {
+        resource_types: parse::requirements_table(v, RESOURCE_TYPES, str::parse::<ResourceType>),
+        labels: parse::requirements_table(v, LABELS, parse::label),
     };
     let insecure = v.switch("insecure-listen");
     let token = v.token("token-file");
-    // Whether there is a token decides where to listen; that it cannot be read is a mistake of its own.
+    // Whether a token file is given decides where to listen; a token file that cannot be read is a separate mistake.
     let callers = match (v.is_given("token-file"), insecure) {
         (true, _) => Callers::Authenticated,
-        (false, Some(true)) => Callers::AnyoneAndTheOperatorInsists,
+        (false, Some(true)) => Callers::AnyoneInsecure,
         (false, _) => Callers::Anyone,
     };
     let listen = |text: &str| {
         listen_addr(text, callers).map_err(|e| match e {
-            BadListenAddr::Unauthenticated(_) => format!("{e}; --insecure-listen lets everyone in"),
+            BadListenAddr::Unauthenticated(_) => format!("{e}; --insecure-listen accepts every caller"),
             BadListenAddr::Malformed(_) => e.to_string(),
         })
     };
@@ -209,15 +201,15 @@ fn build(mut values: Values, default_state_dir: Option<PathBuf>) -> Result<Setti
     let metrics_addr = v.parse("metrics-addr", listen);
     let state_dir = v.path("state-dir").or(default_state_dir);
     if state_dir.is_none() {
-        v.mistake("state-dir", "there is no default without HOME; name a directory");
+        v.mistake("state-dir", "there is no default without HOME; give a directory");
     }
     let replace_damaged = v.switch("replace-damaged-state");
     let log = v.log();
     let resource_type = v.parse("default-resource-type", str::parse);
     let accepted = v.parse("accepted-labels", parse::labels).unwrap_or_default();
     let unknown_labels = v.parse("unknown-labels", parse::unknown_labels);
-    let add_patience = v.duration("add-timeout", Zero::Refused);
-    let delete_patience = v.duration("delete-timeout", Zero::Refused);
+    let add_timeout = v.duration("add-timeout", Zero::Refused);
+    let delete_timeout = v.duration("delete-timeout", Zero::Refused);
     let grace = v.duration("caller-grace", Zero::Allowed);
     let tombstones = v.duration("tombstones", Zero::Allowed);
     let agent_forget = v.duration("agent-forget", Zero::Refused);
@@ -231,19 +223,19 @@ fn build(mut values: Values, default_state_dir: Option<PathBuf>) -> Result<Setti
             grpc_addr: grpc_addr?,
             metrics_addr: metrics_addr?,
             state_dir: state_dir?,
-            damaged_state: if replace_damaged? { OnDamage::MoveAside } else { OnDamage::Refuse },
+            damaged_state: if replace_damaged? { OnDamage::Quarantine } else { OnDamage::Refuse },
             token,
             log,
             ready_file,
             defaults: Defaults {
                 resource_type: resource_type?,
-                add_patience: add_patience?,
-                delete_patience: delete_patience?,
+                add_timeout: add_timeout?,
+                delete_timeout: delete_timeout?,
             },
             policy: Policy {
-                // What a label of the table means is said there: no template has to offer it too.
-                accepted_labels: Accepted::new(accepted.iter().chain(demands.labels.keys())),
-                demands,
+                // The table defines what its labels require, so no template has to offer them.
+                accepted_labels: Accepted::new(accepted.iter().chain(requirement_tables.labels.keys())),
+                requirement_tables,
                 unknown_labels: unknown_labels?,
                 grace: grace?,
                 tombstones: tombstones?,

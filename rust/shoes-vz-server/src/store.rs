@@ -1,10 +1,11 @@
-//! What outlives the server: runners, agents, and scripts until they are delivered.
+//! The durable state of the server: runners, agents, and scripts until they are delivered.
 //!
 //! SQLite in WAL mode, synchronous FULL: a committed transaction survives a power cut. The directory is 0700 and the
 //! file 0600, since scripts hold registration tokens; a script is zeroed (`secure_delete`) once its agent has it.
-//! A damaged file, or one of a newer version, is refused and left as it is; a damaged one may be moved aside.
+//! A damaged file, or one of a newer version, is refused and not changed; a damaged one may be quarantined.
 
-mod aside;
+mod error;
+mod quarantine;
 mod rows;
 
 use std::{
@@ -21,19 +22,18 @@ use rusqlite::{Connection, ErrorCode, Transaction, config::DbConfig, params};
 
 use shoes_vz_model::RunnerId;
 
-use crate::fleet::{
-    agent::Agent,
-    runner::Runner,
-    types::{Script, Write},
-};
+use crate::fleet::{event::Write, values::Script};
+
+pub use error::StoreError;
+pub use rows::Loaded;
 
 /// File name inside the state directory.
 pub const FILE: &str = "fleet.sqlite3";
 
-/// "svzF": says that a database is ours.
+/// "svzF": marks a database of this server.
 const APPLICATION_ID: i32 = 0x7376_7a46;
 
-/// The schema, one step for each version; a step is never changed once released.
+/// The schema, one step for each version; a released step is never changed.
 const MIGRATIONS: [&str; 2] = [
     "
     CREATE TABLE agents (
@@ -60,140 +60,31 @@ const MIGRATIONS: [&str; 2] = [
     "ALTER TABLE agents ADD COLUMN cordon TEXT",
 ];
 
-/// Why a store cannot be opened or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The directory or file cannot be made.
-    #[error("cannot make {path} for the fleet's state")]
-    Create {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another server has it.
-    #[error("{0} is in use by another server; stop that one or choose another --state-dir")]
-    InUse(PathBuf),
-    /// No database, or one with holes.
-    #[error(
-        "{path} is damaged ({what}); it was left as it is. Start with --replace-damaged-state to have it moved aside \
-         and begin empty: running VMs are then adopted again from their agents, requests that wait are lost"
-    )]
-    Damaged {
-        /// Which.
-        path: PathBuf,
-        /// In SQLite's or our words.
-        what: String,
-    },
-    /// A damaged database stays where it is.
-    #[error("cannot move the damaged {from} aside to {to}")]
-    Aside {
-        /// Which.
-        from: PathBuf,
-        /// Where to.
-        to: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Something else's database.
-    #[error("{0} is a database, but not of shoes-vz-server; choose another --state-dir")]
-    Foreign(PathBuf),
-    /// A downgrade.
-    #[error(
-        "{path} was written by a newer shoes-vz-server (schema {found}, this one knows {known}); upgrade this server"
-    )]
-    Newer {
-        /// Which.
-        path: PathBuf,
-        /// Its schema.
-        found: usize,
-        /// Ours.
-        known: usize,
-    },
-    /// The file is not where it was: what is written now would be lost with the process.
-    #[error("{0} is no longer the file that this server opened")]
-    Moved(PathBuf),
-    /// Disk full, disk gone.
-    #[error("cannot write the fleet's state to {path}")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
-}
-
-impl StoreError {
-    /// Why nothing can be written for now, and what to do; `None` when waiting does not help.
-    ///
-    /// What may pass is a condition of the disk below the file (SQLITE_FULL, SQLITE_IOERR and its kinds, SQLITE_READONLY,
-    /// SQLITE_CANTOPEN, SQLITE_PERM, SQLITE_NOMEM, a lock). A damaged file does not pass, nor does a mistake of ours.
-    pub fn may_pass(&self) -> Option<String> {
-        use ErrorCode as Code;
-        let (path, reason, advice) = match self {
-            Self::Write { path, source } => {
-                let advice = match source.sqlite_error_code()? {
-                    Code::DiskFull => "free space on that file system",
-                    Code::ReadOnly | Code::PermissionDenied | Code::CannotOpen => {
-                        "make that file system and file writable again"
-                    }
-                    Code::SystemIoFailure => "free space on that file system, and look at the disk below it",
-                    Code::OutOfMemory => "free memory",
-                    _ => return None,
-                };
-                (path, source.to_string(), advice)
-            }
-            Self::Moved(path) => (
-                path,
-                "it is no longer the file that this server opened: its directory was moved or removed"
-                    .to_owned(),
-                "put it back, or restart the server",
-            ),
-            Self::InUse(path) => (path, "another process has it locked".to_owned(), "let that process end"),
-            _ => return None,
-        };
-        Some(format!(
-            "the server cannot write its state to {} ({reason}), so it decides nothing new: {advice}; it goes on by itself \
-             once it can write, and the call may be repeated",
-            path.display()
-        ))
-    }
-}
-
-/// Where decisions are made durable.
+/// Makes decisions durable.
 pub trait Store: Send + Sync + 'static {
-    /// Resolves once all of `writes` are durable, or none. May be asked again with rows that are durable already.
+    /// Resolves once all of `writes` are durable, or none. May be called again with rows that are durable already.
     fn commit(&self, writes: Arc<Vec<Write>>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether there is room for more than a row or two: asked after a commit that failed.
+    /// Checks, after a failed commit, whether there is room for more than a row or two.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
-/// What is done about a damaged database.
+/// What to do about a damaged database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDamage {
-    /// The server does not start, and the file is left as it is.
+    /// The server does not start, and the file is not changed.
     Refuse,
-    /// It is moved aside, and the server begins empty.
-    MoveAside,
+    /// The file is renamed, and the server starts empty.
+    Quarantine,
 }
 
-/// What was found at start.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// Every agent.
-    pub agents: Vec<Agent>,
-    /// Every runner, tombstones too.
-    pub runners: Vec<Runner>,
-}
-
-/// Bytes that the database's write-ahead log keeps when it is empty.
+/// Bytes that the write-ahead log keeps when it is empty.
 const LONGEST_LOG: i64 = 4 << 20;
-/// Bytes that must have room before a store that failed is said to work: more than most setup scripts have.
+/// Bytes that must have room before a failed store counts as recovered: more than most setup scripts have.
 const PROBE: usize = 256 << 10;
 
-async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(what).await {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
@@ -209,46 +100,46 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// As [`Sqlite::open`], but a damaged database may be moved aside (`now` becomes part of its new name).
+    /// As [`Sqlite::open`], but a damaged database may be quarantined (`now` becomes part of its new name).
     pub fn open_or(dir: &Path, damage: OnDamage, now: Timestamp) -> Result<(Self, Loaded), StoreError> {
         match (Self::open(dir), damage) {
-            (Err(StoreError::Damaged { path, what }), OnDamage::MoveAside) => {
-                let kept = aside::move_aside(&path, now)?;
-                tracing::error!(path = %path.display(), what, kept = %kept.display(),
-                    "the database is damaged; it is kept aside and the fleet begins empty");
+            (Err(StoreError::Damaged { path, reason }), OnDamage::Quarantine) => {
+                let kept = quarantine::quarantine(&path, now)?;
+                tracing::error!(path = %path.display(), reason, quarantined = %kept.display(),
+                    "damaged database quarantined; starting empty");
                 Self::open(dir)
             }
-            (opened, OnDamage::Refuse | OnDamage::MoveAside) => opened,
+            (opened, OnDamage::Refuse | OnDamage::Quarantine) => opened,
         }
     }
 
-    /// Opens the database in `dir`, making both when they are not there.
+    /// Opens the database in `dir`, creating both if needed.
     pub fn open(dir: &Path) -> Result<(Self, Loaded), StoreError> {
         let path = dir.join(FILE);
         make_private(dir, &path)?;
-        let told = |e: rusqlite::Error| classify(&path, e);
-        let mut connection = Connection::open(&path).map_err(told)?;
-        // What is refused stays as it is, its log too.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(told)?;
-        // The lock is held from here on: two servers never share a fleet by accident.
-        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(told)?;
+        let failed = |e: rusqlite::Error| classify(&path, e);
+        let mut connection = Connection::open(&path).map_err(failed)?;
+        // A database that is refused is not changed, nor is its log.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
+        // The lock is held from here on, so that two servers never share a fleet by accident.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(failed)?;
         check(&connection, &path)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(told)?;
-        connection.pragma_update(None, "secure_delete", "ON").map_err(told)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        connection.pragma_update(None, "secure_delete", "ON").map_err(failed)?;
         let loaded = migrate_and_load(&mut connection, &path)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(told)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(told)?;
-        // A log that one large refused script has stretched does not keep the room.
-        connection.pragma_update(None, "journal_size_limit", LONGEST_LOG).map_err(told)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
+        // Shrinks a log that one large refused script has extended.
+        connection.pragma_update(None, "journal_size_limit", LONGEST_LOG).map_err(failed)?;
         let file = identity(&path).map_err(|source| StoreError::Create { path: path.clone(), source })?;
         Ok((Self { connection: Arc::new(Mutex::new(connection)), path, file }, loaded))
     }
 
-    /// On a full disk the room that is missing may be the log's own.
+    /// On a full disk, the log itself may take the missing room.
     fn shrink_log(&self) {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            tracing::debug!(%error, "the database's log could not be shortened; the next probe tries again");
+            tracing::debug!(%error, "cannot shorten the database's log; the next probe retries");
         }
     }
 
@@ -259,7 +150,7 @@ impl Sqlite {
             return Err(StoreError::Moved(self.path.clone()));
         }
         let all = |transaction: &Transaction<'_>| writes.iter().try_for_each(|w| apply(transaction, w));
-        // A failed transaction whose rollback failed too is still there.
+        // A failed transaction whose rollback failed too is still open.
         let rolled_back = match connection.is_autocommit() {
             true => Ok(()),
             false => connection.execute_batch("ROLLBACK"),
@@ -283,7 +174,7 @@ impl Store for Sqlite {
     async fn probe(&self) -> Result<(), StoreError> {
         let store = self.clone();
         blocking(move || {
-            // Written and removed in two transactions: within one, SQLite would never write it.
+            // In two transactions, since within one SQLite would never write the row.
             store.shrink_log();
             let id = RunnerId::from(uuid::Uuid::nil());
             store.write(&[Write::Script(id, Script::new(" ".repeat(PROBE)))])?;
@@ -330,13 +221,13 @@ fn make_private(dir: &Path, file: &Path) -> Result<(), StoreError> {
     file_.set_permissions(fs::Permissions::from_mode(0o600)).map_err(at(file))
 }
 
-/// Refuses what is not ours to write. Nothing is written here.
+/// Refuses a database that this server must not write. Nothing is written here.
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let told = |e: rusqlite::Error| classify(path, e);
+    let failed = |e: rusqlite::Error| classify(path, e);
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let (id, version) = (number("application_id").map_err(told)?, number("user_version").map_err(told)?);
+    let (id, version) = (number("application_id").map_err(failed)?, number("user_version").map_err(failed)?);
     let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(told)?;
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed)?;
     if id != APPLICATION_ID && (tables > 0 || id != 0 || version != 0) {
         return Err(StoreError::Foreign(path.to_owned()));
     }
@@ -351,33 +242,35 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
             });
         }
     }
-    let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(told)?;
+    let sound: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
     if sound != "ok" {
-        return Err(StoreError::Damaged { path: path.to_owned(), what: sound });
+        return Err(StoreError::Damaged { path: path.to_owned(), reason: sound });
     }
     Ok(())
 }
 
-/// One transaction: a database whose rows cannot be read is not brought to a later version either.
+/// In one transaction, so that a database whose rows cannot be read is not migrated either.
 fn migrate_and_load(connection: &mut Connection, path: &Path) -> Result<Loaded, StoreError> {
-    let told = |source| StoreError::Write { path: path.to_owned(), source };
-    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(told)?;
+    let failed = |source| StoreError::Write { path: path.to_owned(), source };
+    let version: i32 =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     let done = usize::try_from(version).unwrap_or(0);
-    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(told)?;
-    let transaction = connection.transaction().map_err(told)?;
+    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(failed)?;
+    let transaction = connection.transaction().map_err(failed)?;
     for step in MIGRATIONS.iter().skip(done) {
-        transaction.execute_batch(step).map_err(told)?;
+        transaction.execute_batch(step).map_err(failed)?;
     }
-    // Nothing is written where nothing changed, so that a server starts on a full disk too.
+    // Writes nothing if nothing changed, so that a server starts on a full disk too.
     if (id, done) != (APPLICATION_ID, MIGRATIONS.len()) {
-        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(told)?;
-        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(told)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(failed)?;
     }
     let loaded = rows::load(&transaction).map_err(|e| match e {
         rows::LoadError::Sqlite(e) => classify(path, e),
-        rows::LoadError::Row(what) => StoreError::Damaged { path: path.to_owned(), what },
+        rows::LoadError::Row(reason) => StoreError::Damaged { path: path.to_owned(), reason },
     })?;
-    transaction.commit().map_err(told)?;
+    transaction.commit().map_err(failed)?;
     Ok(loaded)
 }
 
@@ -385,7 +278,7 @@ fn classify(path: &Path, e: rusqlite::Error) -> StoreError {
     match e.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::InUse(path.to_owned()),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Damaged { path: path.to_owned(), what: e.to_string() }
+            StoreError::Damaged { path: path.to_owned(), reason: e.to_string() }
         }
         _ => StoreError::Write { path: path.to_owned(), source: e },
     }

@@ -1,16 +1,16 @@
-//! Lines to stdout and stderr. `println!` and `eprintln!` panic when their reader is gone or their disk is full; these
-//! give an error for stdout, which is what the program was asked for, and let stderr be.
+//! Lines to stdout and stderr. `println!` and `eprintln!` panic when their reader has ended or their disk is full. These
+//! functions return an error for stdout, which carries the program's result, and ignore errors of stderr.
 
 use std::io::{self, Write};
 
-use crate::progress;
+use crate::live_line;
 
 /// Writes one line to stdout.
 ///
 /// # Errors
-/// When it cannot be written: nobody reads it any more ([`is_read_enough`]), or a disk is full.
+/// When it cannot be written: its reader has ended ([`is_reader_closed`]), or a disk is full.
 pub fn print(line: &str) -> io::Result<()> {
-    progress::aside(|| {
+    live_line::suspend(|| {
         let mut out = io::stdout().lock();
         out.write_all(line.as_bytes())?;
         out.write_all(b"\n")?;
@@ -20,26 +20,26 @@ pub fn print(line: &str) -> io::Result<()> {
 
 /// Writes one line to stderr. A stderr that cannot be written changes nothing.
 pub fn note(line: &str) {
-    // There is nowhere left to say that it failed.
+    // There is no other place to report an error.
     let _ = Stderr.write_all(format!("{line}\n").as_bytes());
 }
 
-/// Whether writing failed because the reader has had enough, as in `list | head`.
-pub fn is_read_enough(error: &io::Error) -> bool {
+/// Whether writing failed because the reader has closed the pipe, as in `list | head`.
+pub fn is_reader_closed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
-/// stderr beside a live line: what is written stands above it. For logs.
+/// stderr, whose lines appear above the live line. For logs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        progress::aside(|| io::stderr().lock().write(bytes))
+        live_line::suspend(|| io::stderr().lock().write(bytes))
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        progress::aside(|| io::stderr().lock().write_all(bytes))
+        live_line::suspend(|| io::stderr().lock().write_all(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Tables without borders: columns by display width (a Japanese letter takes two cells), two blanks between them.
+//! Tables without borders: columns by display width (a Japanese character takes two cells), two spaces between them.
 //!
 //! On a terminal the last column wraps within its width; the others never do, so that ids can be copied. Into a pipe
 //! each row is one line, whatever its length, for `grep` and `awk`.
@@ -9,20 +9,18 @@ use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width as Cells, p
 
 use crate::text;
 
-/// The last column is not squeezed to less than this many cells; a terminal too narrow for that wraps by itself.
-const LEAST_NOTE: u16 = 24;
+/// The least width of the last column in cells; a terminal that is too narrow for it wraps by itself.
+const MIN_LAST_WIDTH: u16 = 24;
 
 /// How wide a table may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
-    /// As its cells need.
+    /// As wide as its cells.
     Any,
-    /// A terminal's columns.
     Terminal(u16),
 }
 
 impl Width {
-    /// stdout's.
     pub fn of_stdout() -> Self {
         let out = io::stdout();
         let size = out.is_terminal().then(|| terminal_size::terminal_size_of(&out)).flatten();
@@ -30,8 +28,8 @@ impl Width {
     }
 }
 
-/// The table's lines, the last without its line break. Cells are cleaned of what a terminal would obey; an empty one
-/// is a dash.
+/// The table's lines; the last has no line break. What controls a terminal is removed from the cells; an empty one is
+/// shown as a dash.
 pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Width) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head.iter().copied());
@@ -51,7 +49,7 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: 
         let (note, others) = widths.split_last().map_or((0, 0), |(note, rest)| {
             (*note, rest.iter().fold(0, |sum: u16, w| sum.saturating_add(*w).saturating_add(2)))
         });
-        let left = cells.saturating_sub(others).max(LEAST_NOTE);
+        let left = cells.saturating_sub(others).max(MIN_LAST_WIDTH);
         if note > left {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(others.saturating_add(left));
             if let Some(last) = table.column_mut(head.len().saturating_sub(1)) {
@@ -79,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_below_each_other_by_display_width_and_a_pipes_rows_stay_whole() {
+    fn columns_are_aligned_by_display_width_and_a_pipes_rows_stay_whole() {
         let shown = table(&["HOST", "AGE", "NOTE"], rows(), Width::Any);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(
@@ -98,7 +96,7 @@ mod tests {
         let lines: Vec<_> = shown.lines().collect();
         assert!(lines.len() > 3, "{shown}");
         assert!(lines[1].starts_with("東京の機械  2d   a note"), "{shown}");
-        assert!(lines[2].starts_with("                 "), "the rest of the note stands below it: {shown}");
+        assert!(lines[2].starts_with("                 "), "the rest of the note is below it: {shown}");
         // Wide letters count as two: there are five of them.
         assert!(lines.iter().all(|l| l.chars().count() + 5 <= 50 || !l.contains('東')), "{shown}");
     }

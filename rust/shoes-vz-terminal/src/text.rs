@@ -1,28 +1,28 @@
-//! Text that came from others: names, reasons, logs of guests. Printed as it came, it could move the cursor, recolour
-//! the terminal, set its title, answer in its user's name, or show its letters in another order than they are in.
+//! Text from other sources: names, reasons, logs of guests. Printed unchanged, it could move the cursor, recolour the
+//! terminal, set its title, make it send input, or show characters in another order.
 
-/// One line: escape sequences are taken out whole, line breaks and tabs become blanks, other controls go.
+/// One line: whole escape sequences and other control characters are removed; line breaks and tabs become spaces.
 pub fn line(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(plain).collect();
     lines.join(" ")
 }
 
-/// The same with its lines kept apart.
+/// As [`line`], but keeps the line breaks.
 pub fn lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(|line| plain(line).trim_end().to_owned()).collect();
     lines.join("\n")
 }
 
-/// [`lines`], where each but the first begins with `margin`.
+/// [`lines`], where each line but the first begins with `margin`.
 pub fn indented(text: &str, margin: &str) -> String {
     lines(text).replace('\n', &format!("\n{margin}"))
 }
 
-/// JSON with its meaning unchanged: what serde leaves as it is in strings and a terminal may obey is written as `\uXXXX`.
+/// JSON with the same meaning: characters that serde does not escape, but that may control a terminal, become `\uXXXX`.
 pub fn json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        // serde escapes those below 0x20 itself; one that is left is a line break of a pretty document.
+        // serde escapes those below 0x20; the only one left is a line break of a pretty-printed document.
         if (c.is_control() && c != '\n') || reorders(c) {
             out.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
@@ -32,7 +32,7 @@ pub fn json(json: &str) -> String {
     out
 }
 
-/// One line at a time, so that a sequence without an end hides no more than the rest of its own line.
+/// Takes one line, so that a sequence without an end hides no more than the rest of its line.
 fn plain(line: &str) -> String {
     // The one-character forms of ESC and a letter (ECMA-48, 5.3): U+009B is `ESC [`.
     let mut seven_bit = String::with_capacity(line.len());
@@ -50,7 +50,7 @@ fn plain(line: &str) -> String {
     blanks.chars().filter(|c| !c.is_control() && !reorders(*c)).collect()
 }
 
-/// Whether it makes a terminal show letters in another order, or is invisible (UAX #9; "Trojan Source", CVE-2021-42574).
+/// Whether it makes a terminal show characters in another order, or is invisible (UAX #9; "Trojan Source", CVE-2021-42574).
 fn reorders(c: char) -> bool {
     matches!(c, '\u{061c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escape_sequences_go_whole() {
+    fn escape_sequences_are_removed_whole() {
         for (hostile, shown) in [
             ("\x1b[2J\x1b[31mred\x1b[0m", "red"),
             ("\x1b]0;title\x07after", "after"),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_without_an_end_hides_its_own_line_only() {
+    fn a_sequence_without_an_end_hides_only_the_rest_of_its_line() {
         assert_eq!(lines("one\x1b]0;never ended\ntwo\r\nthree"), "one\ntwo\nthree");
         assert_eq!(line("one\x1b[\ntwo"), "one two");
         assert_eq!(indented("a\nb\n\nc", "    "), "a\n    b\n    \n    c");
@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_a_terminal_obeys_is_left_whatever_comes(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn no_text_leaves_anything_that_controls_a_terminal(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let hostile = String::from_utf8_lossy(&bytes);
             let shown = lines(&hostile);
             prop_assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");

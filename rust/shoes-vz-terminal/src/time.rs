@@ -1,4 +1,4 @@
-//! Times as people say them. JSON has RFC 3339.
+//! Times relative to now, for people. JSON output uses RFC 3339.
 
 use jiff::Timestamp;
 
@@ -28,9 +28,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_the_unit_that_tells_most() {
+    fn times_are_shown_in_the_unit_of_their_magnitude() {
         let now: Timestamp = "2026-01-02T03:04:05.9Z".parse().unwrap();
-        for (seconds, words) in [
+        for (seconds, text) in [
             (0, "now"),
             (12, "12 s ago"),
             (119, "119 s ago"),
@@ -41,7 +41,7 @@ mod tests {
             (-5, "in 5 s"),
             (-400, "in 6 min"),
         ] {
-            assert_eq!(ago(now - SignedDuration::from_secs(seconds), now), words);
+            assert_eq!(ago(now - SignedDuration::from_secs(seconds), now), text);
         }
     }
 }

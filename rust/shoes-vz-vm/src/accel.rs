@@ -1,4 +1,4 @@
-//! Whether KVM works here, found out by using it: `/dev/kvm` may open, and VMs may be created, on hosts where no
+//! Whether KVM works here, shown by using it: `/dev/kvm` may open, and VMs may be created, on hosts where no
 //! stock kernel runs (nested "pagetable" VMs run every instruction through the kernel's emulator).
 //!
 //! The probe is a VM without firmware whose few instructions count down from fifty million and then end it:
@@ -14,74 +14,80 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use shoes_vz_model::text;
-use shoes_vz_process::files;
+use shoes_vz_process::files::{self, Readers};
 use tokio::process::Command;
 
-use crate::{end::write_atomically, hypervisor::qemu::command::Arch, spec::Accelerator};
+use crate::{arch::Arch, spec::Accelerator};
 
 /// More than enough for real KVM on a busy host.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 const CACHE: &str = "accelerator.json";
-/// Of that file, which is a few lines.
+/// Of that file, which is a few lines; in bytes.
 const MAX_CACHED: u64 = 64 << 10;
 const ROM: &str = "accelerator-probe.rom";
 
-/// What was found out, and for which host and QEMU it holds.
+/// The result of a probe, and the host and QEMU that it is valid for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Found {
+struct Detection {
     boot_id: String,
     kernel: String,
     qemu: String,
     accelerator: Accelerator,
-    why: String,
+    reason: String,
 }
 
-/// KVM if it proves itself, else TCG; never `Auto`. The answer is kept in `cache_dir`, and said in the log.
+/// KVM if the probe shows that it works, else TCG; never `Auto`. The answer is kept in `cache_dir`, and logged.
 pub async fn detect(cache_dir: &Path) -> Accelerator {
     let cached = cache_dir.join(CACHE);
     let host = host().await;
     if let Ok(bytes) = files::read_bounded(&cached, MAX_CACHED)
-        && let Ok(found) = serde_json::from_slice::<Found>(&bytes)
+        && let Ok(found) = serde_json::from_slice::<Detection>(&bytes)
         && (&found.boot_id, &found.kernel, &found.qemu) == (&host.boot_id, &host.kernel, &host.qemu)
         && found.accelerator != Accelerator::Auto
     {
-        tracing::info!(accelerator = %found.accelerator, why = found.why, "accelerator (found out earlier)");
+        tracing::info!(accelerator = %found.accelerator, reason = found.reason, "accelerator known from an earlier probe");
         return found.accelerator;
     }
     let found = match probe(cache_dir, Accelerator::Kvm).await {
-        Ok(()) => {
-            Found { accelerator: Accelerator::Kvm, why: "KVM ran the probe VM at full speed".into(), ..host }
-        }
-        Err(why) => Found { accelerator: Accelerator::Tcg, why, ..host },
+        Ok(()) => Detection {
+            accelerator: Accelerator::Kvm,
+            reason: "KVM ran the probe VM at full speed".into(),
+            ..host
+        },
+        Err(reason) => Detection { accelerator: Accelerator::Tcg, reason, ..host },
     };
     match found.accelerator {
-        Accelerator::Kvm => tracing::info!(why = found.why, "accelerator: kvm"),
-        _ => tracing::warn!(why = found.why, "accelerator: tcg (emulation: guests are 5 to 15 times slower)"),
+        Accelerator::Kvm => tracing::info!(reason = found.reason, "accelerator: kvm"),
+        _ => tracing::warn!(
+            reason = found.reason,
+            "accelerator: tcg (emulation: guests are 5 to 15 times slower)"
+        ),
     }
-    let kept =
-        serde_json::to_vec(&found).map_err(io::Error::from).and_then(|json| write_atomically(&cached, &json));
+    let kept = serde_json::to_vec(&found)
+        .map_err(io::Error::from)
+        .and_then(|json| files::replace(&cached, &json, Readers::Owner));
     if let Err(error) = kept {
-        tracing::warn!(path = ?cached, %error, "the accelerator will be found out anew next time");
+        tracing::warn!(path = ?cached, %error, "keeping the accelerator failed; the next start probes it again");
     }
     found.accelerator
 }
 
-async fn host() -> Found {
+async fn host() -> Detection {
     let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let qemu = match Arch::of_this_host() {
         Some(arch) => Command::new(arch.program()).arg("--version").stdin(Stdio::null()).output().await,
         None => Err(io::ErrorKind::Unsupported.into()),
     };
-    Found {
+    Detection {
         boot_id: line("/proc/sys/kernel/random/boot_id"),
         kernel: line("/proc/sys/kernel/osrelease"),
         qemu: qemu.map(|out| text::tail(&out.stdout, 2, 200)).unwrap_or_default(),
         accelerator: Accelerator::Auto,
-        why: String::new(),
+        reason: String::new(),
     }
 }
 
-/// Runs the probe; the error says why the accelerator is of no use.
+/// Runs the probe; the error is the reason why the accelerator cannot be used.
 async fn probe(dir: &Path, accelerator: Accelerator) -> Result<(), String> {
     let arch = Arch::of_this_host().ok_or("QEMU guests are not supported on this architecture")?;
     if accelerator == Accelerator::Kvm {
@@ -105,7 +111,7 @@ async fn probe(dir: &Path, accelerator: Accelerator) -> Result<(), String> {
     command.args(["-cpu", if accelerator == Accelerator::Kvm { "host" } else { "max" }]);
     let running = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
     let out = running.await.map_err(|e| format!("timeout(1) cannot be started ({e})"))?;
-    let said = text::tail(&out.stderr, 3, 500);
+    let stderr = text::tail(&out.stderr, 3, 500);
     match (out.status.code(), out.status.signal()) {
         (Some(code), _) if code == Rom::exit_code(arch) => Ok(()),
         (Some(137), _) | (None, Some(9)) => Err(format!(
@@ -113,8 +119,8 @@ async fn probe(dir: &Path, accelerator: Accelerator) -> Result<(), String> {
              nested VMs",
             PROBE_DEADLINE.as_secs()
         )),
-        (Some(127), _) => Err(format!("{} is not installed: {said}", arch.program())),
-        _ => Err(format!("the probe VM ended with {}: {said}", out.status)),
+        (Some(127), _) => Err(format!("{} is not installed: {stderr}", arch.program())),
+        _ => Err(format!("the probe VM ended with {}: {stderr}", out.status)),
     }
 }
 
@@ -180,7 +186,7 @@ impl Rom {
 impl Drop for Rom {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = ?self.path, %error, "the probe VM's ROM stays behind");
+            tracing::warn!(path = ?self.path, %error, "removing the probe VM's ROM failed");
         }
     }
 }
@@ -197,21 +203,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_found_out_is_kept_for_this_boot_only() {
+    async fn the_detected_accelerator_is_kept_for_this_boot_only() {
         let dir = tempfile::tempdir().unwrap();
         let first = detect(dir.path()).await;
         assert_ne!(first, Accelerator::Auto);
         let cache = dir.path().join(CACHE);
-        let mut found: Found = serde_json::from_slice(&fs::read(&cache).unwrap()).unwrap();
+        let mut found: Detection = serde_json::from_slice(&fs::read(&cache).unwrap()).unwrap();
         assert_eq!(found.accelerator, first);
-        assert!(!found.why.is_empty());
+        assert!(!found.reason.is_empty());
 
         // A cached answer is believed …
         let other = if first == Accelerator::Tcg { Accelerator::Kvm } else { Accelerator::Tcg };
         found.accelerator = other;
         fs::write(&cache, serde_json::to_vec(&found).unwrap()).unwrap();
         assert_eq!(detect(dir.path()).await, other);
-        // … unless the host was booted anew since.
+        // … unless the host was booted again since.
         found.boot_id = "another".into();
         fs::write(&cache, serde_json::to_vec(&found).unwrap()).unwrap();
         assert_eq!(detect(dir.path()).await, first);

@@ -1,8 +1,8 @@
-//! The agent's hold on one VM process: start one or adopt one, follow it, end it.
+//! The agent's handle to one VM process: start one or adopt one, follow it, end it.
 //!
-//! One task follows the process' status stream. The last value it publishes always has `end` set: the process' own
-//! word, else `VmEnd.json`'s, else that the process died. For a process we started, the end is published once it is
-//! gone.
+//! One task follows the process' status stream. The last value it publishes always has `end` set: what the process
+//! reported, else what `VmEnd.json` says, else that the process died. For a process that we started, the end is published
+//! once it has exited.
 
 use std::{
     fs, io,
@@ -18,10 +18,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use shoes_vz_model::{
-    bundle::{MAX_SOCKET_PATH, file},
-    text,
-};
+use shoes_vz_model::bundle::{MAX_SOCKET_PATH, file};
 use shoes_vz_proto::vm::{
     PauseRequest, ResumeRequest, SaveRequest, StartRequest, StopRequest, VmEnd, VmStatus, WatchRequest,
     vm_service_client::VmServiceClient,
@@ -40,79 +37,52 @@ use tonic::{
 
 use crate::{
     end::{End, EndKind},
-    process::READY,
+    output::{READY, log_tail},
 };
 
-/// Until a VM process says it is ready: an exec and two sockets.
+/// Until a VM process is ready: an exec and two sockets.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
-/// Until a live VM process answers its socket.
+/// Until a live VM process answers on its socket.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-/// Until a forced stop is done; after this the VM process is killed, and the hypervisor with it.
+/// Until a forced stop is done; then the VM process is killed, and the hypervisor with it.
 const FORCE_DEADLINE: Duration = Duration::from_secs(5);
 /// Beyond a polite stop's grace, as much again for the kill that follows it.
 const STOP_MARGIN: Duration = FORCE_DEADLINE;
-/// Until a process that has said farewell is gone.
+/// From a VM's end to the exit of its process.
 const EXIT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Of the end of a VM process' log.
-const MAX_TAIL: u64 = 16 << 10;
-
-/// Why a VM process could not be started, asked or told.
+/// Why a VM process could not be started, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
-    /// `vm.sock` or `guest.sock` in this bundle would have too long a path.
     #[error(
         "the bundle's path {path:?} is too long for a Unix socket ({bytes} bytes, at most {MAX_SOCKET_PATH}); use a shorter --runners-path"
     )]
     PathTooLong {
-        /// The bundle.
+        /// Of the bundle.
         path: PathBuf,
         /// Of the longest socket's path.
         bytes: usize,
     },
-    /// The process could not be started.
     #[error("starting the VM process of {bundle:?}")]
-    Spawn {
-        /// The bundle.
-        bundle: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The process began and ended, or never became ready.
-    #[error("the VM process of {bundle:?} did not become ready: {words}")]
-    NotReady {
-        /// The bundle.
-        bundle: PathBuf,
-        /// Its own words, or what is known.
-        words: String,
-    },
-    /// `vm.sock` is there and answers wrongly, or not at all.
+    Spawn { bundle: PathBuf, source: io::Error },
+    /// The process started and ended, or never became ready.
+    #[error("the VM process of {bundle:?} did not become ready: {reason}")]
+    NotReady { bundle: PathBuf, reason: String },
+    /// `vm.sock` exists, and the answer is wrong or does not come.
     #[error(
-        "the VM process behind {socket:?} does not answer: {words}; it hangs (its log is vm.log beside the socket), and \
+        "the VM process behind {socket:?} does not answer: {reason}; it hangs (its log is vm.log beside the socket), and \
          its VM ends with it"
     )]
-    NoAnswer {
-        /// The socket.
-        socket: PathBuf,
-        /// What was seen.
-        words: String,
-    },
-    /// The VM process refused a request.
-    #[error("the VM process would not {what}: {words}")]
-    Refused {
-        /// What was asked.
-        what: &'static str,
-        /// Its words.
-        words: String,
-    },
+    NoAnswer { socket: PathBuf, reason: String },
+    #[error("the VM process refused to {what}: {reason}")]
+    Refused { what: &'static str, reason: String },
 }
 
 /// How to stop a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// At once.
     Force,
-    /// The guest is asked first, and ended when this time is over.
+    /// The guest is asked first; after this time the VM is ended.
     Grace(Duration),
 }
 
@@ -121,19 +91,19 @@ pub enum Stop {
 pub struct Vm {
     service: VmServiceClient<Channel>,
     status: watch::Receiver<VmStatus>,
-    place: Place,
+    bundle: BundleLocation,
 }
 
-/// The VM's bundle, whose name may change while it runs. Clones are of one place.
+/// Of the VM's bundle, which may be renamed while the VM runs. Clones share it.
 #[derive(Debug, Clone)]
-struct Place(Arc<Mutex<PathBuf>>);
+struct BundleLocation(Arc<Mutex<PathBuf>>);
 
-impl Place {
+impl BundleLocation {
     fn of(bundle: &Path) -> Self {
         Self(Arc::new(Mutex::new(bundle.to_owned())))
     }
 
-    fn bundle(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -144,13 +114,13 @@ impl Place {
 
 impl std::fmt::Debug for Vm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vm").field("bundle", &self.place.bundle()).finish_non_exhaustive()
+        f.debug_struct("Vm").field("bundle", &self.bundle.path()).finish_non_exhaustive()
     }
 }
 
 impl Vm {
-    /// Starts the VM process of `bundle` (made by [`crate::clone::make_bundle`]) as `agent_exe vm --bundle …`, in a
-    /// session of its own; returns once it serves `vm.sock`. The VM itself is not started.
+    /// Starts the VM process of `bundle` (made by `clone::make_bundle`) as `agent_exe vm --bundle …`, in a separate
+    /// session; returns once it serves `vm.sock`. The VM is not started yet.
     pub async fn spawn(agent_exe: &Path, bundle: &Path) -> Result<Self, VmError> {
         check_length(bundle)?;
         let spawn_error = |source| VmError::Spawn { bundle: bundle.to_owned(), source };
@@ -168,20 +138,20 @@ impl Vm {
             .stderr(log)
             .spawn()
             .map_err(spawn_error)?;
-        if let Err(words) = ready(&mut child).await {
-            // It is of no use, whatever it does; a VM it may have begun dies with it.
+        if let Err(reason) = ready(&mut child).await {
+            // It cannot be used, whatever it does; a VM that it may have started dies with it.
             drop(child.start_kill());
-            let gone = child.wait().await;
-            let words = match (words.as_str(), gone) {
-                ("", Ok(status)) => format!("it died without a word ({status}); {}", log_tail(bundle)),
-                _ => words,
+            let exit = child.wait().await;
+            let reason = match (reason.as_str(), exit) {
+                ("", Ok(status)) => format!("it died without a message ({status}); {}", log_tail(bundle)),
+                _ => reason,
             };
-            return Err(VmError::NotReady { bundle: bundle.to_owned(), words });
+            return Err(VmError::NotReady { bundle: bundle.to_owned(), reason });
         }
         Self::connect(bundle, Some(child)).await
     }
 
-    /// The VM process a former agent started; `None` when there is none behind `vm.sock`.
+    /// The VM process that an earlier agent started; `None` when no process serves `vm.sock`.
     pub async fn adopt(bundle: &Path) -> Result<Option<Self>, VmError> {
         check_length(bundle)?;
         let socket = bundle.join(file::VM_SOCKET);
@@ -194,15 +164,15 @@ impl Vm {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 Ok(None)
             }
-            Err(e) => Err(VmError::NoAnswer { socket, words: e.to_string() }),
+            Err(e) => Err(VmError::NoAnswer { socket, reason: e.to_string() }),
         }
     }
 
     async fn connect(bundle: &Path, child: Option<Child>) -> Result<Self, VmError> {
         let socket = bundle.join(file::VM_SOCKET);
-        let no_answer = |words: String| VmError::NoAnswer { socket: socket.clone(), words };
-        let place = Place::of(bundle);
-        let mut service = service(place.clone()).map_err(|e| no_answer(e.to_string()))?;
+        let no_answer = |reason: String| VmError::NoAnswer { socket: socket.clone(), reason };
+        let bundle = BundleLocation::of(bundle);
+        let mut service = service(bundle.clone()).map_err(|e| no_answer(e.to_string()))?;
         let first = async {
             let mut stream = service.watch(WatchRequest {}).await?.into_inner();
             Ok::<_, tonic::Status>((stream.message().await?, stream))
@@ -214,9 +184,9 @@ impl Vm {
             Ok(Ok((Some(first), stream))) => (first, stream),
         };
         let (sender, status) = watch::channel(VmStatus { end: None, ..first.clone() });
-        let follower = Follower { place: place.clone(), service: service.clone(), sender, child };
+        let follower = Follower { bundle: bundle.clone(), service: service.clone(), sender, child };
         tokio::spawn(follower.run(first, stream));
-        Ok(Self { service, status, place })
+        Ok(Self { service, status, bundle })
     }
 
     /// The present status and each later one. The last has `end` set.
@@ -227,28 +197,28 @@ impl Vm {
     /// Starts the VM; returns when the guest runs and [`Vm::status`] shows it.
     pub async fn start(&self) -> Result<(), VmError> {
         self.ask("start the VM", self.service.clone().start(StartRequest {})).await?;
-        // The status comes over another stream than the answer, and may come after it.
+        // The status comes over another stream than the answer, possibly after it.
         let mut status = self.status.clone();
         let shown = status.wait_for(|s| s.started_ms > 0 || s.end.is_some()).await;
         match shown.ok().filter(|s| s.started_ms == 0).and_then(|s| s.end.clone()) {
-            Some(end) => Err(VmError::Refused { what: "start the VM", words: end.reason }),
-            // It ran, even if it is over by now.
+            Some(end) => Err(VmError::Refused { what: "start the VM", reason: end.reason }),
+            // It ran, even if it has ended by now.
             None => Ok(()),
         }
     }
 
-    /// Ends the VM; returns when it, and a process started by us, is gone. A VM that is over already is fine.
-    /// When the VM process itself hangs it is killed, and the hypervisor with it.
+    /// Ends the VM; returns when it, and a process that we started, has ended. A VM that has ended already is fine.
+    /// A VM process that hangs is killed, and the hypervisor with it.
     pub async fn stop(&self, how: Stop) -> Result<(), VmError> {
         if self.status.borrow().end.is_some() {
-            // There is nobody left to ask: a VM whose state was saved is ended before its bundle is removed.
+            // No process is left to ask: a VM whose state was saved is ended before its bundle is removed.
             return Ok(());
         }
         let (force, grace) = match how {
             Stop::Force => (true, Duration::ZERO),
             Stop::Grace(grace) => (false, grace),
         };
-        // Rounded up: a grace of half a second is not none.
+        // Rounded up: a grace of half a second is more than none.
         let grace_seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let request = StopRequest { force, grace_seconds: u32::try_from(grace_seconds).unwrap_or(u32::MAX) };
         let deadline = if force { FORCE_DEADLINE } else { Duration::from_secs(grace_seconds) + STOP_MARGIN };
@@ -258,31 +228,29 @@ impl Vm {
             self.kill_process();
         }
         if timeout(deadline, self.ended()).await.is_ok() {
-            // Its end says what an answer that did not come could not.
+            // The end says more than the answer, which may not have come.
             return Ok(());
         }
         if let Ok(Err(status)) = asked {
             tracing::warn!(
-                words = status.message(),
-                "the VM process could not answer a stop, and did not end"
+                reason = status.message(),
+                "the VM process failed to stop its VM, and did not exit"
             );
         }
         self.kill_process();
         match timeout(EXIT_DEADLINE, self.ended()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(VmError::NoAnswer {
-                socket: self.place.file(file::VM_SOCKET),
-                words: "it could not even be killed".into(),
+                socket: self.bundle.file(file::VM_SOCKET),
+                reason: "it survived SIGKILL".into(),
             }),
         }
     }
 
-    /// Stops the guest's time.
     pub async fn pause(&self) -> Result<(), VmError> {
         self.ask("pause the VM", self.service.clone().pause(PauseRequest {})).await
     }
 
-    /// Lets it go on.
     pub async fn resume(&self) -> Result<(), VmError> {
         self.ask("resume the VM", self.service.clone().resume(ResumeRequest {})).await
     }
@@ -293,24 +261,23 @@ impl Vm {
         self.ask("save the VM", self.service.clone().save(SaveRequest { path })).await
     }
 
-    /// Its bundle is called otherwise now.
+    /// Its bundle was renamed.
     pub fn moved(&self, bundle: &Path) {
-        *self.place.0.lock().unwrap_or_else(PoisonError::into_inner) = bundle.to_owned();
+        *self.bundle.0.lock().unwrap_or_else(PoisonError::into_inner) = bundle.to_owned();
     }
 
-    /// Waits for the VM's end.
     pub async fn ended(&self) -> VmEnd {
         let mut status = self.status.clone();
-        // The follower never leaves without an end; were it to die, its sender is dropped.
+        // The follower never ends without an end; if it panics, its sender is dropped.
         let last = status.wait_for(|s| s.end.is_some()).await;
         last.ok().and_then(|s| s.end.clone()).unwrap_or_else(|| {
             End::new(EndKind::HypervisorFailed, "the task that follows the VM process died").to_wire()
         })
     }
 
-    /// Where streams to the guest begin ([`shoes_vz_channel::socket::dial`]).
+    /// For [`shoes_vz_channel::socket::dial`].
     pub fn guest_socket(&self) -> PathBuf {
-        self.place.file(file::GUEST_SOCKET)
+        self.bundle.file(file::GUEST_SOCKET)
     }
 
     async fn ask<T>(
@@ -321,16 +288,16 @@ impl Vm {
         match answer.await {
             Ok(_) => Ok(()),
             Err(status) => {
-                let words = match &self.status.borrow().end {
+                let reason = match &self.status.borrow().end {
                     Some(end) => end.reason.clone(),
                     None => status.message().to_owned(),
                 };
-                Err(VmError::Refused { what, words })
+                Err(VmError::Refused { what, reason })
             }
         }
     }
 
-    /// Only while its stream is open, so that the number is surely still its own.
+    /// Only while its stream is open: then no other process can have its number.
     fn kill_process(&self) {
         let status = self.status.borrow();
         let Some(pid) = i32::try_from(status.pid).ok().filter(|pid| *pid > 1 && status.end.is_none()) else {
@@ -338,7 +305,7 @@ impl Vm {
         };
         tracing::warn!(pid, "the VM process does not answer; killing it");
         if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
-            tracing::warn!(pid, %error, "the VM process cannot be killed");
+            tracing::warn!(pid, %error, "killing the VM process failed");
         }
     }
 }
@@ -351,42 +318,23 @@ fn check_length(bundle: &Path) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Waits for the word on its stdout; the error is its own words, or "" when it died without any.
+/// Waits for [`READY`] on its stdout; the error is what it printed instead, or "" when it died without a message.
 async fn ready(child: &mut Child) -> Result<(), String> {
     let Some(stdout) = child.stdout.take() else { return Err("it has no stdout".into()) };
-    let mut said = Vec::new();
-    // Bounded, and to the end: the process hangs up once it is ready, or dies.
-    match timeout(READY_DEADLINE, stdout.take(16 << 10).read_to_end(&mut said)).await {
-        Err(_) => return Err(format!("no word within {} s", READY_DEADLINE.as_secs())),
+    let mut printed = Vec::new();
+    // Bounded, and to the end: the process closes its stdout once it is ready, or dies.
+    match timeout(READY_DEADLINE, stdout.take(16 << 10).read_to_end(&mut printed)).await {
+        Err(_) => return Err(format!("it was not ready within {} s", READY_DEADLINE.as_secs())),
         Ok(Err(e)) => return Err(e.to_string()),
         Ok(Ok(_)) => {}
     }
-    let said = String::from_utf8_lossy(&said);
-    if said.trim_end() == READY { Ok(()) } else { Err(said.trim_end().to_owned()) }
+    let printed = String::from_utf8_lossy(&printed);
+    if printed.trim_end() == READY { Ok(()) } else { Err(printed.trim_end().to_owned()) }
 }
 
-/// The last of a VM process' log, quoted: the log itself goes with the bundle.
-pub(crate) fn log_tail(bundle: &Path) -> String {
-    match last_bytes(&bundle.join(file::VM_LOG), MAX_TAIL) {
-        Ok(log) if log.is_empty() => "its log is empty".into(),
-        Ok(log) => format!("the end of its log: {}", text::plain(&text::tail(&log, 10, 2048))),
-        Err(e) => format!("its log cannot be read ({e})"),
-    }
-}
-
-fn last_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    use std::io::{Read as _, Seek as _};
-    let mut file = fs::File::open(path)?;
-    let start = file.metadata()?.len().saturating_sub(max);
-    file.seek(io::SeekFrom::Start(start))?;
-    let mut bytes = Vec::new();
-    file.take(max).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn service(place: Place) -> Result<VmServiceClient<Channel>, tonic::transport::Error> {
+fn service(bundle: BundleLocation) -> Result<VmServiceClient<Channel>, tonic::transport::Error> {
     let connector = tower::service_fn(move |_: http::Uri| {
-        let socket = place.file(file::VM_SOCKET);
+        let socket = bundle.file(file::VM_SOCKET);
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     // The address is only for the `Host` header.
@@ -396,7 +344,7 @@ fn service(place: Place) -> Result<VmServiceClient<Channel>, tonic::transport::E
 
 /// Publishes the process' statuses, and its end.
 struct Follower {
-    place: Place,
+    bundle: BundleLocation,
     service: VmServiceClient<Channel>,
     sender: watch::Sender<VmStatus>,
     child: Option<Child>,
@@ -404,10 +352,10 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self, first: VmStatus, stream: Streaming<VmStatus>) {
-        let told = if first.end.is_some() { Some(first) } else { self.follow(stream).await };
-        let exit = self.gone().await;
-        let mut last = told.unwrap_or_else(|| self.sender.borrow().clone());
-        let end = last.end.take().unwrap_or_else(|| died(&self.place.bundle(), exit).to_wire());
+        let reported = if first.end.is_some() { Some(first) } else { self.follow(stream).await };
+        let exit = self.exit().await;
+        let mut last = reported.unwrap_or_else(|| self.sender.borrow().clone());
+        let end = last.end.take().unwrap_or_else(|| died(&self.bundle.path(), exit).to_wire());
         self.sender.send_replace(VmStatus {
             state: End::from_wire(&end).state().into(),
             end: Some(end),
@@ -416,7 +364,7 @@ impl Follower {
         });
     }
 
-    /// Until the process tells its VM's end (the status with it), or is gone (`None`).
+    /// Follows the process until it reports its VM's end, or dies (`None`).
     async fn follow(&mut self, mut stream: Streaming<VmStatus>) -> Option<VmStatus> {
         loop {
             match stream.message().await {
@@ -424,7 +372,7 @@ impl Follower {
                 Ok(Some(status)) => {
                     self.sender.send_replace(status);
                 }
-                // A broken stream is a dead process, unless the process still listens.
+                // A stream breaks when the process has died, unless the process still listens.
                 Ok(None) | Err(_) => match self.service.watch(WatchRequest {}).await {
                     Ok(again) => stream = again.into_inner(),
                     Err(_) => return None,
@@ -433,17 +381,20 @@ impl Follower {
         }
     }
 
-    /// Waits for a process of ours to be gone.
-    async fn gone(&mut self) -> Option<ExitStatus> {
+    /// Waits for the exit of a process that we started.
+    async fn exit(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
         match timeout(EXIT_DEADLINE, child.wait()).await {
             Ok(Ok(status)) => Some(status),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "how the VM process ended cannot be found out");
+                tracing::warn!(%error, "reading the VM process' exit status failed");
                 None
             }
             Err(_) => {
-                tracing::warn!(pid = child.id(), "a VM process that is over does not leave; killing it");
+                tracing::warn!(
+                    pid = child.id(),
+                    "the VM process has not exited after its VM's end; killing it"
+                );
                 drop(child.start_kill());
                 child.wait().await.ok()
             }
@@ -451,12 +402,12 @@ impl Follower {
     }
 }
 
-/// The words for a process that died without any.
+/// The end of a VM whose process died without reporting one.
 fn died(bundle: &Path, exit: Option<ExitStatus>) -> End {
     match End::read(bundle) {
         Ok(Some(end)) => return end,
         Ok(None) => {}
-        Err(error) => tracing::warn!(?bundle, %error, "VmEnd.json cannot be read"),
+        Err(error) => tracing::warn!(?bundle, %error, "reading VmEnd.json failed"),
     }
     let how = match exit {
         Some(status) => match status.signal() {

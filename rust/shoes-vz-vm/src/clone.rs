@@ -1,4 +1,4 @@
-//! Bundles: made from a template in milliseconds whatever the disk's size, and removed.
+//! Bundles: made from a template in milliseconds for any size of the disk, and removed.
 //!
 //! QEMU: the disk is a qcow2 overlay over the template's raw image; kernel and initrd are read from the template.
 //! Virtualization.framework: VZCore clones the template's files (`clonefile(2)`), which must be on the same volume.
@@ -24,43 +24,25 @@ use crate::{
 /// The overlay's name in a QEMU bundle.
 pub const OVERLAY: &str = "Disk.qcow2";
 
-/// Why there is no bundle, or why it is still there.
+/// Why a bundle was not made, or not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
-    /// A file operation failed.
     #[error("{what} {path:?}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The directory belongs to a VM already.
+    Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("the bundle {0:?} already holds a VM; remove it first")]
     Taken(PathBuf),
-    /// Something that is no bundle was to be removed.
-    #[error("{0:?} is no bundle (its name does not end in \".bundle\"), so it is not removed")]
-    NoBundle(PathBuf),
-    /// VZCore did not make the clone.
+    #[error("{0:?} is not a bundle (its name does not end in \".bundle\"), so it is not removed")]
+    NotABundle(PathBuf),
     #[error("cloning the template {template:?} into {bundle:?}")]
-    Vz {
-        /// From where.
-        template: PathBuf,
-        /// To where.
-        bundle: PathBuf,
-        /// Why not.
-        source: shoes_vz_bridge::Failure,
-    },
+    Vz { template: PathBuf, bundle: PathBuf, source: shoes_vz_bridge::Failure },
 }
 
 fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> CloneError + 'a {
     move |source| CloneError::Io { what, path: path.to_owned(), source }
 }
 
-/// Makes the VM's files in `dir`, which is created (mode 0700) unless it is there and holds no VM yet.
-/// On any error everything made here is taken away again.
+/// Makes the VM's files in `dir`, which is created (mode 0700) unless it exists and holds no VM yet.
+/// On any error everything made here is removed again.
 pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<(), CloneError> {
     let mut undo = Undo { dir: None, files: Vec::new() };
     match fs::DirBuilder::new().mode(0o700).create(dir) {
@@ -71,7 +53,8 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
                 return Err(CloneError::Taken(dir.to_owned()));
             }
             let private = fs::Permissions::from_mode(0o700);
-            fs::set_permissions(dir, private).map_err(io_error("closing to others the bundle", dir))?;
+            fs::set_permissions(dir, private)
+                .map_err(io_error("restricting the permissions of the bundle", dir))?;
         }
         Err(e) => return Err(io_error("making the bundle", dir)(e)),
     }
@@ -79,7 +62,7 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
     match spec.hypervisor {
         HypervisorKind::Qemu => overlay(template, dir, spec, &mut undo)?,
         HypervisorKind::Vz => {
-            // What it has made when it fails, it takes away itself.
+            // When it fails, it removes itself what it has made.
             let from = match &spec.state {
                 StateUse::Restore(state) => state,
                 StateUse::None | StateUse::Save(_) => &template.path,
@@ -89,14 +72,14 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
             )?;
             undo.files.extend(VZ_FILES.map(|name| dir.join(name)));
             if let StateUse::Restore(state) = &spec.state {
-                // A state is of one machine; the clone has been given another's identity.
+                // A state is of one machine, and the clone has another identity.
                 let (from, to) = (state.join(file::MACHINE_IDENTIFIER), dir.join(file::MACHINE_IDENTIFIER));
-                fs::copy(&from, &to).map_err(io_error("taking over the machine identifier", &from))?;
+                fs::copy(&from, &to).map_err(io_error("copying the machine identifier", &from))?;
             }
         }
     }
 
-    // Last, so that a bundle with a Vm.json is a whole one.
+    // Last, so that a bundle with a Vm.json is complete.
     let vm_json = dir.join(file::VM_SPEC);
     undo.files.push(vm_json.clone());
     spec.write(dir).map_err(io_error("writing the VM's settings", &vm_json))?;
@@ -112,7 +95,6 @@ const VZ_FILES: [&str; 4] = [
     file::MACHINE_IDENTIFIER,
 ];
 
-/// The disk's name in a bundle of that hypervisor's.
 fn disk_name(hypervisor: HypervisorKind) -> &'static str {
     match hypervisor {
         HypervisorKind::Qemu => OVERLAY,
@@ -126,9 +108,9 @@ fn overlay(template: &TemplateDir, dir: &Path, spec: &VmSpec, undo: &mut Undo) -
         StateUse::Restore(state) => Some((state.join(OVERLAY), qcow2::Format::Qcow2)),
         StateUse::None | StateUse::Save(_) => None,
     };
-    // The image may have been swapped since the template was looked through: a shorter disk than its image would
-    // cut the guest's file system off.
-    let raw = fs::metadata(&backing).map_err(io_error("looking at the template's disk", &backing))?.len();
+    // The image may have been replaced since the template was checked: a disk shorter than its image would cut off
+    // the guest's file system.
+    let raw = fs::metadata(&backing).map_err(io_error("examining the template's disk", &backing))?.len();
     let bytes = spec.disk_bytes.max(raw).next_multiple_of(512);
     let overlay = dir.join(OVERLAY);
     undo.files.push(overlay.clone());
@@ -137,10 +119,10 @@ fn overlay(template: &TemplateDir, dir: &Path, spec: &VmSpec, undo: &mut Undo) -
         .map_err(io_error("writing the overlay disk", &overlay))
 }
 
-/// Removes a bundle and all in it; one that is not there is fine.
+/// Removes a bundle and all in it; one that does not exist is fine.
 pub fn remove_bundle(dir: &Path) -> Result<(), CloneError> {
     if !dir.file_name().is_some_and(|n| n.to_string_lossy().ends_with(bundle::SUFFIX)) {
-        return Err(CloneError::NoBundle(dir.to_owned()));
+        return Err(CloneError::NotABundle(dir.to_owned()));
     }
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("removing the bundle", dir)(e)),
@@ -148,7 +130,7 @@ pub fn remove_bundle(dir: &Path) -> Result<(), CloneError> {
     }
 }
 
-/// What to take away when making a bundle fails half-way.
+/// What to remove when making a bundle fails half-way.
 struct Undo {
     dir: Option<PathBuf>,
     files: Vec<PathBuf>,
@@ -167,13 +149,13 @@ impl Drop for Undo {
             if let Err(error) = fs::remove_file(file)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(?file, %error, "a half-made bundle's file stays behind");
+                tracing::warn!(?file, %error, "removing a file of a half-made bundle failed");
             }
         }
         if let Some(dir) = &self.dir
             && let Err(error) = fs::remove_dir(dir)
         {
-            tracing::warn!(?dir, %error, "a half-made bundle stays behind");
+            tracing::warn!(?dir, %error, "removing a half-made bundle failed");
         }
     }
 }
@@ -199,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_private_complete_and_made_in_milliseconds_whatever_the_disks_size() {
+    fn a_bundle_is_private_complete_and_made_in_milliseconds_for_any_size_of_the_disk() {
         let tmp = tempfile::tempdir().unwrap();
         let t = template(&tmp.path().join("t"), 512 << 30);
         let took: Vec<_> = (0..9)
@@ -263,7 +245,7 @@ mod tests {
     #[test]
     fn only_bundles_are_removed() {
         let tmp = tempfile::tempdir().unwrap();
-        assert!(matches!(remove_bundle(tmp.path()).unwrap_err(), CloneError::NoBundle(_)));
+        assert!(matches!(remove_bundle(tmp.path()).unwrap_err(), CloneError::NotABundle(_)));
         assert!(tmp.path().exists());
     }
 }

@@ -1,4 +1,4 @@
-//! How a VM ended: in memory, on disk (`VmEnd.json`), on the wire.
+//! How a VM ended, in memory, on disk (`VmEnd.json`) and on the wire.
 
 use std::{fmt, io, path::Path};
 
@@ -7,26 +7,21 @@ use shoes_vz_model::bundle::file;
 use shoes_vz_process::files::{self, Readers};
 use shoes_vz_proto::vm as wire;
 
-/// Of `VmEnd.json`.
+/// Of `VmEnd.json`, in bytes.
 const MAX_END: u64 = 1 << 20;
 
-/// What kind of end it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndKind {
-    /// Somebody asked for it.
     Requested,
-    /// The guest powered itself off.
     GuestPoweroff,
     /// The guest reset itself; a VM never boots twice.
     GuestReset,
-    /// The guest's kernel panicked.
     GuestPanic,
     /// A signal ended the hypervisor.
     HypervisorKilled,
     /// The hypervisor did not start, or exited by itself; also: the VM process died.
     HypervisorFailed,
-    /// The VM reached its maximum lifetime.
     MaxLifetime,
     /// The host's disk below the VM is full or broken.
     DiskError,
@@ -47,7 +42,7 @@ impl EndKind {
         Self::RestoreRefused,
     ];
 
-    /// FAILED rather than STOPPED: nobody, in the host or in the guest, meant the VM to end this way.
+    /// FAILED rather than STOPPED: neither the host nor the guest intended this end.
     pub fn is_failure(self) -> bool {
         matches!(
             self,
@@ -76,12 +71,10 @@ impl From<EndKind> for wire::VmEndKind {
     }
 }
 
-/// How a VM ended, with words for a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// Its kind.
     pub kind: EndKind,
-    /// Worded.
+    /// For a person.
     pub reason: String,
 }
 
@@ -92,28 +85,30 @@ impl fmt::Display for End {
 }
 
 impl End {
-    /// An end of `kind`, worded `reason`.
     pub fn new(kind: EndKind, reason: impl Into<String>) -> Self {
         Self { kind, reason: reason.into() }
     }
 
-    /// The state a VM is in after this end.
+    pub(crate) fn as_asked() -> Self {
+        Self::new(EndKind::Requested, "the VM was ended as asked")
+    }
+
+    /// The state of a VM after this end.
     pub fn state(&self) -> wire::VmState {
         if self.kind.is_failure() { wire::VmState::Failed } else { wire::VmState::Stopped }
     }
 
-    /// To the wire.
     pub fn to_wire(&self) -> wire::VmEnd {
         wire::VmEnd { kind: wire::VmEndKind::from(self.kind).into(), reason: self.reason.clone() }
     }
 
-    /// From the wire; a kind this version does not know counts as a failed hypervisor, its words kept.
+    /// A kind that this version does not know becomes a failed hypervisor, and the reason is kept.
     pub fn from_wire(end: &wire::VmEnd) -> Self {
         let kind = EndKind::ALL.into_iter().find(|k| wire::VmEndKind::from(*k) as i32 == end.kind);
         Self { kind: kind.unwrap_or(EndKind::HypervisorFailed), reason: end.reason.clone() }
     }
 
-    /// What `bundle` says of its VM's end; `None` when the VM process wrote nothing.
+    /// From `bundle`; `None` when the VM process wrote nothing.
     pub fn read(bundle: &Path) -> io::Result<Option<Self>> {
         match files::read_bounded(&bundle.join(file::VM_END), MAX_END) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
@@ -123,13 +118,8 @@ impl End {
     }
 
     pub(crate) fn write(&self, bundle: &Path) -> io::Result<()> {
-        write_atomically(&bundle.join(file::VM_END), &serde_json::to_vec(self)?)
+        files::replace(&bundle.join(file::VM_END), &serde_json::to_vec(self)?, Readers::Owner)
     }
-}
-
-/// Writes a file, mode 0600, that is there either whole or not at all.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    files::replace(path, bytes, Readers::Owner)
 }
 
 #[cfg(test)]
@@ -148,11 +138,11 @@ mod tests {
             end.write(bundle.path()).unwrap();
             assert_eq!(End::read(bundle.path()).unwrap(), Some(end));
         }
-        assert_eq!(fs::read_dir(bundle.path()).unwrap().count(), 1, "no half-written file stays behind");
+        assert_eq!(fs::read_dir(bundle.path()).unwrap().count(), 1, "no half-written file is left");
     }
 
     #[test]
-    fn an_end_this_version_does_not_know_keeps_its_words() {
+    fn an_end_that_this_version_does_not_know_keeps_its_reason() {
         let end = End::from_wire(&wire::VmEnd { kind: 99, reason: "sucked into a hole".into() });
         assert_eq!(end, End::new(EndKind::HypervisorFailed, "sucked into a hole"));
     }

@@ -1,7 +1,7 @@
-//! One VM in one process: what the agent needs to make, start, watch and end a VM, and the process that holds it.
+//! One VM in one process: what the agent needs to make, start, watch and end a VM, and the process that runs it.
 //!
 //! ```text
-//! agent                                           VM process (same binary, its own session, cwd = bundle)
+//! agent                                           VM process (same binary, separate session, cwd = bundle)
 //! template::TemplateDir ─▶ clone::make_bundle ─▶  process::run ─▶ hypervisor::{qemu, vz} ─▶ the guest
 //! client::Vm ── vm.sock (gRPC VmService) ──────▶  process::service ─▶ process::owner (one task)
 //! shoes_vz_channel::socket ── guest.sock ──────▶  mux over the guest channel ─▶ the guest agent
@@ -25,7 +25,10 @@ pub mod hypervisor;
 #[cfg(target_os = "linux")]
 pub mod accel;
 
+#[cfg(target_os = "linux")]
+mod arch;
 mod end;
+mod output;
 mod qcow2;
 
 pub use end::{End, EndKind};

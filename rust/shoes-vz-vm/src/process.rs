@@ -1,15 +1,15 @@
 //! The VM process: exactly one VM, from `vm.sock` to `VmEnd.json`.
 //!
-//! Happy path: lock the bundle, listen, say "ready" on stdout, wait for Start, run the VM, note its end, go.
+//! Happy path: lock the bundle, listen, print "ready" on stdout, wait for Start, run the VM, record its end, exit.
 //!
 //! | what fails | what happens |
 //! |---|---|
 //! | the agent dies | nothing: a later agent finds `vm.sock` |
-//! | the agent dies before Start | this process ends itself after a minute |
-//! | the hypervisor dies | its reason is noted and told; this process ends |
+//! | the agent dies before Start | this process exits after a minute |
+//! | the hypervisor dies | the reason is recorded and published; this process exits |
 //! | a task of this process panics | the VM is ended, with that as its reason |
-//! | this process dies | the hypervisor dies with it (parent-death signal); the client words the end |
-//! | the maximum lifetime passes | the VM is ended, agent or no agent |
+//! | this process dies | the hypervisor dies with it (parent-death signal); the client makes up the end report |
+//! | the maximum lifetime passes | the VM is ended, with or without an agent |
 
 use std::{
     env,
@@ -42,6 +42,7 @@ use self::{guest::Guest, owner::Owner, service::Service};
 use crate::{
     end::{End, EndKind},
     hypervisor::{Hypervisor, HypervisorError, vz::Vz},
+    output::READY,
     spec::{Display, HypervisorKind, SpecError, VmSpec},
 };
 
@@ -50,14 +51,12 @@ mod intent;
 mod owner;
 mod service;
 
-/// What the client reads on our stdout once `vm.sock` is served; anything else is why it never will be.
-pub(crate) const READY: &str = "ready";
-/// A VM process whose agent vanished before Start ends itself after this.
+/// Until Start; a VM process whose agent has died before exits then.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// Until the watchers have read the VM's end; they read it at once unless they hang.
-const FAREWELL: Duration = Duration::from_secs(2);
+const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Why a VM process cannot begin.
+/// Why a VM process cannot start.
 #[derive(Debug, thiserror::Error)]
 enum ProcessError {
     #[error(transparent)]
@@ -74,13 +73,13 @@ fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
     move |source| ProcessError::Io { what, path: path.to_owned(), source }
 }
 
-/// Whether this bundle's VM has a window of AppKit's, for which the process' main thread must be in [`main_loop`] while
-/// [`run`] has another. A bundle that cannot be read has none; `run` says why.
+/// Whether this bundle's VM has an AppKit window, for which the process' main thread must be in [`main_loop`] while
+/// [`run`] has another. A bundle that cannot be read has none; `run` reports the reason.
 pub fn needs_main_loop(bundle: &Path) -> bool {
     VmSpec::read(bundle).is_ok_and(|s| s.hypervisor == HypervisorKind::Vz && s.display == Display::Window)
 }
 
-/// Runs the process' main loop, for ever.
+/// Runs the process' main loop; never returns.
 pub fn main_loop() {
     shoes_vz_bridge::run_main_loop();
 }
@@ -91,8 +90,8 @@ pub async fn run(bundle: &Path) -> ExitCode {
     match prepare(bundle) {
         Ok((spec, hypervisor)) => {
             let ready = || {
-                announce(READY);
-                hang_up();
+                print_to_parent(READY);
+                close_stdout();
             };
             match serve(Path::new("."), spec, hypervisor, START_DEADLINE, terminated(), ready).await {
                 Ok(_) => ExitCode::SUCCESS,
@@ -104,16 +103,16 @@ pub async fn run(bundle: &Path) -> ExitCode {
 }
 
 fn fail(error: &ProcessError) -> ExitCode {
-    tracing::error!(%error, "the VM process cannot begin");
-    announce(&error.to_string());
+    tracing::error!(%error, "the VM process cannot start");
+    print_to_parent(&error.to_string());
     ExitCode::FAILURE
 }
 
-/// To the process that started us. That it does not read any more is no reason to end a VM.
-fn announce(line: &str) {
+/// A parent that does not read any more is not a reason to end a VM.
+fn print_to_parent(line: &str) {
     let mut stdout = io::stdout();
     if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        tracing::warn!(%error, line, "the parent has closed our stdout");
+        tracing::warn!(%error, line, "writing to the parent failed: it has closed our stdout");
     }
 }
 
@@ -124,18 +123,18 @@ fn prepare(bundle: &Path) -> Result<(VmSpec, Arc<dyn Hypervisor>), ProcessError>
     env::set_current_dir(bundle).map_err(io_error("entering the bundle", bundle))?;
     log_to(Path::new(file::VM_LOG)).map_err(io_error("opening the VM's log", &bundle.join(file::VM_LOG)))?;
     if let Err(error) = session {
-        // Started as a process group's leader, as from a shell: whoever did so may end this group as a whole.
-        tracing::info!(%error, "no session of its own");
+        // Started as a process group's leader, as from a shell, which may end this group as a whole.
+        tracing::info!(%error, "the VM process shares its parent's session");
     }
     let spec = VmSpec::read(Path::new("."))?;
     let hypervisor = hypervisor(&spec)?;
-    tracing::info!(bundle = %bundle.display(), ?spec, pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "VM process");
+    tracing::info!(bundle = %bundle.display(), ?spec, pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "VM process started");
     Ok((spec, hypervisor))
 }
 
 fn log_to(path: &Path) -> io::Result<()> {
     let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    // The agent's settings, as far as a child inherits them.
+    // The agent's log settings, as far as a child inherits them.
     log::start_to(
         file,
         &log::Filter::of_env(&["SHOESVZ_AGENT_LOG", "SHOESVZ_LOG"]),
@@ -148,7 +147,7 @@ fn log_to(path: &Path) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 fn hypervisor(spec: &VmSpec) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
     match spec.hypervisor {
-        // Ourselves, even when the file was replaced by an upgrade since we were started.
+        // This program, even when an upgrade has replaced its file since it was started.
         HypervisorKind::Qemu => Ok(Arc::new(crate::hypervisor::qemu::Qemu::new("/proc/self/exe")?)),
         HypervisorKind::Vz => Ok(Arc::new(Vz)),
     }
@@ -162,15 +161,15 @@ fn hypervisor(spec: &VmSpec) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
     }
 }
 
-/// stdout leads nowhere from now on: whoever waits on it sees its end, and nobody is blocked by it later.
-fn hang_up() {
-    let hung_up = fs::OpenOptions::new().write(true).open("/dev/null");
-    if let Err(error) = hung_up.and_then(|null| nix::unistd::dup2_stdout(null).map_err(io::Error::from)) {
-        tracing::warn!(%error, "stdout stays open");
+/// The parent sees stdout's end, and nothing blocks on it later.
+fn close_stdout() {
+    let null = fs::OpenOptions::new().write(true).open("/dev/null");
+    if let Err(error) = null.and_then(|null| nix::unistd::dup2_stdout(null).map_err(io::Error::from)) {
+        tracing::warn!(%error, "closing stdout failed");
     }
 }
 
-/// SIGTERM or SIGINT. The other signals that would end a process by default mean nothing here, and must not cost a job.
+/// SIGTERM or SIGINT. The other signals that end a process by default are ignored, so that they cost no job.
 async fn terminated() {
     let caught = || {
         let [hup, usr1, usr2] =
@@ -181,7 +180,7 @@ async fn terminated() {
     let (mut term, mut int, mut hup, mut usr1, mut usr2) = match caught() {
         Ok(all) => all,
         Err(error) => {
-            tracing::warn!(%error, "signals cannot be caught: SIGTERM will end the VM without a word");
+            tracing::warn!(%error, "catching signals failed: SIGTERM ends the VM without a reason");
             return std::future::pending().await;
         }
     };
@@ -193,11 +192,11 @@ async fn terminated() {
             _ = usr1.recv() => "SIGUSR1",
             _ = usr2.recv() => "SIGUSR2",
         };
-        tracing::info!(signal = ignored, "this signal means nothing to a VM process; SIGTERM ends the VM");
+        tracing::info!(signal = ignored, "signal ignored; SIGTERM ends the VM");
     }
 }
 
-/// Serves the bundle's VM until it is over. `ready` is called once both sockets are served.
+/// Serves the bundle's VM until it has ended. `ready` is called once both sockets are served.
 async fn serve(
     bundle: &Path,
     spec: VmSpec,
@@ -207,20 +206,21 @@ async fn serve(
     ready: impl FnOnce(),
 ) -> Result<End, ProcessError> {
     let _lock = lock(bundle)?;
-    let (vm, guest) = (Name::bind(bundle, file::VM_SOCKET)?, Name::bind(bundle, file::GUEST_SOCKET)?);
+    let (vm, guest) =
+        (BoundSocket::bind(bundle, file::VM_SOCKET)?, BoundSocket::bind(bundle, file::GUEST_SOCKET)?);
     let (owner, handle) = Owner::new(spec, bundle.to_owned(), hypervisor, start_deadline);
 
     let mut guests = tokio::spawn(socket::serve(guest.listener, Guest(handle.guest.clone())));
-    let (over, is_over) = oneshot::channel::<()>();
+    let (ended, has_ended) = oneshot::channel::<()>();
     let service = tonic::transport::Server::builder()
         .add_service(VmServiceServer::new(Service { owner: handle }))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(vm.listener), async { drop(is_over.await) });
+        .serve_with_incoming_shutdown(UnixListenerStream::new(vm.listener), async { drop(has_ended.await) });
     let mut service = tokio::spawn(service);
     ready();
 
     let record = |end: &End| {
         if let Err(error) = end.write(bundle) {
-            tracing::error!(%error, "how the VM ended cannot be written down");
+            tracing::error!(%error, "recording how the VM ended failed");
         }
         vm.path.remove();
         guest.path.remove();
@@ -229,36 +229,34 @@ async fn serve(
     let outcome = tokio::select! {
         biased;
         end = AssertUnwindSafe(owner.run(terminated, &record)).catch_unwind() => {
-            end.map_err(|panic| format!("it panicked: {}", text::of_panic(&*panic)))
+            end.map_err(|panic| format!("it panicked: {}", text::panic_reason(&*panic)))
         }
-        // Nobody could ask for anything any more, nor reach the guest.
-        fault = lost(&mut service, &mut guests) => Err(fault),
+        // From then on no client could ask for anything, or reach the guest.
+        fault = socket_task_ended(&mut service, &mut guests) => Err(fault),
     };
     let end = match outcome {
         Ok(end) => end,
         Err(fault) => {
-            // The VM is over with its owner.
-            let end = End::new(
-                EndKind::HypervisorFailed,
-                format!("a fault of the VM process ended the VM: {fault}"),
-            );
-            tracing::error!(reason = %end.reason, "the VM is over");
+            // The VM has ended with its owner.
+            let end =
+                End::new(EndKind::HypervisorFailed, format!("a bug in the VM process ended the VM: {fault}"));
+            tracing::error!(reason = %end.reason, "the VM has ended");
             record(&end);
-            owner::tell(&status, &end);
+            owner::publish_end(&status, &end);
             if service.is_finished() {
                 return Ok(end);
             }
             end
         }
     };
-    drop(over);
+    drop(ended);
     guests.abort();
-    match timeout(FAREWELL, &mut service).await {
+    match timeout(LAST_STATUS_DEADLINE, &mut service).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::error!(%error, "vm.sock failed"),
         Ok(Err(error)) => tracing::error!(%error, "vm.sock failed"),
         Err(_) => {
-            tracing::warn!("somebody still holds vm.sock; leaving anyway");
+            tracing::warn!("a client still holds vm.sock; exiting anyway");
             service.abort();
         }
     }
@@ -266,7 +264,7 @@ async fn serve(
 }
 
 /// Waits until one of the two tasks that serve the sockets has ended, which neither does before the VM.
-async fn lost<E: std::fmt::Display>(
+async fn socket_task_ended<E: std::fmt::Display>(
     service: &mut JoinHandle<Result<(), E>>,
     guests: &mut JoinHandle<()>,
 ) -> String {
@@ -283,7 +281,7 @@ async fn lost<E: std::fmt::Display>(
     }
 }
 
-/// Two processes on one disk would destroy it. Held as long as the file is open, and freed by any death.
+/// Two processes on one disk would destroy it. The lock is held as long as the file is open; the process' end frees it.
 fn lock(bundle: &Path) -> Result<fs::File, ProcessError> {
     let path = bundle.join(file::VM_SPEC);
     let opened = fs::File::open(&path).map_err(io_error("opening the VM's settings", &path))?;
@@ -294,18 +292,18 @@ fn lock(bundle: &Path) -> Result<fs::File, ProcessError> {
     }
 }
 
-struct Name {
+struct BoundSocket {
     listener: UnixListener,
     path: SocketPath,
 }
 
-/// A socket's name, removed at the end however the end comes.
+/// Removed when dropped.
 struct SocketPath(PathBuf);
 
-impl Name {
+impl BoundSocket {
     fn bind(bundle: &Path, name: &str) -> Result<Self, ProcessError> {
         let path = bundle.join(name);
-        // We hold the lock, so a socket that is there is a dead process'.
+        // We hold the lock, so a socket that exists belongs to a process that has ended.
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(io_error("removing the old socket", &path)(e));
@@ -314,7 +312,8 @@ impl Name {
         }
         let listener = UnixListener::bind(&path).map_err(io_error("listening on", &path))?;
         let private = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(&path, private).map_err(io_error("closing to others the socket", &path))?;
+        fs::set_permissions(&path, private)
+            .map_err(io_error("restricting the permissions of the socket", &path))?;
         Ok(Self { listener, path: SocketPath(path) })
     }
 }
@@ -324,7 +323,7 @@ impl SocketPath {
         if let Err(error) = fs::remove_file(&self.0)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = ?self.0, %error, "a socket's name stays behind");
+            tracing::warn!(path = ?self.0, %error, "removing a socket failed");
         }
     }
 }
@@ -356,9 +355,9 @@ fn become_child_of(parent: i32, program: OsString, args: impl Iterator<Item = Os
         say(format_args!("asking the kernel for a parent-death signal: {error}"));
         return ExitCode::FAILURE;
     }
-    // The parent may have died before the line above; then no signal will ever come.
+    // The parent may have died before the line above; then the signal never comes.
     if nix::unistd::getppid().as_raw() != parent {
-        say(format_args!("the VM process {parent} is gone"));
+        say(format_args!("the VM process {parent} has ended"));
         return ExitCode::FAILURE;
     }
     let error = std::process::Command::new(&program).args(args).exec();

@@ -18,10 +18,10 @@ const REFCOUNTS: u64 = CLUSTER / 2;
 const HEADER_BYTES: u32 = 104;
 const BACKING_FORMAT_EXTENSION: u32 = 0xE279_2ACA;
 const MAX_BACKING_NAME: usize = 1023;
-/// The largest disk an L1 table of QEMU's own limit (32 MiB) can hold.
+/// The largest disk for which the L1 table is within QEMU's limit (32 MiB).
 const MAX_BYTES: u64 = (32 << 20) / 8 * L1_SPAN;
 
-/// What an overlay lies over.
+/// Of the image below an overlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Raw,
@@ -40,7 +40,7 @@ impl Format {
 /// Creates `path` (mode 0600; it must not exist), a disk of `bytes` bytes over the image `backing`.
 pub(crate) fn create_overlay(path: &Path, backing: &Path, format: Format, bytes: u64) -> io::Result<()> {
     let name = backing.as_os_str().as_bytes();
-    let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    let refuse = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     if !backing.is_absolute() || name.len() > MAX_BACKING_NAME {
         return refuse(format!(
             "backing file {backing:?} must be absolute and at most {MAX_BACKING_NAME} bytes"

@@ -1,4 +1,4 @@
-//! `<bundle>/Vm.json`: everything the VM process must know, written by the agent before it starts that process.
+//! `<bundle>/Vm.json`: everything the VM process must know; the agent writes it before it starts that process.
 
 use std::{
     fmt, io,
@@ -10,11 +10,10 @@ use shoes_vz_model::{
     bundle::file,
     template::{Os, Transport},
 };
-use shoes_vz_process::files;
+use shoes_vz_process::files::{self, Readers};
 
-use crate::{end::write_atomically, template::TemplateDir};
+use crate::template::TemplateDir;
 
-/// Which hypervisor runs the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HypervisorKind {
@@ -35,8 +34,8 @@ impl HypervisorKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// KVM if it proves itself, else TCG. The agent finds out once (`accel::detect`) and writes the answer into each
-    /// spec; a VM process that still meets this finds out for itself.
+    /// KVM if a probe shows that it works, else TCG. The agent detects it once (`accel::detect`) and writes the answer
+    /// into each spec; a VM process whose spec still has this value detects it itself.
     #[default]
     Auto,
     /// Hardware virtualization.
@@ -69,7 +68,7 @@ impl std::str::FromStr for Accelerator {
             "auto" => Ok(Self::Auto),
             "kvm" => Ok(Self::Kvm),
             "tcg" => Ok(Self::Tcg),
-            other => Err(format!("accelerator {other:?} is none of auto, kvm, tcg")),
+            other => Err(format!("accelerator {other:?} is not one of auto, kvm, tcg")),
         }
     }
 }
@@ -90,12 +89,11 @@ pub enum Display {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
-    /// The NAT network macOS shares between its guests.
+    /// The NAT network that macOS shares between its guests.
     #[default]
     Nat,
-    /// A NAT network of the VM's own, so that no guest is another's neighbour.
+    /// A separate NAT network for each VM, so that guests cannot reach each other.
     Vmnet,
-    /// None.
     None,
 }
 
@@ -117,19 +115,18 @@ impl std::str::FromStr for Network {
             "nat" => Ok(Self::Nat),
             "vmnet" => Ok(Self::Vmnet),
             "none" => Ok(Self::None),
-            other => Err(format!("network {other:?} is none of nat, vmnet, none")),
+            other => Err(format!("network {other:?} is not one of nat, vmnet, none")),
         }
     }
 }
 
-/// What the VM has to do with a saved state.
+/// How the VM uses saved states.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StateUse {
-    /// Nothing.
     #[default]
     None,
-    /// It is made so that its state can be saved into this directory (absolute), where its memory may live already.
+    /// It is made so that its state can be saved into this directory (absolute), where its memory may be already.
     Save(PathBuf),
     /// Its guest goes on from the state in this directory (absolute), which it does not change.
     Restore(PathBuf),
@@ -139,16 +136,13 @@ pub enum StateUse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmSpec {
-    /// Which hypervisor.
     pub hypervisor: HypervisorKind,
-    /// QEMU: which accelerator.
+    /// QEMU only.
     #[serde(default)]
     pub accelerator: Accelerator,
-    /// Virtual CPUs.
     pub cpus: u32,
-    /// Memory.
     pub memory_bytes: u64,
-    /// Size of the disk; 0 = the template's.
+    /// 0: the template's.
     #[serde(default)]
     pub disk_bytes: u64,
     /// The template's directory, absolute: kernel and initrd are read from it, the disk is backed by it.
@@ -156,30 +150,26 @@ pub struct VmSpec {
     /// Linux: the kernel's command line.
     #[serde(default)]
     pub kernel_cmdline: String,
-    /// Window or none.
     #[serde(default)]
     pub display: Display,
     /// The network device's address, the same for each VM of a slot: a host's DHCP leases do not run out, and saved
     /// states need it. `None`: the hypervisor's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac_address: Option<String>,
-    /// Virtualization.framework: how the guest reaches the world.
+    /// Virtualization.framework only.
     #[serde(default)]
     pub network: Network,
-    /// The VM is ended when this moment comes, whatever it does then.
+    /// The VM process ends the VM at this moment, whatever the VM does then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_lifetime: Option<jiff::Timestamp>,
-    /// What runs in the guest.
     pub os: Os,
-    /// How the guest agent is reached.
     pub transport: Transport,
-    /// Whether its state is to be saved, or is one that was.
     #[serde(default)]
     pub state: StateUse,
 }
 
 impl VmSpec {
-    /// A VM of `template` with the template's own least resources, on this host's hypervisor, with no end set.
+    /// A VM of `template` with the template's least resources, on this host's hypervisor, without a maximum lifetime.
     pub fn of_template(template: &TemplateDir) -> Self {
         Self {
             hypervisor: HypervisorKind::of_this_host(),
@@ -199,7 +189,7 @@ impl VmSpec {
         }
     }
 
-    /// Reads `bundle`'s.
+    /// From `bundle`.
     pub fn read(bundle: &Path) -> Result<Self, SpecError> {
         let path = bundle.join(file::VM_SPEC);
         let bytes = files::read_bounded(&path, MAX_SPEC)
@@ -208,32 +198,20 @@ impl VmSpec {
     }
 
     pub(crate) fn write(&self, bundle: &Path) -> io::Result<()> {
-        write_atomically(&bundle.join(file::VM_SPEC), &serde_json::to_vec_pretty(self)?)
+        files::replace(&bundle.join(file::VM_SPEC), &serde_json::to_vec_pretty(self)?, Readers::Owner)
     }
 }
 
-/// Of `Vm.json`.
+/// Of `Vm.json`, in bytes.
 const MAX_SPEC: u64 = 1 << 20;
 
-/// Why a bundle's `Vm.json` is of no use.
+/// Why a bundle's `Vm.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
-    /// It is not there, or cannot be read.
     #[error("reading the VM's settings {path:?}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not what this version writes.
+    Read { path: PathBuf, source: io::Error },
     #[error("the VM's settings {path:?} are not valid")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    Parse { path: PathBuf, source: serde_json::Error },
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A template directory, looked through once and wholly, so that every mistake in it is told at once.
+//! A template directory, checked as a whole, so that every mistake in it is reported at once.
 
 use std::{
     fmt, fs, io,
@@ -8,26 +8,25 @@ use std::{
 use shoes_vz_model::template::{HardwareModel, Os, Template, file};
 use shoes_vz_process::files;
 
-/// Of a template's JSON files, each of which is a few lines.
+/// Of a template's JSON files, each of which is a few lines; in bytes.
 const MAX_JSON: u64 = 1 << 20;
 
 /// A template that has all it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateDir {
-    /// Its directory, absolute.
+    /// Absolute.
     pub path: PathBuf,
-    /// `Template.json`, or the defaults.
+    /// From `Template.json`, or the defaults.
     pub meta: Template,
-    /// Its name: `Template.json`'s, else the directory's.
+    /// From `Template.json`, else the directory's name.
     pub name: String,
-    /// Size of a clone's disk in bytes: the template's own, or `min_disk_bytes` when that is more.
+    /// Of a clone: the size of the template's disk, or `min_disk_bytes` when that is more.
     pub disk_bytes: u64,
 }
 
 /// Everything that is wrong with a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateError {
-    /// The directory.
     pub path: PathBuf,
     /// One sentence for each mistake.
     pub mistakes: Vec<String>,
@@ -42,12 +41,12 @@ impl fmt::Display for TemplateError {
 impl std::error::Error for TemplateError {}
 
 impl TemplateDir {
-    /// Looks through the template in `path`.
+    /// Checks the template in `path`.
     pub fn open(path: &Path) -> Result<Self, TemplateError> {
         let fail = |mistakes| TemplateError { path: path.to_owned(), mistakes };
         let dir = fs::canonicalize(path).map_err(|e| fail(vec![format!("it cannot be opened ({e})")]))?;
         if !dir.is_dir() {
-            return Err(fail(vec!["it is no directory".into()]));
+            return Err(fail(vec!["it is not a directory".into()]));
         }
         let mut mistakes = Vec::new();
         if dir.to_str().is_none() {
@@ -55,7 +54,7 @@ impl TemplateDir {
                 .push(format!("its path {dir:?} is not UTF-8, as the settings of VMs must be; rename it"));
         }
         let meta = read_metadata(&dir, &mut mistakes);
-        // Without a readable Template.json nobody knows which files to ask for but the disk.
+        // Without a readable Template.json only the disk is known to be required.
         let required = meta.as_ref().map_or(&[file::DISK][..], |m| m.os.required_files());
         for name in required {
             check_file(&dir, name, &mut mistakes);
@@ -64,7 +63,7 @@ impl TemplateDir {
         let disk = fs::metadata(dir.join(file::DISK)).map_or(0, |m| m.len());
         if !disk.is_multiple_of(512) {
             mistakes.push(format!(
-                "{} is {disk} bytes, which is no whole number of 512-byte sectors",
+                "{} is {disk} bytes, which is not a whole number of 512-byte sectors",
                 file::DISK
             ));
         }
@@ -80,7 +79,7 @@ impl TemplateDir {
         Ok(Self { path: dir, meta, name, disk_bytes })
     }
 
-    /// Changes whenever a file of the template is replaced or written to: length, time, inode. A few stats, no reading.
+    /// Changes whenever a file of the template is replaced or written to: length, time, inode. Reads no file.
     pub fn fingerprint(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let of = |name: &&str| match fs::metadata(self.path.join(name)) {
@@ -93,7 +92,7 @@ impl TemplateDir {
         files.join(" ")
     }
 
-    /// The private key `Template.json` names, absolute; `None` when it names none.
+    /// The private key that `Template.json` names, absolute.
     pub fn ssh_key(&self) -> Option<PathBuf> {
         (!self.meta.ssh_key_file.is_empty()).then(|| self.path.join(&self.meta.ssh_key_file))
     }
@@ -118,17 +117,17 @@ fn read_metadata(dir: &Path, mistakes: &mut Vec<String>) -> Option<Template> {
 
 fn check_file(dir: &Path, name: &str, mistakes: &mut Vec<String>) {
     let path = dir.join(name);
-    let told = match fs::metadata(&path) {
+    let mistake = match fs::metadata(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => "is missing".to_owned(),
-        Err(e) => format!("cannot be looked at ({e})"),
-        Ok(m) if !m.is_file() => "is no regular file".to_owned(),
+        Err(e) => format!("cannot be examined ({e})"),
+        Ok(m) if !m.is_file() => "is not a regular file".to_owned(),
         Ok(m) if m.len() == 0 => "is empty".to_owned(),
         Ok(_) => match fs::File::open(&path) {
             Ok(_) => return,
             Err(e) => format!("cannot be read ({e})"),
         },
     };
-    mistakes.push(format!("{name} {told}"));
+    mistakes.push(format!("{name} {mistake}"));
 }
 
 fn check_metadata(dir: &Path, meta: &Template, mistakes: &mut Vec<String>) {
@@ -137,7 +136,7 @@ fn check_metadata(dir: &Path, meta: &Template, mistakes: &mut Vec<String>) {
     }
     if !meta.ssh_host_key.is_empty() && meta.ssh_host_key.split_whitespace().count() < 2 {
         mistakes.push(format!(
-            "{}: ssh_host_key is no line of OpenSSH's public key format (\"ssh-ed25519 AAAA…\")",
+            "{}: ssh_host_key is not a line in OpenSSH's public key format (\"ssh-ed25519 AAAA…\")",
             file::METADATA
         ));
     }
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once() {
+    fn all_mistakes_are_reported_at_once() {
         let dir = template(&[
             (
                 "Template.json",

@@ -20,17 +20,17 @@ const EXE: &str = env!("CARGO_BIN_EXE_shoes-vz-vm-test");
 /// Emulated guests on a shared machine.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 
-/// A VM of the template, its kernel told `words` besides.
-async fn started(words: &str) -> (tempfile::TempDir, Vm) {
+/// A VM of the template, with `arguments` added to its kernel's command line.
+async fn started(arguments: &str) -> (tempfile::TempDir, Vm) {
     let template = std::env::var_os("SHOESVZ_TEST_TEMPLATE")
         .expect("SHOESVZ_TEST_TEMPLATE must name a Linux template's directory (`make template` builds target/template)");
     let template = TemplateDir::open(Path::new(&template)).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    // A VM outlives whoever started it; one of a failed test must not do so for long.
+    // A VM outlives the process that started it; one of a failed test must not do so for long.
     let max_lifetime = Some(jiff::Timestamp::now() + 2 * BOOT_DEADLINE);
     let spec = VmSpec {
         max_lifetime,
-        kernel_cmdline: format!("{} {words}", template.meta.kernel_cmdline),
+        kernel_cmdline: format!("{} {arguments}", template.meta.kernel_cmdline),
         accelerator: accel::detect(dir.path()).await,
         ..VmSpec::of_template(&template)
     };
@@ -49,7 +49,7 @@ async fn up(vm: &Vm) {
 }
 
 #[tokio::test]
-async fn a_guest_says_hello_answers_ssh_and_powers_off_when_asked() {
+async fn a_guest_announces_itself_answers_ssh_and_powers_off_when_asked() {
     let (_dir, vm) = started("").await;
     // Asked for before the guest is up: it waits.
     let stream = tokio::time::timeout(BOOT_DEADLINE, socket::dial(&vm.guest_socket(), port::SSH))
@@ -76,12 +76,12 @@ async fn a_guest_says_hello_answers_ssh_and_powers_off_when_asked() {
 }
 
 #[tokio::test]
-async fn a_guest_kernels_panic_is_told() {
-    // Nobody in the guest but root may make its kernel panic, except by asking for more memory than there is.
+async fn a_guest_kernels_panic_is_the_vms_end() {
+    // In the guest only root may make the kernel panic, except by asking for more memory than there is.
     let (_dir, vm) = started("sysctl.vm.panic_on_oom=2").await;
     up(&vm).await;
     let crash = ExecRequest { command: "tail".into(), args: vec!["/dev/zero".into()], timeout_seconds: 0 };
-    // No answer comes, unless it could not be done.
+    // No answer comes, unless the request failed.
     let api = GuestApi::new(vm.guest_socket());
     let answer = api.exec(crash);
     let end = tokio::select! {

@@ -78,7 +78,7 @@ impl Host {
         fs::File::create(template.join("Disk.img")).unwrap().set_len(1 << 20).unwrap();
         let template = TemplateDir::open(&template).unwrap();
         let mut spec = VmSpec {
-            // A VM outlives whoever started it; one of a failed test must not do so for long.
+            // A VM outlives the process that started it; one of a failed test must not do so for long.
             max_lifetime: Some(jiff::Timestamp::now() + Duration::from_secs(120)),
             accelerator: Accelerator::Tcg,
             memory_bytes: 64 << 20,
@@ -101,12 +101,12 @@ impl Host {
     }
 
     /// What the VM leaves: its end on disk; no socket, no process.
-    async fn assert_over(&self, vm: &Vm, kind: VmEndKind) -> String {
+    async fn assert_ended(&self, vm: &Vm, kind: VmEndKind) -> String {
         let end = vm.ended().await;
         assert_eq!(end.kind, kind as i32, "{}", end.reason);
         let status = vm.status().borrow().clone();
-        assert!(!alive(status.pid), "the VM process is gone");
-        until_gone(status.hypervisor_pid).await;
+        assert!(!alive(status.pid), "the VM process has exited");
+        until_exited(status.hypervisor_pid).await;
         assert!(Vm::adopt(&self.bundle).await.unwrap().is_none());
         end.reason
     }
@@ -129,14 +129,14 @@ fn alive(pid: u32) -> bool {
         })
 }
 
-/// For a process that was sent its death already.
-async fn until_gone(pid: u32) {
-    let gone = async {
+/// For a process that was sent SIGKILL already.
+async fn until_exited(pid: u32) {
+    let exited = async {
         while alive(pid) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), exited).await.unwrap();
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -145,10 +145,10 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 #[tokio::test]
-async fn a_guest_that_powers_off_leaves_its_words_and_no_process() {
+async fn a_guest_that_powers_off_leaves_the_reason_and_no_process() {
     let host = Host::new(&program::image(program::POWER_OFF));
     let vm = host.started().await;
-    let reason = host.assert_over(&vm, VmEndKind::GuestPoweroff).await;
+    let reason = host.assert_ended(&vm, VmEndKind::GuestPoweroff).await;
     assert_eq!(reason, "the guest powered itself off");
     assert_eq!(vm.status().borrow().state, VmState::Stopped as i32);
     assert_eq!(host.left(), ["Disk.qcow2", file::VM_SPEC, file::VM_END, file::CONSOLE_LOG, file::VM_LOG]);
@@ -165,24 +165,24 @@ async fn a_guest_that_powers_off_leaves_its_words_and_no_process() {
 async fn a_guest_that_reboots_has_ended() {
     let host = Host::new(&program::image(program::RESET));
     let vm = host.started().await;
-    host.assert_over(&vm, VmEndKind::GuestReset).await;
+    host.assert_ended(&vm, VmEndKind::GuestReset).await;
 }
 
 #[tokio::test]
-async fn a_guest_that_panics_is_told_apart_from_one_that_reboots() {
+async fn a_guest_that_panics_is_distinguished_from_one_that_reboots() {
     let host = Host::new(&program::image(program::PANIC));
     let vm = host.started().await;
-    let reason = host.assert_over(&vm, VmEndKind::GuestPanic).await;
+    let reason = host.assert_ended(&vm, VmEndKind::GuestPanic).await;
     assert!(reason.contains("panicked"), "{reason}");
     assert_eq!(vm.status().borrow().state, VmState::Failed as i32);
 }
 
 #[tokio::test]
-async fn a_killed_qemu_is_told_with_its_signal() {
+async fn a_killed_qemu_is_reported_with_its_signal() {
     let host = Host::new(&program::image(program::HANG));
     let vm = host.started().await;
     signal(vm.status().borrow().hypervisor_pid, Signal::SIGKILL);
-    let reason = host.assert_over(&vm, VmEndKind::HypervisorKilled).await;
+    let reason = host.assert_ended(&vm, VmEndKind::HypervisorKilled).await;
     assert!(reason.contains("signal 9 (SIGKILL)"), "{reason}");
 }
 
@@ -191,35 +191,35 @@ async fn a_politely_terminated_qemu_did_not_power_off() {
     let host = Host::new(&program::image(program::HANG));
     let vm = host.started().await;
     signal(vm.status().borrow().hypervisor_pid, Signal::SIGTERM);
-    let reason = host.assert_over(&vm, VmEndKind::HypervisorKilled).await;
+    let reason = host.assert_ended(&vm, VmEndKind::HypervisorKilled).await;
     assert!(reason.contains("SIGTERM"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_kernel_qemu_cannot_load_is_told_in_qemus_words() {
-    let host = Host::new(b"this is no kernel");
+async fn qemus_reason_for_a_kernel_that_it_cannot_load_reaches_the_client() {
+    let host = Host::new(b"this is not a kernel");
     let vm = host.spawn().await;
     let error = vm.start().await.unwrap_err().to_string();
     assert!(error.contains("QEMU did not start") && error.contains("kernel"), "{error}");
-    host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+    host.assert_ended(&vm, VmEndKind::HypervisorFailed).await;
 }
 
 #[tokio::test]
-async fn a_template_that_went_away_is_named() {
+async fn a_template_that_was_removed_is_named() {
     let host = Host::new(&program::image(program::HANG));
     fs::remove_file(host.dir.path().join("template/Disk.img")).unwrap();
     let vm = host.spawn().await;
     let error = vm.start().await.unwrap_err().to_string();
     assert!(error.contains("template/Disk.img"), "{error}");
-    host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+    host.assert_ended(&vm, VmEndKind::HypervisorFailed).await;
 }
 
 #[tokio::test]
-async fn a_killed_vm_process_takes_its_qemu_along_and_its_end_is_worded() {
+async fn a_killed_vm_process_takes_its_qemu_along_and_its_end_has_a_reason() {
     let host = Host::new(&program::image(program::HANG));
     let vm = host.started().await;
     signal(vm.status().borrow().pid, Signal::SIGKILL);
-    let reason = host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+    let reason = host.assert_ended(&vm, VmEndKind::HypervisorFailed).await;
     assert!(reason.contains("the VM process died of signal 9 (SIGKILL)"), "{reason}");
 }
 
@@ -228,7 +228,7 @@ async fn a_terminated_vm_process_ends_its_vm_in_order() {
     let host = Host::new(&program::image(program::HANG));
     let vm = host.started().await;
     signal(vm.status().borrow().pid, Signal::SIGTERM);
-    let reason = host.assert_over(&vm, VmEndKind::Requested).await;
+    let reason = host.assert_ended(&vm, VmEndKind::Requested).await;
     assert!(reason.contains("SIGTERM"), "{reason}");
     assert!(host.left().contains(&file::VM_END.to_owned()));
 }
@@ -239,7 +239,7 @@ async fn a_vm_process_that_hangs_is_killed_by_a_forced_stop() {
     let vm = host.started().await;
     signal(vm.status().borrow().pid, Signal::SIGSTOP);
     vm.stop(Stop::Force).await.unwrap();
-    host.assert_over(&vm, VmEndKind::HypervisorFailed).await;
+    host.assert_ended(&vm, VmEndKind::HypervisorFailed).await;
 }
 
 #[tokio::test]
@@ -248,11 +248,11 @@ async fn a_forced_stop_ends_a_qemu_that_does_not_answer() {
     let vm = host.started().await;
     signal(vm.status().borrow().hypervisor_pid, Signal::SIGSTOP);
     vm.stop(Stop::Force).await.unwrap();
-    host.assert_over(&vm, VmEndKind::Requested).await;
+    host.assert_ended(&vm, VmEndKind::Requested).await;
 }
 
 #[tokio::test]
-async fn a_vm_outlives_whoever_started_it_and_is_adopted() {
+async fn a_vm_outlives_the_process_that_started_it_and_is_adopted() {
     let host = Host::new(&program::image(program::HANG));
     let pid = {
         // The runtime, and with it every task and child handle of this "agent", ends with this thread.
@@ -274,12 +274,12 @@ async fn a_vm_outlives_whoever_started_it_and_is_adopted() {
         (pid, VmState::Running as i32, "tcg")
     );
     let session = nix::unistd::getsid(Some(Pid::from_raw(i32::try_from(pid).unwrap()))).unwrap();
-    assert_eq!(session.as_raw(), i32::try_from(pid).unwrap(), "it leads a session of its own");
+    assert_eq!(session.as_raw(), i32::try_from(pid).unwrap(), "it leads a separate session");
     vm.stop(Stop::Force).await.unwrap();
     assert_eq!(vm.ended().await.kind, VmEndKind::Requested as i32);
 }
 
-/// Whether this QEMU cannot save VMs (older than 8.2); then a line that no test captures says what is not tested.
+/// Whether this QEMU cannot save VMs (older than 8.2); then a line that is not captured says what is not tested.
 fn cannot_save(test: &str) -> bool {
     let possible = shoes_vz_vm::saved::possible(HypervisorKind::Qemu, &std::env::temp_dir());
     if let Err(reason) = &possible {
@@ -288,7 +288,7 @@ fn cannot_save(test: &str) -> bool {
     possible.is_err()
 }
 
-/// A tiny VM saved into `state`, and over.
+/// A tiny VM saved into `state`, which has ended.
 async fn saved(state: &Path) -> Host {
     fs::create_dir(state).unwrap();
     let host =
@@ -302,7 +302,7 @@ async fn saved(state: &Path) -> Host {
     let error = vm.resume().await.unwrap_err().to_string();
     assert!(error.contains("its memory is part of that"), "{error}");
     vm.stop(Stop::Force).await.unwrap();
-    host.assert_over(&vm, VmEndKind::Requested).await;
+    host.assert_ended(&vm, VmEndKind::Requested).await;
     fs::rename(host.bundle.join(OVERLAY), state.join(OVERLAY)).unwrap();
     host
 }
@@ -326,12 +326,12 @@ async fn a_saved_state_is_restored_as_often_as_wanted_and_stays_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("s");
     let host = saved(&state).await;
-    let look = || {
+    let marks = || {
         let mark =
             |name: &str| fs::metadata(state.join(name)).map(|m| (m.len(), m.modified().unwrap())).unwrap();
         ["memory", "machine-state", OVERLAY].map(mark)
     };
-    let before = look();
+    let before = marks();
     let mut vms = Vec::new();
     for n in 0..2 {
         let bundle = restoring(&host, n, &state, |_| ());
@@ -347,11 +347,11 @@ async fn a_saved_state_is_restored_as_often_as_wanted_and_stays_as_it_was() {
         vm.stop(Stop::Force).await.unwrap();
         assert_eq!(vm.ended().await.kind, VmEndKind::Requested as i32);
     }
-    assert_eq!(look(), before);
+    assert_eq!(marks(), before);
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_restored_is_refused_in_words_and_nothing_runs() {
+async fn a_state_that_cannot_be_restored_is_refused_with_the_reason_and_nothing_runs() {
     if cannot_save("a state that cannot be restored is refused") {
         return;
     }
@@ -372,7 +372,7 @@ async fn a_state_that_cannot_be_restored_is_refused_in_words_and_nothing_runs() 
             fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         }),
     ];
-    for (n, (words, mib, damage)) in cases.into_iter().enumerate() {
+    for (n, (reason, mib, damage)) in cases.into_iter().enumerate() {
         let state = dir.path().join(format!("s{n}"));
         fs::create_dir(&state).unwrap();
         for entry in fs::read_dir(&good).unwrap() {
@@ -385,9 +385,9 @@ async fn a_state_that_cannot_be_restored_is_refused_in_words_and_nothing_runs() 
         vm.start().await.unwrap_err();
         let end = vm.ended().await;
         assert_eq!(end.kind, VmEndKind::RestoreRefused as i32, "{n}: {end:?}");
-        assert!(end.reason.contains(words), "{n}: {}", end.reason);
+        assert!(end.reason.contains(reason), "{n}: {}", end.reason);
         let status = vm.status().borrow().clone();
-        assert!(!alive(status.pid), "the VM process is gone");
+        assert!(!alive(status.pid), "the VM process has exited");
     }
 }
 
@@ -416,7 +416,7 @@ async fn a_vm_that_was_not_made_for_it_is_not_saved() {
     assert!(error.contains("was not made so that its state can be saved"), "{error}");
     vm.resume().await.unwrap();
     vm.stop(Stop::Force).await.unwrap();
-    host.assert_over(&vm, VmEndKind::Requested).await;
+    host.assert_ended(&vm, VmEndKind::Requested).await;
 }
 
 #[tokio::test]
@@ -424,12 +424,12 @@ async fn a_vm_process_enforces_the_maximum_lifetime_itself() {
     let soon = jiff::Timestamp::now() + Duration::from_secs(2);
     let host = Host::with(&program::image(program::HANG), |spec| spec.max_lifetime = Some(soon));
     let vm = host.started().await;
-    host.assert_over(&vm, VmEndKind::MaxLifetime).await;
+    host.assert_ended(&vm, VmEndKind::MaxLifetime).await;
     assert!(jiff::Timestamp::now() >= soon);
 }
 
 #[tokio::test]
-async fn a_bundle_without_settings_gives_words_and_no_process() {
+async fn a_bundle_without_settings_is_an_error_and_no_process() {
     let host = Host::new(&program::image(program::HANG));
     fs::remove_file(host.bundle.join(file::VM_SPEC)).unwrap();
     let error = Vm::spawn(Path::new(EXE), &host.bundle).await.unwrap_err();
@@ -438,23 +438,23 @@ async fn a_bundle_without_settings_gives_words_and_no_process() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_no_program_is_named() {
+async fn an_agent_that_is_not_a_program_is_named() {
     let host = Host::new(&program::image(program::HANG));
     let error = Vm::spawn(Path::new("/nowhere/agent"), &host.bundle).await.unwrap_err();
     assert!(matches!(error, VmError::Spawn { .. }), "{error}");
-    // A program that dies at once: what it said is in the log, and in the error.
+    // A program that dies at once: its output is in the log, and in the error.
     let error = Vm::spawn(Path::new("/bin/false"), &host.bundle).await.unwrap_err().to_string();
-    assert!(error.contains("died without a word (exit status: 1)"), "{error}");
+    assert!(error.contains("died without a message (exit status: 1)"), "{error}");
 }
 
 #[tokio::test]
-async fn a_path_too_long_for_a_socket_is_told_before_anything_starts() {
+async fn a_path_too_long_for_a_socket_is_an_error_before_anything_starts() {
     let error = Vm::adopt(&PathBuf::from(format!("/{}", "x".repeat(120)))).await.unwrap_err().to_string();
     assert!(error.contains("--runners-path"), "{error}");
 }
 
 #[tokio::test]
-async fn signals_that_mean_nothing_cost_no_vm() {
+async fn ignored_signals_cost_no_vm() {
     let host = Host::new(&program::image(program::HANG));
     let vm = host.started().await;
     let pid = Pid::from_raw(i32::try_from(vm.status().borrow().pid).unwrap());

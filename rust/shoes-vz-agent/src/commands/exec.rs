@@ -1,4 +1,4 @@
-//! `exec`: a program in a guest, its output and exit code handed on.
+//! `exec`: runs a program in a guest, and returns its output and exit code.
 
 use std::io::Write as _;
 
@@ -9,21 +9,21 @@ use shoes_vz_model::{
     guest::{ExecRequest, ExecResponse},
 };
 use shoes_vz_terminal::{
-    output::{is_read_enough, note},
+    output::{is_reader_closed, note},
     text,
 };
 use shoes_vz_vm::client::Vm;
 
 use crate::{cli::ExecArgs, guest, settings};
 
-/// Exit code when the program never ran, as `env`, `timeout` and `docker` have it.
-pub const OWN_FAILURE: u8 = 125;
-/// Exit code when the guest could not start the program.
+/// Exit code if the program could not be run, as in `env`, `timeout` and `docker`.
+pub const NOT_RUN: u8 = 125;
+/// Exit code if the guest could not start the program.
 const NOT_STARTED: u8 = 127;
 
-/// Runs it, and gives its exit code.
+/// Returns the exit code of the program.
 pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
-    let bundle = super::bundle(settings::of(&args.place), &args.id)?;
+    let bundle = super::bundle(settings::gather(&args.host), &args.id)?;
     let vm = Vm::adopt(&bundle.path).await?;
     anyhow::ensure!(
         vm.is_some(),
@@ -31,8 +31,10 @@ pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
         bundle.runner
     );
     let spec = super::spec(&bundle.path)?;
-    let ip =
-        bundle.metadata().context("reading RuntimeMetadata.json")?.and_then(|m| m.ip_address.parse().ok());
+    let ip = bundle
+        .metadata()
+        .context("cannot read RuntimeMetadata.json")?
+        .and_then(|m| m.ip_address.parse().ok());
     let (command, rest) = args.command.split_first().context("no program was given")?;
     let request = ExecRequest {
         command: command.clone(),
@@ -40,10 +42,12 @@ pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
         timeout_seconds: args.timeout.as_secs(),
     };
     let done = guest::exec(spec.transport, &bundle.file(file::GUEST_SOCKET), ip, request).await?;
-    // Byte for byte, as `ssh` does: what the program prints is its operator's own doing.
+    // Byte for byte, as `ssh` does: control characters included, since the operator chose the program.
     let mut out = std::io::stdout().lock();
     match out.write_all(&output(&done)?).and_then(|()| out.flush()) {
-        Err(error) if !is_read_enough(&error) => return Err(error).context("writing the program's output"),
+        Err(error) if !is_reader_closed(&error) => {
+            return Err(error).context("cannot write the program's output");
+        }
         _ => drop(out),
     }
     if !done.error.is_empty() {
@@ -52,11 +56,11 @@ pub async fn run(args: &ExecArgs) -> anyhow::Result<u8> {
     Ok(exit_code(done.exit_code))
 }
 
-/// The bytes as they came, where they are not what the text says.
+/// The exact bytes, where they are not valid UTF-8.
 fn output(done: &ExecResponse) -> anyhow::Result<Vec<u8>> {
     match done.output_base64.as_str() {
         "" => Ok(done.output.clone().into_bytes()),
-        exact => STANDARD.decode(exact).context("the guest agent's output_base64 is no base64"),
+        exact => STANDARD.decode(exact).context("output_base64 from the guest agent is not valid base64"),
     }
 }
 
@@ -72,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_that_is_no_text_comes_through_byte_for_byte() {
+    fn output_that_is_not_text_arrives_byte_for_byte() {
         let done = ExecResponse {
             output: "\u{fffd}".into(),
             output_base64: "/w==".into(),
@@ -84,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_are_handed_on_and_a_program_never_started_is_127() {
+    fn exit_codes_are_returned_and_a_program_that_did_not_start_is_127() {
         assert_eq!([0, 7, 137, -1].map(exit_code), [0, 7, 137, 127]);
     }
 }

@@ -1,4 +1,4 @@
-//! A guest over `guest.sock`: no address, no network.
+//! A guest reached over `guest.sock`, which needs neither an address nor a network.
 
 use std::{
     net::IpAddr,
@@ -24,18 +24,17 @@ use tokio::{
 };
 
 use super::{
-    Following, Guest, GuestError,
-    follow::{Log, Pause},
+    follow::{GuestFollower, Pause, SetupLog},
+    interface::{Guest, GuestError},
 };
 use crate::{
-    runner::Script,
+    bundles::Script,
     ssh::{Ssh, SshError},
 };
 
-/// So long events may take until they begin to tell.
-const FIRST_EVENT: Duration = Duration::from_secs(10);
+/// Longest that a new event stream may take to deliver its first event.
+const FIRST_EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See the module.
 #[derive(Clone)]
 pub(super) struct ChannelGuest {
     socket: Arc<PathBuf>,
@@ -58,7 +57,7 @@ impl Guest for ChannelGuest {
         None
     }
 
-    /// The dial waits for the guest's sshd to listen.
+    /// The dial waits until the guest's sshd listens.
     async fn try_ssh(&self) -> Result<(), SshError> {
         let stream =
             socket::dial(&self.socket, port::SSH).await.map_err(|e| SshError::Connect(e.to_string()))?;
@@ -72,10 +71,7 @@ impl Guest for ChannelGuest {
     async fn personalize(&self, personalization: &Personalization) -> Result<(), GuestError> {
         match self.api().personalize(personalization).await {
             Ok(personalized) => {
-                tracing::debug!(
-                    clock_was_behind_ms = personalized.clock_was_behind_ms,
-                    "the guest is personalized"
-                );
+                tracing::debug!(clock_was_behind_ms = personalized.clock_was_behind_ms, "guest personalized");
                 Ok(())
             }
             Err(error) => Err(api_error(error)),
@@ -86,23 +82,23 @@ impl Guest for ChannelGuest {
         self.api().prepare_save().await.map_err(api_error)
     }
 
-    async fn ask(&self) -> Result<Option<Status>, GuestError> {
+    async fn query_status(&self) -> Result<Option<Status>, GuestError> {
         match self.api().status().await {
             Ok(status) => Ok(Some(status)),
-            Err(ApiError::Answer { .. } | ApiError::Nonsense { .. }) => Ok(None),
+            Err(ApiError::Refused { .. } | ApiError::Malformed { .. }) => Ok(None),
             Err(error) => Err(api_error(error)),
         }
     }
 
-    fn follow(&self, _: RunnerId, log: &Path) -> Following {
+    fn follow(&self, _: RunnerId, log: &Path) -> GuestFollower {
         let (sender, status) = watch::channel(None);
         let reopen = Arc::new(Notify::new());
-        let log = Log::open(log);
+        let log = SetupLog::open(log);
         let logged = log.written.subscribe();
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_status(self.api(), sender, reopen.clone()));
         tasks.spawn(follow_log(self.api(), status.clone(), log));
-        Following::new(status, logged, Some(reopen), tasks)
+        GuestFollower::new(status, logged, Some(reopen), tasks)
     }
 }
 
@@ -110,27 +106,27 @@ async fn follow_status(api: GuestApi, sender: watch::Sender<Option<Status>>, reo
     let mut pause = Pause::new();
     loop {
         let mut events = api.events();
-        let (opened, mut told) = (Instant::now(), false);
+        let (opened, mut has_delivered) = (Instant::now(), false);
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
-                // One that was opened just now may well be behind, and is not given up for that.
-                () = reopen.notified() => match told || opened.elapsed() >= FIRST_EVENT {
+                // A stream that was opened just now may be behind; that is no reason to close it.
+                () = reopen.notified() => match has_delivered || opened.elapsed() >= FIRST_EVENT_TIMEOUT {
                     false => continue,
                     true => {
-                        tracing::info!("the guest agent's events have stopped telling; asking for them anew");
+                        tracing::info!("guest event stream stalled; reconnecting");
                         None
                     }
                 },
             };
-            told = true;
+            has_delivered = true;
             match event {
                 Some(Ok(status)) => {
                     pause.reset();
                     sender.send_replace(Some(status));
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "the guest agent's events broke off; asking again");
+                    tracing::debug!(%error, "guest event stream broke; reconnecting");
                     break;
                 }
                 None => break,
@@ -140,38 +136,38 @@ async fn follow_status(api: GuestApi, sender: watch::Sender<Option<Status>>, reo
     }
 }
 
-async fn follow_log(api: GuestApi, mut status: watch::Receiver<Option<Status>>, mut log: Log) {
-    let begun = |s: &Option<Status>| s.as_ref().is_some_and(|s| s.setup.phase != SetupPhase::None);
-    if status.wait_for(begun).await.is_err() {
+async fn follow_log(api: GuestApi, mut status: watch::Receiver<Option<Status>>, mut log: SetupLog) {
+    let has_started = |s: &Option<Status>| s.as_ref().is_some_and(|s| s.setup.phase != SetupPhase::None);
+    if status.wait_for(has_started).await.is_err() {
         return;
     }
     let mut pause = Pause::new();
     loop {
         let mut chunks = api.setup_log(log.len());
-        let mut whole = false;
+        let mut at_end = false;
         loop {
             match chunks.next().await {
                 Some(Ok(bytes)) => {
                     pause.reset();
                     if let Err(error) = log.append(&bytes) {
-                        tracing::warn!(%error, "the setup script's output cannot be written to setup.log any more");
+                        tracing::warn!(%error, "cannot write setup.log; the rest of the setup script's output is lost");
                         return;
                     }
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "the setup script's output broke off; asking again");
+                    tracing::debug!(%error, "setup log stream broke; reconnecting");
                     break;
                 }
                 None => {
-                    whole = true;
+                    at_end = true;
                     break;
                 }
             }
         }
-        let all = |s: &Option<Status>| {
+        let is_complete = |s: &Option<Status>| {
             s.as_ref().is_some_and(|s| s.setup.phase == SetupPhase::Exited && log.len() >= s.setup.log_bytes)
         };
-        if whole && all(&status.borrow()) {
+        if at_end && is_complete(&status.borrow()) {
             return;
         }
         pause.wait().await;
@@ -184,8 +180,8 @@ pub(super) async fn exec(socket: &Path, request: ExecRequest) -> Result<ExecResp
 
 fn api_error(error: ApiError) -> GuestError {
     match error.status() {
-        // A server error may be a full disk that is being emptied; anything else is our fault, or another script's.
+        // A server error may pass, as when a full disk is being emptied. A client error does not.
         Some(status) if status.is_client_error() => GuestError::Refused(error.to_string()),
-        _ => GuestError::Broken(error.to_string()),
+        _ => GuestError::Unavailable(error.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! A guest followed: its last known state, and how much of the script's output has come over.
+//! Following a guest: its last known status, and how much of the setup script's output has arrived.
 
 use std::{
     fs::{self, File},
@@ -17,32 +17,31 @@ use tokio::{
     time::sleep,
 };
 
-/// Dropping it ends the following, and nothing else.
-pub struct Following {
-    /// The last known state; `None` before the first.
+/// Dropping it stops the following, and changes nothing in the guest.
+pub struct GuestFollower {
+    /// The last known status; `None` before the first.
     pub status: watch::Receiver<Option<Status>>,
-    /// Bytes of the script's output in the log.
+    /// Bytes of the setup script's output in the log.
     pub logged: watch::Receiver<u64>,
-    /// Has the events asked for anew; `None` where there are none.
+    /// Reopens the event stream; `None` where the guest has none.
     reopen: Option<Arc<Notify>>,
-    /// What feeds it; they end with it.
+    /// They feed the other fields, and end with this value.
     pub(crate) tasks: JoinSet<()>,
 }
 
-/// Waits until one of a [`Following`]'s tasks has panicked, and gives its message. One that ends otherwise is done.
-pub(crate) async fn lost(tasks: &mut JoinSet<()>) -> String {
+/// Waits until one of a [`GuestFollower`]'s tasks panics, and returns the reason. A task that returns is complete.
+pub(crate) async fn first_panic(tasks: &mut JoinSet<()>) -> String {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
             && let Ok(panic) = error.try_into_panic()
         {
-            return text::of_panic(&*panic);
+            return text::panic_reason(&*panic);
         }
     }
     std::future::pending().await
 }
 
-impl Following {
-    /// What `tasks` feed; `reopen` has the events asked for anew, where there are any.
+impl GuestFollower {
     pub fn new(
         status: watch::Receiver<Option<Status>>,
         logged: watch::Receiver<u64>,
@@ -52,54 +51,54 @@ impl Following {
         Self { status, logged, reopen, tasks }
     }
 
-    /// What it tells, for another who wants to know.
-    pub fn watched(&self) -> Watched {
-        Watched { status: self.status.clone(), logged: self.logged.clone(), reopen: self.reopen.clone() }
+    pub fn view(&self) -> FollowerView {
+        FollowerView { status: self.status.clone(), logged: self.logged.clone(), reopen: self.reopen.clone() }
     }
 }
 
-/// What a [`Following`] tells, without the right to end it.
+/// What a [`GuestFollower`] knows, without ownership of its tasks.
 #[derive(Debug, Clone)]
-pub struct Watched {
+pub struct FollowerView {
     status: watch::Receiver<Option<Status>>,
     logged: watch::Receiver<u64>,
     reopen: Option<Arc<Notify>>,
 }
 
-impl Watched {
-    /// What is known so far: whenever it differs, the guest was heard of.
-    pub fn told(&self) -> (Option<Status>, u64) {
+impl FollowerView {
+    /// What is known so far: a change shows that the guest lives.
+    pub fn snapshot(&self) -> (Option<Status>, u64) {
         (self.status.borrow().clone(), *self.logged.borrow())
     }
 
-    /// Whether the events should have told something else, now that the guest says `now`.
+    /// Whether the event stream lags behind the status `now` that the guest just returned.
     pub fn is_behind(&self, now: &Status) -> bool {
-        // The output's length is told only once it is whole.
-        let lasting = |s: &Status| {
+        // The length of the output changes all the time, and events report it only once the script has exited.
+        let without_length = |s: &Status| {
             let mut s = s.clone();
             s.setup.log_bytes = 0;
             s
         };
-        self.reopen.is_some() && self.status.borrow().as_ref().map(lasting) != Some(lasting(now))
+        self.reopen.is_some()
+            && self.status.borrow().as_ref().map(without_length) != Some(without_length(now))
     }
 
-    /// Has the events asked for anew, which begin with the present state.
+    /// Reopens the event stream, which begins with the current status.
     pub fn reopen(&self) {
         if let Some(reopen) = &self.reopen {
-            // Not for those opened later: they tell the present state anyway.
+            // No permit is kept: a stream that is opened later begins with the current status anyway.
             reopen.notify_waiters();
         }
     }
 }
 
-/// `setup.log`, which only grows: its length is how much has come over, through any number of restarts.
-pub(super) struct Log {
+/// `setup.log`, which only grows: its length is how much output has arrived, across agent restarts.
+pub(super) struct SetupLog {
     path: PathBuf,
     file: Option<File>,
     pub(super) written: watch::Sender<u64>,
 }
 
-impl Log {
+impl SetupLog {
     pub(super) fn open(path: &Path) -> Self {
         let len = fs::metadata(path).map_or(0, |m| m.len());
         Self { path: path.to_owned(), file: None, written: watch::Sender::new(len) }
@@ -120,7 +119,7 @@ impl Log {
     }
 }
 
-/// Between two tries to reach a guest agent that went away: longer each time, until something comes again.
+/// Between two attempts to reach a guest agent that does not answer.
 pub(super) struct Pause(Backoff);
 
 impl Pause {
@@ -145,12 +144,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_follower_that_panics_is_told_and_one_that_is_done_is_not() {
+    async fn a_follower_that_panics_is_reported_and_one_that_returns_is_not() {
         let mut tasks = JoinSet::new();
         tasks.spawn(async {});
         tasks.spawn(async { panic!("no room") });
-        assert_eq!(lost(&mut tasks).await, "no room");
-        let done = lost(&mut tasks);
-        assert!(tokio::time::timeout(Duration::from_millis(20), done).await.is_err());
+        assert_eq!(first_panic(&mut tasks).await, "no room");
+        let returned = first_panic(&mut tasks);
+        assert!(tokio::time::timeout(Duration::from_millis(20), returned).await.is_err());
     }
 }

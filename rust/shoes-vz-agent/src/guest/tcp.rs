@@ -1,8 +1,8 @@
-//! A guest by its address: templates with the Go guest agent, which has neither events nor setup scripts.
+//! A guest reached by its address: templates with the Go guest agent, which has neither events nor setup scripts.
 //!
-//! The setup script goes over SSH: by stdin into a private file, then run detached from the connection, so that neither
-//! a dropped connection nor a restarted agent ends it. `$HOME/.shoes-vz-setup/` in the guest holds `script`, `log`,
-//! `exit` and, as the mark that it was started once, `started`.
+//! The setup script goes over SSH: through stdin into a private file. It then runs detached from the connection, so that
+//! neither a dropped connection nor an agent restart ends it. `$HOME/.shoes-vz-setup/` in the guest holds `script`, `log`,
+//! `exit`, and `started`, which marks that the script was started once.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,26 +28,25 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Following, Guest, GuestError,
-    follow::{Log, Pause},
+    follow::{GuestFollower, Pause, SetupLog},
+    interface::{Guest, GuestError},
 };
 use crate::{
-    runner::Script,
+    bundles::Script,
     ssh::{Exit, Session, Ssh, SshError},
 };
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-const STATUS_DEADLINE: Duration = Duration::from_secs(10);
-/// The Go guest agent can only be asked.
-const STATUS_EVERY: Duration = Duration::from_secs(2);
-/// Of an answer: the Go guest agent's `/exec` holds a program's whole output.
-const MAX_ANSWER: usize = 64 << 20;
-/// Of a status, which is a few lines.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The Go guest agent has no events, so its status is polled.
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+/// Bytes of a response: that of `/exec` in the Go guest agent holds the whole output of a program.
+const MAX_RESPONSE: usize = 64 << 20;
+/// Bytes of a status, which is a few lines.
 const MAX_STATUS: usize = 1 << 20;
-/// Of an answer that is an error, quoted in a reason.
-const MAX_WORDS: usize = 500;
+/// Characters of an error response that a reason quotes.
+const MAX_QUOTE: usize = 500;
 
-/// See the module.
 #[derive(Clone)]
 pub(super) struct TcpGuest {
     ip: IpAddr,
@@ -61,7 +60,7 @@ impl TcpGuest {
 
     async fn connect(&self) -> Result<TcpStream, SshError> {
         let address = SocketAddr::new(self.ip, port::SSH);
-        match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(stream) => stream.map_err(|e| SshError::Connect(format!("connecting to {address}: {e}"))),
             Err(_) => Err(SshError::Connect(format!("connecting to {address}: no answer"))),
         }
@@ -86,28 +85,28 @@ impl Guest for TcpGuest {
         let session = self.session().await?;
         let bytes = script.secret().clone();
         let exit = session.run(&start_command(bytes.len()), bytes, |_| {}).await?;
-        session.end().await;
+        session.close().await;
         match exit {
             Exit::Code(0) => Ok(()),
-            Exit::Code(code) => Err(GuestError::Broken(format!(
-                "the guest's shell could not take the setup script (exit code {code})"
+            Exit::Code(code) => Err(GuestError::Unavailable(format!(
+                "the guest's shell could not store the setup script (exit code {code})"
             ))),
-            Exit::Abnormal => {
-                Err(GuestError::Broken("the guest broke off while taking the setup script".into()))
-            }
+            Exit::Abnormal => Err(GuestError::Unavailable(
+                "the SSH connection broke while the guest received the setup script".into(),
+            )),
         }
     }
 
-    /// The Go guest agent cannot: its guests are booted.
+    /// The Go guest agent cannot do this, so its guests are always booted.
     async fn personalize(&self, _: &Personalization) -> Result<(), GuestError> {
-        Err(GuestError::Refused("a guest that is reached by TCP cannot be personalized".into()))
+        Err(GuestError::Refused("cannot personalize a guest that is reached by TCP".into()))
     }
 
     async fn prepare_save(&self) -> Result<(), GuestError> {
-        Err(GuestError::Refused("the state of a guest that is reached by TCP is not saved".into()))
+        Err(GuestError::Refused("cannot save the state of a guest that is reached by TCP".into()))
     }
 
-    async fn ask(&self) -> Result<Option<Status>, GuestError> {
+    async fn query_status(&self) -> Result<Option<Status>, GuestError> {
         match get_status(self.ip).await {
             Ok(status) => Ok(Some(status)),
             Err(GuestError::Refused(_)) => Ok(None),
@@ -115,21 +114,21 @@ impl Guest for TcpGuest {
         }
     }
 
-    fn follow(&self, runner: RunnerId, log: &Path) -> Following {
+    fn follow(&self, runner: RunnerId, log: &Path) -> GuestFollower {
         let (sender, status) = watch::channel(None);
         let setup =
             SetupStatus { id: runner.to_string(), phase: SetupPhase::Running, ..SetupStatus::default() };
         let setup = watch::Sender::new(setup);
-        let log = Log::open(log);
+        let log = SetupLog::open(log);
         let logged = log.written.subscribe();
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_status(self.ip, setup.subscribe(), sender));
         tasks.spawn(follow_script(self.clone(), setup, log));
-        Following::new(status, logged, None, tasks)
+        GuestFollower::new(status, logged, None, tasks)
     }
 }
 
-/// Takes `bytes` bytes of script on stdin and starts it, once. A script that came over in part is never started.
+/// Reads a script of `bytes` bytes from stdin and starts it, once. A script that arrived in part is never started.
 fn start_command(bytes: usize) -> String {
     format!(
         "umask 077; d=$HOME/.shoes-vz-setup; mkdir -p \"$d\" && cat > \"$d/part\" && \
@@ -149,12 +148,12 @@ fn follow_command(offset: u64) -> String {
     )
 }
 
-/// What of the log is still missing, then nothing; exits as the script did.
+/// Prints what is still missing of the log, and exits as the script did.
 fn rest_command(offset: u64) -> String {
     format!("d=$HOME/.shoes-vz-setup; tail -c +{} \"$d/log\"; exit $(cat \"$d/exit\")", offset + 1)
 }
 
-async fn follow_script(guest: TcpGuest, setup: watch::Sender<SetupStatus>, mut log: Log) {
+async fn follow_script(guest: TcpGuest, setup: watch::Sender<SetupStatus>, mut log: SetupLog) {
     let mut pause = Pause::new();
     loop {
         match follow_once(&guest, &mut log).await {
@@ -165,32 +164,36 @@ async fn follow_script(guest: TcpGuest, setup: watch::Sender<SetupStatus>, mut l
                 });
                 return;
             }
-            Err(error) => tracing::debug!(%error, "the setup script's output broke off; asking again"),
+            Err(error) => tracing::debug!(%error, "setup log stream broke; reconnecting"),
         }
         pause.wait().await;
     }
 }
 
-async fn follow_once(guest: &TcpGuest, log: &mut Log) -> Result<i32, GuestError> {
+async fn follow_once(guest: &TcpGuest, log: &mut SetupLog) -> Result<i32, GuestError> {
     let session = guest.session().await?;
     let mut written = Ok(());
-    let mut append = |log: &mut Log, bytes: &[u8]| {
+    let mut append = |log: &mut SetupLog, bytes: &[u8]| {
         if written.is_ok() {
             written = log.append(bytes);
         }
     };
     let followed = session.run(&follow_command(log.len()), Bytes::new(), |bytes| append(log, bytes)).await?;
     if followed == Exit::Abnormal {
-        return Err(GuestError::Broken("the connection ended before the script".into()));
+        return Err(GuestError::Unavailable(
+            "the SSH connection broke before the setup script exited".into(),
+        ));
     }
     let exit = session.run(&rest_command(log.len()), Bytes::new(), |bytes| append(log, bytes)).await?;
-    session.end().await;
+    session.close().await;
     if let Err(error) = written {
-        tracing::warn!(%error, "setup.log cannot be written; the setup script's output is lost");
+        tracing::warn!(%error, "cannot write setup.log; the setup script's output is lost");
     }
     match exit {
         Exit::Code(code) => Ok(i32::try_from(code).unwrap_or(i32::MAX)),
-        Exit::Abnormal => Err(GuestError::Broken("how the script ended is not known yet".into())),
+        Exit::Abnormal => {
+            Err(GuestError::Unavailable("cannot read the exit code of the setup script".into()))
+        }
     }
 }
 
@@ -199,44 +202,45 @@ async fn follow_status(
     mut setup: watch::Receiver<SetupStatus>,
     sender: watch::Sender<Option<Status>>,
 ) {
-    let mut reached = true;
+    let mut was_reachable = true;
     loop {
-        let asked = timeout(STATUS_DEADLINE, get_status(ip)).await;
+        let answer = timeout(STATUS_TIMEOUT, get_status(ip)).await;
         let now = setup.borrow_and_update().clone();
-        match asked.unwrap_or_else(|_| Err(GuestError::Broken("no answer".into()))) {
+        match answer.unwrap_or_else(|_| Err(GuestError::Unavailable("no answer".into()))) {
             Ok(status) => {
-                reached = true;
+                was_reachable = true;
                 sender.send_replace(Some(Status { setup: now, ..status }));
             }
             Err(error) => {
-                if std::mem::take(&mut reached) {
-                    tracing::warn!(%ip, %error, "the guest agent does not tell the runner's state; asking on");
+                if std::mem::take(&mut was_reachable) {
+                    tracing::warn!(%ip, %error, "guest agent does not report its status; retrying");
                 }
-                // The script's own exit needs no guest agent to be known.
+                // The script's exit is known without the guest agent.
                 sender.send_modify(|last| last.get_or_insert_default().setup = now);
             }
         }
         tokio::select! {
-            changed = setup.changed() => if changed.is_err() { sleep(STATUS_EVERY).await },
-            () = sleep(STATUS_EVERY) => {}
+            changed = setup.changed() => if changed.is_err() { sleep(STATUS_INTERVAL).await },
+            () = sleep(STATUS_INTERVAL) => {}
         }
     }
 }
 
 async fn get_status(ip: IpAddr) -> Result<Status, GuestError> {
-    let answer = call(ip, "GET", "/status", Bytes::new(), MAX_STATUS).await?;
-    serde_json::from_slice(&answer).map_err(|e| GuestError::Broken(format!("GET /status: {e}")))
+    let response = call(ip, "GET", "/status", Bytes::new(), MAX_STATUS).await?;
+    serde_json::from_slice(&response).map_err(|e| GuestError::Unavailable(format!("GET /status: {e}")))
 }
 
 pub(super) async fn exec(ip: IpAddr, request: ExecRequest) -> Result<ExecResponse, GuestError> {
     let body = serde_json::to_vec(&request).map_err(|e| GuestError::Refused(e.to_string()))?;
-    let answer = call(ip, "POST", "/exec", body.into(), MAX_ANSWER).await?;
-    serde_json::from_slice(&answer).map_err(|e| GuestError::Broken(format!("POST /exec: {e}")))
+    let response = call(ip, "POST", "/exec", body.into(), MAX_RESPONSE).await?;
+    serde_json::from_slice(&response).map_err(|e| GuestError::Unavailable(format!("POST /exec: {e}")))
 }
 
 async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes, limit: usize) -> Result<Bytes, GuestError> {
     let address = SocketAddr::new(ip, port::API);
-    let broken = |e: &dyn std::error::Error| GuestError::Broken(format!("{method} {path} at {address}: {e}"));
+    let broken =
+        |e: &dyn std::error::Error| GuestError::Unavailable(format!("{method} {path} at {address}: {e}"));
     let stream = TcpStream::connect(address).await.map_err(|e| broken(&e))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
@@ -248,15 +252,16 @@ async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes, limit: usize) -
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))
         .map_err(|e| broken(&e))?;
-    let answer = sender.send_request(request).await.map_err(|e| broken(&e))?;
-    let status = answer.status();
-    let bytes = Limited::new(answer.into_body(), limit).collect().await.map_err(|e| broken(&*e))?.to_bytes();
+    let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+    let status = response.status();
+    let bytes =
+        Limited::new(response.into_body(), limit).collect().await.map_err(|e| broken(&*e))?.to_bytes();
     drop(connection);
     match status.is_success() {
         true => Ok(bytes),
         false => Err(GuestError::Refused(format!(
             "{method} {path} at {address}: answered {status}: {}",
-            text::one_line(&String::from_utf8_lossy(&bytes), MAX_WORDS)
+            text::one_line(&String::from_utf8_lossy(&bytes), MAX_QUOTE)
         ))),
     }
 }
@@ -267,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs a command as sshd would: by a shell, with the connection as its stdin.
+    /// Runs a command as sshd does: in a shell, with the connection as its stdin.
     fn shell(home: &Path, command: &str, stdin: &[u8]) -> std::process::Output {
         let mut child = std::process::Command::new("sh")
             .args(["-c", command])
@@ -281,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_is_started_once_and_its_output_and_exit_code_come_over_in_pieces() {
+    fn a_script_is_started_once_and_its_output_and_exit_code_arrive_in_pieces() {
         let home = tempfile::tempdir().unwrap();
         let script = b"echo $PPID >> \"$HOME/starts\"; echo one; echo two; exit 7\n";
         for _ in 0..2 {
@@ -296,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_came_over_in_part_is_not_started() {
+    fn a_script_that_arrived_in_part_is_not_started() {
         let home = tempfile::tempdir().unwrap();
         let cut = shell(home.path(), &start_command(100), b"touch $HOME/started-anyway\n");
         assert_eq!(cut.status.code(), Some(65));

@@ -1,32 +1,35 @@
-//! What each setting's text means.
+//! Parsers of single settings.
 
 use shoes_vz_process::settings::{Values, Zero};
 use shoes_vz_vm::spec::{Display, HypervisorKind, Network};
 
 use super::is_host_port;
-use crate::hot::HotPlan;
+use crate::{
+    pool::{HotPlan, Idle},
+    saved_states::StatesMode,
+};
 
-/// `None` after a mistake.
+/// Like every function here, `None` after a mistake.
 pub(super) fn hypervisor(v: &mut Values) -> Option<HypervisorKind> {
     v.parse("hypervisor", |text| match text {
         "auto" => Ok(HypervisorKind::of_this_host()),
         "qemu" => Ok(HypervisorKind::Qemu),
         "vz" => Ok(HypervisorKind::Vz),
-        other => Err(format!("{other:?} is none of auto, qemu and vz")),
+        other => Err(format!("{other:?} is not one of auto, qemu and vz")),
     })
 }
 
-pub(super) fn max_runners(v: &mut Values, macos: bool) -> Option<u32> {
+pub(super) fn max_runners(v: &mut Values, is_macos: bool) -> Option<u32> {
     v.parse("max-runners", |text| match text.parse::<u32>() {
         Ok(0) | Err(_) => Err(format!("{text:?} is not a valid number of VMs; it must be 1 or more")),
-        Ok(n) if macos && n > 2 => {
+        Ok(n) if is_macos && n > 2 => {
             Err(format!("{n} is too many: macOS runs at most 2 macOS guests at a time"))
         }
         Ok(n) => Ok(n),
     })
 }
 
-/// As a URI.
+/// Returns a URI.
 pub(super) fn server(v: &mut Values) -> Option<String> {
     v.parse("server", |text| {
         let host_port = text.strip_prefix("http://").unwrap_or(text);
@@ -41,8 +44,8 @@ pub(super) fn hostname(v: &mut Values) -> Option<String> {
     if v.is_given("hostname") {
         return v.text("hostname");
     }
-    let own = sysinfo::System::host_name();
-    own.map_err(|e| v.mistake("hostname", format_args!("this host's name cannot be found ({e}); give one")))
+    let name = sysinfo::System::host_name();
+    name.map_err(|e| v.mistake("hostname", format_args!("cannot determine this host's name ({e}); set it")))
         .ok()
 }
 
@@ -50,23 +53,23 @@ pub(super) fn display(v: &mut Values) -> Option<Display> {
     v.switch("enable-graphics").map(|on| if on { Display::Window } else { Display::Headless })
 }
 
-/// QEMU's guests have no network, so there is nothing to choose.
+/// QEMU guests have no network, so there is nothing to choose.
 pub(super) fn network(v: &mut Values, hypervisor: Option<HypervisorKind>) -> Option<Network> {
     if !v.is_given("network") {
         return Some(Network::default());
     }
     v.parse("network", |text| match hypervisor {
-        Some(HypervisorKind::Qemu) => Err(format!("{text:?} is for vz; QEMU's guests have no network")),
+        Some(HypervisorKind::Qemu) => Err(format!("{text:?} is for vz only; QEMU guests have no network")),
         Some(HypervisorKind::Vz) | None => text.parse::<Network>().map_err(|e| e.to_string()),
     })
 }
 
-/// What is kept hot. Guests that are `tcp` cannot be given the time after a pause, nor be restored.
-pub(super) fn hot(v: &mut Values, tcp: bool) -> Option<HotPlan> {
+/// The clock of a guest that is reached by TCP cannot be set after a pause.
+pub(super) fn hot(v: &mut Values, is_tcp: bool) -> Option<HotPlan> {
     let mut plan = HotPlan::none();
     let wanted = v.parse("hot", |text| plan.parse_wanted(text));
     let idle = v.parse("hot-idle", str::parse);
-    if tcp && idle == Some(crate::hot::Idle::Paused) {
+    if is_tcp && idle == Some(Idle::Paused) {
         v.mistake(
             "hot-idle",
             "paused needs a template whose guests are reached by the guest channel (\"guest_agent\": \"channel\" in \
@@ -74,12 +77,16 @@ pub(super) fn hot(v: &mut Values, tcp: bool) -> Option<HotPlan> {
         );
     }
     let max_age = v.duration("hot-max-age", Zero::Refused);
-    let states = v.parse("saved-states", str::parse);
     wanted?;
     plan.idle = idle?;
     plan.max_age = max_age?;
-    plan.states = if tcp { crate::hot::StatesMode::Off } else { states? };
     Some(plan)
+}
+
+/// A guest that is reached by TCP cannot be personalized, so it is never restored.
+pub(super) fn saved_states(v: &mut Values, is_tcp: bool) -> Option<StatesMode> {
+    let mode = v.parse("saved-states", str::parse)?;
+    Some(if is_tcp { StatesMode::Off } else { mode })
 }
 
 #[cfg(test)]
@@ -99,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn macos_guests_are_two_at_most_and_linux_ones_as_many_as_wanted() {
+    fn at_most_two_macos_guests_are_allowed_and_any_number_of_linux_guests() {
         let mut three = values(&[("max-runners", "3")]);
         assert_eq!(max_runners(&mut three, false), Some(3));
         assert_eq!(max_runners(&mut three, true), None);

@@ -1,8 +1,8 @@
-//! Which private keys log into guests: one that is named, or the user's own, found as `ssh` finds them.
+//! Which private keys log into guests: one that is named, or those of this user, found as `ssh` finds them.
 //!
 //! ```text
 //! SSH_AUTH_SOCK ─▶ the SSH agent's keys ─┐
-//! ~/.ssh/id_rsa, id_ecdsa, id_ed25519 ───┴─▶ what let us in last goes first ─▶ tried, a few in each connection
+//! ~/.ssh/id_rsa, id_ecdsa, id_ed25519 ───┴─▶ the key accepted last goes first ─▶ offered, a few in each connection
 //! ```
 
 use std::{
@@ -21,14 +21,14 @@ use shoes_vz_model::text;
 use shoes_vz_process::files;
 use tokio::{net::UnixStream, task::spawn_blocking, time::timeout};
 
-/// In `ssh`'s own order (readconf.c, `fill_default_options`). Those of security keys (`_sk`) sign in hardware only, which
-/// their SSH agent does; DSA and XMSS are gone from OpenSSH.
+/// In the order of `ssh` (readconf.c, `fill_default_options`). Keys of security tokens (`_sk`) sign in hardware only, which
+/// an SSH agent does; OpenSSH no longer has DSA and XMSS.
 const FILES: [&str; 3] = ["id_rsa", "id_ecdsa", "id_ed25519"];
-/// Far beyond any private key in a file.
+/// Bytes; far more than any private key in a file.
 const MAX_FILE: u64 = 64 << 10;
-/// The SSH agent answers at once; one that does not is left out.
-const AGENT_DEADLINE: Duration = Duration::from_secs(5);
-/// Names of keys in messages: an SSH agent's comments are anything.
+/// An SSH agent answers at once; one that does not is skipped.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Characters of a key's comment that appear in a message: an SSH agent accepts any comment.
 const MAX_COMMENT: usize = 80;
 
 /// Which private keys log into guests.
@@ -36,14 +36,14 @@ const MAX_COMMENT: usize = 80;
 pub enum LoginKeys {
     /// The one in this file: `--ssh-key`, or the template's `ssh_key_file`.
     File(PathBuf),
-    /// The user's own, as `ssh` tries them: what the Go implementation does without `-ssh-key`.
-    OfTheUser(UserKeys),
+    /// Those of this user, as `ssh` offers them: what the Go implementation does without `-ssh-key`.
+    User(UserKeys),
 }
 
 impl LoginKeys {
-    /// The file's, else those of whoever runs this program.
-    pub fn file_or_users(file: Option<PathBuf>) -> Self {
-        file.map_or_else(|| Self::OfTheUser(UserKeys::of_this_user()), Self::File)
+    /// The file's key, else those of the user who runs this program.
+    pub fn file_or_user(file: Option<PathBuf>) -> Self {
+        file.map_or_else(|| Self::User(UserKeys::of_this_user()), Self::File)
     }
 }
 
@@ -53,7 +53,7 @@ impl<P: AsRef<Path> + ?Sized> From<&P> for LoginKeys {
     }
 }
 
-/// Where a user's own keys are.
+/// Where a user's keys are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UserKeys {
     /// The SSH agent's socket.
@@ -63,24 +63,24 @@ pub struct UserKeys {
 }
 
 impl UserKeys {
-    /// Of whoever runs this program.
+    /// Of the user who runs this program.
     pub fn of_this_user() -> Self {
         let agent = env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from);
         let home = env::home_dir().filter(|home| !home.as_os_str().is_empty());
         Self { agent, directory: home.map(|home| home.join(".ssh")) }
     }
 
-    /// Looks for them now: a key that is added later is found the next time.
-    pub(super) async fn find(&self) -> Found {
-        let mut found = Found::default();
+    /// Looks them up now: a key that is added later is found the next time.
+    pub(super) async fn find(&self) -> FoundKeys {
+        let mut found = FoundKeys::default();
         match &self.agent {
             None => found.skip("the SSH agent", "SSH_AUTH_SOCK is not set"),
-            Some(socket) => match timeout(AGENT_DEADLINE, of_agent(socket)).await {
+            Some(socket) => match timeout(AGENT_TIMEOUT, list_agent_keys(socket)).await {
                 Ok(Ok(identities)) => found.take_from_agent(socket, identities),
-                Ok(Err(why)) => found.skip(&format!("the SSH agent at {socket:?}"), why),
+                Ok(Err(reason)) => found.skip(&format!("the SSH agent at {socket:?}"), reason),
                 Err(_) => found.skip(
                     &format!("the SSH agent at {socket:?}"),
-                    format!("it did not answer within {} s", AGENT_DEADLINE.as_secs()),
+                    format!("it did not answer within {} s", AGENT_TIMEOUT.as_secs()),
                 ),
             },
         }
@@ -96,8 +96,8 @@ impl UserKeys {
             });
             match loaded.await {
                 Ok(Ok(key)) => found.take(Source::File(Arc::new(key)), format!("{}", path.display())),
-                Ok(Err(Unusable { public: Some(public), .. })) if found.has(&public) => {}
-                Ok(Err(unusable)) => found.skip(&path.display().to_string(), unusable.why),
+                Ok(Err(LoadError { public: Some(public), .. })) if found.has(&public) => {}
+                Ok(Err(error)) => found.skip(&path.display().to_string(), error.reason),
                 Err(error) => found.skip(&path.display().to_string(), error),
             }
         }
@@ -105,17 +105,16 @@ impl UserKeys {
     }
 }
 
-/// Why a key's file is of no use.
+/// Why a file holds no usable key.
 #[derive(Debug)]
-pub(super) struct Unusable {
-    pub(super) why: String,
-    /// What it is the private half of, as far as that can be read.
+pub(super) struct LoadError {
+    pub(super) reason: String,
+    /// The public half, which a file under a passphrase still shows.
     public: Option<Box<PublicKey>>,
 }
 
-/// The private key in a file.
-pub(super) fn load(path: &Path) -> Result<PrivateKey, Unusable> {
-    let unusable = |why: String| Unusable { why, public: None };
+pub(super) fn load(path: &Path) -> Result<PrivateKey, LoadError> {
+    let unusable = |reason: String| LoadError { reason, public: None };
     let text = match files::read_text(path, MAX_FILE) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -125,31 +124,29 @@ pub(super) fn load(path: &Path) -> Result<PrivateKey, Unusable> {
     };
     let key = decode_secret_key(&text, None);
     key.map_err(|error| match PrivateKey::from_openssh(&text) {
-        Ok(locked) if locked.is_encrypted() => Unusable {
-            why: "it is protected by a passphrase; `ssh-add` gives it to the SSH agent".into(),
+        Ok(locked) if locked.is_encrypted() => LoadError {
+            reason: "it is protected by a passphrase; add it to the SSH agent with `ssh-add`".into(),
             public: Some(Box::new(locked.public_key().clone())),
         },
         _ if matches!(error, russh::keys::Error::KeyIsEncrypted) => {
-            unusable("it is protected by a passphrase; `ssh-add` gives it to the SSH agent".into())
+            unusable("it is protected by a passphrase; add it to the SSH agent with `ssh-add`".into())
         }
-        _ => unusable(format!("it is not a private key that can be used ({error})")),
+        _ => unusable(format!("it is not a valid private key ({error})")),
     })
 }
 
-async fn of_agent(socket: &Path) -> Result<Vec<AgentIdentity>, String> {
+async fn list_agent_keys(socket: &Path) -> Result<Vec<AgentIdentity>, String> {
     let mut agent = AgentClient::connect_uds(socket).await.map_err(|e| e.to_string())?;
     agent.request_identities().await.map_err(|e| format!("it did not list its keys ({e})"))
 }
 
-/// A key to try.
 #[derive(Clone)]
 pub(super) struct Candidate {
     pub(super) source: Source,
-    /// Where it is from, for people.
+    /// For messages: where it comes from.
     pub(super) name: String,
 }
 
-/// What signs.
 #[derive(Clone)]
 pub(super) enum Source {
     File(Arc<PrivateKey>),
@@ -170,37 +167,34 @@ impl Candidate {
 }
 
 impl Source {
-    /// The SSH agent behind it.
-    pub(super) async fn agent(socket: &Path) -> Result<AgentClient<UnixStream>, String> {
-        let connecting = timeout(AGENT_DEADLINE, AgentClient::connect_uds(socket));
+    pub(super) async fn connect(socket: &Path) -> Result<AgentClient<UnixStream>, String> {
+        let connecting = timeout(AGENT_TIMEOUT, AgentClient::connect_uds(socket));
         let connected = connecting.await.map_err(|_| "the SSH agent does not answer".to_owned())?;
         connected.map_err(|e| format!("the SSH agent cannot be reached ({e})"))
     }
 }
 
-/// The keys there are, and those that are of no use.
 #[derive(Clone, Default)]
-pub(super) struct Found {
+pub(super) struct FoundKeys {
     pub(super) candidates: Vec<Candidate>,
-    pub(super) skipped: Vec<Outcome>,
+    pub(super) skipped: Vec<UnusableKey>,
 }
 
-/// What became of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(super) struct UnusableKey {
     pub(super) name: String,
-    pub(super) why: String,
+    pub(super) reason: String,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for UnusableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.why)
+        write!(f, "{}: {}", self.name, self.reason)
     }
 }
 
-impl Found {
-    fn skip(&mut self, name: &str, why: impl fmt::Display) {
-        self.skipped.push(Outcome { name: name.to_owned(), why: why.to_string() });
+impl FoundKeys {
+    fn skip(&mut self, name: &str, reason: impl fmt::Display) {
+        self.skipped.push(UnusableKey { name: name.to_owned(), reason: reason.to_string() });
     }
 
     fn has(&self, public: &PublicKey) -> bool {
@@ -226,15 +220,12 @@ impl Found {
                 AgentIdentity::PublicKey { key, .. } => {
                     self.take(Source::Agent { socket: socket.to_owned(), key }, name);
                 }
-                AgentIdentity::Certificate { .. } => {
-                    self.skip(&name, "certificates are not offered to guests")
-                }
+                AgentIdentity::Certificate { .. } => self.skip(&name, "certificates are not supported"),
             }
         }
     }
 }
 
-/// The outcomes as one text.
-pub(super) fn words(outcomes: &[Outcome]) -> String {
-    outcomes.iter().map(Outcome::to_string).collect::<Vec<_>>().join("; ")
+pub(super) fn describe(keys: &[UnusableKey]) -> String {
+    keys.iter().map(UnusableKey::to_string).collect::<Vec<_>>().join("; ")
 }

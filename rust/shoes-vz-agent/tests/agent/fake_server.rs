@@ -1,5 +1,5 @@
-//! A server that takes any agent, notes what it is told, and sends what the test wants; it can go away and come back on
-//! the same port.
+//! A server that accepts every agent, records what it receives, and sends what the test wants. It can stop and start again
+//! on the same port.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
@@ -14,20 +14,20 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) struct FakeServer {
     pub(crate) addr: SocketAddr,
-    pub(crate) told: watch::Receiver<Told>,
+    pub(crate) received: watch::Receiver<Received>,
     pub(crate) commands: broadcast::Sender<SyncResponse>,
-    /// Its own, so that every connection dies with it.
+    /// Not the test's, so that every connection ends with it.
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-/// What an agent said.
+/// What an agent has sent.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Told {
+pub(crate) struct Received {
     pub(crate) registrations: Vec<RegisterAgentRequest>,
     pub(crate) authorization: Option<String>,
     pub(crate) last: SyncRequest,
     pub(crate) acks: Vec<(String, String)>,
-    /// Of those, the commands another agent may take.
+    /// The IDs of the acknowledged commands that another agent may execute.
     pub(crate) try_elsewhere: Vec<String>,
     pub(crate) syncs: usize,
 }
@@ -35,43 +35,43 @@ pub(crate) struct Told {
 #[derive(Clone)]
 struct Service {
     protocol: u32,
-    told: Arc<watch::Sender<Told>>,
+    received: Arc<watch::Sender<Received>>,
     commands: broadcast::Sender<SyncResponse>,
 }
 
 impl FakeServer {
     pub(crate) async fn start(addr: &str, protocol: u32) -> Self {
-        // The port was free a moment ago; its last connections may linger.
+        // The port was free a moment ago; its last connections may not be closed completely.
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(addr.parse().unwrap()).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = {
-            let _in_it = runtime.enter();
+            let _guard = runtime.enter();
             socket.listen(16).unwrap()
         };
         let addr = listener.local_addr().unwrap();
-        let (told, seen) = watch::channel(Told::default());
+        let (sender, received) = watch::channel(Received::default());
         let commands = broadcast::Sender::new(64);
-        let service = Service { protocol, told: Arc::new(told), commands: commands.clone() };
+        let service = Service { protocol, received: Arc::new(sender), commands: commands.clone() };
         let served = tonic::transport::Server::builder()
             .add_service(AgentServiceServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
         runtime.spawn(async move { served.await.unwrap() });
-        Self { addr, told: seen, commands, runtime: Some(runtime) }
+        Self { addr, received, commands, runtime: Some(runtime) }
     }
 
-    /// As after a crash: every connection breaks.
-    pub(crate) fn die(self) -> SocketAddr {
+    /// Breaks every connection, as a crash does.
+    pub(crate) fn crash(self) -> SocketAddr {
         self.addr
     }
 
-    pub(crate) async fn until(&mut self, wanted: impl FnMut(&Told) -> bool) -> Told {
-        let told = tokio::time::timeout(crate::host::PATIENCE, self.told.wait_for(wanted)).await;
-        match told.map(|told| told.unwrap().clone()) {
-            Ok(told) => told,
-            Err(_) => panic!("not told in time; last {:#?}", self.told.borrow()),
+    pub(crate) async fn until(&mut self, wanted: impl FnMut(&Received) -> bool) -> Received {
+        let received = tokio::time::timeout(crate::host::TIMEOUT, self.received.wait_for(wanted)).await;
+        match received.map(|received| received.unwrap().clone()) {
+            Ok(received) => received,
+            Err(_) => panic!("not received in time; last: {:#?}", self.received.borrow()),
         }
     }
 }
@@ -93,7 +93,7 @@ impl AgentService for Service {
         let authorization = request.metadata().get("authorization").map(|v| v.to_str().unwrap().to_owned());
         let request = request.into_inner();
         let agent_id = request.agent_id.clone();
-        self.told.send_modify(|t| {
+        self.received.send_modify(|t| {
             t.authorization = authorization;
             t.registrations.push(request);
         });
@@ -104,12 +104,12 @@ impl AgentService for Service {
     type SyncStream = Responses;
 
     async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Responses>, Status> {
-        let told = self.told.clone();
+        let received = self.received.clone();
         let mut inbound = request.into_inner();
         let commands = BroadcastStream::new(self.commands.subscribe());
-        let listen = async move {
+        let receive = async move {
             while let Ok(Some(request)) = inbound.message().await {
-                told.send_modify(|t| {
+                received.send_modify(|t| {
                     let elsewhere = request.acks.iter().filter(|a| a.try_elsewhere);
                     t.try_elsewhere.extend(elsewhere.map(|a| a.command_id.clone()));
                     t.acks.extend(request.acks.iter().map(|a| (a.command_id.clone(), a.error.clone())));
@@ -118,9 +118,9 @@ impl AgentService for Service {
                 });
             }
         };
-        // Ends with the call, as all of it does when the server dies.
-        let heard = futures::stream::once(listen).filter_map(|()| std::future::ready(None));
+        // Ends with the call, like everything else when the server crashes.
+        let receiving = futures::stream::once(receive).filter_map(|()| std::future::ready(None));
         let responses = commands.filter_map(|c| std::future::ready(c.ok().map(Ok)));
-        Ok(Response::new(Box::pin(futures::stream::select(heard, responses))))
+        Ok(Response::new(Box::pin(futures::stream::select(receiving, responses))))
     }
 }

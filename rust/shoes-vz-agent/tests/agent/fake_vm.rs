@@ -1,4 +1,4 @@
-//! A VM process in the test's own process: `vm.sock`, `guest.sock`, and what is behind them, stepped by the test.
+//! A VM process inside the test's process: `vm.sock`, `guest.sock`, and the guest behind them, controlled by the test.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use russh::{
     keys::{PrivateKey, PublicKey, ssh_key::private::Ed25519Keypair},
     server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey},
 };
-use shoes_vz_agent::context::Launcher;
+use shoes_vz_agent::vms::Launcher;
 use shoes_vz_channel::socket;
 use shoes_vz_model::{
     bundle::file,
@@ -40,9 +40,8 @@ use tokio::{
 };
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 
-use crate::host::PATIENCE;
+use crate::host::TIMEOUT;
 
-/// The key with this seed.
 pub(crate) fn key(seed: u8) -> PrivateKey {
     PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]))
 }
@@ -54,9 +53,9 @@ pub(crate) const HOST_KEY: u8 = 2;
 #[derive(Clone)]
 pub(crate) struct FakeVms {
     vms: Arc<Mutex<BTreeMap<PathBuf, FakeVm>>>,
-    /// A launch needs a permit, so that a test can hold one up.
+    /// A launch needs a permit, so that a test can delay it.
     pub(crate) launches: Arc<Semaphore>,
-    /// Whether guests come up by themselves.
+    /// Whether guests boot when they are started.
     pub(crate) boots: Arc<watch::Sender<bool>>,
     pub(crate) host_key: u8,
 }
@@ -71,7 +70,7 @@ impl FakeVms {
         }
     }
 
-    /// All there ever were.
+    /// Including those that have ended.
     pub(crate) fn all(&self) -> Vec<FakeVm> {
         self.vms.lock().unwrap().values().cloned().collect()
     }
@@ -107,15 +106,15 @@ struct Inner {
     guest: watch::Sender<Status>,
     log: watch::Sender<Vec<u8>>,
     scripts: Mutex<Vec<(String, Bytes)>>,
-    /// While silent, the guest takes every question and answers none.
-    silent: watch::Sender<bool>,
-    /// While stuck, the VM takes a stop and does not end.
+    /// While unresponsive, the guest accepts every request and answers none.
+    unresponsive: watch::Sender<bool>,
+    /// While stuck, the VM accepts a stop and does not end.
     stuck: watch::Sender<bool>,
-    /// How often the guest was asked for its status.
-    asked: watch::Sender<usize>,
-    /// New with each time the events open then are to tell nothing any more.
-    events: watch::Sender<usize>,
-    /// Its own, as it is a process of its own: all of it dies at once.
+    /// How often the agent queried the guest's status.
+    status_queries: watch::Sender<usize>,
+    /// A change stalls the event streams that are open then.
+    stalls: watch::Sender<usize>,
+    /// Not the test's: all of its tasks end at once, like a process.
     process: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
@@ -138,16 +137,16 @@ impl FakeVm {
             guest: watch::Sender::new(Status::default()),
             log: watch::Sender::default(),
             scripts: Mutex::default(),
-            silent: watch::Sender::new(false),
+            unresponsive: watch::Sender::new(false),
             stuck: watch::Sender::new(false),
-            asked: watch::Sender::new(0),
-            events: watch::Sender::new(0),
+            status_queries: watch::Sender::new(0),
+            stalls: watch::Sender::new(0),
             process: Mutex::default(),
         });
         let vm = Self { inner };
         let process =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let in_it = process.enter();
+        let guard = process.enter();
         let vm_sock = UnixListener::bind(bundle.join(file::VM_SOCKET)).unwrap();
         let guest_sock = UnixListener::bind(bundle.join(file::GUEST_SOCKET)).unwrap();
         let service = tonic::transport::Server::builder()
@@ -155,7 +154,7 @@ impl FakeVm {
             .serve_with_incoming(UnixListenerStream::new(vm_sock));
         process.spawn(async move { service.await.unwrap() });
         process.spawn(socket::serve(guest_sock, vm.clone()));
-        drop(in_it);
+        drop(guard);
         *vm.inner.process.lock().unwrap() = Some(process);
         vm
     }
@@ -190,39 +189,42 @@ impl FakeVm {
             .route("/events", get(events))
             .route("/setup/{id}", put(put_setup))
             .route("/setup/log", get(setup_log))
-            .layer(middleware::from_fn_with_state(self.clone(), unless_silent))
+            .layer(middleware::from_fn_with_state(self.clone(), unless_unresponsive))
             .with_state(self.clone())
     }
 
-    /// Its guest agent hangs from now on, or no longer.
-    pub(crate) fn silent(&self, silent: bool) {
-        self.inner.silent.send_replace(silent);
+    /// Whether its guest agent hangs.
+    pub(crate) fn set_unresponsive(&self, unresponsive: bool) {
+        self.inner.unresponsive.send_replace(unresponsive);
     }
 
-    /// Its stop hangs from now on, or no longer.
-    pub(crate) fn stuck(&self, stuck: bool) {
+    /// Whether its stop hangs.
+    pub(crate) fn set_stuck(&self, stuck: bool) {
         self.inner.stuck.send_replace(stuck);
     }
 
-    /// Those who follow the events now hear of nothing more, and not of their end.
-    pub(crate) fn events_get_stuck(&self) {
-        self.inner.events.send_modify(|n| *n += 1);
+    /// Event streams that are open now deliver nothing more, and do not end.
+    pub(crate) fn stall_events(&self) {
+        self.inner.stalls.send_modify(|n| *n += 1);
     }
 
-    /// Waits until the guest was asked for its status another `times` times.
-    pub(crate) async fn until_asked(&self, times: usize) {
-        let mut asked = self.inner.asked.subscribe();
-        let all = *asked.borrow() + times;
-        tokio::time::timeout(PATIENCE, asked.wait_for(|n| *n >= all)).await.expect("asked in time").unwrap();
+    /// Waits until the agent has queried the guest's status `times` more times.
+    pub(crate) async fn until_queried(&self, times: usize) {
+        let mut queries = self.inner.status_queries.subscribe();
+        let all = *queries.borrow() + times;
+        tokio::time::timeout(TIMEOUT, queries.wait_for(|n| *n >= all))
+            .await
+            .expect("the status is queried in time")
+            .unwrap();
     }
 
-    /// Paused from outside, or no longer.
-    pub(crate) fn paused(&self, paused: bool) {
+    /// Whether the operator has paused it.
+    pub(crate) fn set_paused(&self, paused: bool) {
         let state = if paused { VmState::Paused } else { VmState::Running };
         self.inner.status.send_modify(|s| s.state = state.into());
     }
 
-    /// The Actions runner does this now.
+    /// Sets what the Actions runner does.
     pub(crate) fn runner(&self, state: RunnerActivity) {
         self.inner.guest.send_modify(|s| s.state = state);
     }
@@ -239,7 +241,7 @@ impl FakeVm {
             (s.setup.phase, s.setup.exit_code, s.setup.log_bytes) =
                 (SetupPhase::Exited, Some(code), log_bytes);
         });
-        // Wakes those who follow the log, which ends now.
+        // Wakes the followers of the log, which ends now.
         self.inner.log.send_modify(|_| {});
     }
 
@@ -252,20 +254,20 @@ impl FakeVm {
     pub(crate) async fn until_set_up(&self) {
         let mut guest = self.inner.guest.subscribe();
         let set_up = guest.wait_for(|s| s.setup.phase != SetupPhase::None);
-        tokio::time::timeout(PATIENCE, set_up).await.expect("a script is handed over in time").unwrap();
+        tokio::time::timeout(TIMEOUT, set_up).await.expect("a script is handed over in time").unwrap();
     }
 
-    /// A guest that did not come up by itself does now.
-    pub(crate) fn boots(&self) {
+    /// Boots a guest that was held back.
+    pub(crate) fn boot(&self) {
         self.inner.status.send_modify(|s| s.guest_up = true);
     }
 
-    /// The guest agent lets go of the guest channel.
-    pub(crate) fn hangs_up(&self) {
+    /// The guest agent closes the guest channel.
+    pub(crate) fn close_channel(&self) {
         self.inner.status.send_modify(|s| s.guest_up = false);
     }
 
-    /// The VM ends, and the process with it.
+    /// The VM and its process end.
     pub(crate) fn end(&self, kind: VmEndKind, reason: &str) {
         self.inner.status.send_modify(|s| {
             s.state = VmState::Stopped.into();
@@ -276,12 +278,12 @@ impl FakeVm {
         }
     }
 
-    /// It is gone without a word, as after a power failure of the host.
+    /// It ends without a report, as after a power failure of the host.
     pub(crate) fn vanish(&self) {
         self.inner.process.lock().unwrap().take().unwrap().shutdown_background();
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.inner.status.borrow().end.is_some()
     }
 }
@@ -307,9 +309,9 @@ impl VmService for FakeVm {
     ) -> Result<tonic::Response<Statuses>, tonic::Status> {
         let mut ended = false;
         let statuses = WatchStream::new(self.inner.status.subscribe()).take_while(move |s| {
-            let go_on = !ended;
+            let has_more = !ended;
             ended = s.end.is_some();
-            std::future::ready(go_on)
+            std::future::ready(has_more)
         });
         Ok(tonic::Response::new(Box::pin(statuses.map(Ok))))
     }
@@ -358,11 +360,11 @@ impl VmService for FakeVm {
 }
 
 async fn events(State(vm): State<FakeVm>) -> Body {
-    let mut stuck = vm.inner.events.subscribe();
-    stuck.borrow_and_update();
-    let stuck = async move { drop(stuck.changed().await) };
+    let mut stalls = vm.inner.stalls.subscribe();
+    stalls.borrow_and_update();
+    let stalled = async move { drop(stalls.changed().await) };
     let lines = WatchStream::new(vm.inner.guest.subscribe())
-        .take_until(stuck)
+        .take_until(stalled)
         .chain(futures::stream::pending())
         .map(|s| Ok::<_, std::io::Error>(format!("{}\n", serde_json::to_string(&s).unwrap())));
     Body::from_stream(lines)
@@ -372,12 +374,12 @@ async fn status(State(vm): State<FakeVm>) -> axum::Json<Status> {
     axum::Json(vm.inner.guest.borrow().clone())
 }
 
-async fn unless_silent(State(vm): State<FakeVm>, request: Request, next: Next) -> Response {
+async fn unless_unresponsive(State(vm): State<FakeVm>, request: Request, next: Next) -> Response {
     if request.uri().path() == "/status" {
-        vm.inner.asked.send_modify(|n| *n += 1);
+        vm.inner.status_queries.send_modify(|n| *n += 1);
     }
-    // The fake outlives its guest's connections.
-    vm.inner.silent.subscribe().wait_for(|silent| !silent).await.expect("not dropped");
+    // The fake VM outlives its guest's connections.
+    vm.inner.unresponsive.subscribe().wait_for(|unresponsive| !unresponsive).await.expect("not dropped");
     next.run(request).await
 }
 
@@ -404,7 +406,7 @@ async fn setup_log(State(vm): State<FakeVm>, Query(query): Query<BTreeMap<String
     Body::from_stream(chunks)
 }
 
-/// Lets the one key in, and exits 0 whatever is run.
+/// Accepts one key, and exits with 0 whatever is run.
 struct Sshd;
 
 impl server::Handler for Sshd {

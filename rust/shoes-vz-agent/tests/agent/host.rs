@@ -1,4 +1,4 @@
-//! One host: a template, a runners path, its fake VMs, and an agent that can be killed and started again.
+//! One host: a template, a runners path, fake VMs, and an agent that can be killed and started again.
 
 use std::{
     path::PathBuf,
@@ -11,37 +11,36 @@ use std::{
 
 use russh::keys::{PublicKey, ssh_key::LineEnding};
 use shoes_vz_agent::{
-    accounting::Account,
-    context::{Board, Context, Launcher},
+    agent::{Agent, Limits},
     disk::Disk,
     ends::Ends,
-    hot::{HotPlan, Pool},
-    machines::OnThisHost,
+    orphans::CleanupSummary,
+    pool::HotPlan,
     runners::Runners,
+    saved_states::{States, StatesMode},
     slots::Slots,
     ssh::Login,
-    states::States,
-    tasks::Tasks,
+    vms::{Launcher, LocalVms},
 };
-use shoes_vz_model::{Ambient, bundle::file, id::RunnerId};
+use shoes_vz_model::{bundle::file, id::RunnerId};
 use shoes_vz_proto::agent::{
     CreateRunnerCommand, DeleteRunnerCommand, Runner, RunnerEnd, SyncResponse, sync_response::Command,
 };
-use shoes_vz_vm::{
-    spec::{Accelerator, Display, HypervisorKind, Network},
-    template::TemplateDir,
-};
+use shoes_vz_vm::template::TemplateDir;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::{
     fake_vm::{FakeVms, HOST_KEY, LOGIN_KEY, key},
-    panics::{Panicking, Panics},
+    panics::{PanickingVms, Panics},
 };
 
-/// Longest a test waits for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest that a test waits for anything.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const MIN_FREE_DISK: u64 = 1 << 30;
+
+/// The agent ID of every test.
+pub(crate) const AGENT: &str = "6f0a2a7e-6f3c-4a52-9d4e-5d7c8f1b2a3d";
 
 pub(crate) struct Host {
     pub(crate) dir: TempDir,
@@ -51,9 +50,10 @@ pub(crate) struct Host {
     pub(crate) unresponsive_guest_limit: Duration,
     pub(crate) max_runners: u32,
     pub(crate) hot: HotPlan,
-    /// What the file system of the runners path has free, in the test's word.
+    pub(crate) saved_states: StatesMode,
+    /// Free bytes on the file system of the runners path, as the agent sees them.
     pub(crate) free_disk: Arc<AtomicU64>,
-    /// Where the agent's own code is to panic.
+    /// Where the agent panics.
     pub(crate) panics: Panics,
 }
 
@@ -75,11 +75,12 @@ impl Host {
         Self {
             dir,
             vms: FakeVms::new(),
-            start_deadline: PATIENCE,
-            registration_deadline: PATIENCE,
-            unresponsive_guest_limit: PATIENCE,
+            start_deadline: TIMEOUT,
+            registration_deadline: TIMEOUT,
+            unresponsive_guest_limit: TIMEOUT,
             max_runners: 2,
             hot: HotPlan::none(),
+            saved_states: StatesMode::Off,
             free_disk: Arc::new(AtomicU64::new(u64::MAX)),
             panics: Panics::default(),
         }
@@ -89,7 +90,7 @@ impl Host {
         self.dir.path().join("r")
     }
 
-    /// Names of what is below the runners path.
+    /// The names of visible entries below the runners path.
     pub(crate) fn entries(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.runners_path()).unwrap();
         entries
@@ -102,13 +103,13 @@ impl Host {
         self.runners_path().join(format!("{id}.bundle"))
     }
 
-    /// An agent, in the runtime this is called in.
+    /// An agent in the runtime of the caller.
     pub(crate) async fn agent(&self) -> Arc<Runners> {
-        self.agent_and_account().await.0
+        self.agent_and_summary().await.0
     }
 
-    /// Also, what it found.
-    pub(crate) async fn agent_and_account(&self) -> (Arc<Runners>, Account) {
+    /// Also returns what its startup cleanup did.
+    pub(crate) async fn agent_and_summary(&self) -> (Arc<Runners>, CleanupSummary) {
         let template = TemplateDir::open(&self.dir.path().join("t")).unwrap();
         let login = Login::new("runner", &template.ssh_key().unwrap(), &template.meta.ssh_host_key).unwrap();
         let free = self.free_disk.clone();
@@ -117,63 +118,57 @@ impl Host {
             MIN_FREE_DISK,
             Arc::new(move |_| Ok(free.load(Ordering::Relaxed))),
         );
-        let slots = Slots::new(self.max_runners);
         let launcher: Arc<dyn Launcher> = Arc::new(self.vms.clone());
-        let runners = Arc::new(Runners::new(Arc::new(Context {
-            agent_id: "agent".into(),
-            template,
-            runners_path: self.runners_path(),
-            login,
-            hypervisor: HypervisorKind::Qemu,
-            accelerator: Accelerator::Tcg,
-            network: Network::Nat,
-            display: Display::Headless,
+        let vms = Arc::new(PanickingVms::new(LocalVms::new(launcher), self.panics.clone()));
+        let host = shoes_vz_agent::host::Host {
+            saved_states: States::below(&self.runners_path(), template.clone(), self.saved_states),
+            ..shoes_vz_agent::host::Host::new(
+                AGENT.parse().unwrap(),
+                template,
+                self.runners_path(),
+                login,
+                vms,
+            )
+        };
+        let limits = Limits {
             start_deadline: self.start_deadline,
             max_lifetime: None,
             registration_deadline: self.registration_deadline,
             unresponsive_guest_limit: Some(self.unresponsive_guest_limit),
-            machines: Arc::new(Panicking::new(OnThisHost::new(launcher), self.panics.clone())),
-            ambient: Ambient::real(),
-            board: Board::default(),
-            ends: Ends::open(self.dir.path()).unwrap(),
-            pool: Pool::new(self.hot.clone(), slots.clone()),
-            slots,
-            states: States::below(&self.runners_path()),
-            disk,
-            notices: None,
-            tasks: Tasks::default(),
-        })));
-        let account = runners.adopt_all().await.unwrap();
-        let ctx = runners.context().clone();
-        tokio::spawn(async move { ctx.pool.clone().keep(ctx).await });
-        (runners, account)
+        };
+        let ends = Ends::open(self.dir.path()).unwrap();
+        let agent = Agent::new(host, limits, Slots::new(self.max_runners), self.hot.clone(), disk, ends);
+        let runners = Arc::new(Runners::new(agent.clone()));
+        let summary = runners.adopt_all().await.unwrap();
+        tokio::spawn(async move { agent.pool.keep().await });
+        (runners, summary)
     }
 
-    /// An agent to be killed.
-    pub(crate) fn mortal_agent(&self) -> MortalAgent {
+    /// An agent that the test can kill.
+    pub(crate) fn killable_agent(&self) -> KillableAgent {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let runners = std::thread::scope(|s| s.spawn(|| runtime.block_on(self.agent())).join().unwrap());
-        MortalAgent { runtime, runners }
+        KillableAgent { runtime, runners }
     }
 }
 
-/// An agent in a runtime of its own.
-pub(crate) struct MortalAgent {
+/// An agent in a separate runtime.
+pub(crate) struct KillableAgent {
     runtime: tokio::runtime::Runtime,
     pub(crate) runners: Arc<Runners>,
 }
 
-impl MortalAgent {
+impl KillableAgent {
     pub(crate) fn apply(&self, response: SyncResponse) {
-        let _in_it = self.runtime.enter();
-        assert_eq!(self.runners.apply(response), "");
+        let _guard = self.runtime.enter();
+        assert_eq!(self.runners.apply(response).reason, "");
     }
 
-    /// None of its tasks does anything more once this returns.
+    /// None of its tasks runs once this returns.
     pub(crate) fn kill(self) {
         let runtime = self.runtime;
-        std::thread::scope(|s| s.spawn(|| runtime.shutdown_timeout(PATIENCE)).join().unwrap());
+        std::thread::scope(|s| s.spawn(|| runtime.shutdown_timeout(TIMEOUT)).join().unwrap());
     }
 }
 
@@ -200,7 +195,7 @@ impl From<CreateRunnerCommand> for AnyCommand {
 }
 
 impl From<RunnerId> for AnyCommand {
-    /// Deletes it.
+    /// A deletion.
     fn from(id: RunnerId) -> Self {
         Self(Command::DeleteRunner(DeleteRunnerCommand {
             runner_id: id.to_string(),
@@ -209,33 +204,32 @@ impl From<RunnerId> for AnyCommand {
     }
 }
 
-/// Waits until a runner on the board is as wanted.
+/// Waits until a runner on the board satisfies `wanted`.
 pub(crate) async fn until(runners: &Runners, id: RunnerId, wanted: impl Fn(&Runner) -> bool) -> Runner {
-    let mut board = runners.context().board.watch();
-    let id = id.to_string();
-    let found = timeout(PATIENCE, board.wait_for(|all| all.get(&id).is_some_and(&wanted))).await;
+    let mut board = runners.agent().board.watch();
+    let found = timeout(TIMEOUT, board.wait_for(|all| all.get(&id).is_some_and(&wanted))).await;
     match found {
         Ok(all) => all.unwrap()[&id].clone(),
-        Err(_) => panic!("not within {PATIENCE:?}; it is {:#?}", runners.context().board.get(&id)),
+        Err(_) => panic!("not within {TIMEOUT:?}; the runner is {:#?}", runners.agent().board.get(id)),
     }
 }
 
-/// Waits until it is gone, and gives how it ended.
-pub(crate) async fn until_gone(runners: &Runners, id: RunnerId) -> (Runner, RunnerEnd) {
+/// Waits until a runner has ended, and returns it with its end.
+pub(crate) async fn until_ended(runners: &Runners, id: RunnerId) -> (Runner, RunnerEnd) {
     let runner = until(runners, id, |r| r.end.is_some()).await;
     let end = runner.end.clone().unwrap();
     (runner, end)
 }
 
-/// Waits until `setup.log` is exactly this.
+/// Waits until `setup.log` is exactly `text`.
 pub(crate) async fn until_logged(host: &Host, id: RunnerId, text: &str) {
     let log = host.bundle(id).join(file::SETUP_LOG);
-    let there = async {
+    let logged = async {
         while std::fs::read(&log).unwrap_or_default() != text.as_bytes() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    if timeout(PATIENCE, there).await.is_err() {
+    if timeout(TIMEOUT, logged).await.is_err() {
         panic!("setup.log is {:?}, not {text:?}", std::fs::read_to_string(&log));
     }
 }

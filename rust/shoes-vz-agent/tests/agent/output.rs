@@ -1,4 +1,4 @@
-//! What the host agent's commands do where their output cannot be written, or holds what others wrote.
+//! Commands of the host agent whose output cannot be written, or contains text from others.
 
 use std::{
     fs::{self, File},
@@ -8,7 +8,7 @@ use std::{
 
 const ID: &str = "00000000-0000-4000-8000-000000000001";
 
-/// A directory of VMs with one that was stopped, whose runner has a name that a terminal would obey.
+/// A runners path with one stopped VM, whose runner name contains terminal control sequences.
 fn runners() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let bundle = dir.path().join(format!("{ID}.bundle"));
@@ -29,14 +29,14 @@ fn list(runners: &Path, more: &[&str], stdout: Stdio) -> Output {
 }
 
 #[test]
-fn a_list_that_cannot_be_written_fails_and_one_that_is_read_enough_does_not() {
+fn a_list_that_cannot_be_written_fails_and_a_closed_pipe_is_no_failure() {
     let dir = runners();
     for more in [&[][..], &["--json"]] {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let output = list(dir.path(), more, full.into());
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(told.contains("writing to stdout failed") && told.contains("No space left"), "{told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("writing to stdout failed") && stderr.contains("No space left"), "{stderr}");
 
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -47,7 +47,7 @@ fn a_list_that_cannot_be_written_fails_and_one_that_is_read_enough_does_not() {
 }
 
 #[test]
-fn a_list_shows_times_as_people_say_them_and_nothing_that_a_terminal_obeys() {
+fn a_list_shows_relative_times_and_no_terminal_control_sequences() {
     let dir = runners();
     let shown = String::from_utf8(list(dir.path(), &[], Stdio::piped()).stdout).unwrap();
     let rows: Vec<_> = shown.lines().collect();

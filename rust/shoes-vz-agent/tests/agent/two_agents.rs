@@ -1,4 +1,4 @@
-//! The real program, twice on one runners path.
+//! Two processes of the real program on one runners path.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::{
     fake_server::FakeServer,
-    host::{Host, PATIENCE},
+    host::{Host, TIMEOUT},
 };
 
 fn agent(host: &Host, server: &FakeServer, state_dir: &Path) -> Command {
@@ -41,7 +41,7 @@ fn agent(host: &Host, server: &FakeServer, state_dir: &Path) -> Command {
     command
 }
 
-/// Every file below `dir`, with what is in it.
+/// Every file below `dir` with its content.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -55,27 +55,27 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_agent_on_one_runners_path_leaves_at_once_with_words_and_disturbs_nothing() {
+async fn a_second_agent_on_one_runners_path_exits_with_the_reason_and_changes_nothing() {
     let host = Host::new();
     let mut server = FakeServer::start("127.0.0.1:0", 1).await;
     let mut first = agent(&host, &server, &host.dir.path().join("s1")).spawn().unwrap();
     server.until(|t| t.syncs > 0).await;
-    // What the second one would remove if it had the say.
+    // Without the lock, the second agent would remove these.
     std::fs::create_dir(host.bundle(RunnerId::random())).unwrap();
     std::fs::write(host.runners_path().join(".ends.new"), "half").unwrap();
     let before = files(&host.runners_path());
 
     let second = agent(&host, &server, &host.dir.path().join("s2")).output();
-    let second = tokio::time::timeout(PATIENCE, second).await.expect("it leaves").unwrap();
+    let second = tokio::time::timeout(TIMEOUT, second).await.expect("it exits").unwrap();
     assert_eq!(second.status.code(), Some(1), "{second:?}");
-    let words = String::from_utf8(second.stderr).unwrap();
+    let stderr = String::from_utf8(second.stderr).unwrap();
     let pid = first.id().unwrap();
     for part in ["served by another agent", &format!("pid {pid}"), host.runners_path().to_str().unwrap()] {
-        assert!(words.contains(part), "{part:?} is not in {words}");
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
     }
     assert_eq!(files(&host.runners_path()), before);
     assert_eq!(host.entries().len(), 1, "the bundle is still there");
-    assert_eq!(server.told.borrow().registrations.len(), 1, "the server never heard of it");
-    assert_eq!(first.try_wait().unwrap(), None, "the first one goes on");
+    assert_eq!(server.received.borrow().registrations.len(), 1, "the second agent never registered");
+    assert_eq!(first.try_wait().unwrap(), None, "the first agent keeps running");
     first.kill().await.unwrap();
 }

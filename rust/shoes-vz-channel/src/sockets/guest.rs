@@ -1,4 +1,4 @@
-//! The guest agent's half: the knock, and what comes over a connection the host opens.
+//! The guest agent's half: its announcement, and what comes over a connection that the host opens.
 
 use std::io;
 
@@ -6,54 +6,51 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     handshake::Hello,
-    incoming::{Incoming, Io, MAX_WORDS},
-    socket::{MAX_REQUEST, invalid, parse_request, read_line},
+    line::{Io, MAX_REQUEST, Reply, parse_request, read_line, read_reply},
+    request::StreamRequest,
 };
 
-/// The host's line that asks for a knock.
-pub(super) const CALL: &str = "KNOCK\n";
+/// The host's line that asks for an announcement.
+pub(super) const ANNOUNCE: &str = "ANNOUNCE\n";
 
-/// Why the host did not take a knock.
+/// Why the host did not take an announcement.
 #[derive(Debug, thiserror::Error)]
-pub enum KnockError {
-    /// The host's words.
+pub enum AnnounceError {
+    /// The host's reason.
     #[error("the host refused this guest agent: {0}")]
     Refused(String),
-    /// The connection broke, or the host said what it should not.
-    #[error("saying hello to the host: {0}")]
+    /// The connection broke, or the host broke the protocol.
+    #[error("announcing this guest agent to the host failed: {0}")]
     Broken(#[from] io::Error),
 }
 
-/// Says `hello` on a fresh connection to the host. The guest agent is there, for the host, from now on until it drops
-/// the connection; the host says nothing more on it, and its end is that of the host's VM process.
-pub async fn knock<S: Io>(mut connection: S, hello: &Hello) -> Result<S, KnockError> {
+/// Sends `hello` on a fresh connection to the host. From now on the host counts the guest agent as up, until the guest
+/// agent drops the connection. The host sends nothing more on it, and the connection ends with the host's VM process.
+pub async fn announce<S: Io>(mut connection: S, hello: &Hello) -> Result<S, AnnounceError> {
     let json = serde_json::to_string(hello).map_err(io::Error::from)?;
     connection.write_all(format!("HELLO {json}\n").as_bytes()).await?;
     connection.flush().await?;
-    let answer = read_line(&mut connection, MAX_WORDS + 8).await?;
-    match answer.strip_prefix("ERR ") {
-        _ if answer == "OK" => Ok(connection),
-        Some(words) => Err(KnockError::Refused(words.to_owned())),
-        None => Err(invalid(format!("unexpected answer {answer:?}")).into()),
+    match read_reply(&mut connection, "OK").await? {
+        Reply::Accepted => Ok(connection),
+        Reply::Refused(reason) => Err(AnnounceError::Refused(reason)),
     }
 }
 
 /// What the host opened a connection for.
 #[derive(Debug)]
-pub enum Call {
-    /// A stream.
-    Open(Incoming),
-    /// To be knocked at anew: it may have taken over from the one that was.
-    Knock,
+pub enum HostRequest {
+    Open(StreamRequest),
+    /// To have the guest agent announce itself again: this host process may be another than the one that it knows.
+    Announce,
 }
 
-impl Call {
+impl HostRequest {
     /// Reads a fresh connection's first line.
     pub async fn read(mut connection: impl Io + 'static) -> io::Result<Self> {
         let line = read_line(&mut connection, MAX_REQUEST).await?;
-        if line == CALL.trim_end() {
-            return Ok(Self::Knock);
+        if line == ANNOUNCE.trim_end() {
+            return Ok(Self::Announce);
         }
-        Ok(Self::Open(Incoming::of_line(parse_request(&line)?, Box::new(connection))))
+        Ok(Self::Open(StreamRequest::after_line(parse_request(&line)?, Box::new(connection))))
     }
 }

@@ -1,4 +1,4 @@
-//! `add`: AddInstance, with the runner's stages told as they happen.
+//! `add`: AddInstance, with the stages of the runner shown as they happen.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -11,9 +11,12 @@ use shoes_vz_model::{ResourceType, RunnerName, Stage};
 use shoes_vz_process::{backoff::Backoff, files, settings::Mistakes};
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, RunnerView, WatchRunnersRequest,
-    fleet_service_client::FleetServiceClient, shoes_service_client::ShoesServiceClient,
+    fleet_service_client::FleetServiceClient,
 };
-use shoes_vz_terminal::{output::note, text};
+use shoes_vz_terminal::{
+    output::{note, print},
+    text,
+};
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
@@ -22,25 +25,23 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    Failure, Format,
     args::Add,
-    print, print_json,
-    progress::{Teller, Tracker},
-    settings::Settings,
+    outcome::{Failure, Format, Target, print_json},
+    progress::{RunnerProgress, Tracker},
     view,
 };
-use crate::{
-    MAX_MESSAGE,
-    plugin::sized,
-    upstream::{Call, Server},
-};
+use crate::upstream::{Call, MAX_MESSAGE, Server, shoes_service};
 
-/// After the answer, how long the last stage's time may still take to arrive.
+/// How long to wait for the duration of the last stage after the answer has arrived.
 const LAST_STAGE: Duration = Duration::from_millis(250);
 /// With room for the rest of the message.
 const LARGEST_SCRIPT: u64 = (MAX_MESSAGE - 65536) as u64;
 
-pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Mistakes) -> Result<(), Failure> {
+pub(super) async fn run(target: Result<Target, Mistakes>, add: Add) -> Result<(), Failure> {
+    let (target, mut mistakes) = match target {
+        Ok(target) => (Some(target), Mistakes::default()),
+        Err(mistakes) => (None, mistakes),
+    };
     if let Err(error) = add.runner_name.parse::<RunnerName>() {
         mistakes.0.push(format!("--runner-name: {error}"));
     }
@@ -58,8 +59,8 @@ pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Mist
             String::new()
         }
     };
-    let settings = match settings {
-        Some(settings) if mistakes.0.is_empty() => settings,
+    let target = match target {
+        Some(target) if mistakes.0.is_empty() => target,
         _ => return Err(Failure::Usage(mistakes)),
     };
     let request = AddInstanceRequest {
@@ -68,8 +69,8 @@ pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Mist
         resource_type: resource_type.unwrap_or_default(),
         labels: add.labels,
     };
-    let (added, took) = add_instance(&settings.server, &request, add.timeout.0).await?;
-    match settings.format {
+    let (added, took) = add_instance(&target.server, &request, add.timeout.0).await?;
+    match target.format {
         Format::Json => print_json(&json!({
             "cloud_id": added.cloud_id,
             "shoes_type": added.shoes_type,
@@ -83,11 +84,11 @@ pub(super) async fn run(settings: Option<Settings>, add: Add, mut mistakes: Mist
     Ok(())
 }
 
-/// Off the runtime's one thread, which the other end of a pipe may need, and Ctrl-C.
+/// Reads on another thread: the runtime has only one, which must stay free for Ctrl-C and for the writer of a pipe.
 async fn read_script(path: &Path) -> Result<String, String> {
     let (name, read) = if path == Path::new("-") {
         if io::stdin().is_terminal() {
-            note("reading the setup script from the terminal; Ctrl-D ends it");
+            note("reading the setup script from the terminal; press Ctrl-D to finish");
         }
         let read = spawn_blocking(|| files::read_up_to(io::stdin().lock(), LARGEST_SCRIPT)).await;
         ("standard input".to_owned(), read)
@@ -98,7 +99,7 @@ async fn read_script(path: &Path) -> Result<String, String> {
     let bytes = match read.map_err(|e| format!("reading {name} failed: {e}"))? {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            return Err(format!("{name} is larger than a call can carry ({} MiB)", MAX_MESSAGE >> 20));
+            return Err(format!("{name} is larger than one call allows ({} MiB)", MAX_MESSAGE >> 20));
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             return Err(format!("{name} cannot be read: {error}; `-` reads the script from standard input"));
@@ -116,7 +117,7 @@ async fn read_script(path: &Path) -> Result<String, String> {
     }
 }
 
-/// The call, with the runner watched beside it; and how long the answer took.
+/// Makes the call while watching the runner. Also returns how long the answer took.
 async fn add_instance(
     server: &Server,
     request: &AddInstanceRequest,
@@ -124,49 +125,48 @@ async fn add_instance(
 ) -> Result<(AddInstanceResponse, Duration), Status> {
     let started = Instant::now();
     let call = Call::new("AddInstance", budget, None);
-    let answer = server.call(&call, request, async |channel, request| {
-        sized(ShoesServiceClient::new(channel)).add_instance(request).await
-    });
+    let answer = server
+        .call(&call, request, async |channel, request| shoes_service(channel).add_instance(request).await);
     let (views, mut seen) = mpsc::channel(16);
     let watching = tokio::spawn(watch(server.clone(), request.runner_name.clone(), budget, views));
 
     let mut tracker = Tracker::default();
-    let mut teller = Teller::new();
+    let mut progress = RunnerProgress::new();
     let mut quoted = String::new();
-    let silent = tokio::time::sleep(teller.silence());
-    tokio::pin!(answer, silent);
+    let quiet = tokio::time::sleep(progress.quiet_period());
+    tokio::pin!(answer, quiet);
     let result = loop {
         tokio::select! {
             result = &mut answer => break result,
             Some(view) = seen.recv() => {
-                tracker.update(&view).iter().for_each(|e| teller.tell(e));
+                tracker.update(&view).iter().for_each(|e| progress.show(e));
                 quoted = view::quoted(&view);
             }
-            () = &mut silent, if teller.is_silent() => teller.wait("the server"),
+            () = &mut quiet, if progress.is_quiet() => progress.wait("the server"),
         }
     };
     let took = started.elapsed();
     if result.is_ok() {
-        // The agent's word and the server's answer race.
+        // The agent's report and the server's answer race.
         let until = Instant::now() + LAST_STAGE;
-        while !tracker.is_over(Stage::Ssh) && !tracker.is_over(Stage::Claim) {
+        while !tracker.has_ended(Stage::Ssh) && !tracker.has_ended(Stage::Claim) {
             let Ok(Some(view)) = timeout_at(until, seen.recv()).await else { break };
-            tracker.update(&view).iter().for_each(|e| teller.tell(e));
+            tracker.update(&view).iter().for_each(|e| progress.show(e));
         }
     }
-    teller.end();
+    progress.end();
     watching.abort();
-    // Where the answer does not quote it itself.
+    // Unless the answer quotes it already.
     if result.as_ref().is_err_and(|status| !status.message().contains('\n')) && !quoted.is_empty() {
         note(&format!("    {}", text::indented(&quoted, "    ")));
     }
     result.map(|added| (added, took))
 }
 
-/// Sends every view of the runner on, until nobody listens. A server that cannot do it is let be.
+/// Forwards every view of the runner until the receiver is dropped. Returns when the server does not support watching.
 async fn watch(server: Server, runner_name: String, budget: Duration, views: mpsc::Sender<RunnerView>) {
     let request = WatchRunnersRequest { runner_name, cloud_id: String::new() };
-    let mut pauses = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     while !views.is_closed() {
         let call = Call::new("WatchRunners", budget, None).stream();
         let stream = server.call(&call, &request, async |channel, request| {
@@ -191,9 +191,9 @@ async fn watch(server: Server, runner_name: String, budget: Duration, views: mps
         };
         match ended {
             Some(status) if matches!(status.code(), Code::Unimplemented | Code::PermissionDenied) => return,
-            ended => tracing::debug!(?ended, "the runner's watch ended early; watching again"),
+            ended => tracing::debug!(?ended, "runner watch ended early; reconnecting"),
         }
-        tokio::time::sleep(pauses.pause()).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -209,23 +209,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_script_that_is_no_text_is_refused_with_its_line() {
+    async fn a_script_that_is_not_text_is_refused_with_its_line() {
         assert_eq!(read("echo é\n".as_bytes()).await, Ok("echo é\n".into()));
-        let words = read(b"#!/bin/bash\necho \xff\n").await.unwrap_err();
+        let reason = read(b"#!/bin/bash\necho \xff\n").await.unwrap_err();
         assert!(
-            words.contains("not UTF-8") && words.contains("line 2") && words.contains("setup.sh"),
-            "{words}"
+            reason.contains("not UTF-8") && reason.contains("line 2") && reason.contains("setup.sh"),
+            "{reason}"
         );
         assert!(read(b" \n").await.unwrap_err().contains("empty"));
         assert!(read(&vec![b'x'; MAX_MESSAGE]).await.unwrap_err().contains("16 MiB"));
-        for (path, why) in [
+        for (path, expected) in [
             ("/nowhere/s.sh", "No such file"),
             ("/dev/zero", "16 MiB"),
             ("/dev/null", "empty"),
             ("/", "a directory, not a file"),
         ] {
             let reason = read_script(Path::new(path)).await.unwrap_err();
-            assert!(reason.contains(path) && reason.contains(why), "{reason}");
+            assert!(reason.contains(path) && reason.contains(expected), "{reason}");
         }
     }
 }

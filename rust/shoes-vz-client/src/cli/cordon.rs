@@ -7,86 +7,84 @@ use shoes_vz_proto::{
     agent::AgentStatus,
     fleet::{AgentView, CordonAgentRequest, DrainAgentRequest, UncordonAgentRequest},
 };
-use shoes_vz_terminal::text;
+use shoes_vz_terminal::{output::print, text};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    Failure, Format,
     args::Drain,
     fleet::{WATCH_BUDGET, explain, fleet},
-    print, print_json,
-    progress::{Counter, shown},
-    settings::Settings,
+    outcome::{Failure, Format, Target, print_json},
+    progress::{Counter, with_progress},
     view,
 };
-use crate::upstream::{Call, Pauses, is_connection_loss};
+use crate::upstream::{Call, RetryBackoff, is_connection_loss};
 
 pub(super) async fn cordon(
-    settings: &Settings,
+    target: &Target,
     agent: String,
     reason: String,
     budget: Duration,
 ) -> Result<(), Failure> {
-    let view = call_cordon(settings, agent, reason, budget).await?;
-    show(settings.format, Done::Cordoned, &view)
+    let view = call_cordon(target, agent, reason, budget).await?;
+    show(target.format, Done::Cordoned, &view)
 }
 
-pub(super) async fn uncordon(settings: &Settings, agent: String, budget: Duration) -> Result<(), Failure> {
+pub(super) async fn uncordon(target: &Target, agent: String, budget: Duration) -> Result<(), Failure> {
     let call = Call::new("UncordonAgent", budget, None);
     let message = UncordonAgentRequest { agent };
-    let answer = settings
+    let answer = target
         .server
         .call(&call, &message, async |channel, request| fleet(channel).uncordon_agent(request).await);
-    let answer = shown("the server", answer).await.map_err(explain)?;
-    show(settings.format, Done::Uncordoned, &answer.agent.unwrap_or_default())
+    let answer = with_progress("the server", answer).await.map_err(explain)?;
+    show(target.format, Done::Uncordoned, &answer.agent.unwrap_or_default())
 }
 
 async fn call_cordon(
-    settings: &Settings,
+    target: &Target,
     agent: String,
     reason: String,
     budget: Duration,
 ) -> Result<AgentView, Failure> {
     let call = Call::new("CordonAgent", budget, None);
     let message = CordonAgentRequest { agent, reason };
-    let answer = settings
+    let answer = target
         .server
         .call(&call, &message, async |channel, request| fleet(channel).cordon_agent(request).await);
-    let answer = shown("the server", answer).await.map_err(explain)?;
+    let answer = with_progress("the server", answer).await.map_err(explain)?;
     Ok(answer.agent.unwrap_or_default())
 }
 
-/// Until the agent has no runners. A server's restart is sat out; its cordon outlives that, and this command.
-pub(super) async fn drain(settings: &Settings, drain: Drain) -> Result<(), Failure> {
+/// Waits until the agent has no runners, across restarts of the server. The cordon outlives both these restarts and this command.
+pub(super) async fn drain(target: &Target, drain: Drain) -> Result<(), Failure> {
     let Drain { agent, reason, no_wait, timeout, .. } = drain;
     if no_wait {
         let budget = timeout.map_or(WATCH_BUDGET, |t| t.0);
-        let view = call_cordon(settings, agent, reason, budget).await?;
-        return show(settings.format, Done::Cordoned, &view);
+        let view = call_cordon(target, agent, reason, budget).await?;
+        return show(target.format, Done::Cordoned, &view);
     }
     let until = timeout.map(|t| Instant::now() + t.0);
     let mut counter = Counter::new("draining");
-    let drained = wait(settings, DrainAgentRequest { agent, reason }, until, &mut counter).await;
+    let drained = until_drained(target, DrainAgentRequest { agent, reason }, until, &mut counter).await;
     counter.end();
-    show(settings.format, Done::Drained, &drained?)
+    show(target.format, Done::Drained, &drained?)
 }
 
-async fn wait(
-    settings: &Settings,
+async fn until_drained(
+    target: &Target,
     mut message: DrainAgentRequest,
     until: Option<Instant>,
     counter: &mut Counter,
 ) -> Result<AgentView, Failure> {
     let mut last = AgentView::default();
-    let mut pauses = Pauses::default();
+    let mut backoff = RetryBackoff::default();
     loop {
         let left = until.map_or(WATCH_BUDGET, |u| u.saturating_duration_since(Instant::now()));
         let call = Call::new("DrainAgent", left.min(WATCH_BUDGET), None).stream();
-        let stream = settings
+        let stream = target
             .server
             .call(&call, &message, async |channel, request| fleet(channel).drain_agent(request).await);
-        let lost = match shown("the server", stream).await {
+        let lost = match with_progress("the server", stream).await {
             Ok(views) => match follow(views, until, counter, &mut last).await {
                 Ok(()) => return Ok(last),
                 Err(status) => status,
@@ -99,16 +97,16 @@ async fn wait(
         if !(is_connection_loss(&lost) || lost.code() == Code::Unavailable) {
             return Err(explain(lost));
         }
-        tracing::warn!(server = %settings.server.addr(), "the connection to the server broke; connecting again");
-        // By its id, and without the reason it has: the same agent, whatever its hostname is by then.
+        tracing::warn!(server = %target.server.addr(), "connection to the server lost; reconnecting");
+        // By ID, since the hostname may change; without the reason, which the cordon has already.
         if let Some(known) = &last.agent {
             message = DrainAgentRequest { agent: known.agent_id.clone(), reason: String::new() };
         }
-        tokio::time::sleep(pauses.next(lost.message().to_owned())).await;
+        tokio::time::sleep(backoff.next(lost.message().to_owned())).await;
     }
 }
 
-/// Tells of each view until the stream's end, which is an empty agent's.
+/// Shows each view until the stream ends, which means that the agent has no runners.
 async fn follow(
     mut views: Streaming<AgentView>,
     until: Option<Instant>,
@@ -122,25 +120,25 @@ async fn follow(
         };
         match seen {
             Ok(Ok(Some(view))) => {
-                counter.tell(&format!("{}: {}", host(&view), left(&view)));
+                counter.show(&format!("{}: {}", host(&view), left(&view)));
                 *last = view;
             }
             Ok(Ok(None)) if last.runners == 0 => return Ok(()),
             Ok(Ok(None)) => return Err(Status::unavailable("the server ended the drain early")),
             Ok(Err(status)) => return Err(status),
             Err(_) => {
-                let words = format!(
-                    "{}: {}; it stays cordoned, and the drain may be repeated",
+                let reason = format!(
+                    "{}: {}; it stays cordoned, and the drain can be repeated",
                     host(last),
                     left(last)
                 );
-                return Err(Status::deadline_exceeded(words));
+                return Err(Status::deadline_exceeded(reason));
             }
         }
     }
 }
 
-/// `2 runners left`, and whether they can be heard of.
+/// `2 runners left`, and whether that number is up to date.
 fn left(view: &AgentView) -> String {
     let runners = match view.runners {
         0 => "no runners left".to_owned(),
@@ -149,13 +147,12 @@ fn left(view: &AgentView) -> String {
     };
     let offline = view.agent.as_ref().is_some_and(|a| a.status() == AgentStatus::Offline);
     if offline && view.runners > 0 {
-        format!("{runners}, but it is offline: they are heard of when it is back")
+        format!("{runners}, but the agent is offline: the number is updated when it reconnects")
     } else {
         runners
     }
 }
 
-/// What a command did.
 #[derive(Debug, Clone, Copy)]
 enum Done {
     Cordoned,
@@ -164,15 +161,15 @@ enum Done {
 }
 
 fn show(format: Format, done: Done, view: &AgentView) -> Result<(), Failure> {
-    let word = match done {
+    let verb = match done {
         Done::Cordoned => "cordoned",
         Done::Uncordoned => "uncordoned",
         Done::Drained => "drained",
     };
     match (format, done) {
-        (Format::Json, _) => print_json(&json!({ "done": word, "agent": view::agent_json(view) }))?,
-        (Format::People, Done::Cordoned) => print(&format!("{word} {}: {}", host(view), left(view)))?,
-        (Format::People, Done::Uncordoned | Done::Drained) => print(&format!("{word} {}", host(view)))?,
+        (Format::Json, _) => print_json(&json!({ "done": verb, "agent": view::agent_json(view) }))?,
+        (Format::People, Done::Cordoned) => print(&format!("{verb} {}: {}", host(view), left(view)))?,
+        (Format::People, Done::Uncordoned | Done::Drained) => print(&format!("{verb} {}", host(view)))?,
     }
     Ok(())
 }
@@ -187,14 +184,14 @@ mod tests {
     use shoes_vz_proto::agent::Agent;
 
     #[test]
-    fn what_is_left_is_counted_and_said_to_be_old_when_the_agent_is_away() {
+    fn what_is_left_is_counted_and_marked_as_outdated_when_the_agent_is_offline() {
         let view = |runners, status: AgentStatus| AgentView {
             agent: Some(Agent { status: status.into(), ..Agent::default() }),
             runners,
             ..AgentView::default()
         };
         assert_eq!(left(&view(2, AgentStatus::Online)), "2 runners left");
-        assert!(left(&view(1, AgentStatus::Offline)).starts_with("1 runner left, but it is offline"));
+        assert!(left(&view(1, AgentStatus::Offline)).starts_with("1 runner left, but the agent is offline"));
         assert_eq!(left(&view(0, AgentStatus::Offline)), "no runners left");
     }
 }

@@ -1,61 +1,61 @@
-//! What to tell about a runner under way: each stage as it begins and ends, a wait and its reason, a failure. And how
-//! many runners an agent that is drained has left. And, of any call, that it is waited for.
+//! Progress on stderr: the stages of a runner as they begin and end, its wait and its failure; how many runners a draining
+//! agent has left; and that a slow call is still pending.
 
 use std::time::Duration;
 
 use shoes_vz_model::Stage;
 use shoes_vz_proto::convert::stage_from_wire;
 use shoes_vz_proto::fleet::RunnerView;
-use shoes_vz_terminal::progress::{Place, Progress};
+use shoes_vz_terminal::progress::{Progress, ProgressTarget};
 use tokio::time::timeout;
 
 use super::view;
 
-/// One thing to tell.
+/// One line of progress.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Event {
-    /// A stage is over; milliseconds.
-    Over(Stage, f64),
-    /// A stage began.
-    Under(Stage),
-    /// Why the request waits in the queue.
-    Waits(String),
-    /// The runner failed.
+    /// With its duration in milliseconds.
+    StageEnded(Stage, f64),
+    StageBegan(Stage),
+    /// The request waits in the queue for this reason.
+    Waiting(String),
     Failed(String),
 }
 
-/// What has been told, so that nothing is told twice.
+/// What has been shown, so that nothing is shown twice.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    over: Vec<Stage>,
-    under: Option<Stage>,
-    waits: String,
+    ended: Vec<Stage>,
+    current: Option<Stage>,
+    waiting: String,
     failed: String,
 }
 
 impl Tracker {
-    /// What is new in `view`.
+    /// The events that are new in `view`.
     pub(super) fn update(&mut self, view: &RunnerView) -> Vec<Event> {
         let mut events = Vec::new();
         let Some(runner) = &view.runner else { return events };
         for timing in &runner.stages {
             let Some(stage) = stage_from_wire(timing.stage) else { continue };
-            if !self.over.contains(&stage) {
-                self.over.push(stage);
-                events
-                    .push(Event::Over(stage, Duration::from_micros(timing.duration_us).as_secs_f64() * 1e3));
+            if !self.ended.contains(&stage) {
+                self.ended.push(stage);
+                events.push(Event::StageEnded(
+                    stage,
+                    Duration::from_micros(timing.duration_us).as_secs_f64() * 1e3,
+                ));
             }
         }
-        if let Some(stage) = stage_from_wire(runner.stage).filter(|s| !self.over.contains(s))
-            && self.under != Some(stage)
+        if let Some(stage) = stage_from_wire(runner.stage).filter(|s| !self.ended.contains(s))
+            && self.current != Some(stage)
         {
-            self.under = Some(stage);
-            events.push(Event::Under(stage));
+            self.current = Some(stage);
+            events.push(Event::StageBegan(stage));
         }
-        if view.pending_reason != self.waits {
-            self.waits.clone_from(&view.pending_reason);
-            if !self.waits.is_empty() {
-                events.push(Event::Waits(self.waits.clone()));
+        if view.pending_reason != self.waiting {
+            self.waiting.clone_from(&view.pending_reason);
+            if !self.waiting.is_empty() {
+                events.push(Event::Waiting(self.waiting.clone()));
             }
         }
         if runner.error_message != self.failed {
@@ -65,25 +65,24 @@ impl Tracker {
         events
     }
 
-    /// Whether `stage` has been told as over.
-    pub(super) fn is_over(&self, stage: Stage) -> bool {
-        self.over.contains(&stage)
+    pub(super) fn has_ended(&self, stage: Stage) -> bool {
+        self.ended.contains(&stage)
     }
 }
 
-/// After how long of silence a wait is shown: on a terminal, where it is one line that goes again, and elsewhere.
-fn silence(place: Place) -> Duration {
+/// How long a wait stays unannounced. On a terminal it is one line that disappears again, so it comes sooner.
+fn quiet_period(place: ProgressTarget) -> Duration {
     match place {
-        Place::Terminal => Duration::from_secs(1),
-        Place::Plain => Duration::from_secs(5),
+        ProgressTarget::Terminal => Duration::from_secs(1),
+        ProgressTarget::Plain => Duration::from_secs(5),
     }
 }
 
-/// Does `call`, and shows that `what` is waited for when it takes long.
-pub(super) async fn shown<T>(what: &str, call: impl Future<Output = T>) -> T {
-    let place = Place::of_stderr();
+/// Awaits `call`, and shows that it waits for `what` when it takes long.
+pub(super) async fn with_progress<T>(what: &str, call: impl Future<Output = T>) -> T {
+    let place = ProgressTarget::of_stderr();
     tokio::pin!(call);
-    if let Ok(done) = timeout(silence(place), &mut call).await {
+    if let Ok(done) = timeout(quiet_period(place), &mut call).await {
         return done;
     }
     let mut progress = Progress::new(place);
@@ -99,88 +98,93 @@ fn wait(progress: &mut Progress, what: &str) {
     }
 }
 
-/// Tells of one runner on stderr.
+/// The progress of one runner on stderr.
 #[derive(Debug)]
-pub(super) struct Teller {
+pub(super) struct RunnerProgress {
     progress: Progress,
-    silent: bool,
-    under: Option<Stage>,
-    waits: String,
-    silence: Duration,
+    quiet: bool,
+    current: Option<Stage>,
+    waiting: String,
+    quiet_period: Duration,
 }
 
-impl Teller {
+impl RunnerProgress {
     pub(super) fn new() -> Self {
-        let place = Place::of_stderr();
+        let place = ProgressTarget::of_stderr();
         let progress = Progress::new(place);
-        Self { progress, silent: true, under: None, waits: String::new(), silence: silence(place) }
+        Self {
+            progress,
+            quiet: true,
+            current: None,
+            waiting: String::new(),
+            quiet_period: quiet_period(place),
+        }
     }
 
-    /// How long it may stay silent.
-    pub(super) fn silence(&self) -> Duration {
-        self.silence
+    pub(super) fn quiet_period(&self) -> Duration {
+        self.quiet_period
     }
 
-    /// Whether nothing has been told yet.
-    pub(super) fn is_silent(&self) -> bool {
-        self.silent
+    /// Whether nothing has been shown yet.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
-    /// Nothing is known yet but that there is a wait.
+    /// Shows a wait about which nothing else is known.
     pub(super) fn wait(&mut self, what: &str) {
-        self.silent = false;
+        self.quiet = false;
         wait(&mut self.progress, what);
     }
 
-    pub(super) fn tell(&mut self, event: &Event) {
-        self.silent = false;
+    pub(super) fn show(&mut self, event: &Event) {
+        self.quiet = false;
         match event {
-            Event::Under(stage) => {
-                self.under = Some(*stage);
-                self.waits.clear();
+            Event::StageBegan(stage) => {
+                self.current = Some(*stage);
+                self.waiting.clear();
                 self.progress.now(stage.as_str(), "");
             }
-            Event::Waits(why) if self.progress.is_live() => {
-                self.waits.clone_from(why);
-                self.progress.now(self.under.map_or("queue", Stage::as_str), why);
+            Event::Waiting(reason) if self.progress.is_live() => {
+                self.waiting.clone_from(reason);
+                self.progress.now(self.current.map_or("queue", Stage::as_str), reason);
             }
-            Event::Over(stage, _) => {
-                if self.under == Some(*stage) {
-                    self.under = None;
+            Event::StageEnded(stage, _) => {
+                if self.current == Some(*stage) {
+                    self.current = None;
                     self.progress.pause();
                 }
                 self.progress.event(&line(event));
             }
-            Event::Waits(_) | Event::Failed(_) => self.progress.event(&line(event)),
+            Event::Waiting(_) | Event::Failed(_) => self.progress.event(&line(event)),
         }
     }
 
-    /// Clears the live line; what follows stands on one of its own.
+    /// Clears the live line, so that what follows begins on a new line.
     pub(super) fn end(&mut self) {
         self.progress.pause();
     }
 }
 
-/// One thing that counts down, told on stderr.
+/// A count that goes down, on stderr.
 #[derive(Debug)]
 pub(super) struct Counter {
     what: &'static str,
     progress: Progress,
-    said: String,
+    shown: String,
 }
 
 impl Counter {
-    /// `what` is done meanwhile, in one word.
+    /// `what` names the activity in one word.
     pub(super) fn new(what: &'static str) -> Self {
-        Self { what, progress: Progress::new(Place::of_stderr()), said: String::new() }
+        Self { what, progress: Progress::new(ProgressTarget::of_stderr()), shown: String::new() }
     }
 
-    /// Where it stands: the live line's new text on a terminal, a line of its own elsewhere, nothing told twice.
-    pub(super) fn tell(&mut self, text: &str) {
-        if self.said == text {
+    /// Replaces the live line on a terminal; prints a line elsewhere. Repeated text is shown once.
+    pub(super) fn show(&mut self, text: &str) {
+        if self.shown == text {
             return;
         }
-        text.clone_into(&mut self.said);
+        text.clone_into(&mut self.shown);
         if self.progress.is_live() {
             self.progress.now(self.what, text);
         } else {
@@ -188,7 +192,7 @@ impl Counter {
         }
     }
 
-    /// Clears the live line; what follows stands on one of its own.
+    /// Clears the live line, so that what follows begins on a new line.
     pub(super) fn end(&mut self) {
         self.progress.pause();
     }
@@ -196,10 +200,10 @@ impl Counter {
 
 fn line(event: &Event) -> String {
     match event {
-        Event::Over(stage, ms) => format!("{:<9} {ms:>9.1} ms", stage.as_str()),
-        Event::Under(stage) => stage.as_str().to_owned(),
-        Event::Waits(why) => format!("waiting: {why}"),
-        Event::Failed(why) => format!("failed: {}", view::headline(why)),
+        Event::StageEnded(stage, ms) => format!("{:<9} {ms:>9.1} ms", stage.as_str()),
+        Event::StageBegan(stage) => stage.as_str().to_owned(),
+        Event::Waiting(reason) => format!("waiting: {reason}"),
+        Event::Failed(reason) => format!("failed: {}", view::headline(reason)),
     }
 }
 
@@ -208,8 +212,8 @@ mod tests {
     use super::*;
     use shoes_vz_proto::agent::{Runner, RunnerStage, StageTiming};
 
-    fn view(stage: Stage, over: &[(Stage, u64)], waits: &str) -> RunnerView {
-        let stages = over
+    fn view(stage: Stage, ended: &[(Stage, u64)], pending_reason: &str) -> RunnerView {
+        let stages = ended
             .iter()
             .map(|(s, us)| StageTiming {
                 stage: RunnerStage::from(*s).into(),
@@ -218,36 +222,40 @@ mod tests {
             })
             .collect();
         let runner = Runner { stage: RunnerStage::from(stage).into(), stages, ..Runner::default() };
-        RunnerView { runner: Some(runner), pending_reason: waits.into(), ..RunnerView::default() }
+        RunnerView { runner: Some(runner), pending_reason: pending_reason.into(), ..RunnerView::default() }
     }
 
     #[test]
-    fn each_stage_is_told_once_as_it_begins_and_as_it_ends() {
+    fn each_stage_is_shown_once_as_it_begins_and_as_it_ends() {
         let mut tracker = Tracker::default();
         assert_eq!(
             tracker.update(&view(Stage::Queue, &[], "no slot")),
-            [Event::Under(Stage::Queue), Event::Waits("no slot".into())]
+            [Event::StageBegan(Stage::Queue), Event::Waiting("no slot".into())]
         );
         assert_eq!(tracker.update(&view(Stage::Queue, &[], "no slot")), []);
         let both = [(Stage::Queue, 1500), (Stage::Clone, 2000)];
         assert_eq!(
             tracker.update(&view(Stage::Start, &both, "")),
-            [Event::Over(Stage::Queue, 1.5), Event::Over(Stage::Clone, 2.0), Event::Under(Stage::Start)]
+            [
+                Event::StageEnded(Stage::Queue, 1.5),
+                Event::StageEnded(Stage::Clone, 2.0),
+                Event::StageBegan(Stage::Start)
+            ]
         );
-        assert!(tracker.is_over(Stage::Clone) && !tracker.is_over(Stage::Start));
+        assert!(tracker.has_ended(Stage::Clone) && !tracker.has_ended(Stage::Start));
     }
 
     #[test]
-    fn a_stage_reported_as_over_is_not_told_as_begun() {
+    fn a_stage_reported_as_ended_is_not_shown_as_begun() {
         let mut tracker = Tracker::default();
         assert_eq!(
             tracker.update(&view(Stage::Ssh, &[(Stage::Ssh, 1000)], "")),
-            [Event::Over(Stage::Ssh, 1.0)]
+            [Event::StageEnded(Stage::Ssh, 1.0)]
         );
     }
 
     #[test]
-    fn a_failure_is_told_once() {
+    fn a_failure_is_shown_once() {
         let mut failed = view(Stage::Guest, &[], "");
         failed.runner.as_mut().unwrap().error_message = "panic".into();
         let mut tracker = Tracker::default();

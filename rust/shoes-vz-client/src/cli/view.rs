@@ -16,14 +16,14 @@ use shoes_vz_terminal::{
 
 type Wire = prost_types::Timestamp;
 
-/// A terminal narrower than this has no room for runner ids; `shoes-vz-agent` takes names and cloud ids as well.
+/// A narrower terminal has no room for runner IDs; `shoes-vz-agent` also accepts names and cloud IDs.
 const ROOM_FOR_IDS: u16 = 200;
 
-fn at(t: Option<&Wire>) -> Value {
+fn time_json(t: Option<&Wire>) -> Value {
     t.and_then(convert::time_from_wire).map_or(Value::Null, |t| Value::String(t.to_string()))
 }
 
-/// The same for people; "" where there is none.
+/// "" when there is no time.
 fn since(t: Option<&Wire>, now: Timestamp) -> String {
     t.and_then(convert::time_from_wire).map_or_else(String::new, |t| ago(t, now))
 }
@@ -54,7 +54,7 @@ fn end_kind(kind: EndKind) -> String {
     short(kind.as_str_name(), "END_KIND_")
 }
 
-/// A runner as `--json` shows it. Times are RFC 3339; stages are milliseconds; absent things are left out.
+/// A runner as `--json` shows it. Times are RFC 3339; stages are milliseconds; absent values are omitted.
 pub(super) fn runner_json(view: &RunnerView) -> Value {
     let blank = Runner::default();
     let runner = view.runner.as_ref().unwrap_or(&blank);
@@ -82,8 +82,8 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
         "agent_status": agent_status(view.agent_status()),
         "resource_type": view.resource_type,
         "labels": view.labels,
-        "requested_at": at(view.requested_at.as_ref()),
-        "created_at": at(runner.created_at.as_ref()),
+        "requested_at": time_json(view.requested_at.as_ref()),
+        "created_at": time_json(runner.created_at.as_ref()),
     });
     let mut put = |key: &str, value: Value| out[key] = value;
     if !view.pending_reason.is_empty() {
@@ -104,7 +104,7 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
             "job",
             json!({
                 "job_id": j.job_id, "run_id": j.run_id, "repository": j.repository,
-                "workflow_name": j.workflow_name, "job_name": j.job_name, "started_at": at(j.started_at.as_ref()),
+                "workflow_name": j.workflow_name, "job_name": j.job_name, "started_at": time_json(j.started_at.as_ref()),
             }),
         );
     }
@@ -112,7 +112,7 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
         let stage = stage_from_wire(e.stage).map_or("", |s| s.as_str());
         put(
             "end",
-            json!({ "kind": end_kind(e.kind()), "reason": e.reason, "stage": stage, "at": at(e.at.as_ref()) }),
+            json!({ "kind": end_kind(e.kind()), "reason": e.reason, "stage": stage, "at": time_json(e.at.as_ref()) }),
         );
     }
     out
@@ -141,15 +141,15 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         "arch": info.arch,
         "hypervisor": info.hypervisor,
         "templates": templates,
-        "last_seen": at(view.last_seen.as_ref()),
+        "last_seen": time_json(view.last_seen.as_ref()),
         "unschedulable_reason": view.unschedulable_reason,
         "hot": hot_json(view),
         "restore_fallbacks": view.restore_fallbacks.iter().map(|f| (f.reason.clone(), json!(f.count))).collect::<Map<_, _>>(),
-        "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": at(c.since.as_ref()) })),
+        "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": time_json(c.since.as_ref()) })),
     })
 }
 
-/// VMs that wait there for a runner, by size.
+/// Hot VMs by size.
 fn hot_json(view: &AgentView) -> Vec<Value> {
     let shown = view.hot.iter().map(|h| {
         json!({
@@ -160,29 +160,29 @@ fn hot_json(view: &AgentView) -> Vec<Value> {
     shown.collect()
 }
 
-/// `2 hot, 1 preparing`; another size than the agent's own is named.
+/// `2 hot, 1 preparing`; a size other than the agent's default is named.
 fn hot(view: &AgentView) -> String {
     let of_one = |h: &HotVms| {
         let ready = (h.ready > 0).then(|| format!("{} hot", h.ready));
         let preparing = (h.preparing > 0).then(|| format!("{} preparing", h.preparing));
-        let words = ready.into_iter().chain(preparing).collect::<Vec<_>>().join(", ");
-        match h.default_size || words.is_empty() {
-            true => words,
-            false => format!("{words} ({}x{}MiB)", h.cpus, h.memory_bytes >> 20),
+        let counts = ready.into_iter().chain(preparing).collect::<Vec<_>>().join(", ");
+        match h.default_size || counts.is_empty() {
+            true => counts,
+            false => format!("{counts} ({}x{}MiB)", h.cpus, h.memory_bytes >> 20),
         }
     };
     view.hot.iter().map(of_one).filter(|w| !w.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Where a runner is, and whether that agent can be heard.
-fn whereabouts(view: &RunnerView) -> String {
+/// The agent of a runner, marked when it is offline.
+fn agent_label(view: &RunnerView) -> String {
     match view.agent_status() {
         AgentStatus::Offline => format!("{} (offline)", view.agent_hostname),
         AgentStatus::Online | AgentStatus::Unspecified => view.agent_hostname.clone(),
     }
 }
 
-/// Whether an agent gets runners, and why not; "" when it does.
+/// Why an agent gets no runners; "" when it does.
 fn agent_note(view: &AgentView, now: Timestamp) -> String {
     let cordoned = view.cordon.as_ref().map(|cordon| {
         let since = Some(since(cordon.since.as_ref(), now)).filter(|t| !t.is_empty());
@@ -190,43 +190,43 @@ fn agent_note(view: &AgentView, now: Timestamp) -> String {
         let reason = if cordon.reason.is_empty() { "" } else { ": " };
         format!("cordoned{since}{reason}{}", cordon.reason)
     });
-    let own = Some(&view.unschedulable_reason).filter(|w| !w.is_empty());
-    let own = own.map(|words| format!("takes no runners for now: {words}"));
-    cordoned.into_iter().chain(own).collect::<Vec<_>>().join("; ")
+    let reason = Some(&view.unschedulable_reason).filter(|reason| !reason.is_empty());
+    let unschedulable = reason.map(|reason| format!("unschedulable: {reason}"));
+    cordoned.into_iter().chain(unschedulable).collect::<Vec<_>>().join("; ")
 }
 
 fn agent_status(status: AgentStatus) -> String {
     short(status.as_str_name(), "AGENT_STATUS_")
 }
 
-/// Why a runner waits, failed or ended; "" when there is nothing to say.
+/// Why a runner waits, failed or ended; "" when it did not.
 fn note(view: &RunnerView) -> String {
     let blank = Runner::default();
     let runner = view.runner.as_ref().unwrap_or(&blank);
-    let words = match &runner.end {
+    let reason = match &runner.end {
         Some(end) if end.reason.is_empty() => end_kind(end.kind()),
         Some(end) => format!("{}: {}", end_kind(end.kind()), end.reason),
         None if !runner.error_message.is_empty() => runner.error_message.clone(),
         None => view.pending_reason.clone(),
     };
-    headline(&words)
+    headline(&reason)
 }
 
-/// A reason in one line, whatever it quotes. Where the quoted lines are only announced ("…; its last lines:"), the last
-/// of them stands in the announcement's place: it is the one that tells most.
+/// A reason in one line, whatever it quotes. When the reason only introduces the quoted lines ("…; its last lines:"), the
+/// last of them replaces the introduction, because it usually says most.
 pub(super) fn headline(reason: &str) -> String {
     let reason = text::lines(reason);
     let mut lines = reason.lines();
     let first = lines.next().unwrap_or_default();
-    let Some(announced) = first.strip_suffix(':') else { return first.to_owned() };
-    let fact = announced.rsplit_once("; ").map_or(announced, |(fact, _)| fact);
+    let Some(introduction) = first.strip_suffix(':') else { return first.to_owned() };
+    let fact = introduction.rsplit_once("; ").map_or(introduction, |(fact, _)| fact);
     match lines.rfind(|line| !line.trim().is_empty()) {
         Some(last) => format!("{fact}: {}", last.trim()),
         None => fact.to_owned(),
     }
 }
 
-/// What a runner that failed printed last: the end of its setup script's log, or what its reason quotes; "" for others.
+/// The last output of a failed runner: the end of its setup log, or the lines its reason quotes; "" for other runners.
 pub(super) fn quoted(view: &RunnerView) -> String {
     let Some(runner) = &view.runner else { return String::new() };
     let failed = runner.end.as_ref().map_or("", |end| match end.kind() {
@@ -242,6 +242,10 @@ pub(super) fn quoted(view: &RunnerView) -> String {
     }
 }
 
+fn state_or_ended(runner: &Runner) -> String {
+    if runner.end.is_some() { "ended".into() } else { state(runner).to_owned() }
+}
+
 /// A runner in one line, for `watch`.
 pub(super) fn runner_line(view: &RunnerView) -> String {
     let blank = Runner::default();
@@ -249,17 +253,16 @@ pub(super) fn runner_line(view: &RunnerView) -> String {
     let cells = [
         runner.runner_name.clone(),
         view.cloud_id.clone(),
-        if runner.end.is_some() { "gone".into() } else { state(runner).to_owned() },
+        state_or_ended(runner),
         stage_from_wire(runner.stage).map_or(String::new(), |s| format!("stage={}", s.as_str())),
         Some(started_by(runner)).filter(|p| !p.is_empty()).map_or(String::new(), |p| format!("start={p}")),
         Some(guest(runner)).filter(|g| !g.is_empty()).map_or(String::new(), |g| format!("guest={g}")),
-        Some(whereabouts(view)).filter(|a| !a.is_empty()).map_or(String::new(), |a| format!("agent={a}")),
+        Some(agent_label(view)).filter(|a| !a.is_empty()).map_or(String::new(), |a| format!("agent={a}")),
         note(view),
     ];
     cells.into_iter().filter(|c| !c.is_empty()).collect::<Vec<_>>().join("  ")
 }
 
-/// The runners as a table.
 pub(super) fn runner_table(views: &[RunnerView], now: Timestamp, width: Width) -> String {
     let ids = !matches!(width, Width::Terminal(cells) if cells < ROOM_FOR_IDS);
     let with_id = |mut cells: Vec<String>, id: String| {
@@ -270,10 +273,10 @@ pub(super) fn runner_table(views: &[RunnerView], now: Timestamp, width: Width) -
     };
     let rows = views.iter().map(|view| {
         let runner = view.runner.clone().unwrap_or_default();
-        let state = if runner.end.is_some() { "gone".into() } else { state(&runner).to_owned() };
+        let state = state_or_ended(&runner);
         let stage = stage_from_wire(runner.stage).map_or(String::new(), |s| s.as_str().to_owned());
         let guest = guest(&runner);
-        let (agent, size) = (whereabouts(view), view.resource_type.clone());
+        let (agent, size) = (agent_label(view), view.resource_type.clone());
         let start = started_by(&runner).to_owned();
         let asked = since(view.requested_at.as_ref(), now);
         let (name, cloud) = (runner.runner_name, view.cloud_id.clone());
@@ -289,7 +292,6 @@ pub(super) fn runner_table(views: &[RunnerView], now: Timestamp, width: Width) -
     table(&head, rows, width)
 }
 
-/// The agents as a table.
 pub(super) fn agent_table(views: &[AgentView], now: Timestamp, width: Width) -> String {
     let rows = views.iter().map(|view| {
         let agent = view.agent.clone().unwrap_or_default();
@@ -349,21 +351,21 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_that_ended_is_gone_with_its_reason_in_one_line() {
-        let mut gone = view();
+    fn a_runner_that_ended_is_shown_with_its_reason_in_one_line() {
+        let mut ended = view();
         let end =
             RunnerEnd { kind: EndKind::VmDied.into(), reason: "panic\nmore".into(), ..RunnerEnd::default() };
-        gone.runner.as_mut().unwrap().end = Some(end);
-        let shown = runners(&[gone.clone()]);
+        ended.runner.as_mut().unwrap().end = Some(end);
+        let shown = runners(&[ended.clone()]);
         assert!(
-            shown.contains("gone") && shown.contains("vm_died: panic") && !shown.contains("more"),
+            shown.contains("ended") && shown.contains("vm_died: panic") && !shown.contains("more"),
             "{shown}"
         );
-        assert_eq!(runner_json(&gone)["end"]["reason"], "panic\nmore");
+        assert_eq!(runner_json(&ended)["end"]["reason"], "panic\nmore");
     }
 
     #[test]
-    fn a_table_aligns_its_columns_and_lets_no_name_move_the_cursor() {
+    fn a_table_aligns_its_columns_and_no_name_moves_the_cursor() {
         let shown = runners(&[view()]);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[0].find("STATE"), lines[1].find("SSH_READY"));
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_that_only_announces_what_it_quotes_is_told_with_the_last_of_that() {
+    fn a_reason_that_only_introduces_a_quote_is_shown_with_the_last_quoted_line() {
         for (reason, line) in [
             (
                 "the setup script ended with exit code 7; its last lines:\n+ curl\ncurl: (6) no host\n\n",
@@ -393,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_runner_quotes_its_setup_log_or_else_its_reason_and_a_runner_that_is_well_quotes_nothing() {
+    fn a_failed_runner_quotes_its_setup_log_or_else_its_reason_and_a_healthy_runner_quotes_nothing() {
         let mut failed = view();
         failed.runner.as_mut().unwrap().setup =
             Some(Setup { exited: true, exit_code: 7, log_tail: "one\ntwo\n".into(), ..Setup::default() });
@@ -421,30 +423,30 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_of_an_agent_that_is_away_is_marked_in_every_form() {
-        let mut away = view();
-        away.agent_hostname = "mac-1".into();
-        away.agent_status = AgentStatus::Offline.into();
-        assert_eq!(runner_json(&away)["agent_status"], "offline");
-        assert!(runner_line(&away).contains("agent=mac-1 (offline)"));
-        assert!(runners(&[away]).contains("mac-1 (offline)"));
+    fn a_runner_of_an_offline_agent_is_marked_in_every_form() {
+        let mut offline = view();
+        offline.agent_hostname = "mac-1".into();
+        offline.agent_status = AgentStatus::Offline.into();
+        assert_eq!(runner_json(&offline)["agent_status"], "offline");
+        assert!(runner_line(&offline).contains("agent=mac-1 (offline)"));
+        assert!(runners(&[offline]).contains("mac-1 (offline)"));
     }
 
     #[test]
     fn pain_14_why_a_runner_waits_is_shown_in_every_form() {
-        let mut waits = view();
-        waits.pending_reason = "mac-1 is cordoned (new disk)".into();
-        assert!(runners(std::slice::from_ref(&waits)).contains("mac-1 is cordoned (new disk)"));
-        assert!(runner_line(&waits).ends_with("mac-1 is cordoned (new disk)"));
-        assert_eq!(runner_json(&waits)["pending_reason"], "mac-1 is cordoned (new disk)");
+        let mut waiting = view();
+        waiting.pending_reason = "mac-1 is cordoned (new disk)".into();
+        assert!(runners(std::slice::from_ref(&waiting)).contains("mac-1 is cordoned (new disk)"));
+        assert!(runner_line(&waiting).ends_with("mac-1 is cordoned (new disk)"));
+        assert_eq!(runner_json(&waiting)["pending_reason"], "mac-1 is cordoned (new disk)");
     }
 
     #[test]
     fn a_cordoned_agent_is_shown_with_its_reason_and_since_when() {
         let cordon = Cordon { reason: "new disk".into(), since: Some(Wire { seconds: 0, nanos: 0 }) };
-        let full = "its disk is full".to_owned();
-        let view = AgentView { cordon: Some(cordon), unschedulable_reason: full, ..AgentView::default() };
-        assert!(agents(std::slice::from_ref(&view)).contains("; takes no runners for now: its disk is full"));
+        let reason = "its disk is full".to_owned();
+        let view = AgentView { cordon: Some(cordon), unschedulable_reason: reason, ..AgentView::default() };
+        assert!(agents(std::slice::from_ref(&view)).contains("; unschedulable: its disk is full"));
         assert!(agents(std::slice::from_ref(&view)).contains("cordoned 2 min ago: new disk"));
         assert_eq!(agent_json(&view)["cordon"]["reason"], "new disk");
         assert_eq!(agent_json(&AgentView::default())["cordon"], Value::Null);

@@ -1,18 +1,17 @@
-//! What the host says through the environment, and the one line it gets back.
+//! The handshake: what the host sets in the environment, and the line it gets back.
 
 use std::path::PathBuf;
 
 /// go-plugin's core protocol: the first field of the line.
 const CORE_PROTOCOL: u32 = 1;
 
-/// What plugin and host must agree on.
+/// What the plugin and its host must agree on.
 #[derive(Debug, Clone, Copy)]
 pub struct Handshake {
-    /// Name of the environment variable that tells a plugin it was started as one.
+    /// Environment variable by which a plugin knows that a plugin host started it.
     pub cookie_key: &'static str,
-    /// The value it must have.
     pub cookie_value: &'static str,
-    /// The version of the plugin's own protocol.
+    /// Version of the plugin's protocol.
     pub version: u32,
 }
 
@@ -20,18 +19,18 @@ pub struct Handshake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub(super) version: u32,
-    /// What the host listed, where the version is not in it.
+    /// The versions that the host listed, when ours is not among them.
     pub(super) foreign_versions: Option<String>,
-    /// Folder for the socket: PLUGIN_UNIX_SOCKET_DIR.
+    /// PLUGIN_UNIX_SOCKET_DIR.
     pub(super) socket_dir: Option<PathBuf>,
     /// Group that may connect: PLUGIN_UNIX_SOCKET_GROUP.
     pub(super) socket_group: Option<String>,
     /// Where temporary files go: TMPDIR, else /tmp.
     pub(super) temp_dir: PathBuf,
-    /// PLUGIN_MIN_PORT and PLUGIN_MAX_PORT; `Err` holds words.
+    /// PLUGIN_MIN_PORT and PLUGIN_MAX_PORT, or why they are not valid.
     pub(super) ports: Result<(u16, u16), String>,
-    pub(super) wants_auto_mtls: bool,
-    multiplex_asked: bool,
+    pub(super) auto_mtls: bool,
+    multiplex_requested: bool,
 }
 
 impl Settings {
@@ -49,21 +48,21 @@ impl Settings {
             socket_group: set("PLUGIN_UNIX_SOCKET_GROUP"),
             temp_dir: set("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
             ports: ports(set("PLUGIN_MIN_PORT").as_deref(), set("PLUGIN_MAX_PORT").as_deref()),
-            wants_auto_mtls: set("PLUGIN_CLIENT_CERT").is_some(),
-            multiplex_asked: set("PLUGIN_MULTIPLEX_GRPC").is_some(),
+            auto_mtls: set("PLUGIN_CLIENT_CERT").is_some(),
+            multiplex_requested: set("PLUGIN_MULTIPLEX_GRPC").is_some(),
         })
     }
 
     /// The handshake line, without its newline. The sixth field is the plugin's certificate: none. A seventh, only for
     /// hosts that ask, says that brokered connections are not multiplexed over one (older hosts would misread it).
     pub fn line(&self, network: &str, address: &str) -> String {
-        let seventh = if self.multiplex_asked { "|false" } else { "" };
+        let seventh = if self.multiplex_requested { "|false" } else { "" };
         format!("{CORE_PROTOCOL}|{}|{network}|{address}|grpc|{seventh}", self.version)
     }
 }
 
-/// A plugin with one version offers that one whatever the host lists, as go-plugin's own do: a host that cannot speak it
-/// says so itself, better than by a plugin that never answers.
+/// The plugin offers its only version whatever the host lists, as plugins built with go-plugin do: a host that does not
+/// support it reports that more clearly than a plugin that never answers.
 fn lists(hosts: &str, ours: u32) -> bool {
     hosts.split(',').any(|version| version.trim().parse() == Ok(ours))
 }
@@ -84,16 +83,16 @@ fn ports(min: Option<&str>, max: Option<&str>) -> Result<(u16, u16), String> {
 mod tests {
     use super::*;
 
-    const SHAKE: Handshake = Handshake { cookie_key: "COOKIE", cookie_value: "yes?", version: 1 };
+    const HANDSHAKE: Handshake = Handshake { cookie_key: "COOKIE", cookie_value: "yes?", version: 1 };
 
     fn settings(vars: &[(&str, &str)]) -> Option<Settings> {
-        Settings::from_env(SHAKE, |name| {
+        Settings::from_env(HANDSHAKE, |name| {
             vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
-    fn without_the_right_cookie_this_is_no_plugin() {
+    fn without_the_right_cookie_the_program_is_not_a_plugin() {
         assert_eq!(settings(&[]), None);
         assert_eq!(settings(&[("COOKIE", "no")]), None);
         assert_eq!(settings(&[("COOKIE", "")]), None);
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_other_versions_is_offered_the_one_there_is() {
+    fn a_host_that_lists_other_versions_is_offered_the_only_version() {
         for (list, foreign) in [("1", false), ("3,2,1", false), ("7", true), ("x", true)] {
             let s = settings(&[("COOKIE", "yes?"), ("PLUGIN_PROTOCOL_VERSIONS", list)]).unwrap();
             assert_eq!((s.version, s.foreign_versions.is_some()), (1, foreign), "{list}");
@@ -128,6 +127,6 @@ mod tests {
     fn an_empty_variable_counts_as_unset() {
         let s = settings(&[("COOKIE", "yes?"), ("TMPDIR", ""), ("PLUGIN_CLIENT_CERT", "")]).unwrap();
         assert_eq!(s.temp_dir, PathBuf::from("/tmp"));
-        assert!(!s.wants_auto_mtls);
+        assert!(!s.auto_mtls);
     }
 }

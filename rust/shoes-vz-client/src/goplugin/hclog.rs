@@ -1,9 +1,9 @@
 //! Log lines as hashicorp/go-hclog's JSON, which a go-plugin host reads from its plugin's stderr (go-plugin's
 //! client.go, `logStderr`, and log_entry.go, `parseJSON`): `@level`, `@message`, `@timestamp`, `@module`, fields as keys.
 //!
-//! The host's logger gets each line once, at its level. A line that is not such JSON it logs as DEBUG. Beside that the
-//! host copies stderr as it is to `ClientConfig.Stderr`: one that sets it to its own stderr, as myshoes does, shows each
-//! line a second time. Nothing a plugin does changes that, but at `warn` there is little to copy.
+//! The host's logger gets each line once, at its level; a line that is not such JSON is logged as DEBUG. The host also
+//! copies stderr unchanged to `ClientConfig.Stderr`: a host that sets it to its own stderr, as myshoes does, shows each
+//! line twice. A plugin cannot change that, but at `warn` there is little to copy.
 
 use std::fmt;
 
@@ -22,12 +22,12 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// What is logged when `SHOESVZ_LOG` does not say: a host's log is for what its operator has to know.
+/// The filter when `SHOESVZ_LOG` is not set: the log of a host is for what its operator has to know.
 pub const DEFAULT_FILTER: &str = "warn";
 
-/// The host reads a line into 64 KiB and takes a longer one apart into DEBUG lines.
+/// The host reads a line into 64 KiB and splits a longer line into DEBUG lines.
 const LONGEST_LINE: usize = 60 << 10;
-/// Characters of one text, where the line is too long.
+/// Characters of one text, when the line is too long.
 const LONGEST_TEXT: usize = 2 << 10;
 
 /// Formats events for a go-plugin host. Fields of spans must be formatted by [`JsonFields`].
@@ -37,13 +37,12 @@ pub struct Hclog {
 }
 
 impl Hclog {
-    /// For a logger of this name.
     pub fn new(module: &'static str) -> Self {
         Self { module }
     }
 }
 
-/// A whole log for a go-plugin host. Lines that `writer` cannot take are lost, and nothing else happens.
+/// A complete log for a go-plugin host. A line that `writer` fails to write is lost without further effect.
 pub fn subscriber<W>(module: &'static str, filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -80,7 +79,7 @@ where
         }
         event.record(&mut line);
         let mut at = String::new();
-        // Six digits of a second and `Z`, which is what the host's layout asks for.
+        // Six digits of a second and `Z`, as the host's layout requires.
         SystemTime.format_time(&mut Writer::new(&mut at))?;
         writeln!(writer, "{}", line.finish(self.module, event.metadata().level(), at))
     }
@@ -94,7 +93,7 @@ struct Line {
 
 impl Line {
     fn finish(mut self, module: &str, level: &Level, at: String) -> String {
-        // hclog's own keys; the host takes their values to be strings and panics if they are not.
+        // Keys of hclog; the host panics when their values are not strings.
         self.fields.retain(|key, _| !key.starts_with('@'));
         let mut object = self.fields;
         let mut put = |key: &str, value: String| object.insert(key.to_owned(), Value::String(value));
@@ -112,7 +111,7 @@ impl Line {
     }
 }
 
-/// With its texts cut, or, where the number of fields is what makes it long, without them.
+/// With its texts cut or, when the line has too many fields, without fields.
 fn shortened(mut line: Value) -> String {
     for value in line.as_object_mut().into_iter().flat_map(Map::values_mut) {
         if let Value::String(text) = value
@@ -171,9 +170,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Kept {
+    impl io::Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -184,7 +183,7 @@ mod tests {
         }
     }
 
-    impl MakeWriter<'_> for Kept {
+    impl MakeWriter<'_> for Buffer {
         type Writer = Self;
 
         fn make_writer(&self) -> Self {
@@ -194,9 +193,9 @@ mod tests {
 
     /// What is written while `log` runs, line by line.
     fn logged(filter: &str, log: impl FnOnce()) -> Vec<Value> {
-        let kept = Kept::default();
-        tracing::subscriber::with_default(subscriber("mine", EnvFilter::new(filter), kept.clone()), log);
-        let bytes = kept.0.lock().unwrap().clone();
+        let buffer = Buffer::default();
+        tracing::subscriber::with_default(subscriber("mine", EnvFilter::new(filter), buffer.clone()), log);
+        let bytes = buffer.0.lock().unwrap().clone();
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.lines().all(|line| line.len() < 64 << 10));
         text.lines()
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_hclogs_keys_and_its_fields_and_those_of_its_spans() {
+    fn a_line_has_the_keys_of_hclog_its_fields_and_those_of_its_spans() {
         let lines = logged("info", || {
             let _span = tracing::info_span!("call", request_id = "r-1", n = 1).entered();
             tracing::warn!(server = %"a:1", n = 2, ok = true, "no connection\nto \x1b[31mthe server");
@@ -237,8 +236,9 @@ mod tests {
     #[test]
     fn a_line_too_long_for_the_host_is_cut_and_stays_json() {
         let long = "\u{9b}x".repeat(40 << 10);
-        let lines = logged("warn", || tracing::warn!(why = long, short = "kept", "{}", "y".repeat(70 << 10)));
-        assert!(lines[0]["why"].as_str().unwrap().ends_with('…'), "{}", lines[0]);
+        let lines =
+            logged("warn", || tracing::warn!(reason = long, short = "kept", "{}", "y".repeat(70 << 10)));
+        assert!(lines[0]["reason"].as_str().unwrap().ends_with('…'), "{}", lines[0]);
         assert_eq!(lines[0]["short"], "kept");
         assert!(lines[0]["@message"].as_str().unwrap().starts_with("yyy"));
     }

@@ -1,4 +1,4 @@
-//! Where the host connects: a unix socket in a folder of its own, else loopback TCP.
+//! Where the host connects: a Unix socket in a private directory, else loopback TCP.
 
 use std::{
     fs, io,
@@ -8,14 +8,12 @@ use std::{
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::Settings;
+use super::handshake::Settings;
 
-/// Why neither a unix socket nor a TCP port could be had.
 #[derive(Debug, thiserror::Error)]
-#[error("the plugin could listen nowhere: {}", .0.join("; "))]
+#[error("the plugin found nowhere to listen: {}", .0.join("; "))]
 pub struct BindError(Vec<String>);
 
-/// A bound listener.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: Option<SocketFile>,
@@ -23,14 +21,13 @@ pub(super) struct Listener {
     address: String,
 }
 
-/// What connections arrive on.
 #[derive(Debug)]
 pub(super) enum Stream {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
 
-/// A socket and its folder; both are removed when this is dropped.
+/// A socket and its directory; both are removed on drop.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     dir: PathBuf,
@@ -39,14 +36,14 @@ pub(super) struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let gone = fs::remove_file(&self.path).or_else(|e| match e.kind() {
+        let removed = fs::remove_file(&self.path).or_else(|e| match e.kind() {
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(e),
         });
-        // The host removes PLUGIN_UNIX_SOCKET_DIR itself, possibly first.
-        match gone.and_then(|()| fs::remove_dir(&self.dir)) {
+        // The host also removes PLUGIN_UNIX_SOCKET_DIR, possibly first.
+        match removed.and_then(|()| fs::remove_dir(&self.dir)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(dir = %self.dir.display(), error = %e, "the plugin's socket could not be removed");
+                tracing::warn!(dir = %self.dir.display(), error = %e, "removing the plugin socket failed");
             }
             _ => {}
         }
@@ -67,7 +64,7 @@ impl Listener {
         self.address.clone()
     }
 
-    /// The file to drop at the end, and the listener to serve.
+    /// The file to drop after serving, and the listener to serve.
     pub(super) fn split(self) -> (Option<SocketFile>, Stream) {
         (self.socket, self.stream)
     }
@@ -75,8 +72,8 @@ impl Listener {
 
 /// Binds what the host can reach.
 pub(super) fn bind(settings: &Settings) -> Result<Listener, BindError> {
-    let mut refusals = Vec::new();
-    // A folder the host chose is the only one it may be able to see. Long TMPDIRs do not fit a socket's address.
+    let mut reasons = Vec::new();
+    // A host may see only the directory it chose. A long TMPDIR does not fit into a socket address.
     let bases = match &settings.socket_dir {
         Some(dir) => vec![dir.clone()],
         None => vec![settings.temp_dir.clone(), PathBuf::from("/tmp")],
@@ -84,17 +81,17 @@ pub(super) fn bind(settings: &Settings) -> Result<Listener, BindError> {
     for base in bases {
         match unix(&base, settings.socket_group.as_deref()) {
             Ok(listener) => return Ok(listener),
-            Err(words) => refusals.push(words),
+            Err(reason) => reasons.push(reason),
         }
     }
     match &settings.ports {
         Ok((min, max)) => match tcp(*min, *max) {
             Ok(listener) => return Ok(listener),
-            Err(words) => refusals.push(words),
+            Err(reason) => reasons.push(reason),
         },
-        Err(words) => refusals.push(words.clone()),
+        Err(reason) => reasons.push(reason.clone()),
     }
-    Err(BindError(refusals))
+    Err(BindError(reasons))
 }
 
 fn unix(base: &Path, group: Option<&str>) -> Result<Listener, String> {
@@ -105,16 +102,19 @@ fn unix(base: &Path, group: Option<&str>) -> Result<Listener, String> {
     if address.contains(['|', '\n', '\r']) {
         return Err(failed("the handshake line cannot hold a path with '|' or a newline", &""));
     }
-    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| failed("making the socket's folder", &e))?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&dir)
+        .map_err(|e| failed("creating the socket directory", &e))?;
     let socket = SocketFile { dir, path };
-    let listener = UnixListener::bind(&socket.path).map_err(|e| failed("binding a unix socket", &e))?;
+    let listener = UnixListener::bind(&socket.path).map_err(|e| failed("binding a Unix socket", &e))?;
     if let Some(group) = group {
         open_to(group, &socket).map_err(|e| failed(&format!("opening the socket to group {group}"), &e))?;
     }
     Ok(Listener { socket: Some(socket), stream: Stream::Unix(listener), address })
 }
 
-/// Lets a group's members connect, and nobody else.
+/// Lets the members of a group connect, and no others.
 fn open_to(group: &str, socket: &SocketFile) -> io::Result<()> {
     let gid = match group.parse::<u32>() {
         Ok(gid) => gid,
@@ -142,11 +142,11 @@ fn tcp(min: u16, max: u16) -> Result<Listener, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goplugin::Handshake;
+    use crate::goplugin::handshake::Handshake;
 
     fn settings(vars: &[(&str, &Path)]) -> Settings {
-        let shake = Handshake { cookie_key: "C", cookie_value: "c", version: 1 };
-        Settings::from_env(shake, |name| match name {
+        let handshake = Handshake { cookie_key: "C", cookie_value: "c", version: 1 };
+        Settings::from_env(handshake, |name| match name {
             "C" => Some("c".into()),
             _ => vars.iter().find(|(k, _)| *k == name).map(|(_, v)| v.to_str().unwrap().to_owned()),
         })
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_socket_lies_in_a_folder_only_its_owner_can_enter_and_goes_with_the_listener() {
+    async fn the_socket_lies_in_a_directory_that_only_its_owner_can_enter_and_is_removed_with_the_listener() {
         let temp = tempfile::tempdir().unwrap();
         let listener = bind(&settings(&[("TMPDIR", temp.path())])).unwrap();
         assert_eq!(listener.network(), "unix");
@@ -170,25 +170,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_hosts_folder_is_preferred_to_the_temporary_one() {
+    async fn the_hosts_directory_is_preferred_to_the_temporary_one() {
         let (host, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let vars = [("PLUGIN_UNIX_SOCKET_DIR", host.path()), ("TMPDIR", temp.path())];
         assert!(Path::new(&bind(&settings(&vars)).unwrap().address()).starts_with(host.path()));
     }
 
     #[tokio::test]
-    async fn a_temporary_folder_too_deep_for_a_socket_address_is_passed_over() {
+    async fn a_temporary_directory_too_deep_for_a_socket_address_is_skipped() {
         let temp = tempfile::tempdir().unwrap();
         let deep = temp.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
         let listener = bind(&settings(&[("TMPDIR", &deep)])).unwrap();
         assert_eq!(listener.network(), "unix");
         assert!(listener.address().starts_with("/tmp/"));
-        assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "the failed try leaves its folder behind");
+        assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "the failed attempt leaves its directory behind");
     }
 
     #[tokio::test]
-    async fn without_any_folder_loopback_tcp_within_the_hosts_ports_is_used() {
+    async fn without_any_directory_loopback_tcp_within_the_hosts_ports_is_used() {
         let free =
             std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         let port = Path::new(&free);
@@ -199,8 +199,8 @@ mod tests {
         ];
         let listener = bind(&settings(&vars)).unwrap();
         assert_eq!((listener.network(), listener.address()), ("tcp", format!("127.0.0.1:{free}")));
-        let words = bind(&settings(&vars)).unwrap_err().to_string();
-        assert!(words.contains("/nowhere") && words.contains(&free), "{words}");
+        let reason = bind(&settings(&vars)).unwrap_err().to_string();
+        assert!(reason.contains("/nowhere") && reason.contains(&free), "{reason}");
     }
 
     #[tokio::test]
@@ -211,7 +211,7 @@ mod tests {
             ("PLUGIN_UNIX_SOCKET_GROUP", Path::new("no-such-group-here")),
             ("PLUGIN_MIN_PORT", Path::new("x")),
         ];
-        let words = bind(&settings(&vars)).unwrap_err().to_string();
-        assert!(words.contains("no-such-group-here") && words.contains("no such group"), "{words}");
+        let reason = bind(&settings(&vars)).unwrap_err().to_string();
+        assert!(reason.contains("no-such-group-here") && reason.contains("no such group"), "{reason}");
     }
 }

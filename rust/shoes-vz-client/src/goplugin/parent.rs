@@ -1,14 +1,14 @@
-//! Notices that the host is gone.
+//! Detects that the plugin host has ended.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Returns when nobody can read this process's stdout any more: the host reads it as long as it lives.
+/// Returns when stdout has no reader any more: the host reads it as long as it runs.
 ///
-/// (Linux' parent-death signal would not do: it fires when the *thread* that spawned the child ends, and Go's threads
-/// come and go.) Stays pending when stdout is no pipe; a go-plugin host always gives one.
-pub(super) async fn gone() {
+/// Linux's parent-death signal does not work here: it fires when the *thread* that spawned the child ends, and Go's threads
+/// end at any time. Stays pending when stdout is not a pipe; a go-plugin host always provides one.
+pub(super) async fn ended() {
     let stdout = std::io::stdout();
     #[expect(
         deprecated,
@@ -19,7 +19,7 @@ pub(super) async fn gone() {
     let fd = match registered {
         Ok(fd) => fd,
         Err(error) => {
-            tracing::debug!(%error, "stdout is no pipe; the host's end will not be noticed");
+            tracing::debug!(%error, "stdout is not a pipe; the end of the host cannot be detected");
             return std::future::pending().await;
         }
     };
@@ -27,7 +27,7 @@ pub(super) async fn gone() {
         match fd.writable().await {
             Ok(guard) if guard.ready().is_write_closed() => return,
             Ok(mut guard) => guard.clear_ready(),
-            // The runtime is going down.
+            // The runtime is shutting down.
             Err(_) => return,
         }
     }

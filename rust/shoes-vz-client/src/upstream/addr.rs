@@ -1,4 +1,4 @@
-//! Which server, and who is calling.
+//! The address of a server.
 
 use std::{fmt, str::FromStr};
 
@@ -12,12 +12,11 @@ pub struct ServerAddr {
     uri: Uri,
 }
 
-/// Why a text names no server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("server address {text:?} is not HOST:PORT ({why})")]
+#[error("server address {text:?} is not HOST:PORT ({reason})")]
 pub struct BadServerAddr {
     text: String,
-    why: &'static str,
+    reason: &'static str,
 }
 
 impl FromStr for ServerAddr {
@@ -25,7 +24,7 @@ impl FromStr for ServerAddr {
 
     /// `HOST:PORT`, `:PORT` (this machine), and the same behind `http://` or Go's `dns:///`.
     fn from_str(given: &str) -> Result<Self, BadServerAddr> {
-        let bad = |why| BadServerAddr { text: given.chars().take(80).collect(), why };
+        let bad = |reason| BadServerAddr { text: given.chars().take(80).collect(), reason };
         let text = given.trim();
         if text.starts_with("https://") {
             return Err(bad(
@@ -36,15 +35,16 @@ impl FromStr for ServerAddr {
         let text = text.strip_suffix('/').unwrap_or(text);
         let (host, port) = text.rsplit_once(':').ok_or_else(|| bad("there is no port"))?;
         if !matches!(port.parse::<u16>(), Ok(1..)) {
-            return Err(bad("the port is no number from 1 to 65535"));
+            return Err(bad("the port is not a number from 1 to 65535"));
         }
         let host = if host.is_empty() { "localhost" } else { host };
         if host.contains(['/', '@', '?', '#']) || (host.contains(':') && !host.starts_with('[')) {
             return Err(bad("the host is not a name, an IPv4 address or an IPv6 address in brackets"));
         }
         let text = format!("{host}:{port}");
-        let uri =
-            format!("http://{text}").parse().map_err(|_| bad("the host has characters no host name has"))?;
+        let uri = format!("http://{text}")
+            .parse()
+            .map_err(|_| bad("the host has characters that are not valid in a host name"))?;
         Ok(Self { text, uri })
     }
 }
@@ -72,8 +72,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_usual_way_to_write_an_address_is_understood() {
-        for (given, meant) in [
+    fn every_usual_way_to_write_an_address_is_accepted() {
+        for (given, expected) in [
             ("localhost:50051", "localhost:50051"),
             (":50051", "localhost:50051"),
             ("http://10.0.0.1:50051/", "10.0.0.1:50051"),
@@ -81,13 +81,13 @@ mod tests {
             ("[::1]:50051", "[::1]:50051"),
             (" a:1\n", "a:1"),
         ] {
-            assert_eq!(given.parse::<ServerAddr>().unwrap().to_string(), meant, "{given:?}");
+            assert_eq!(given.parse::<ServerAddr>().unwrap().to_string(), expected, "{given:?}");
         }
     }
 
     #[test]
     fn a_wrong_address_is_quoted_with_its_reason() {
-        for (given, why) in [
+        for (given, reason) in [
             ("", "no port"),
             ("localhost", "no port"),
             ("localhost:0", "65535"),
@@ -97,8 +97,8 @@ mod tests {
             ("a b:1", "characters"),
             ("https://a:1", "https"),
         ] {
-            let words = given.parse::<ServerAddr>().unwrap_err().to_string();
-            assert!(words.contains(why) && words.contains(&format!("{given:?}")), "{words}");
+            let error = given.parse::<ServerAddr>().unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains(&format!("{given:?}")), "{error}");
         }
     }
 }

@@ -1,15 +1,14 @@
-//! One call's identity and time.
+//! The request ID and the time budget of one call.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::{Request, metadata::MetadataMap};
 
-/// The share of the budget kept back so that the caller gets words rather than its own bare timeout; at most
-/// [`MARGIN_MAX`].
+/// Share of the budget kept back, so that the caller gets the reason before it times out; at most [`MARGIN_MAX`].
 const MARGIN_SHARE: f64 = 0.1;
 const MARGIN_MAX: Duration = Duration::from_millis(250);
-/// gRPC allows eight digits; a year is as good as for ever.
+/// gRPC allows eight digits; no call needs more than a year.
 const BUDGET_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One call, through all its attempts.
@@ -25,36 +24,35 @@ pub struct Call {
 /// What the budget bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// The whole call; the server is told.
+    /// The whole call; sent to the server as the deadline.
     Answer,
-    /// Only until a stream is open.
+    /// Only until the stream is open.
     Opening,
 }
 
 impl Call {
-    /// A call of `what` that has `budget` from now on. Without a request id from the caller it gets its own.
+    /// A call of the method `what` with `budget` from now on. A missing request ID is generated.
     pub fn new(what: &'static str, budget: Duration, request_id: Option<String>) -> Self {
         let request_id =
             request_id.filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         Self { what, request_id, since: Instant::now(), budget: budget.min(BUDGET_MAX), scope: Scope::Answer }
     }
 
-    /// Bounds only the opening of the stream that is called for.
+    /// Limits only the opening of the stream.
     pub fn stream(self) -> Self {
         Self { scope: Scope::Opening, ..self }
     }
 
-    /// The method.
     pub fn what(&self) -> &'static str {
         self.what
     }
 
-    /// Sent as `x-request-id`; in the server's and the agent's log too.
+    /// Sent as `x-request-id`; the logs of the server and the agent contain it too.
     pub fn request_id(&self) -> &str {
         &self.request_id
     }
 
-    /// When there must be an answer to the caller: its deadline less the margin.
+    /// When the caller must get an answer: its deadline less the margin.
     pub(super) fn answer_by(&self) -> Instant {
         self.since + (self.budget - self.budget.mul_f64(MARGIN_SHARE).min(MARGIN_MAX))
     }
@@ -63,7 +61,7 @@ impl Call {
         self.since.elapsed()
     }
 
-    /// Puts the id and what is left of the budget on a request.
+    /// Adds the ID and the rest of the budget to a request.
     pub(super) fn mark<T>(&self, request: &mut Request<T>) {
         if let Ok(id) = self.request_id.parse() {
             request.metadata_mut().insert("x-request-id", id);
@@ -105,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn every_unit_of_a_grpc_timeout_is_understood() {
+    fn every_unit_of_a_grpc_timeout_is_accepted() {
         for (text, nanos) in [
             ("2H", 7_200_000_000_000),
             ("3M", 180_000_000_000),
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callers_request_id_is_kept_and_a_missing_one_made() {
+    fn a_callers_request_id_is_kept_and_a_missing_one_generated() {
         let id = |given: Option<&str>| {
             Call::new("x", Duration::ZERO, given.map(str::to_owned)).request_id().to_owned()
         };
@@ -155,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_not_told_a_deadline() {
+    fn a_stream_sends_no_deadline() {
         let mut request = Request::new(());
         Call::new("WatchRunners", Duration::from_secs(1), None).stream().mark(&mut request);
         assert!(request.metadata().get("grpc-timeout").is_none());

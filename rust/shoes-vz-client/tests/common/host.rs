@@ -1,4 +1,4 @@
-//! A plugin host, as little of one as a test needs.
+//! A minimal plugin host.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -7,7 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use shoes_vz_client::MAX_MESSAGE;
+use shoes_vz_client::upstream::MAX_MESSAGE;
 use shoes_vz_proto::{
     goplugin::{Empty, grpc_controller_client::GrpcControllerClient},
     myshoes::shoes_client::ShoesClient,
@@ -19,11 +19,11 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{BIN, PATIENCE};
+use super::{BIN, TIMEOUT};
 
 pub const COOKIE: (&str, &str) = ("SHOES_PLUGIN_MAGIC_COOKIE", "are_you_a_shoes?");
 
-/// The client with an environment of its own, so that nothing of this machine's gets in.
+/// The client with only these environment variables.
 pub fn command(vars: &[(&str, &str)]) -> Command {
     let mut command = Command::new(BIN);
     command.env_clear().envs(vars.iter().copied()).kill_on_drop(true);
@@ -50,11 +50,11 @@ impl Plugin {
             vec![COOKIE, ("PLUGIN_PROTOCOL_VERSIONS", "1"), ("TMPDIR", temp.path().to_str().unwrap())];
         vars.extend(server.map(|s| ("SHOESVZ_SERVER_ADDR", s)));
         vars.extend(more);
-        // Nobody reads stderr here; a full pipe would stop the plugin.
+        // Stderr is not read here; a full pipe would block the plugin.
         let mut child = command(&vars).stderr(Stdio::null()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        tokio::time::timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("a handshake line").unwrap();
+        tokio::time::timeout(TIMEOUT, stdout.read_line(&mut line)).await.expect("a handshake line").unwrap();
         Self { line, child, stdout: Some(stdout), temp }
     }
 
@@ -85,15 +85,15 @@ impl Plugin {
         self.ended().await
     }
 
-    /// Waits for the clean end: code 0, socket and folder gone. Gives what else was on stdout.
+    /// Waits for a clean end: exit code 0, socket and directory removed. Returns the rest of stdout.
     pub async fn ended(&mut self) -> String {
         let status =
-            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the plugin ends").unwrap();
+            tokio::time::timeout(TIMEOUT, self.child.wait()).await.expect("the plugin ends").unwrap();
         assert_eq!(status.code(), Some(0), "{status}");
         assert_eq!(
             std::fs::read_dir(self.temp.path()).unwrap().count(),
             0,
-            "the socket's folder is left over"
+            "the socket directory is left over"
         );
         let mut rest = String::new();
         if let Some(stdout) = &mut self.stdout {

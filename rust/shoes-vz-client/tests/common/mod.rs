@@ -1,4 +1,4 @@
-//! A fake shoes-vz-server that speaks the real protocol, and the plugin as a host sees it.
+//! A fake shoes-vz-server that speaks the real protocol, and a plugin host.
 #![allow(
     dead_code,
     missing_docs,
@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
-use shoes_vz_client::{MAX_MESSAGE, upstream::grpc_timeout};
+use shoes_vz_client::upstream::{MAX_MESSAGE, grpc_timeout};
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, AgentView, Cordon, CordonAgentRequest, CordonAgentResponse,
     DeleteInstanceRequest, DeleteInstanceResponse, DrainAgentRequest, ListAgentsRequest, ListAgentsResponse,
@@ -31,22 +31,21 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
 
-/// No step of a test takes longer; a deadline, never waited for.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Upper limit for each step of a test; never waited for when the test passes.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 pub const BIN: &str = env!("CARGO_BIN_EXE_shoes-vz-client");
 pub const CLOUD_ID: &str = "shoes-vz-00000000-0000-4000-8000-000000000001";
 
-/// What the fake does with a call.
+/// How the fake server handles a call.
 #[derive(Debug, Clone)]
-pub enum Does {
-    /// Answers; the text is the reply's resource type ("" as a Go server's).
-    Answers(&'static str),
-    Refuses(Code, String),
+pub enum Behavior {
+    /// With the resource type of the reply ("" like a Go server).
+    Answer(&'static str),
+    Refuse(Code, String),
     /// Never answers.
-    Hangs,
+    Hang,
 }
 
-/// A call as it arrived.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     pub method: &'static str,
@@ -61,12 +60,12 @@ pub struct Seen {
 
 #[derive(Debug)]
 struct State {
-    does: Mutex<Does>,
+    behavior: Mutex<Behavior>,
     views: Mutex<Vec<RunnerView>>,
     agents: Mutex<Vec<AgentView>>,
-    /// The header of WatchRunners' answer that counts what matches.
+    /// The header of WatchRunners' answer that counts the matching runners.
     matching: Mutex<Option<&'static str>>,
-    /// Changes when every watch ends in order, as a server's that stops.
+    /// Changes when every watch is to end, as when a server stops.
     stops: watch::Sender<u32>,
     seen: watch::Sender<Vec<Seen>>,
     abandoned: watch::Sender<usize>,
@@ -75,7 +74,6 @@ struct State {
 #[derive(Clone)]
 struct Service(Arc<State>);
 
-/// What the server offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Ours,
@@ -83,24 +81,24 @@ pub enum Kind {
     Go,
 }
 
-/// The fake; on its own threads, so that ending it cuts its connections as a crash does.
+/// Runs on separate threads, so that ending it cuts its connections as a crash does.
 #[derive(Debug)]
-pub struct Fake {
+pub struct FakeServer {
     pub addr: SocketAddr,
     state: Arc<State>,
     runtime: Option<Runtime>,
     kind: Kind,
 }
 
-impl Fake {
-    pub async fn start(does: Does) -> Self {
-        Self::start_kind(does, Kind::Ours).await
+impl FakeServer {
+    pub async fn start(behavior: Behavior) -> Self {
+        Self::start_kind(behavior, Kind::Ours).await
     }
 
-    pub async fn start_kind(does: Does, kind: Kind) -> Self {
+    pub async fn start_kind(behavior: Behavior, kind: Kind) -> Self {
         let listener = TcpListener::bind(ports::fixed()).await.unwrap();
         let state = Arc::new(State {
-            does: Mutex::new(does),
+            behavior: Mutex::new(behavior),
             views: Mutex::default(),
             agents: Mutex::default(),
             matching: Mutex::default(),
@@ -113,18 +111,18 @@ impl Fake {
         fake
     }
 
-    /// Took a port and no longer serves on it: connections are refused.
-    pub async fn down(does: Does) -> Self {
-        let mut fake = Self::start(does).await;
+    /// A server that refuses connections.
+    pub async fn down(behavior: Behavior) -> Self {
+        let mut fake = Self::start(behavior).await;
         fake.crash();
         fake
     }
 
-    /// Nothing listens any more once this returns.
+    /// Nothing listens on the port once this returns.
     pub fn crash(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // A runtime may not be waited for in another one's thread.
-            std::thread::scope(|s| s.spawn(|| runtime.shutdown_timeout(PATIENCE)).join()).unwrap();
+            // A runtime must not be waited for on a thread of another runtime.
+            std::thread::scope(|s| s.spawn(|| runtime.shutdown_timeout(TIMEOUT)).join()).unwrap();
         }
     }
 
@@ -152,23 +150,23 @@ impl Fake {
         self.runtime = Some(runtime);
     }
 
-    pub fn now_does(&self, does: Does) {
-        *self.state.does.lock().unwrap() = does;
+    pub fn set_behavior(&self, behavior: Behavior) {
+        *self.state.behavior.lock().unwrap() = behavior;
     }
 
-    pub fn shows(&self, views: Vec<RunnerView>) {
+    pub fn set_runners(&self, views: Vec<RunnerView>) {
         *self.state.views.lock().unwrap() = views;
     }
 
-    pub fn says_that_match(&self, count: &'static str) {
+    pub fn set_matching(&self, count: &'static str) {
         *self.state.matching.lock().unwrap() = Some(count);
     }
 
-    pub fn ends_its_watches(&self) {
+    pub fn end_watches(&self) {
         self.state.stops.send_modify(|n| *n += 1);
     }
 
-    pub fn has_agents(&self, agents: Vec<AgentView>) {
+    pub fn set_agents(&self, agents: Vec<AgentView>) {
         *self.state.agents.lock().unwrap() = agents;
     }
 
@@ -178,20 +176,20 @@ impl Fake {
 
     pub async fn until_seen(&self, calls: usize) -> Seen {
         let mut seen = self.state.seen.subscribe();
-        let seen = tokio::time::timeout(PATIENCE, seen.wait_for(|s| s.len() >= calls)).await;
+        let seen = tokio::time::timeout(TIMEOUT, seen.wait_for(|s| s.len() >= calls)).await;
         seen.expect("the call arrives").unwrap()[calls - 1].clone()
     }
 
     pub async fn until_abandoned(&self) {
         let mut abandoned = self.state.abandoned.subscribe();
-        tokio::time::timeout(PATIENCE, abandoned.wait_for(|n| *n > 0))
+        tokio::time::timeout(TIMEOUT, abandoned.wait_for(|n| *n > 0))
             .await
             .expect("the call is cancelled")
             .unwrap();
     }
 }
 
-impl Drop for Fake {
+impl Drop for FakeServer {
     fn drop(&mut self) {
         self.crash();
     }
@@ -215,13 +213,13 @@ impl State {
             timeout: grpc_timeout(metadata),
             ..seen
         };
-        // Before the call is shown: what a test sets after seeing it is for the next.
-        let does = self.does.lock().unwrap().clone();
+        // Read before the call becomes visible: a behavior that a test sets afterwards is for the next call.
+        let behavior = self.behavior.lock().unwrap().clone();
         self.seen.send_modify(|all| all.push(seen));
-        match does {
-            Does::Answers(resource_type) => Ok(resource_type),
-            Does::Refuses(code, words) => Err(Status::new(code, words)),
-            Does::Hangs => {
+        match behavior {
+            Behavior::Answer(resource_type) => Ok(resource_type),
+            Behavior::Refuse(code, message) => Err(Status::new(code, message)),
+            Behavior::Hang => {
                 let _pending = Pending(self);
                 std::future::pending().await
             }
@@ -294,7 +292,7 @@ impl FleetService for Service {
         Ok(Response::new(UncordonAgentResponse { agent: self.0.agents.lock().unwrap().first().cloned() }))
     }
 
-    /// Every agent there is, as one agent's successive views; then the end when the last has no runners, else nothing more.
+    /// Sends the agents as successive views of one agent; ends after one without runners, else stays open.
     async fn drain_agent(
         &self,
         r: Request<DrainAgentRequest>,
@@ -303,10 +301,10 @@ impl FleetService for Service {
         let seen = Seen { method: "DrainAgent", name: m.agent, script: m.reason, ..Seen::default() };
         self.0.answer(seen, &metadata).await?;
         let views = self.0.agents.lock().unwrap().clone();
-        let over = views.last().is_some_and(|v| v.runners == 0);
+        let is_last = views.last().is_some_and(|v| v.runners == 0);
         let views = futures::stream::iter(views.into_iter().map(Ok));
         let stream: Self::DrainAgentStream =
-            if over { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
+            if is_last { Box::pin(views) } else { Box::pin(views.chain(futures::stream::pending())) };
         Ok(Response::new(stream))
     }
 
@@ -320,17 +318,17 @@ impl FleetService for Service {
         Ok(Response::new(ListRunnersResponse { runners }))
     }
 
-    /// Every view there is; then the end when the last is a runner's end, else nothing more.
+    /// Sends every view; ends after one of an ended runner, else stays open.
     async fn watch_runners(
         &self,
         _: Request<WatchRunnersRequest>,
     ) -> Result<Response<Self::WatchRunnersStream>, Status> {
         let views = self.0.views.lock().unwrap().clone();
-        let over = views.last().and_then(|v| v.runner.as_ref()).is_some_and(|r| r.end.is_some());
+        let is_last = views.last().and_then(|v| v.runner.as_ref()).is_some_and(|r| r.end.is_some());
         let views = futures::stream::iter(views.into_iter().map(Ok));
         let mut stops = self.0.stops.subscribe();
         let stopped = async move { stops.changed().await };
-        let stream: Self::WatchRunnersStream = if over {
+        let stream: Self::WatchRunnersStream = if is_last {
             Box::pin(views)
         } else {
             Box::pin(views.chain(futures::stream::pending()).take_until(stopped))

@@ -1,4 +1,4 @@
-//! From the kernel's hand to a root file system with everything mounted.
+//! The boot from the initial RAM disk to a root file system with everything mounted.
 
 use std::{
     ffi::CString,
@@ -17,92 +17,92 @@ use nix::{
 };
 
 use super::{
-    log::{self, fault, mark},
+    log::{self, error, step},
     uevent::Uevents,
 };
 use crate::cmdline::Cmdline;
 
-/// The initial RAM disk's modules, in files named so that their order is the order of their needs.
+/// Directories of the initial RAM disk. The files' names sort in the order in which the modules must be loaded.
 const EARLY_MODULES: &str = "/modules/early";
-const LATE_MODULES: &str = "/modules/late";
+const DEFERRED_MODULES: &str = "/modules/late";
 const DISK: &str = "/dev/vda";
 const DISK_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What the rest of the boot goes on with.
+/// What the rest of the boot needs.
 pub(super) struct Booted {
     pub(super) cmdline: Cmdline,
-    /// Open since before the root was moved, in their order.
-    pub(super) late_modules: Vec<(String, File)>,
+    /// In loading order. Opened before the root was moved, because their paths end with the initial RAM disk.
+    pub(super) deferred_modules: Vec<(String, File)>,
     pub(super) uevents: Uevents,
 }
 
-/// Loads what the disk needs, mounts it, and moves there. An error is a sentence.
+/// Loads the modules that the disk needs, mounts the disk, and makes it the root. The error is the reason.
 pub(super) fn boot() -> Result<Booted, String> {
     mount_one(&Mount { what: "dev", at: "/dev", kind: "devtmpfs", flags: MsFlags::MS_NOSUID, data: "" })?;
     log::open();
-    mark("first process");
-    let uevents = Uevents::open().map_err(|e| format!("device events cannot be listened to: {e}"))?;
+    step("first process started");
+    let uevents = Uevents::open().map_err(|e| format!("opening the socket for device events failed: {e}"))?;
     for (name, file) in modules(Path::new(EARLY_MODULES))? {
         load(&name, &file);
     }
-    mark("early modules loaded");
+    step("early modules loaded");
     await_disk(&uevents)?;
     mount(Some(DISK), "/root", Some("ext4"), MsFlags::MS_NOATIME, Some("noinit_itable,nodiscard,nobarrier"))
-        .map_err(|e| format!("the root file system on {DISK} (ext4) cannot be mounted: {e}"))?;
-    mark("root mounted");
-    let late_modules = modules(Path::new(LATE_MODULES))?;
+        .map_err(|e| format!("mounting the root file system on {DISK} (ext4) failed: {e}"))?;
+    step("root mounted");
+    let deferred_modules = modules(Path::new(DEFERRED_MODULES))?;
     free_initrd();
     move_root()?;
-    let cmdline = rest_of_mounts()?;
-    mark("everything mounted");
-    Ok(Booted { cmdline, late_modules, uevents })
+    let cmdline = mount_the_rest()?;
+    step("everything mounted");
+    Ok(Booted { cmdline, deferred_modules, uevents })
 }
 
-/// Loads a module; one that is built in or has no device is no reason to stop.
+/// Loads a module. A failure is only logged: the module may be built in, or the guest may not have its device.
 pub(super) fn load(name: &str, file: &File) {
     match finit_module(file, &CString::default(), ModuleInitFlags::empty()) {
         Ok(()) | Err(Errno::EEXIST) => {}
-        Err(e) => fault(&format!("kernel module {name} was not loaded: {e}")),
+        Err(e) => error(&format!("loading the kernel module {name} failed: {e}")),
     }
 }
 
 fn modules(dir: &Path) -> Result<Vec<(String, File)>, String> {
-    let words = |e: io::Error| format!("the initial RAM disk's {} cannot be read: {e}", dir.display());
+    let failed = |e: io::Error| format!("reading {} of the initial RAM disk failed: {e}", dir.display());
     let mut paths = fs::read_dir(dir)
-        .map_err(words)?
+        .map_err(failed)?
         .map(|entry| Ok(entry?.path()))
         .collect::<io::Result<Vec<PathBuf>>>()
-        .map_err(words)?;
+        .map_err(failed)?;
     paths.sort();
     let open = |path: PathBuf| {
-        let file = File::open(&path).map_err(words)?;
+        let file = File::open(&path).map_err(failed)?;
         Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), file))
     };
     paths.into_iter().map(open).collect()
 }
 
 fn await_disk(uevents: &Uevents) -> Result<(), String> {
-    let words = |e: Errno| format!("the disk {DISK} did not appear within {DISK_DEADLINE:?}: {e}");
-    uevents.deadline(Some(DISK_DEADLINE)).map_err(words)?;
+    let failed = |e: Errno| format!("the disk {DISK} did not appear within {DISK_DEADLINE:?}: {e}");
+    uevents.set_timeout(Some(DISK_DEADLINE)).map_err(failed)?;
     while !Path::new(DISK).exists() {
-        uevents.next().map_err(words)?;
+        uevents.next().map_err(failed)?;
     }
-    uevents.deadline(None).map_err(words)
+    uevents.set_timeout(None).map_err(failed)
 }
 
-/// Gives the initial RAM disk's memory back; what cannot be removed just stays in memory.
+/// Frees the memory of the initial RAM disk. A file that cannot be removed stays in memory, which does no harm.
 fn free_initrd() {
     let _ = fs::remove_dir_all("/modules");
     let _ = fs::remove_file("/init");
 }
 
 fn move_root() -> Result<(), String> {
-    let words = |e: Errno| format!("the root cannot be moved to the disk: {e}");
-    mount(Some("/dev"), "/root/dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(words)?;
-    chdir("/root").map_err(words)?;
-    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(words)?;
-    chroot(".").map_err(words)?;
-    chdir("/").map_err(words)
+    let failed = |e: Errno| format!("moving the root to the disk failed: {e}");
+    mount(Some("/dev"), "/root/dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(failed)?;
+    chdir("/root").map_err(failed)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(failed)?;
+    chroot(".").map_err(failed)?;
+    chdir("/").map_err(failed)
 }
 
 struct Mount {
@@ -117,21 +117,21 @@ fn mount_one(m: &Mount) -> Result<(), String> {
     match mount(Some(m.what), m.at, Some(m.kind), m.flags, Some(m.data)) {
         // The kernel may have mounted /dev already (CONFIG_DEVTMPFS_MOUNT).
         Ok(()) | Err(Errno::EBUSY) => Ok(()),
-        Err(e) => Err(format!("{} ({}) cannot be mounted: {e}", m.at, m.kind)),
+        Err(e) => Err(format!("mounting {} ({}) failed: {e}", m.at, m.kind)),
     }
 }
 
-fn rest_of_mounts() -> Result<Cmdline, String> {
+fn mount_the_rest() -> Result<Cmdline, String> {
     let hard = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let soft = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount_one(&Mount { what: "proc", at: "/proc", kind: "proc", flags: hard, data: "" })?;
     let text =
-        fs::read_to_string("/proc/cmdline").map_err(|e| format!("/proc/cmdline cannot be read: {e}"))?;
+        fs::read_to_string("/proc/cmdline").map_err(|e| format!("reading /proc/cmdline failed: {e}"))?;
     let cmdline = Cmdline::parse(&text);
     log::set_trace(cmdline.trace);
     mount_one(&Mount { what: "sysfs", at: "/sys", kind: "sysfs", flags: hard, data: "" })?;
     for dir in ["/dev/pts", "/dev/shm"] {
-        fs::create_dir_all(dir).map_err(|e| format!("{dir} cannot be made: {e}"))?;
+        fs::create_dir_all(dir).map_err(|e| format!("creating {dir} failed: {e}"))?;
     }
     mount_one(&Mount {
         what: "devpts",
@@ -150,15 +150,15 @@ fn rest_of_mounts() -> Result<Cmdline, String> {
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
     ] {
-        symlink(to, link).map_err(|e| format!("{link} cannot be made: {e}"))?;
+        symlink(to, link).map_err(|e| format!("creating {link} failed: {e}"))?;
     }
     sethostname(&cmdline.hostname)
-        .map_err(|e| format!("the host name {:?} is refused: {e}", cmdline.hostname))?;
+        .map_err(|e| format!("setting the host name {:?} failed: {e}", cmdline.hostname))?;
     Ok(cmdline)
 }
 
 fn mkdir(path: &str, mode: u32) -> Result<(), String> {
     fs::create_dir(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
-        .map_err(|e| format!("{path} cannot be made: {e}"))
+        .map_err(|e| format!("creating {path} failed: {e}"))
 }

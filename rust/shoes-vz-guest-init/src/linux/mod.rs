@@ -1,7 +1,9 @@
 //! The boot, in order.
 
 mod boot;
-mod late;
+mod children;
+mod deferred;
+mod event;
 mod log;
 mod net;
 mod power;
@@ -16,31 +18,31 @@ use nix::sys::{
 };
 
 use self::{
-    log::{fault, mark},
-    services::Event,
+    event::Event,
+    log::{error, step},
 };
-use crate::control::Wish;
+use crate::control::PowerAction;
 
-/// Boots the guest and looks after it until it ends; does not return.
+/// Boots the guest and runs its services until it ends. Does not return.
 pub(crate) fn run() {
     if std::process::id() != 1 {
-        eprintln!("shoes-vz-guest-init is a guest's first process (pid 1); it does nothing as any other");
+        eprintln!("shoes-vz-guest-init must be the first process of a guest (pid 1)");
         std::process::exit(2);
     }
     let booted = match boot::boot() {
         Ok(booted) => booted,
         Err(e) => {
-            fault(&format!("the guest cannot start: {e}"));
-            power::now(Wish::PowerOff)
+            error(&format!("the guest cannot start: {e}"));
+            power::end_now(PowerAction::PowerOff)
         }
     };
     let (events, inbox) = mpsc::channel();
-    net::loopback_up().unwrap_or_else(|e| fault(&e));
-    mark("lo is up");
-    // The threads come before any signal is blocked here: what they start inherits their mask.
+    net::loopback_up().unwrap_or_else(|e| error(&e));
+    step("lo is up");
+    // Before any signal is blocked here: a process that these threads start inherits their signal mask.
     services::spawn(events.clone(), inbox, booted);
     if let Err(e) = set_cad_enabled(false) {
-        fault(&format!("ctrl-alt-del cannot be turned into a signal: {e}"));
+        error(&format!("turning ctrl-alt-del into a signal failed: {e}"));
     }
     signals(&events)
 }
@@ -52,20 +54,20 @@ fn signals(events: &mpsc::Sender<Event>) -> ! {
         set.add(signal);
     }
     if let Err(e) = set.thread_block() {
-        fault(&format!("signals cannot be waited for: {e}"));
+        error(&format!("blocking signals failed: {e}"));
     }
     loop {
-        let wish = match set.wait() {
-            Ok(Signal::SIGINT) => Wish::Reboot,
-            Ok(_) => Wish::PowerOff,
+        let action = match set.wait() {
+            Ok(Signal::SIGINT) => PowerAction::Reboot,
+            Ok(_) => PowerAction::PowerOff,
             Err(e) => {
-                fault(&format!("waiting for signals failed, only the control pipe ends this guest: {e}"));
+                error(&format!("waiting for signals failed; only the control pipe can end this guest: {e}"));
                 std::thread::park();
                 continue;
             }
         };
-        if events.send(Event::End(wish)).is_err() {
-            power::now(wish);
+        if events.send(Event::End(action)).is_err() {
+            power::end_now(action);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `lo`, which sshd and the guest agent need at once, and `eth0`, which can wait.
+//! `lo`, which sshd and the guest agent need at once, and `eth0`, which is brought up later.
 
 use std::{fs, net::Ipv4Addr, os::fd::AsRawFd};
 
@@ -19,22 +19,22 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// Brings `lo` up; the kernel adds 127.0.0.1 and ::1 itself.
 pub(super) fn loopback_up() -> Result<(), String> {
     // The first interface of every network namespace.
-    ask(&rtnetlink::link_up(1)).map_err(|e| format!("lo cannot be brought up: {e}"))
+    ask(&rtnetlink::link_up(1)).map_err(|e| format!("bringing lo up failed: {e}"))
 }
 
 /// Brings `eth0` up with the address QEMU's network gives every guest.
 pub(super) fn ethernet_up() -> Result<(), String> {
     let path = "/sys/class/net/eth0/ifindex";
-    let text =
-        fs::read_to_string(path).map_err(|e| format!("there is no network device eth0 ({path}: {e})"))?;
-    let index = text.trim().parse().map_err(|e| format!("{path} holds no number: {e}"))?;
+    let text = fs::read_to_string(path)
+        .map_err(|e| format!("the network device eth0 was not found ({path}: {e})"))?;
+    let index = text.trim().parse().map_err(|e| format!("{path} does not hold a number: {e}"))?;
     let steps = [
-        ("its address", rtnetlink::address(index, ADDRESS, PREFIX)),
-        ("being up", rtnetlink::link_up(index)),
-        ("its default route", rtnetlink::default_route(index, GATEWAY)),
+        ("setting the address of eth0", rtnetlink::address(index, ADDRESS, PREFIX)),
+        ("bringing eth0 up", rtnetlink::link_up(index)),
+        ("setting the default route of eth0", rtnetlink::default_route(index, GATEWAY)),
     ];
     for (what, request) in steps {
-        ask(&request).map_err(|e| format!("eth0 was refused {what}: {e}"))?;
+        ask(&request).map_err(|e| format!("{what} failed: {e}"))?;
     }
     Ok(())
 }

@@ -8,16 +8,16 @@ use nix::{
     unistd::sync,
 };
 
-use super::log::fault;
-use crate::control::Wish;
+use super::log::error;
+use crate::control::PowerAction;
 
-/// Ends the guest at once; the processes are assumed to be gone or not to matter.
-pub(super) fn now(wish: Wish) -> ! {
-    if wish == Wish::Panic {
+/// Ends the guest at once, whatever processes it still has.
+pub(super) fn end_now(action: PowerAction) -> ! {
+    if action == PowerAction::Panic {
         panic_kernel();
     }
     sync();
-    // Fails while something still writes; the sync before has done what can be done then.
+    // Fails while a process still writes; then the sync above is all that can be done.
     let _ = mount(
         None::<&str>,
         "/",
@@ -25,13 +25,13 @@ pub(super) fn now(wish: Wish) -> ! {
         MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOATIME,
         None::<&str>,
     );
-    let mode = match wish {
-        Wish::PowerOff => RebootMode::RB_POWER_OFF,
-        Wish::Reboot | Wish::Panic => RebootMode::RB_AUTOBOOT,
+    let mode = match action {
+        PowerAction::PowerOff => RebootMode::RB_POWER_OFF,
+        PowerAction::Reboot | PowerAction::Panic => RebootMode::RB_AUTOBOOT,
     };
     let Err(e) = reboot(mode);
-    fault(&format!("the guest cannot end itself ({mode:?}): {e}"));
-    // The kernel panics when its first process ends, and the host sees that.
+    error(&format!("ending the guest failed ({mode:?}): {e}"));
+    // The kernel panics when its first process exits, and the host sees that.
     std::process::exit(1)
 }
 
@@ -39,6 +39,6 @@ fn panic_kernel() {
     if let Err(e) =
         fs::write("/proc/sys/kernel/sysrq", "1").and_then(|()| fs::write("/proc/sysrq-trigger", "c"))
     {
-        fault(&format!("the kernel cannot be made to panic: {e}"));
+        error(&format!("making the kernel panic failed: {e}"));
     }
 }

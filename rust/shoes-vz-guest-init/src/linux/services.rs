@@ -1,4 +1,4 @@
-//! What runs for as long as the guest does: one owner thread for sshd, the guest agent and the guest's end.
+//! What runs as long as the guest does: one owner thread for sshd, the guest agent and the end of the guest.
 //!
 //! ```text
 //!  reaper ──Exited, NoChildren─┐
@@ -7,130 +7,73 @@
 //!  control pipe, signals ─End─┘
 //! ```
 
-mod ears;
 mod personalize;
 mod standby;
+mod watchers;
 
 use std::{
     fs::File,
     os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    process::{Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
-    sys::{
-        signal::{Signal, kill},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
+use self::standby::Standby;
 use super::{
     boot::Booted,
-    late,
-    log::{fault, mark},
+    children::{NOTIFY, Spawner, guest_agent, reap, sshd},
+    deferred,
+    event::{Event, Reply},
+    log::{error, step},
     power,
 };
-use crate::control::Wish;
+use crate::control::PowerAction;
 
-const RUNNER: u32 = 1000;
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const NOTIFY: &str = "/run/guest-init.notify";
-/// A guest without a guest channel gets its guest agent all the same.
+/// After this the guest agent is started even if the guest has no guest channel.
 const PORT_DEADLINE: Duration = Duration::from_secs(2);
-/// An sshd that does not tell when it listens holds the late part of the boot up no longer than this.
+/// After this the deferred part of the boot runs even if sshd has not reported that it listens.
 const SSHD_DEADLINE: Duration = Duration::from_secs(5);
-/// Between asking every process to end and ending them.
+/// Between asking every process to end and killing them.
 const GRACE: Duration = Duration::from_secs(3);
 const RESTART_FIRST: Duration = Duration::from_millis(50);
 const RESTART_LONGEST: Duration = Duration::from_secs(5);
-/// A service that ran this long is restarted at once.
+/// After a service has run this long, its back-off starts over.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// What the owner acts on.
-pub(super) enum Event {
-    /// A child is gone.
-    Exited(Pid, String),
-    /// The last child is gone.
-    NoChildren,
-    /// The guest channel's device can be opened by the guest agent.
-    PortReady,
-    /// sshd accepts connections.
-    SshdListens,
-    /// A program to be run once, by name.
-    RunOnce(&'static str, Command),
-    /// An sshd is to be got ready, to the point where it would read its host key.
-    Prepare(Answer),
-    /// It waits there; whoever writes to this lets it go on.
-    Gate(File),
-    /// There is a new host key: sshd is to be another one, with that key.
-    NewHostKey(Answer),
-    /// The guest is to end.
-    End(Wish),
-}
-
-/// For whoever asked: nothing, or why it was not done.
-pub(super) type Answer = mpsc::Sender<Result<(), String>>;
-
-/// Starts the owner and its ears; they inherit the caller's signal mask.
+/// Starts the owner and its watchers, which inherit the caller's signal mask.
 pub(super) fn spawn(events: mpsc::Sender<Event>, inbox: mpsc::Receiver<Event>, booted: Booted) {
-    let fork = Arc::new(Mutex::new(()));
-    let (children, spawned) = mpsc::channel();
-    let ready = ears::sshd_ready(NOTIFY, events.clone());
+    let (spawner, spawned) = Spawner::new();
+    let ready = watchers::sshd_ready(NOTIFY, events.clone());
     let mut owner = Owner {
         events: events.clone(),
-        fork: Arc::clone(&fork),
-        children,
+        spawner: spawner.clone(),
         sshd: Service::new("sshd", sshd),
         agent: Service::new("guest agent", guest_agent),
         once: Vec::new(),
-        late_modules: Some(booted.late_modules),
-        standby: None,
-        prepared: None,
-        changing: None,
+        deferred_modules: Some(booted.deferred_modules),
+        standby: Standby::default(),
         agent_at: Some(Instant::now() + PORT_DEADLINE),
-        late_at: Some(Instant::now() + SSHD_DEADLINE),
+        deferred_at: Some(Instant::now() + SSHD_DEADLINE),
         ending: None,
     };
     if let Err(e) = ready {
-        fault(&format!("sshd's readiness cannot be heard: {e}"));
+        error(&format!("receiving sshd's readiness failed: {e}"));
     }
-    // sshd first: it has the longest way to go.
+    // sshd first: it takes the longest to start.
     owner.start_sshd();
-    ears::ports(booted.uevents, events.clone());
-    ears::control(booted.cmdline.test, events.clone());
-    personalize::listen(&owner.spawner(), &events);
-    thread::spawn(move || reap(&fork, &spawned, &events));
+    watchers::ports(booted.uevents, events.clone());
+    watchers::control(booted.cmdline.test, events.clone());
+    personalize::listen(&spawner, &events);
+    thread::spawn(move || reap(&spawner, &spawned, &events));
     thread::spawn(move || owner.run(&inbox));
-}
-
-fn sshd() -> Command {
-    let mut command = Command::new("/usr/sbin/sshd");
-    // -e: complaints go to the console. -r: no second loading of the program for each connection.
-    command.args(["-D", "-e", "-r"]).env_clear().env("PATH", PATH).env("NOTIFY_SOCKET", NOTIFY);
-    command
-}
-
-fn guest_agent() -> Command {
-    let mut command = Command::new("/usr/local/bin/shoes-vz-runner-agent");
-    command
-        .env_clear()
-        .envs([
-            ("PATH", PATH),
-            ("HOME", "/home/runner"),
-            ("USER", "runner"),
-            ("LOGNAME", "runner"),
-            ("SHELL", "/bin/bash"),
-            ("LANG", "C.UTF-8"),
-        ])
-        .current_dir("/home/runner")
-        .uid(RUNNER)
-        .gid(RUNNER);
-    command
 }
 
 struct Service {
@@ -146,7 +89,21 @@ impl Service {
         Self { name, command, running: None, restart_at: None, back_off: RESTART_FIRST }
     }
 
-    /// The child is gone: when to start it again.
+    fn pid(&self) -> Option<Pid> {
+        self.running.map(|(pid, _)| pid)
+    }
+
+    /// To be called with the outcome of each start.
+    fn started(&mut self, started: Option<Pid>) {
+        let now = Instant::now();
+        self.restart_at = None;
+        match started {
+            Some(pid) => self.running = Some((pid, now)),
+            None => self.exited(now),
+        }
+    }
+
+    /// Sets when to start it again.
     fn exited(&mut self, now: Instant) {
         let ran = self.running.take().map_or(Duration::ZERO, |(_, since)| now - since);
         if ran >= STEADY {
@@ -159,23 +116,15 @@ impl Service {
 
 struct Owner {
     events: mpsc::Sender<Event>,
-    /// Held while a child is made, so that the reaper cannot take one `Command` still waits for.
-    fork: Arc<Mutex<()>>,
-    /// Tells the reaper that there are children again.
-    children: mpsc::Sender<()>,
+    spawner: Spawner,
     sshd: Service,
     agent: Service,
     once: Vec<(Pid, &'static str)>,
-    late_modules: Option<Vec<(String, File)>>,
-    /// An sshd that waits for its host key, and how to let it go on.
-    standby: Option<(Pid, Option<File>)>,
-    /// Who asked for it.
-    prepared: Option<Answer>,
-    /// Who waits for sshd to be another one.
-    changing: Option<Answer>,
+    deferred_modules: Option<Vec<(String, File)>>,
+    standby: Standby,
     agent_at: Option<Instant>,
-    late_at: Option<Instant>,
-    ending: Option<(Wish, Signal, Instant)>,
+    deferred_at: Option<Instant>,
+    ending: Option<(PowerAction, Signal, Instant)>,
 }
 
 impl Owner {
@@ -187,9 +136,9 @@ impl Owner {
             };
             match received {
                 Ok(event) => self.handle(event),
-                Err(mpsc::RecvTimeoutError::Timeout) => self.due(Instant::now()),
-                // Cannot be: the owner holds a sender itself.
-                Err(mpsc::RecvTimeoutError::Disconnected) => power::now(Wish::PowerOff),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.handle_deadlines(Instant::now()),
+                // Cannot happen: the owner holds a sender.
+                Err(mpsc::RecvTimeoutError::Disconnected) => power::end_now(PowerAction::PowerOff),
             }
         }
     }
@@ -198,41 +147,48 @@ impl Owner {
         if let Some((_, _, at)) = self.ending {
             return Some(at);
         }
-        [self.sshd.restart_at, self.agent.restart_at, self.agent_at, self.late_at].into_iter().flatten().min()
+        [self.sshd.restart_at, self.agent.restart_at, self.agent_at, self.deferred_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn handle(&mut self, event: Event) {
         match event {
             Event::Exited(pid, how) => self.exited(pid, &how),
             Event::NoChildren => {
-                if let Some((wish, ..)) = self.ending {
-                    power::now(wish);
+                if let Some((action, ..)) = self.ending {
+                    power::end_now(action);
                 }
             }
             Event::PortReady => self.start_agent_first(),
             Event::SshdListens => {
-                mark("sshd listens");
-                self.changed();
-                self.start_late();
+                step("sshd listens");
+                self.standby.sshd_listens();
+                self.start_deferred();
             }
             Event::RunOnce(name, command) => {
                 if let Some(pid) = self.start(name, command) {
                     self.once.push((pid, name));
                 }
             }
-            Event::Prepare(answer) => self.prepare(answer),
-            Event::Gate(gate) => self.at_the_gate(gate),
-            Event::NewHostKey(answer) => self.change_sshd(answer),
-            Event::End(wish) => self.end(wish),
+            Event::PrepareSshd(reply) => self.prepare_sshd(reply),
+            Event::SshdAtGate(gate) => self.standby.at_gate(gate),
+            Event::ReplaceSshd(reply) => {
+                if self.standby.replace(self.sshd.pid(), reply) {
+                    self.start_next_sshd();
+                }
+            }
+            Event::End(action) => self.end(action),
         }
     }
 
-    fn due(&mut self, now: Instant) {
-        if let Some((wish, signal, _)) = self.ending {
+    fn handle_deadlines(&mut self, now: Instant) {
+        if let Some((action, signal, _)) = self.ending {
             if signal == Signal::SIGKILL {
-                power::now(wish);
+                power::end_now(action);
             }
-            self.signal_all(wish, Signal::SIGKILL);
+            self.signal_all(action, Signal::SIGKILL);
             return;
         }
         let past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
@@ -243,32 +199,34 @@ impl Owner {
             self.start_agent();
         }
         if past(self.agent_at) {
-            fault("there is no guest channel (virtio-serial port); the guest agent starts without one");
+            error(
+                "this guest has no guest channel (virtio-serial port); starting the guest agent without one",
+            );
             self.start_agent_first();
         }
-        if past(self.late_at) {
-            self.start_late();
+        if past(self.deferred_at) {
+            self.start_deferred();
         }
     }
 
     fn exited(&mut self, pid: Pid, how: &str) {
         if let Some(at) = self.once.iter().position(|(once, _)| *once == pid) {
             let (_, name) = self.once.swap_remove(at);
-            mark(&format!("{name} is done: {how}"));
+            step(&format!("{name} is done: {how}"));
             return;
         }
-        if self.is_changing(pid) {
-            return self.let_the_next_one_go_on();
+        if self.standby.is_replacing() && self.sshd.pid() == Some(pid) {
+            return self.start_next_sshd();
         }
-        if self.standby_is_gone(pid, how) {
+        if self.standby.exited(pid, how) {
             return;
         }
         let now = Instant::now();
         for service in [&mut self.sshd, &mut self.agent] {
-            if service.running.is_some_and(|(running, _)| running == pid) {
+            if service.pid() == Some(pid) {
                 service.exited(now);
                 if self.ending.is_none() {
-                    fault(&format!("{} ended ({how}) and is started again", service.name));
+                    error(&format!("{} ended ({how}); restarting it", service.name));
                 }
             }
         }
@@ -276,7 +234,23 @@ impl Owner {
 
     fn start_sshd(&mut self) {
         let started = self.start(self.sshd.name, (self.sshd.command)());
-        Self::note(&mut self.sshd, started);
+        self.sshd.started(started);
+    }
+
+    fn prepare_sshd(&mut self, reply: Reply) {
+        if let Some(reply) = self.standby.prepare(reply) {
+            let started = self.start("standby sshd", standby::command());
+            self.standby.started(started, reply, &self.events);
+        }
+    }
+
+    /// The place of the old sshd is free.
+    fn start_next_sshd(&mut self) {
+        self.sshd.running = None;
+        match self.standby.open_gate() {
+            Some(pid) => self.sshd.started(Some(pid)),
+            None => self.start_sshd(),
+        }
     }
 
     fn start_agent_first(&mut self) {
@@ -287,16 +261,7 @@ impl Owner {
 
     fn start_agent(&mut self) {
         let started = self.start(self.agent.name, (self.agent.command)());
-        Self::note(&mut self.agent, started);
-    }
-
-    fn note(service: &mut Service, started: Option<Pid>) {
-        let now = Instant::now();
-        service.restart_at = None;
-        match started {
-            Some(pid) => service.running = Some((pid, now)),
-            None => service.exited(now),
-        }
+        self.agent.started(started);
     }
 
     fn start(&self, name: &str, mut command: Command) -> Option<Pid> {
@@ -307,98 +272,45 @@ impl Owner {
             }
             command.stderr(console);
         }
-        match self.spawner().spawn(command.process_group(0)) {
+        match self.spawner.spawn(command.process_group(0)) {
             Ok(child) => {
-                mark(&format!("{name} started"));
+                step(&format!("{name} started"));
                 i32::try_from(child.id()).ok().map(Pid::from_raw)
             }
             Err(e) => {
-                fault(&format!("{name} cannot be started ({}): {e}", command.get_program().display()));
+                error(&format!("starting {name} ({}) failed: {e}", command.get_program().display()));
                 None
             }
         }
     }
 
-    fn spawner(&self) -> Spawner {
-        Spawner { fork: Arc::clone(&self.fork), children: self.children.clone() }
-    }
-
-    fn start_late(&mut self) {
-        self.late_at = None;
-        if let Some(modules) = self.late_modules.take() {
+    fn start_deferred(&mut self) {
+        self.deferred_at = None;
+        if let Some(modules) = self.deferred_modules.take() {
             let events = self.events.clone();
-            thread::spawn(move || late::run(&modules, &events));
+            thread::spawn(move || deferred::run(&modules, &events));
         }
     }
 
-    fn end(&mut self, wish: Wish) {
-        if wish == Wish::Panic {
-            power::now(wish);
+    fn end(&mut self, action: PowerAction) {
+        if action == PowerAction::Panic {
+            power::end_now(action);
         }
         if self.ending.is_none() {
-            mark(&format!("the guest ends: {wish:?}"));
-            self.signal_all(wish, Signal::SIGTERM);
+            step(&format!("ending the guest: {action:?}"));
+            self.signal_all(action, Signal::SIGTERM);
         }
     }
 
-    fn signal_all(&mut self, wish: Wish, signal: Signal) {
-        self.ending = Some((wish, signal, Instant::now() + GRACE));
+    fn signal_all(&mut self, action: PowerAction, signal: Signal) {
+        self.ending = Some((action, signal, Instant::now() + GRACE));
         match kill(Pid::from_raw(-1), signal) {
-            // ESRCH: nobody is left to be told.
+            // ESRCH: no process is left.
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(e) => fault(&format!("processes cannot be sent {signal}: {e}")),
+            Err(e) => error(&format!("sending {signal} to all processes failed: {e}")),
         }
-        // Makes the reaper look again and say so when there is no child.
-        let _ = self.children.send(());
+        self.spawner.wake_reaper();
     }
-}
-
-/// Makes children that are the reaper's to collect.
-#[derive(Clone)]
-struct Spawner {
-    fork: Arc<Mutex<()>>,
-    children: mpsc::Sender<()>,
-}
-
-impl Spawner {
-    fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
-        let making = lock(&self.fork);
-        let made = command.spawn();
-        drop(making);
-        // The reaper is gone only when this process is.
-        let _ = self.children.send(());
-        made
-    }
-}
-
-fn reap(fork: &Mutex<()>, spawned: &mpsc::Receiver<()>, events: &mpsc::Sender<Event>) {
-    loop {
-        match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-            Ok(_) => {
-                let _no_child_is_being_made = lock(fork);
-                while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-                    let (pid, how) = match status {
-                        WaitStatus::Exited(pid, code) => (pid, format!("exit code {code}")),
-                        WaitStatus::Signaled(pid, signal, _) => (pid, format!("ended by {signal}")),
-                        _ => break,
-                    };
-                    let _ = events.send(Event::Exited(pid, how));
-                }
-            }
-            Err(Errno::ECHILD) => {
-                let _ = events.send(Event::NoChildren);
-                if spawned.recv().is_err() {
-                    return;
-                }
-            }
-            Err(Errno::EINTR) => {}
-            Err(e) => return fault(&format!("children cannot be waited for: {e}")),
-        }
-    }
-}
-
-fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

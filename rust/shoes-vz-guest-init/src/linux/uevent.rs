@@ -1,4 +1,4 @@
-//! The kernel's device events: waiting for a device without looking again and again.
+//! The kernel's device events, to wait for a device without polling.
 
 use std::{
     os::fd::{AsRawFd, OwnedFd},
@@ -13,11 +13,11 @@ use nix::sys::{
     time::TimeVal,
 };
 
-/// An open ear; events since its opening are kept.
+/// A socket that receives device events. The kernel queues those since its opening.
 pub(super) struct Uevents(OwnedFd);
 
 impl Uevents {
-    /// Opens it. Look for the device *after* this: an event in between is then not lost.
+    /// Look for the device *after* this: an event between the two is then not lost.
     pub(super) fn open() -> nix::Result<Self> {
         let fd = socket(
             AddressFamily::Netlink,
@@ -29,13 +29,13 @@ impl Uevents {
         Ok(Self(fd))
     }
 
-    /// How long [`Self::next`] waits at most.
-    pub(super) fn deadline(&self, deadline: Option<Duration>) -> nix::Result<()> {
-        let seconds = deadline.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+    /// How long [`Self::next`] waits at most; `None`: without limit.
+    pub(super) fn set_timeout(&self, timeout: Option<Duration>) -> nix::Result<()> {
+        let seconds = timeout.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
         setsockopt(&self.0, ReceiveTimeout, &TimeVal::new(seconds, 0))
     }
 
-    /// Waits for the next event and gives its first line, e.g. `add@/devices/…/block/vda`.
+    /// Waits for the next event and returns its first line, e.g. `add@/devices/…/block/vda`; "" when events were lost.
     pub(super) fn next(&self) -> nix::Result<String> {
         let mut buffer = [0; 8192];
         loop {
@@ -44,7 +44,7 @@ impl Uevents {
                     let head = buffer[..n].split(|b| *b == 0).next().unwrap_or_default();
                     return Ok(String::from_utf8_lossy(head).into_owned());
                 }
-                // Too many events at once: some are lost, so whoever waits must look for itself.
+                // Too many events at once: some are lost, so the caller must look for the device.
                 Err(nix::errno::Errno::ENOBUFS) => return Ok(String::new()),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(e) => return Err(e),

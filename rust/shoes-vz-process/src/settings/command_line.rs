@@ -1,4 +1,4 @@
-//! The command line: Go's single dash does as well as two, and every unknown flag is reported at once.
+//! The command line: a single dash works as well as two, as with Go's flags, and every unknown flag is reported at once.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,7 +12,11 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::Mistakes;
+use super::table::Mistakes;
+use crate::log;
+
+/// Exit code of a program that was used wrongly: flags, environment, configuration file.
+pub const USAGE: u8 = 2;
 
 /// [`parse`], into a type that `clap` derives.
 pub fn read<C: clap::CommandFactory + clap::FromArgMatches>(
@@ -22,14 +26,14 @@ pub fn read<C: clap::CommandFactory + clap::FromArgMatches>(
     Ok((C::from_arg_matches(&matches)?, mistakes))
 }
 
-/// What `command` makes of `args` (with the program's name), and the mistakes so far: each flag that it does not have.
+/// Parses `args` (with the program's name), and lists each flag that `command` does not have as a mistake.
 ///
-/// The error is `clap`'s own: `--help`, `--version`, or the one mistake that keeps it from reading on.
+/// The error is `clap`'s: `--help`, `--version`, or a mistake after which it cannot continue.
 pub fn parse(
     mut command: Command,
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<(ArgMatches, Mistakes), clap::Error> {
-    // So that flags of a parent are known below it.
+    // So that the flags of a parent are known to its subcommands.
     command.build();
     let mut args = two_dashes(&command, args);
     let mut mistakes = Mistakes::default();
@@ -46,7 +50,7 @@ pub fn parse(
         };
         let removed = args.remove(at);
         if !removed.as_bytes().starts_with(b"--") {
-            // A stray word: where one is, the flags around it may be its remains, so say no more.
+            // A stray argument may be the value of an unknown flag, so further mistakes would only mislead.
             return Err(with(error, &mistakes));
         }
         mistakes.0.push(first_lines(&error));
@@ -57,21 +61,21 @@ pub fn parse(
     }
 }
 
-/// Prints what `clap` has to say: help and version, which were asked for, to stdout; a mistake to stderr. Gives the exit
-/// code: 0 for the first two, unless they cannot be printed (a reader that has had enough is no failure), 2 for a mistake.
+/// Prints `clap`'s output: help and version, which were asked for, to stdout; a mistake to stderr. Returns the exit code: 0
+/// for the first two, unless printing them failed (a reader that has closed the pipe is not a failure), 2 for a mistake.
 pub fn explain(error: &clap::Error) -> ExitCode {
     match error.print() {
-        // To stderr, where a line that cannot be written changes nothing.
-        _ if error.use_stderr() => ExitCode::from(crate::USAGE),
+        // A line that cannot be written to stderr changes nothing.
+        _ if error.use_stderr() => ExitCode::from(USAGE),
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            crate::say(format_args!("writing to stdout failed: {e}"));
+            log::say(format_args!("writing to stdout failed: {e}"));
             ExitCode::FAILURE
         }
         Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }
 
-/// `error`, with what was found before it. Flags that nobody knows go before `--help`.
+/// `error`, with the mistakes found before it. An unknown flag is reported even if the command line asks for `--help`.
 fn with(error: clap::Error, before: &Mistakes) -> clap::Error {
     if before.0.is_empty() {
         return error;
@@ -90,7 +94,7 @@ fn unknown(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// Where the argument that `clap` calls `name` is: `--name`, or `--name=value`.
+/// The position of the argument that `clap` calls `name`: `--name`, or `--name=value`.
 fn position(args: &[OsString], name: &str) -> Option<usize> {
     let same = |arg: &OsString| {
         let bytes = arg.as_bytes();
@@ -111,8 +115,8 @@ pub fn first_lines(error: &clap::Error) -> String {
     lines.collect::<Vec<_>>().join("; ")
 }
 
-/// Rewrites `-flag` and `-flag=value` as `--flag`, as far as `command` reads flags: not the value of a flag, nothing after
-/// `--`, and not the arguments of a program that a subcommand runs.
+/// Rewrites `-flag` and `-flag=value` as `--flag`, but only where `command` reads flags: not the value of a flag, nothing
+/// after `--`, and not the arguments of a program that a subcommand runs.
 pub(super) fn two_dashes(command: &Command, args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args = args.into_iter();
     let mut out: Vec<OsString> = args.next().into_iter().collect();
@@ -145,7 +149,7 @@ pub(super) fn two_dashes(command: &Command, args: impl IntoIterator<Item = OsStr
             None => (body, false),
         };
         if name.len() < 2 || !name[0].is_ascii_lowercase() {
-            // `-h`, `-V`, `-1`, `---x`: as they are.
+            // `-h`, `-V`, `-1`, `---x` stay as they are.
             out.push(arg);
             continue;
         }
@@ -167,7 +171,7 @@ fn takes_value(command: &Command, name: &[u8]) -> bool {
         .is_some_and(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set())
 }
 
-/// Whether the last positional seen is the first of a program's own arguments.
+/// Whether the last positional argument begins the command line of a program to run.
 fn runs_a_program(command: &Command, positionals: usize) -> bool {
     command.get_positionals().nth(positionals - 1).is_some_and(clap::Arg::is_trailing_var_arg_set)
 }

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::{CONFIG, Program, Setting};
+use super::table::{CONFIG, Program, Setting};
 
 /// Longest configuration file that is read, in bytes.
 pub(super) const LONGEST: u64 = 1 << 20;
 
-/// What the file says: settings as a flag would have them, and the program's own tables.
+/// The content of the file: settings in the form of flags' values, and the program's tables.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) given: Vec<(&'static Setting, String)>,
@@ -19,7 +19,7 @@ pub(super) fn read(program: &Program, text: &str, path: &Path, mistakes: &mut Ve
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(e) => {
-            // Without the line itself: a file named by mistake may hold a secret.
+            // Does not quote the line: a file named by mistake may hold a secret.
             let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             mistakes.push(format!("{at} is not valid TOML: line {line}: {}", e.message().trim_end()));
             return File::default();
@@ -38,20 +38,19 @@ pub(super) fn read(program: &Program, text: &str, path: &Path, mistakes: &mut Ve
         if setting.name == CONFIG.name {
             mistakes.push(format!("{at}: a configuration file cannot name another one"));
         } else if file.given.iter().any(|(s, _)| s.name == setting.name) {
-            mistakes.push(format!("{at}: {:?} is there twice, with \"-\" and with \"_\"", setting.name));
+            mistakes.push(format!("{at}: {:?} is given twice, with \"-\" and with \"_\"", setting.name));
         } else if let Some(text) = scalar(&value) {
             file.given.push((setting, text));
         } else {
             let kind = value.type_str();
-            mistakes.push(format!(
-                "{at}: {key}: it is a TOML {kind}; a string, a number, true or false is needed"
-            ));
+            mistakes
+                .push(format!("{at}: {key}: it is a TOML {kind}; write a string, a number, true or false"));
         }
     }
     file
 }
 
-/// A TOML value as the text a flag would have; an array of strings as a flag's list.
+/// A TOML value in the form of a flag's value; an array of strings becomes a list with commas.
 pub fn scalar(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),

@@ -1,4 +1,4 @@
-use std::{os::unix::ffi::OsStringExt as _, path::PathBuf, time::Duration};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, time::Duration};
 
 use clap::Parser as _;
 
@@ -10,12 +10,12 @@ static PROGRAM: Program = Program {
     foreign_env: &["SHOESVZ_TEST_ADDR"],
     settings: &[
         Setting::new("listen-addr", "ADDR", "Where to listen").or(":1"),
-        Setting::new("state-dir", "DIR", "Where state is kept").or_else("a place"),
+        Setting::new("state-dir", "DIR", "Where to keep state").or_else("a place"),
         Setting::new("grace", "TIME", "How long to wait").or("30s"),
         Setting::new("room", "SIZE", "How much").or("1GiB"),
         Setting::new("labels", "LABEL,…", "Which labels"),
         Setting::new("token-file", "FILE", "A token").also_env("SHOESVZ_TOKEN_FILE"),
-        Setting::switch("insecure", "Let everyone in"),
+        Setting::switch("insecure", "Accept every caller"),
         CONFIG,
         LOG,
         LOG_FORMAT,
@@ -73,7 +73,7 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn a_flag_goes_before_the_environment_that_before_the_file_and_that_before_the_default() {
+fn a_flag_overrides_the_environment_which_overrides_the_file_which_overrides_the_default() {
     let (_dir, path) =
         file("listen_addr = ':4'\ngrace = '4s'\nroom = 4\ninsecure = true\nlabels = ['a', 'b']\n");
     let path = path.to_str().unwrap();
@@ -101,7 +101,7 @@ fn an_empty_value_counts_as_none() {
 }
 
 #[test]
-fn a_second_variable_is_read_after_the_programs_own() {
+fn a_second_variable_counts_when_the_programs_variable_is_not_set() {
     let both = [("SHOESVZ_TOKEN_FILE", "/theirs"), ("SHOESVZ_TEST_TOKEN_FILE", "/ours")];
     assert_eq!(values(&[], &both).path("token-file"), Some("/ours".into()));
     assert_eq!(values(&[], &both[..1]).path("token-file"), Some("/theirs".into()));
@@ -161,14 +161,14 @@ fn unknown_names_are_refused_in_every_source_and_every_mistake_is_reported_at_on
     ] {
         assert_eq!(all.iter().filter(|m| m.contains(part)).count(), 1, "{part:?}: {all:#?}");
     }
-    // The one mistake more is the file's first log-format.
+    // The twelfth is the value of the file's first log-format.
     assert_eq!(all.len(), 12, "{all:#?}");
     assert!(all[0].contains("similar") && all[0].contains("--listen-addr"), "{}", all[0]);
     assert!(Mistakes(all).to_string().starts_with("12 settings are wrong:\n  - "));
 }
 
 #[test]
-fn a_file_that_is_too_long_or_not_there_or_not_toml_is_a_mistake_that_names_it() {
+fn a_file_that_is_too_long_or_missing_or_not_toml_is_a_mistake_that_names_it() {
     let (_dir, path) = file("x = [");
     for (path, text) in
         [(path.to_str().unwrap(), "not valid TOML"), ("/dev/zero", "larger than"), ("/no/f", "cannot read")]
@@ -179,7 +179,7 @@ fn a_file_that_is_too_long_or_not_there_or_not_toml_is_a_mistake_that_names_it()
 }
 
 #[test]
-fn one_dash_does_as_well_as_two_and_values_and_programs_keep_theirs() {
+fn one_dash_works_as_well_as_two_and_values_and_programs_keep_theirs() {
     let two = |args: &[&str]| {
         use clap::CommandFactory as _;
         let mut command = Cli::command();
@@ -199,12 +199,12 @@ fn one_dash_does_as_well_as_two_and_values_and_programs_keep_theirs() {
 }
 
 #[test]
-fn the_help_names_default_and_variable_and_the_first_wrong_word_is_clap_s() {
+fn the_help_names_default_and_variable_and_an_unknown_flag_is_reported_even_with_help() {
     use clap::CommandFactory as _;
     Cli::command().debug_assert();
     let help = Cli::command().render_long_help().to_string();
     assert!(help.contains("Where to listen [default: :1] [env: SHOESVZ_TEST_LISTEN_ADDR]"), "{help}");
-    assert!(help.contains("Where state is kept [default: a place]"), "{help}");
+    assert!(help.contains("Where to keep state [default: a place]"), "{help}");
     assert!(help.contains("[env: SHOESVZ_TEST_LOG, SHOESVZ_LOG]"), "{help}");
     let error = command_line::parse(Cli::command(), os(&["-colour", "red", "exec"])).unwrap_err().to_string();
     assert!(error.contains("--colour") && error.contains("required"), "{error}");

@@ -1,4 +1,4 @@
-//! Values, where each comes from, and what is wrong with them.
+//! The values of a program's settings, the origin of each, and their mistakes.
 
 use std::{
     collections::BTreeMap,
@@ -9,15 +9,17 @@ use std::{
     time::Duration,
 };
 
-use super::{CONFIG, Flags, LOG, LOG_FORMAT, Mistakes, Program, Table, file};
+use super::{
+    file,
+    table::{CONFIG, Flags, LOG, LOG_FORMAT, Mistakes, Program, Table},
+};
 use crate::{files, log, secret::Token, units};
 
-/// What 0 is for a duration.
+/// What a duration of 0 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zero {
-    /// A mistake.
     Refused,
-    /// Something of its own: no limit, or at once.
+    /// A value with a special meaning: no limit, or at once.
     Allowed,
 }
 
@@ -28,21 +30,21 @@ struct Given {
     origin: String,
 }
 
-/// The values of a program's settings. Each method that reads one notes a mistake and gives `None` when the value cannot
-/// be understood; [`Self::finish`] reports all of them.
+/// The values of a program's settings. Each method that reads one records a mistake and returns `None` when the value is
+/// not valid; [`Self::finish`] reports all of them.
 #[derive(Debug)]
 pub struct Values {
     program: &'static Program,
     given: BTreeMap<&'static str, Given>,
     tables: toml::Table,
     config: Option<PathBuf>,
-    /// Whether everything that the file says is known; true without a file.
+    /// Whether the file was read without a mistake; true without a file.
     file_is_whole: bool,
     mistakes: Mistakes,
 }
 
 impl Values {
-    /// Reads every source: `flags`, then `vars` (the process' environment), then the file that they name.
+    /// Reads every source: `flags`, then `vars` (the process' environment), then the file that one of them names.
     pub fn gather<T: Table>(
         flags: &Flags<T>,
         vars: impl IntoIterator<Item = (OsString, OsString)>,
@@ -117,32 +119,31 @@ impl Values {
         self.mistakes.0.len() == before
     }
 
-    /// Whether the file, if one is named, was read without a mistake: else a setting that seems to be missing may be there.
+    /// Whether the file, if one is named, was read without a mistake. If not, a setting that seems to be missing may be in it.
     pub fn file_is_whole(&self) -> bool {
         self.file_is_whole
     }
 
-    /// Where the value of `name` comes from.
+    /// Where the value of `name` was given.
     pub fn origin(&self, name: &str) -> String {
         self.given.get(name).map_or_else(|| format!("--{name}"), |given| given.origin.clone())
     }
 
-    /// Whether `name` was given, anywhere.
     pub fn is_given(&self, name: &str) -> bool {
         self.given.contains_key(name)
     }
 
-    /// Notes a mistake about the value of `name`.
-    pub fn mistake(&mut self, name: &str, why: impl fmt::Display) {
-        self.mistakes.0.push(format!("{}: {why}", self.origin(name)));
+    /// Records a mistake in the value of `name`.
+    pub fn mistake(&mut self, name: &str, reason: impl fmt::Display) {
+        self.mistakes.0.push(format!("{}: {reason}", self.origin(name)));
     }
 
-    /// Notes a mistake that is no one setting's.
-    pub fn mistake_of_all(&mut self, why: impl fmt::Display) {
-        self.mistakes.0.push(why.to_string());
+    /// Records a mistake that does not belong to one setting.
+    pub fn general_mistake(&mut self, reason: impl fmt::Display) {
+        self.mistakes.0.push(reason.to_string());
     }
 
-    /// The value of `name`, else its default, through `parse`. `None` after a mistake, and where there is neither.
+    /// The value of `name`, or its default, through `parse`. `None` after a mistake, and when there is neither.
     pub fn parse<T, E: fmt::Display>(
         &mut self,
         name: &str,
@@ -152,8 +153,8 @@ impl Values {
         let text = match self.given.get(name).map(|given| given.value.to_str().ok_or(&given.value)) {
             Some(Ok(text)) => text,
             Some(Err(value)) => {
-                let why = format!("{value:?} is not valid UTF-8");
-                self.mistake(name, why);
+                let reason = format!("{value:?} is not valid UTF-8");
+                self.mistake(name, reason);
                 return None;
             }
             None if default.is_empty() => return None,
@@ -168,19 +169,17 @@ impl Values {
         }
     }
 
-    /// A text.
     pub fn text(&mut self, name: &str) -> Option<String> {
         self.parse(name, |text| Ok::<_, String>(text.to_owned()))
     }
 
-    /// A path, which need not be UTF-8; the table's default when none was given.
+    /// A path need not be UTF-8. The table's default when none was given.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         let default =
             || self.program.find(name).map(|s| s.default).filter(|d| !d.is_empty()).map(PathBuf::from);
         self.given.get(name).map(|given| PathBuf::from(&given.value)).or_else(default)
     }
 
-    /// A switch.
     pub fn switch(&mut self, name: &str) -> Option<bool> {
         self.parse(name, |text| match text {
             "true" | "1" => Ok(true),
@@ -189,7 +188,6 @@ impl Values {
         })
     }
 
-    /// A duration.
     pub fn duration(&mut self, name: &str, zero: Zero) -> Option<Duration> {
         self.parse(name, |text| match units::duration(text)? {
             Duration::ZERO if zero == Zero::Refused => Err("it must be more than 0".to_owned()),
@@ -197,7 +195,7 @@ impl Values {
         })
     }
 
-    /// A size in bytes.
+    /// In bytes.
     pub fn size(&mut self, name: &str) -> Option<u64> {
         self.parse(name, units::size)
     }
@@ -213,14 +211,13 @@ impl Values {
         Token::read(&path).map_err(|e| self.mistake(name, e)).ok()
     }
 
-    /// How to log.
     pub fn log(&mut self) -> (log::Filter, log::Format) {
         let filter = self.parse(LOG.name, str::parse);
         let format = self.parse(LOG_FORMAT.name, str::parse);
         (filter.unwrap_or_else(log::Filter::info), format.unwrap_or_default())
     }
 
-    /// One of the program's own tables in the file, and the file's path.
+    /// One of the program's tables in the file, and the file's path.
     pub fn table(&mut self, name: &str) -> Option<(toml::Value, PathBuf)> {
         let value = self.tables.remove(name)?;
         Some((value, self.config.clone()?))

@@ -1,6 +1,6 @@
-//! What the runner leaves in its directory: `.runner`, `_diag`.
+//! The files that the runner writes: `.runner`, `_diag`.
 //!
-//! Shapes after actions/runner: `.runner` is `RunnerSettings` as JSON (src/Runner.Common/ConfigurationStore.cs), with a
+//! Their formats are those of actions/runner: `.runner` is `RunnerSettings` as JSON (src/Runner.Common/ConfigurationStore.cs), with a
 //! byte order mark; the worker's log has `Job message:` and the message as indented JSON (src/Runner.Worker/Worker.cs),
 //! then `Job ID <id>` (JobRunner.cs); every entry begins with `[<UTC time> <LEVEL> <source>]`.
 
@@ -16,10 +16,10 @@ use serde_json::Value;
 use shoes_vz_model::guest::JobInfo;
 use shoes_vz_process::files;
 
-/// Job messages hold steps and variables; more of a log is not read.
+/// The part of a log that is read, in bytes: job messages contain steps and variables.
 const MAX_LOG: u64 = 4 << 20;
 
-/// `.runner`, as far as it matters.
+/// The fields of `.runner` that are used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DotRunner {
     /// `agentName`
@@ -28,7 +28,6 @@ pub struct DotRunner {
     pub repository: String,
 }
 
-/// Reads `.runner`'s text.
 pub fn parse_dot_runner(text: &str) -> Option<DotRunner> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -43,7 +42,7 @@ pub fn parse_dot_runner(text: &str) -> Option<DotRunner> {
     Some(DotRunner { name: settings.agent_name, repository })
 }
 
-/// Reads a worker's log, which may still be growing. `None` until it names a job.
+/// Parses a worker's log, which may still be growing. `None` until it names a job.
 pub fn parse_worker_log(text: &str) -> Option<JobInfo> {
     let mut job = JobInfo::default();
     if let Some((_, after)) = text.split_once("Job message:")
@@ -72,23 +71,23 @@ pub fn parse_worker_log(text: &str) -> Option<JobInfo> {
 
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    /// The worker's log and what it says, once that is complete.
+    /// The worker's log and its job, once that is complete.
     job: Option<(PathBuf, JobInfo)>,
-    was_there: bool,
+    has_run: bool,
 }
 
 pub(super) struct Found {
     pub(super) runner: Option<DotRunner>,
     pub(super) job: Option<JobInfo>,
-    pub(super) was_there: bool,
+    pub(super) has_run: bool,
 }
 
 impl Files {
-    pub(super) fn look(&mut self, paths: &[PathBuf], setup_since: Option<SystemTime>, worker: bool) -> Found {
+    pub(super) fn scan(&mut self, paths: &[PathBuf], setup_since: Option<SystemTime>, worker: bool) -> Found {
         let runner = paths.iter().find_map(|path| {
             parse_dot_runner(&files::read_text(&path.join(".runner"), MAX_DOT_RUNNER).ok()?)
         });
-        // Older logs were baked into the image.
+        // Older logs are part of the image.
         let since = setup_since.or_else(booted);
         let logs = |prefix: &str| {
             let mut logs: Vec<(SystemTime, PathBuf)> =
@@ -98,12 +97,12 @@ impl Files {
         };
         let worker_log = logs("Worker_");
         let job = worker_log.as_deref().and_then(|log| self.job(log));
-        if !self.was_there {
-            // Kept once seen: an ephemeral runner cleans up behind itself.
+        if !self.has_run {
+            // Stays true: an ephemeral runner removes its files.
             let listened = || logs("Runner_").is_some_and(|log| read(&log).contains("Listening for Jobs"));
-            self.was_there = worker || worker_log.is_some() || listened();
+            self.has_run = worker || worker_log.is_some() || listened();
         }
-        Found { runner, job, was_there: self.was_there }
+        Found { runner, job, has_run: self.has_run }
     }
 
     fn job(&mut self, log: &Path) -> Option<JobInfo> {
@@ -111,7 +110,7 @@ impl Files {
             Some((known, job)) if known == log => Some(job.clone()),
             _ => {
                 let job = parse_worker_log(&read(log))?;
-                // Without its time the log was still being written.
+                // Without its start time the log is not complete yet.
                 if job.started_at.is_some() {
                     self.job = Some((log.to_owned(), job.clone()));
                 }
@@ -121,7 +120,7 @@ impl Files {
     }
 }
 
-/// Of `.runner`, which is a few lines; the runner's jobs may write to it.
+/// Longest `.runner` that is read, in bytes. It has a few lines, but the runner's jobs may write to it.
 const MAX_DOT_RUNNER: u64 = 256 << 10;
 
 fn logs(diag: &Path, prefix: &str, since: Option<SystemTime>) -> Vec<(SystemTime, PathBuf)> {
@@ -140,7 +139,7 @@ fn logs(diag: &Path, prefix: &str, since: Option<SystemTime>) -> Vec<(SystemTime
 
 fn read(log: &Path) -> String {
     let mut bytes = Vec::new();
-    // Removed or unreadable: says nothing.
+    // A log that was removed or cannot be read counts as empty.
     let _ = fs::File::open(log).and_then(|file| file.take(MAX_LOG).read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn dot_runner_is_read_with_and_without_a_mark_in_front() {
+    fn dot_runner_is_read_with_and_without_a_byte_order_mark() {
         let text = r#"{"agentId":1,"agentName":"r-1","serverUrl":"https://pipelines.x/a","gitHubUrl":"https://github.com/o/r"}"#;
         let expected = DotRunner { name: "r-1".into(), repository: "o/r".into() };
         assert_eq!(parse_dot_runner(text).as_ref(), Some(&expected));
@@ -200,7 +199,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_log_cut_anywhere_says_nothing_wrong(at in 0..LOG.len()) {
+        fn a_log_cut_anywhere_gives_no_wrong_job(at in 0..LOG.len()) {
             let full = parse_worker_log(LOG).unwrap();
             if let Some(cut) = parse_worker_log(&LOG[..at]) {
                 prop_assert!(full.job_id.starts_with(&cut.job_id));
@@ -209,7 +208,7 @@ mod tests {
         }
 
         #[test]
-        fn no_log_is_too_strange(text: String) {
+        fn no_log_makes_the_parsers_panic(text: String) {
             let _ = parse_worker_log(&format!("Job message:{text}"));
             let _ = parse_dot_runner(&text);
         }

@@ -1,12 +1,12 @@
-//! What the Actions runner does, seen from outside: its processes, `.runner`, `_diag`. Never this process' environment.
+//! Observes the Actions runner: its processes, `.runner`, `_diag`. Never uses this process' environment.
 //!
 //! ```text
 //!   Offline ─▶ Preparing ─▶ Idle ⇄ Running ─▶ Finished
 //!            config.sh,    Runner.Listener   none of them is left
 //!            .runner       /  + Runner.Worker
 //! ```
-//! Looks again on every event (files of the runner's directories, the setup script's start and end), and every second
-//! as long as something is going on, since the end of a process makes no event that works on Linux and macOS alike.
+//! Observes again at every event (files of the runner's directories, the setup script's start and end), and every second
+//! while a runner or the setup script is active, since no event for the end of a process exists on both Linux and macOS.
 
 mod decide;
 mod files;
@@ -15,69 +15,69 @@ mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
-pub use decide::{Seen, decide};
+pub use decide::{Observation, decide};
 pub use files::{DotRunner, parse_dot_runner, parse_worker_log};
-pub use processes::{Process, Sorted, sort};
+pub use processes::{Process, RunnerParts, classify};
 use shoes_vz_model::guest::{JobInfo, RunnerActivity, SetupPhase};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use crate::{State, settings::RunnerProcesses};
+use crate::{settings::RunnerProcesses, state::State};
 
-const BACK_STOP: Duration = Duration::from_secs(1);
-/// A busy `_diag` is looked at this often at most.
-const PAUSE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The least time between two observations.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Follows the runner for ever.
+/// Follows the runner without end.
 pub(crate) async fn run(state: State, paths: Vec<PathBuf>, which: RunnerProcesses) -> anyhow::Result<()> {
     let (mut watcher, mut events) = watch::Watch::new(paths.clone());
     let mut scanner = Scanner { paths, which, files: files::Files::default() };
     let mut changes = state.watch();
     let mut activity = RunnerActivity::Offline;
     loop {
-        // Watch first: what happens during the look is then looked at again.
+        // Watch first: a change during the scan then causes another one.
         watcher.reconcile();
         let setup = changes.borrow_and_update().setup.phase;
-        let since = state.setup().since();
-        let looked = Instant::now();
-        let (back, look) = tokio::task::spawn_blocking(move || {
-            let look = scanner.look(since);
-            (scanner, look)
+        let since = state.setup().handed_over_at();
+        let scanned_at = Instant::now();
+        let (returned, scan) = tokio::task::spawn_blocking(move || {
+            let scan = scanner.scan(since);
+            (scanner, scan)
         })
         .await?;
-        scanner = back;
-        let next = decide(activity, &look.seen);
+        scanner = returned;
+        let next = decide(activity, &scan.observation);
         if next != activity {
-            info!(from = ?activity, to = ?next, "runner");
+            info!(from = ?activity, to = ?next, "runner state changed");
         }
         activity = next;
         state.update(|status| {
             status.state = activity;
-            if let Some(runner) = look.runner {
+            if let Some(runner) = scan.runner {
                 status.runner_name = runner.name;
                 status.repository = runner.repository;
             }
-            if look.job.is_some() || activity != RunnerActivity::Finished {
-                status.job = look.job;
+            if scan.job.is_some() || activity != RunnerActivity::Finished {
+                status.job = scan.job;
             }
         });
-        let going_on = setup == SetupPhase::Running
+        let is_active = setup == SetupPhase::Running
             || !matches!(activity, RunnerActivity::Offline | RunnerActivity::Finished);
-        let again = going_on.then_some(looked + BACK_STOP);
+        let again = is_active.then_some(scanned_at + POLL_INTERVAL);
         loop {
             tokio::select! {
                 Some(()) = events.recv() => break,
                 changed = changes.changed() => {
                     changed?;
-                    // Its own publications come back here; only the setup script's are news.
+                    // This task's changes arrive here too; only the setup script's matter.
                     if changes.borrow_and_update().setup.phase != setup {
                         break;
                     }
                 }
-                () = sleep_until(again.unwrap_or(looked)), if again.is_some() => break,
+                () = sleep_until(again.unwrap_or(scanned_at)), if again.is_some() => break,
             }
         }
-        sleep_until(looked + PAUSE).await;
+        sleep_until(scanned_at + MIN_INTERVAL).await;
     }
 }
 
@@ -87,24 +87,24 @@ struct Scanner {
     files: files::Files,
 }
 
-struct Look {
-    seen: Seen,
+struct Scan {
+    observation: Observation,
     runner: Option<DotRunner>,
     job: Option<JobInfo>,
 }
 
 impl Scanner {
-    fn look(&mut self, setup_since: Option<std::time::SystemTime>) -> Look {
-        let sorted = sort(&processes::named_like_a_runner(), &self.paths, self.which);
-        let files = self.files.look(&self.paths, setup_since, sorted.worker);
-        let seen = Seen {
-            listener: sorted.listener,
-            worker: sorted.worker,
-            configuring: sorted.configuring,
-            wrapper: sorted.wrapper,
+    fn scan(&mut self, setup_since: Option<std::time::SystemTime>) -> Scan {
+        let parts = classify(&processes::named_like_a_runner(), &self.paths, self.which);
+        let files = self.files.scan(&self.paths, setup_since, parts.worker);
+        let observation = Observation {
+            listener: parts.listener,
+            worker: parts.worker,
+            configuring: parts.configuring,
+            wrapper: parts.wrapper,
             configured: files.runner.is_some(),
-            was_there: files.was_there,
+            has_run: files.has_run,
         };
-        Look { seen, runner: files.runner, job: files.job }
+        Scan { observation, runner: files.runner, job: files.job }
     }
 }

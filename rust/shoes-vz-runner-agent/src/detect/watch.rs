@@ -1,4 +1,4 @@
-//! Events of the runner's directories, which may not exist yet.
+//! File system events of the runner's directories, which may not exist yet.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-/// Watches each runner's directory and its `_diag`, or the nearest directory above that exists.
+/// Watches each runner's directory and its `_diag`, or the nearest parent directory that exists.
 pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
     paths: Vec<PathBuf>,
@@ -18,18 +18,18 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(paths: Vec<PathBuf>) -> (Self, mpsc::Receiver<()>) {
-        let (tell, events) = mpsc::channel(1);
-        let of_interest = paths.clone();
+        let (wake, events) = mpsc::channel(1);
+        let runners = paths.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // An error (an overflow, say) is a reason to look as well.
-            if event.is_ok_and(|event| !concerns(&event, &of_interest)) {
+            // An error, such as an overflow, also causes an observation.
+            if event.is_ok_and(|event| !is_relevant(&event, &runners)) {
                 return;
             }
-            let _ = tell.try_send(()); // full: told already
+            let _ = wake.try_send(()); // full: an event waits already
         });
         let watcher = watcher
             .inspect_err(
-                |error| warn!(%error, "no file system events; looking at the runner every second only"),
+                |error| warn!(reason = %error, "watching the runner's files failed; polling only every second"),
             )
             .ok();
         (Self { watcher, paths, watched: BTreeSet::new() }, events)
@@ -38,25 +38,27 @@ impl Watch {
     /// Brings the watches in line with what exists now.
     pub(super) fn reconcile(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
-        let wanted: BTreeSet<PathBuf> = self.paths.iter().flat_map(|path| places(path)).collect();
-        // A directory removed and made anew has lost its watch without a word, so gone ones are forgotten.
-        for gone in self.watched.difference(&wanted) {
-            let _ = watcher.unwatch(gone); // its watch may have gone with it
+        let wanted: BTreeSet<PathBuf> = self.paths.iter().flat_map(|path| directories(path)).collect();
+        // A directory that was removed and created again has lost its watch, so removed ones are forgotten.
+        for removed in self.watched.difference(&wanted) {
+            let _ = watcher.unwatch(removed); // fails when the watch was removed with the directory
         }
-        self.watched.retain(|place| wanted.contains(place));
-        for place in wanted {
-            if self.watched.contains(&place) {
+        self.watched.retain(|directory| wanted.contains(directory));
+        for directory in wanted {
+            if self.watched.contains(&directory) {
                 continue;
             }
-            match watcher.watch(&place, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(self.watched.insert(place)),
-                Err(error) => debug!(%error, place = %place.display(), "not watched"),
+            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(self.watched.insert(directory)),
+                Err(error) => {
+                    debug!(reason = %error, path = %directory.display(), "watching a directory failed")
+                }
             }
         }
     }
 }
 
-fn places(runner: &Path) -> Vec<PathBuf> {
+fn directories(runner: &Path) -> Vec<PathBuf> {
     if runner.is_dir() {
         let diag = runner.join("_diag");
         let parent = runner.parent().map(Path::to_owned);
@@ -68,8 +70,8 @@ fn places(runner: &Path) -> Vec<PathBuf> {
     runner.ancestors().skip(1).find(|a| a.is_dir()).map(Path::to_owned).into_iter().collect()
 }
 
-/// A busy /tmp is none of our business: only what lies on the way to a runner's directory, or directly within it.
-fn concerns(event: &Event, runners: &[PathBuf]) -> bool {
+/// Whether the path is in a runner's directory, or one of its parents: other events, as in a busy /tmp, do not matter.
+fn is_relevant(event: &Event, runners: &[PathBuf]) -> bool {
     if event.kind.is_access() {
         return false;
     }
@@ -88,15 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_concerns_a_runner_wakes() {
+    fn only_events_of_a_runners_paths_are_relevant() {
         let runners = [PathBuf::from("/tmp/runner"), "/home/r/_work/_runner".into()];
         let event = |path: &str| Event::new(EventKind::Create(CreateKind::Any)).add_path(path.into());
         for yes in ["/tmp/runner", "/tmp/runner/.runner", "/home/r/_work", "/private/tmp/runner/_diag/x.log"]
         {
-            assert!(concerns(&event(yes), &runners), "{yes}");
+            assert!(is_relevant(&event(yes), &runners), "{yes}");
         }
         for no in ["/tmp/other", "/tmp/runner2", "/home/r/_work2"] {
-            assert!(!concerns(&event(no), &runners), "{no}");
+            assert!(!is_relevant(&event(no), &runners), "{no}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! `shoes-vz-runner-agent personalize`, as root: a [`Personalization`] on stdin, its outcome on stdout.
+//! `shoes-vz-runner-agent personalize`, as root: reads a [`Personalization`] from stdin and writes its outcome to stdout.
 //!
-//! Entropy comes first, so that nothing after it is made of the saved state's. On Linux a VM generation id has made the
-//! kernel reseed already (QEMU's vmgenid); what is written here is mixed in besides. macOS mixes in what is written to
-//! /dev/random (its random(4)). Machine and boot id are Linux' own: elsewhere they are left alone. A container's clock is
-//! its host's: it is left alone too, and only told how far it is off.
+//! Entropy comes first, so that nothing after it depends on the saved state's. On Linux the VM generation ID (QEMU's
+//! vmgenid) has already made the kernel reseed; the host's bytes are mixed in as well. macOS mixes in what is written to
+//! /dev/random (its random(4)). Machine and boot ID exist only on Linux. A container's clock is its host's: it is not set,
+//! and only its difference is reported.
 
 use std::{
     fs,
@@ -18,40 +18,38 @@ use nix::{errno::Errno, unistd::Uid};
 use shoes_vz_model::guest::{Personalization, Personalized};
 use shoes_vz_process::files::{self, Readers};
 
-/// Of a personalization, which is a few keys and ids; one that is cut is not understood.
+/// Longest personalization that is read: some keys and IDs. One that is cut is not valid JSON.
 const MAX_REQUEST: u64 = 1 << 20;
-/// Less than this is left to the guest's own time service.
+/// A smaller difference is left to the guest's time service.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
-/// Set by shoes-vz-guest-init, which changes sshd over itself.
+/// Set by shoes-vz-guest-init, which replaces sshd itself.
 pub const BY_INIT: &str = "SHOESVZ_PERSONALIZE_BY_INIT";
 const SSH: &str = "/etc/ssh";
 const HOST_KEY: &str = "ssh_host_ed25519_key";
 
-/// The body of the subcommand.
 pub fn run() -> ExitCode {
     let mut request = Vec::new();
     let outcome = io::stdin()
         .take(MAX_REQUEST)
         .read_to_end(&mut request)
         .map_err(|e| e.to_string())
-        // Without serde's words: they quote what is not understood, and that may be a secret.
+        // Without serde's error, which would quote the input and so a secret.
         .and_then(|_| {
-            serde_json::from_slice(&request).map_err(|_| "no personalization is understood".to_owned())
+            serde_json::from_slice(&request).map_err(|_| "stdin is not a valid personalization".to_owned())
         })
         .and_then(|personalization| apply(&personalization));
-    let (words, code) = match outcome {
-        // A number: this cannot fail.
+    let (answer, code) = match outcome {
+        // Cannot fail for a number.
         Ok(personalized) => (format!("ok {}\n", serde_json::json!(personalized)), ExitCode::SUCCESS),
-        Err(words) => (format!("error {words}\n"), ExitCode::FAILURE),
+        Err(reason) => (format!("error {reason}\n"), ExitCode::FAILURE),
     };
-    match io::stdout().write_all(words.as_bytes()) {
+    match io::stdout().write_all(answer.as_bytes()) {
         Ok(()) => code,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// What the helper said.
-pub(super) fn understand(answer: &[u8]) -> Result<Personalized, String> {
+pub(super) fn parse_answer(answer: &[u8]) -> Result<Personalized, String> {
     let text = String::from_utf8_lossy(answer);
     let text = text.trim();
     if let Some(json) = text.strip_prefix("ok") {
@@ -59,7 +57,7 @@ pub(super) fn understand(answer: &[u8]) -> Result<Personalized, String> {
         if json.is_empty() {
             return Ok(Personalized::default());
         }
-        return serde_json::from_str(json).map_err(|e| format!("its answer is not understood: {e}"));
+        return serde_json::from_str(json).map_err(|e| format!("the helper's answer is not valid: {e}"));
     }
     Err(text.strip_prefix("error ").unwrap_or(text).to_owned())
 }
@@ -68,7 +66,8 @@ fn apply(personalization: &Personalization) -> Result<Personalized, String> {
     check(personalization)?;
     let mut personalized = Personalized::default();
     if !personalization.entropy.is_empty() {
-        add_entropy(&personalization.entropy).map_err(|e| format!("the kernel takes no entropy: {e}"))?;
+        add_entropy(&personalization.entropy)
+            .map_err(|e| format!("adding entropy to the kernel failed: {e}"))?;
     }
     if personalization.unix_nanos != 0 {
         personalized.clock_was_behind_ms =
@@ -79,42 +78,42 @@ fn apply(personalization: &Personalization) -> Result<Personalized, String> {
     }
     if !personalization.ssh_host_key.is_empty() {
         replace_host_keys(Path::new(SSH), &personalization.ssh_host_key)
-            .map_err(|e| format!("the SSH host key in {SSH} cannot be replaced: {e}"))?;
+            .map_err(|e| format!("replacing the SSH host key in {SSH} failed: {e}"))?;
         #[cfg(target_os = "linux")]
         if std::env::var_os(BY_INIT).is_none() {
-            super::sshd::read_keys_again()?;
+            super::sshd::reload_keys()?;
         }
     }
     Ok(personalized)
 }
 
-/// Before anything is done; the words hold nothing of it.
+/// Called before anything is changed. The error contains no part of the personalization.
 fn check(personalization: &Personalization) -> Result<(), String> {
     let key = personalization.ssh_host_key.trim();
     let is_key = key.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----")
         && key.ends_with("-----END OPENSSH PRIVATE KEY-----");
     if !key.is_empty() && !is_key {
-        return Err("the SSH host key is no private key in OpenSSH's format".into());
+        return Err("the SSH host key is not a valid private key in OpenSSH's format".into());
     }
     if STANDARD.decode(&personalization.entropy).is_err() {
-        return Err("the entropy is no base64".into());
+        return Err("the entropy is not valid base64".into());
     }
     if personalization.unix_nanos < 0 {
         return Err("the time is before 1970".into());
     }
     match is_id(&personalization.machine_id) && is_id(&personalization.boot_id) {
         true => Ok(()),
-        false => Err("the machine id or the boot id is no id".into()),
+        false => Err("the machine id or the boot id is not valid".into()),
     }
 }
 
 fn add_entropy(base64: &str) -> io::Result<()> {
-    let bytes = STANDARD.decode(base64).map_err(|_| io::Error::other("it is no base64"))?;
+    let bytes = STANDARD.decode(base64).map_err(|_| io::Error::other("it is not valid base64"))?;
     let device = if cfg!(target_os = "macos") { "/dev/random" } else { "/dev/urandom" };
     fs::OpenOptions::new().write(true).open(device)?.write_all(&bytes)
 }
 
-/// Sets it by `step` unless it is right; gives by how many milliseconds it was behind.
+/// Sets the clock by `step` unless it is right. Returns by how many milliseconds it was behind.
 fn set_clock(
     now: SystemTime,
     unix_nanos: i64,
@@ -129,9 +128,9 @@ fn set_clock(
     }
     match step(unix_nanos) {
         Ok(()) => Ok(behind_ms),
-        // Root of a container: the clock is its host's, which keeps it.
+        // Root of a container: its host sets the clock.
         Err(Errno::EPERM) if Uid::effective().is_root() => Ok(behind_ms),
-        Err(e) => Err(format!("the clock cannot be set: {e}")),
+        Err(e) => Err(format!("setting the clock failed: {e}")),
     }
 }
 
@@ -156,18 +155,18 @@ fn set_ids(personalization: &Personalization) -> Result<(), String> {
             format!("{}\n", personalization.machine_id).as_bytes(),
             Readers::EveryoneReadOnly,
         )
-        .map_err(|e| format!("/etc/machine-id cannot be written: {e}"))?;
+        .map_err(|e| format!("writing /etc/machine-id failed: {e}"))?;
     }
     if !personalization.boot_id.is_empty() {
-        // The kernel draws it once, perhaps before the save: then every clone would have the same.
+        // The kernel creates it once, perhaps before the save: then every clone would have the same one.
         files::replace(
             Path::new(OURS),
             format!("{}\n", personalization.boot_id).as_bytes(),
             Readers::EveryoneReadOnly,
         )
-        .map_err(|e| format!("{OURS} cannot be written: {e}"))?;
+        .map_err(|e| format!("writing {OURS} failed: {e}"))?;
         mount(Some(OURS), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|e| format!("{BOOT_ID} cannot be covered: {e}"))?;
+            .map_err(|e| format!("mounting {OURS} over {BOOT_ID} failed: {e}"))?;
     }
     Ok(())
 }
@@ -177,7 +176,7 @@ fn set_ids(_: &Personalization) -> Result<(), String> {
     Ok(())
 }
 
-/// `key` becomes the only one. Its public half is in it; a file with another's would be believed.
+/// Makes `key` the only host key. It contains its public half; sshd would trust a `.pub` file with another one.
 fn replace_host_keys(dir: &Path, key: &str) -> io::Result<()> {
     files::replace(&dir.join(HOST_KEY), key.as_bytes(), Readers::Owner)?;
     for entry in fs::read_dir(dir)? {
@@ -212,17 +211,17 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_understood_and_an_error_keeps_its_words() {
-        assert_eq!(understand(b"ok\n"), Ok(Personalized::default()));
+    fn an_answer_is_parsed_and_an_error_keeps_its_reason() {
+        assert_eq!(parse_answer(b"ok\n"), Ok(Personalized::default()));
         assert_eq!(
-            understand(b"ok {\"clock_was_behind_ms\":7}\n"),
+            parse_answer(b"ok {\"clock_was_behind_ms\":7}\n"),
             Ok(Personalized { clock_was_behind_ms: 7 })
         );
-        assert_eq!(understand(b"error because\n"), Err("because".into()));
-        assert_eq!(understand(b""), Err(String::new()));
+        assert_eq!(parse_answer(b"error because\n"), Err("because".into()));
+        assert_eq!(parse_answer(b""), Err(String::new()));
     }
 
-    /// The moment all of these tests take for now, never this machine's clock.
+    /// The present time of all these tests, which do not use this machine's clock.
     fn noon() -> (SystemTime, i64) {
         let since = Duration::from_secs(1_800_000_000);
         (UNIX_EPOCH + since, i64::try_from(since.as_nanos()).unwrap())
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_wrong_is_set_whichever_way() {
+    fn a_clock_that_is_wrong_is_set_forward_or_back() {
         let (now, nanos) = noon();
         for (to, behind) in [(nanos + 57_000_000_000, 57_000), (nanos - 500_000_000, -500)] {
             let mut set = None;
@@ -250,15 +249,15 @@ mod tests {
     }
 
     #[test]
-    fn a_containers_clock_is_only_told_of_and_any_other_that_cannot_be_set_is_an_error() {
+    fn a_containers_clock_is_only_reported_and_another_that_cannot_be_set_is_an_error() {
         let (now, nanos) = noon();
         let outcome = set_clock(now, nanos + 1_000_000_000, |_| Err(Errno::EPERM));
         match Uid::effective().is_root() {
             true => assert_eq!(outcome, Ok(1000)),
-            false => assert!(outcome.unwrap_err().contains("cannot be set")),
+            false => assert!(outcome.unwrap_err().contains("setting the clock failed")),
         }
         let outcome = set_clock(now, nanos + 1_000_000_000, |_| Err(Errno::EINVAL));
-        assert!(outcome.unwrap_err().contains("cannot be set"));
+        assert!(outcome.unwrap_err().contains("setting the clock failed"));
     }
 
     #[test]
@@ -268,19 +267,19 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_before_anything_is_done_and_not_repeated() {
-        let of = |change: fn(&mut Personalization)| {
+    fn what_is_not_valid_is_refused_before_anything_is_done_and_not_repeated() {
+        let reason_for = |change: fn(&mut Personalization)| {
             let mut personalization = Personalization::default();
             change(&mut personalization);
             apply(&personalization).unwrap_err()
         };
-        for words in [
-            of(|r| r.ssh_host_key = "secret".into()),
-            of(|r| r.entropy = "secret!".into()),
-            of(|r| r.machine_id = "secret".into()),
-            of(|r| r.unix_nanos = -1),
+        for reason in [
+            reason_for(|p| p.ssh_host_key = "secret".into()),
+            reason_for(|p| p.entropy = "secret!".into()),
+            reason_for(|p| p.machine_id = "secret".into()),
+            reason_for(|p| p.unix_nanos = -1),
         ] {
-            assert!(!words.contains("secret"), "{words}");
+            assert!(!reason.contains("secret"), "{reason}");
         }
     }
 }

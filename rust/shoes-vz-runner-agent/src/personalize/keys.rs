@@ -1,4 +1,4 @@
-//! The runner's authorized_keys: what the image has stays, one line of ours is added, and replaced by the next.
+//! The runner's authorized_keys: the image's keys stay; one line is added, which the next personalization replaces.
 
 use std::{
     fs, io,
@@ -8,12 +8,12 @@ use std::{
 
 use shoes_vz_process::files::{self, Readers};
 
-/// Of an authorized_keys.
+/// Longest authorized_keys that is read, in bytes.
 const MAX_KEYS: u64 = 1 << 20;
-/// What our line ends with.
+/// The end of the added line.
 const MARK: &str = "shoes-vz-personalization";
 
-/// Lets `key` in, a line of OpenSSH's public key format, and no key an earlier personalization let in.
+/// Authorizes `key`, a line of OpenSSH's public key format, in the place of an earlier personalization's key.
 pub(super) fn authorize(home: &Path, key: &str) -> io::Result<()> {
     let dir = home.join(".ssh");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
@@ -22,14 +22,15 @@ pub(super) fn authorize(home: &Path, key: &str) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         old => old.unwrap_or_default(),
     };
-    let new = edited(&old, key).ok_or_else(|| io::Error::other("the new key is no line of a public key"))?;
+    let new = edited(&old, key)
+        .ok_or_else(|| io::Error::other("the new key is not a valid line with one public key"))?;
     files::replace(&path, new.as_bytes(), Readers::Owner)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
 }
 
 fn edited(old: &str, key: &str) -> Option<String> {
-    let mut words = key.split_ascii_whitespace();
-    let (kind, blob) = (words.next()?, words.next()?);
+    let mut fields = key.split_ascii_whitespace();
+    let (kind, blob) = (fields.next()?, fields.next()?);
     if key.trim().contains(['\n', '\r']) || !kind.starts_with("ssh-") {
         return None;
     }
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_images_keys_stay_and_ours_is_replaced_by_the_next() {
+    fn the_images_keys_stay_and_the_added_one_is_replaced_by_the_next() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join(".ssh/authorized_keys");
         authorize(home.path(), "ssh-ed25519 AAAA1 comment").unwrap();
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_lets_nobody_in() {
+    fn what_is_not_a_key_is_refused() {
         for bad in ["", "ssh-ed25519", "command=\"x\" ssh-rsa A", "ssh-rsa A\nssh-rsa B"] {
             assert_eq!(edited("", bad), None, "{bad:?}");
         }

@@ -1,4 +1,4 @@
-//! The setup script's output as a stream, followed by event.
+//! The setup script's output as a stream that follows the log file by its events.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -15,8 +15,8 @@ use tokio::{
 use tracing::debug;
 
 const CHUNK: usize = 32 * 1024;
-/// Back-stop behind the file system's events, which may overflow.
-const BACK_STOP: Duration = Duration::from_secs(1);
+/// In addition to the file system's events, which may be lost.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 struct Follow {
     file: File,
@@ -25,29 +25,29 @@ struct Follow {
     _watcher: Option<RecommendedWatcher>,
 }
 
-/// `log`'s bytes from `offset` on, until the script has exited and all is read.
+/// The bytes of `log` from `offset` on, until the script has exited and all of them are read.
 pub async fn follow(
     log: PathBuf,
     offset: u64,
     status: watch::Receiver<Status>,
 ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send> {
-    let (tell, grown) = mpsc::channel(1);
+    let (wake, grown) = mpsc::channel(1);
     let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-        let _ = tell.try_send(()); // full: told already
+        let _ = wake.try_send(()); // full: an event waits already
     })
     .and_then(|mut watcher| {
         watcher.watch(&log, RecursiveMode::NonRecursive)?;
         Ok(watcher)
     });
     if let Err(error) = &watcher {
-        debug!(%error, "no events of the setup log; looking every second");
+        debug!(reason = %error, "watching the setup log failed; polling it every second");
     }
     let mut file = File::open(&log).await?;
     file.seek(io::SeekFrom::Start(offset)).await?;
     let state = Follow { file, status, grown, _watcher: watcher.ok() };
     Ok(futures::stream::try_unfold(state, |mut f| async move {
         loop {
-            // Looked at before reading: what is written before the exit is then surely read.
+            // Before reading, so that everything written before the exit is read.
             let exited = f.status.borrow_and_update().setup.phase == SetupPhase::Exited;
             let mut chunk = BytesMut::with_capacity(CHUNK);
             if f.file.read_buf(&mut chunk).await? > 0 {
@@ -61,7 +61,7 @@ pub async fn follow(
                 changed = f.status.changed() => if changed.is_err() {
                     return Ok(None); // the guest agent is ending
                 },
-                () = sleep(BACK_STOP) => {}
+                () = sleep(POLL_INTERVAL) => {}
             }
         }
     }))

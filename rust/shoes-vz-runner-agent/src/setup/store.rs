@@ -1,4 +1,4 @@
-//! The guest agent's side: takes scripts, starts supervisors, follows them.
+//! The guest agent's side: accepts the script, starts its supervisor, and follows it.
 
 use std::{
     fs::{DirBuilder, File, TryLockError},
@@ -21,29 +21,30 @@ use shoes_vz_process::files;
 use tokio::sync::{Mutex, oneshot, watch};
 use tracing::{error, info, warn};
 
-use super::{Files, KILLED, SUPERVISE, write_whole};
+use super::{
+    files::{Files, write_whole},
+    supervise::SUPERVISE,
+};
 use crate::env::ChildEnv;
 
-/// Of the files with an id or a process group.
+/// The exit code when the supervisor was killed: a shell's for SIGKILL.
+const KILLED: i32 = 137;
+/// Longest file with an ID or a process group, in bytes.
 const MAX_ID: u64 = 256;
-/// Until the script is followed again when it could not be.
+/// The pause after a failure to follow the script.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 
-/// Why a script was not taken.
+/// Why a script was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {
-    /// There is one already.
-    #[error("setup script {0:?} was handed over before; a guest takes one")]
-    Other(String),
-    /// The id cannot be one.
-    #[error("a setup id is 1 to 128 letters, digits, '.', '_' or '-'")]
+    #[error("setup script {0:?} was handed over before; a guest accepts only one")]
+    AnotherScript(String),
+    #[error("the setup id is not valid: it must have 1 to 128 letters, digits, '.', '_' or '-'")]
     BadId,
-    /// Disk, memory, processes.
-    #[error("taking the setup script: {0}")]
+    #[error("storing and starting the setup script failed: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Owns the setup script's files.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -53,11 +54,11 @@ struct Inner {
     exe: PathBuf,
     env: ChildEnv,
     status: watch::Sender<Status>,
-    putting: Mutex<()>,
+    put_lock: Mutex<()>,
 }
 
 impl Store {
-    /// Takes up what a guest agent before this one left.
+    /// Continues with the script that an earlier start of the guest agent accepted, if any.
     pub(crate) fn open(
         dir: PathBuf,
         exe: PathBuf,
@@ -66,12 +67,12 @@ impl Store {
     ) -> anyhow::Result<Self> {
         private_dir(&dir)
             .with_context(|| format!("the private directory {} (--state-dir)", dir.display()))?;
-        let store = Self(Arc::new(Inner { files: Files(dir), exe, env, status, putting: Mutex::new(()) }));
+        let store = Self(Arc::new(Inner { files: Files(dir), exe, env, status, put_lock: Mutex::new(()) }));
         let Some(id) = store.id()? else { return Ok(store) };
         match store.0.files.exit_code() {
             Some(code) => store.publish(id, SetupPhase::Exited, Some(code)),
             None => {
-                info!(id, "a setup script was handed over to the guest agent before this one; following it");
+                info!(id, "following the setup script of the previous guest agent");
                 store.publish(id.clone(), SetupPhase::Running, None);
                 store.follow(id);
             }
@@ -79,16 +80,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Takes the script and starts it. The same id again changes nothing.
+    /// Stores the script and starts it. The same ID again changes nothing.
     pub async fn put(&self, id: &str, script: Bytes) -> Result<SetupStatus, PutError> {
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if id.is_empty() || id.len() > 128 || !id.chars().all(good) {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if id.is_empty() || id.len() > 128 || !id.chars().all(valid) {
             return Err(PutError::BadId);
         }
-        let _one_at_a_time = self.0.putting.lock().await;
+        let _one_at_a_time = self.0.put_lock.lock().await;
         match self.id()? {
             Some(before) if before == id => return Ok(self.status()),
-            Some(before) => return Err(PutError::Other(before)),
+            Some(before) => return Err(PutError::AnotherScript(before)),
             None => {}
         }
         let files = &self.0.files;
@@ -96,7 +97,7 @@ impl Store {
         File::options().append(true).create(true).mode(0o600).open(files.log())?;
         write_whole(&files.id(), id.as_bytes())?;
         if let Err(error) = self.supervise() {
-            // As if it had never been handed over.
+            // Undo the handover, so that the host can try again.
             std::fs::remove_file(files.id())?;
             std::fs::remove_file(files.script())?;
             return Err(error.into());
@@ -107,7 +108,7 @@ impl Store {
         Ok(self.status())
     }
 
-    /// Where it stands, the log's length as of now.
+    /// The present status, with the log's present length.
     pub fn status(&self) -> SetupStatus {
         let mut setup = self.0.status.borrow().setup.clone();
         setup.log_bytes = std::fs::metadata(self.0.files.log()).map_or(0, |m| m.len());
@@ -120,7 +121,7 @@ impl Store {
     }
 
     /// When the script was handed over.
-    pub(crate) fn since(&self) -> Option<SystemTime> {
+    pub(crate) fn handed_over_at(&self) -> Option<SystemTime> {
         std::fs::metadata(self.0.files.id()).and_then(|m| m.modified()).ok()
     }
 
@@ -141,10 +142,10 @@ impl Store {
         let files = &self.0.files;
         let lock = open_lock(&files.lock())?;
         lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => io::Error::other("another setup script's supervisor is alive"),
+            TryLockError::WouldBlock => io::Error::other("the supervisor of another setup script still runs"),
             TryLockError::Error(e) => e,
         })?;
-        // The lock goes over with the open file: it is let go when the supervisor's copy is closed, by its end.
+        // The supervisor inherits the lock with the open file: it is released when the supervisor ends.
         let mut child = tokio::process::Command::new(&self.0.exe)
             .arg(SUPERVISE)
             .arg(&files.0)
@@ -159,27 +160,27 @@ impl Store {
         Ok(())
     }
 
-    /// Waits, in a thread of its own, for the supervisor's end, however that comes.
+    /// Waits in a separate thread until the supervisor has ended, in whatever way.
     fn follow(&self, id: String) {
-        let (told, ended) = oneshot::channel();
+        let (locked, ended) = oneshot::channel();
         let lock = self.0.files.lock();
         let waiting = std::thread::Builder::new().name("setup".into()).spawn(move || {
             let outcome = open_lock(&lock).and_then(|file| file.lock());
-            let _ = told.send(outcome); // nobody listens any more when the guest agent is ending
+            let _ = locked.send(outcome); // fails while the guest agent is ending
         });
         if let Err(error) = waiting {
-            error!(%error, "no thread to follow the setup script with; trying again");
+            error!(reason = %error, "starting a thread for the setup script failed; retrying");
         }
         let store = self.clone();
         tokio::spawn(async move {
             match ended.await {
                 Ok(Ok(())) => store.ended(id),
                 Ok(Err(error)) => {
-                    error!(%error, "the setup script cannot be followed; trying again");
+                    error!(reason = %error, "following the setup script failed; retrying");
                     tokio::time::sleep(FOLLOW_AGAIN).await;
                     store.follow(id);
                 }
-                // There was no thread: said above.
+                // There was no thread: logged above.
                 Err(_) => {
                     tokio::time::sleep(FOLLOW_AGAIN).await;
                     store.follow(id);
@@ -195,17 +196,17 @@ impl Store {
             return self.publish(id, SetupPhase::Exited, Some(code));
         }
         if !files.started().exists() && files.script().exists() {
-            info!(id, "the setup script was taken but never started; starting it");
+            info!(id, "setup script was stored but never started; starting it");
             match self.supervise() {
                 Ok(()) => return self.follow(id),
-                Err(error) => self.note(&format!("starting the setup script: {error}")),
+                Err(error) => self.append_to_log(&format!("starting the setup script failed: {error}")),
             }
         } else {
-            warn!(id, "the setup script's supervisor was killed; ending the script");
-            self.note("the setup script's supervisor was killed; the script is ended");
+            warn!(id, "supervisor of the setup script was killed; killing the script");
+            self.append_to_log("the setup script's supervisor was killed, so the script is killed");
             let group = files::read_text(&files.started(), MAX_ID).ok().and_then(|t| t.trim().parse().ok());
             if let Some(group) = group {
-                // ESRCH: it has ended by itself.
+                // Fails with ESRCH when the script has ended already.
                 let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
             }
         }
@@ -213,16 +214,16 @@ impl Store {
             [std::fs::remove_file(files.script()), write_whole(&files.exit(), KILLED.to_string().as_bytes())]
         {
             if let Err(error) = done {
-                warn!(%error, "tidying up after the setup script");
+                warn!(reason = %error, "cleaning up after the setup script failed");
             }
         }
         self.publish(id, SetupPhase::Exited, Some(KILLED));
     }
 
-    fn note(&self, words: &str) {
+    fn append_to_log(&self, text: &str) {
         let log = File::options().append(true).open(self.0.files.log());
-        if let Err(error) = log.and_then(|mut log| writeln!(log, "shoes-vz: {words}")) {
-            warn!(%error, words, "could not be written to the setup script's log");
+        if let Err(error) = log.and_then(|mut log| writeln!(log, "shoes-vz: {text}")) {
+            warn!(reason = %error, text, "writing to the setup script's log failed");
         }
     }
 }
@@ -231,7 +232,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// A directory nobody else can look into, and nobody else has prepared for us.
+/// Creates a directory that no other user can read; an existing one must be ours and private.
 fn private_dir(dir: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().recursive(false).mode(0o700).create(dir) {
         Ok(()) => return Ok(()),
@@ -239,9 +240,9 @@ fn private_dir(dir: &Path) -> anyhow::Result<()> {
         Err(e) => return Err(e.into()),
     }
     let meta = std::fs::symlink_metadata(dir)?;
-    anyhow::ensure!(meta.is_dir(), "is no directory");
-    anyhow::ensure!(meta.uid() == Uid::current().as_raw(), "belongs to another user (uid {})", meta.uid());
-    anyhow::ensure!(meta.mode() & 0o077 == 0, "is open to others (mode {:o})", meta.mode() & 0o777);
+    anyhow::ensure!(meta.is_dir(), "it is not a directory");
+    anyhow::ensure!(meta.uid() == Uid::current().as_raw(), "it belongs to another user (uid {})", meta.uid());
+    anyhow::ensure!(meta.mode() & 0o077 == 0, "other users can access it (mode {:o})", meta.mode() & 0o777);
     Ok(())
 }
 
@@ -250,14 +251,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_others_can_look_into_is_refused() {
+    fn a_directory_that_others_can_read_is_refused() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("d");
         DirBuilder::new().mode(0o755).create(&dir).unwrap();
         assert!(private_dir(&dir).unwrap_err().to_string().contains("755"));
         let link = parent.path().join("l");
         std::os::unix::fs::symlink("/tmp", &link).unwrap();
-        assert!(private_dir(&link).unwrap_err().to_string().contains("no directory"));
+        assert!(private_dir(&link).unwrap_err().to_string().contains("not a directory"));
         private_dir(&parent.path().join("new")).unwrap();
         private_dir(&parent.path().join("new")).unwrap();
     }

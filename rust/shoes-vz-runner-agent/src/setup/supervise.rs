@@ -1,4 +1,4 @@
-//! The supervisor: outlives the guest agent, so that the script's exit code is never lost. Std only, one thread.
+//! The supervisor: it outlives the guest agent, so that the script's exit code is never lost. Only std, one thread.
 
 use std::{
     fs::File,
@@ -8,18 +8,23 @@ use std::{
     process::{Command, ExitCode, ExitStatus, Stdio},
 };
 
-use super::{Files, SUPERVISE, write_whole};
+use super::files::{Files, write_whole};
+
+/// First argument that makes this program the supervisor of the directory that follows.
+pub const SUPERVISE: &str = "setup-supervise";
+/// Third argument that makes it the script's process.
+pub const SCRIPT: &str = "script";
 
 /// Runs `dir`'s script to its end. Stdin is the lock file, kept open for as long as this process lives.
 pub fn run(dir: &Path) -> ExitCode {
     let files = Files(dir.to_owned());
-    // Fails only for a process group's leader, which a fresh child is not; it would then be detached enough.
+    // Fails only for the leader of a process group. A new child is not one, and a leader would be detached already.
     let _ = nix::unistd::setsid();
     let code = match script(&files) {
         Ok(status) => exit_code(status),
         Err(error) => {
             if let Ok(mut log) = File::options().append(true).open(files.log()) {
-                let _ = writeln!(log, "shoes-vz: starting the setup script: {error}");
+                let _ = writeln!(log, "shoes-vz: starting the setup script failed: {error}");
             }
             127
         }
@@ -27,7 +32,7 @@ pub fn run(dir: &Path) -> ExitCode {
     let _ = std::fs::remove_file(files.script());
     match write_whole(&files.exit(), code.to_string().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
-        // The guest agent finds no exit code and says that the supervisor was lost.
+        // The guest agent finds no exit code, and reports that the supervisor was killed.
         Err(_) => ExitCode::FAILURE,
     }
 }
@@ -35,7 +40,7 @@ pub fn run(dir: &Path) -> ExitCode {
 fn script(files: &Files) -> std::io::Result<ExitStatus> {
     write_whole(&files.started(), b"")?;
     let log = File::options().append(true).open(files.log())?;
-    // This program once more, which becomes bash: so that the script's process is on record before its first command.
+    // This program again, which becomes bash: so the script's process group is recorded before its first command.
     Command::new(this_program()?)
         .args([SUPERVISE.as_ref(), files.0.as_os_str(), SCRIPT.as_ref()])
         .stdin(Stdio::null())
@@ -45,22 +50,19 @@ fn script(files: &Files) -> std::io::Result<ExitStatus> {
         .status()
 }
 
-/// Third argument of the script's own process.
-pub const SCRIPT: &str = "script";
-
-/// The script's own process: says who it is and becomes bash.
+/// The script's process: records its ID and becomes bash.
 pub fn become_script(dir: &Path) -> ExitCode {
     let files = Files(dir.to_owned());
     let error = match write_whole(&files.started(), std::process::id().to_string().as_bytes()) {
         Ok(()) => Command::new("/bin/bash").arg(files.script()).exec(),
         Err(error) => error,
     };
-    shoes_vz_process::say(format_args!("shoes-vz: running the setup script with /bin/bash: {error}"));
+    shoes_vz_process::say(format_args!("shoes-vz: running the setup script with /bin/bash failed: {error}"));
     ExitCode::from(127)
 }
 
 fn this_program() -> std::io::Result<PathBuf> {
-    // A path would name another program after an upgrade.
+    // After an upgrade the path would name another program.
     if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
 }
 

@@ -1,4 +1,4 @@
-//! A guest agent to test: in this process over a duplex channel, or the real program over TCP.
+//! The guest agent to test: the real program, over TCP.
 
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)] // each test file uses its part
 
@@ -22,17 +22,17 @@ use tokio::{
 pub const LONG: Duration = Duration::from_secs(30);
 pub const EXE: &str = env!("CARGO_BIN_EXE_shoes-vz-runner-agent");
 
-/// The real program, its directories in a temporary one.
+/// The real program, with its directories in a temporary one.
 pub struct Agent {
     pub child: Child,
     pub addr: SocketAddr,
     pub dir: PathBuf,
-    /// All it has written to its log.
+    /// Everything in its log.
     pub logged: watch::Receiver<String>,
     sockets: PathBuf,
 }
 
-/// Everything of one guest.
+/// A guest's files.
 pub struct Guest {
     dir: tempfile::TempDir,
 }
@@ -52,12 +52,12 @@ impl Guest {
         self.path().join("runner")
     }
 
-    /// The guest agent as init starts it, but for where it listens.
+    /// The guest agent as init starts it, but with other paths.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(EXE);
         command
             .args(["-notify-ip", "none"])
-            // The machine of these tests may be a runner itself, and they run side by side.
+            // The machine of these tests may be a runner too, and the tests run in parallel.
             .args(["-runner-processes", "runner-path", "-runner-path"])
             .arg(self.runner())
             .arg("-state-dir")
@@ -69,7 +69,7 @@ impl Guest {
             .env("HOME", self.path().join("home"))
             .env("USER", "runner")
             .env("PATH", "/usr/bin:/bin")
-            // Its own environment must never make it believe in a job.
+            // The guest agent must not take its environment for a job's.
             .env("GITHUB_JOB", "liar")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -139,13 +139,13 @@ impl Agent {
         GuestApi::new(&self.sockets)
     }
 
-    /// As `kill -9`.
+    /// By SIGKILL.
     pub async fn kill(mut self) {
         self.child.start_kill().unwrap();
         self.child.wait().await.unwrap();
     }
 
-    /// Follows `/events` until a status is as wanted; returns all the statuses on the way.
+    /// Follows `/events` until a status is as wanted; returns all statuses until then.
     pub async fn until(&self, wanted: impl Fn(&Status) -> bool) -> Vec<Status> {
         use futures::StreamExt;
         let mut events = self.api().events();
@@ -160,7 +160,7 @@ impl Agent {
             panic!("the events ended");
         });
         if waited.await.is_err() {
-            panic!("never as wanted; seen: {seen:#?}");
+            panic!("no status was as wanted; received: {seen:#?}");
         }
         seen
     }
@@ -179,19 +179,19 @@ pub fn script(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Resolves when a file is there; woken by the file system.
+/// Waits for a file, by the file system's events.
 pub async fn exists(path: PathBuf) {
     use notify::Watcher;
-    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let (wake, mut events) = tokio::sync::mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |_| {
-        let _ = tell.try_send(()); // full: told already
+        let _ = wake.try_send(()); // full: an event waits already
     })
     .unwrap();
     watcher.watch(path.parent().unwrap(), notify::RecursiveMode::NonRecursive).unwrap();
-    let there = async {
+    let exists = async {
         while !path.exists() {
-            told.recv().await.unwrap();
+            events.recv().await.unwrap();
         }
     };
-    timeout(LONG, there).await.unwrap_or_else(|_| panic!("{} never came", path.display()));
+    timeout(LONG, exists).await.unwrap_or_else(|_| panic!("{} was not created", path.display()));
 }

@@ -13,21 +13,22 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-use crate::fleet::{
-    owner::{Down, Fleet},
-    types::{Closed, Refusal, Registration, SessionId},
+use crate::{
+    fleet::{
+        event::{Closed, Refusal, Registration},
+        values::SessionId,
+    },
+    metrics::{Metrics, PanicSite},
+    owner::{Fleet, SessionMessage},
 };
 
-use crate::metrics::{Metrics, Place};
+use super::{call::status, panics};
 
-use super::{panics, status};
-
-/// The tick of a Go agent; others send on every change.
+/// How often a Go agent sends; others send on every change.
 const SYNC_INTERVAL_SECONDS: i32 = 5;
-/// This server pushes commands with ids.
+/// Tells agents that this server pushes commands with ids.
 const PROTOCOL: u32 = 1;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Agents {
     fleet: Fleet,
@@ -55,7 +56,7 @@ impl AgentService for Agents {
         };
         let registration = Registration {
             agent_id,
-            fresh: self.fleet.ambient().uuid().into(),
+            new_id: self.fleet.ambient().uuid().into(),
             hostname: hostname.chars().filter(|c| !c.is_control()).take(255).collect(),
             capacity: capacity.unwrap_or_default(),
             info,
@@ -73,33 +74,33 @@ impl AgentService for Agents {
         request: Request<Streaming<SyncRequest>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
         let (session, commands) = self.fleet.open().await.map_err(|e| status(&e))?;
-        let gone = CancellationToken::new();
+        let closed = CancellationToken::new();
         let (fleet, metrics) = (self.fleet.clone(), Arc::clone(&self.metrics));
-        let listen = listen(self.fleet.clone(), session, request.into_inner(), gone.clone());
-        let noticed = async move {
-            if panics::caught(&metrics, Place::Agent, listen).await.is_err() {
-                // Nobody listens to the agent any more: it is to come back.
-                fleet.lost(session, panics::TEXT.to_owned()).await;
+        let listen = listen(self.fleet.clone(), session, request.into_inner(), closed.clone());
+        let guarded = async move {
+            if panics::caught(&metrics, PanicSite::Agent, listen).await.is_err() {
+                // The agent has no listener any more, so its stream is closed and it reconnects.
+                fleet.session_lost(session, panics::TEXT.to_owned()).await;
             }
         };
-        tokio::spawn(noticed.in_current_span());
-        // Dropped with the stream, whoever ends it: then the listener ends too.
-        let down = Downstream { commands, _gone: gone.drop_guard() };
+        tokio::spawn(guarded.in_current_span());
+        // Dropped with the stream, whichever side ends it; that ends the listener too.
+        let down = Downstream { commands, _closed: closed.drop_guard() };
         let down = stream::unfold(Some(down), Downstream::next);
         Ok(Response::new(Box::pin(panics::guarded(Arc::clone(&self.metrics), down))))
     }
 }
 
-/// Hands every message over until the stream ends; that it did is the last thing the fleet hears of it.
+/// Hands over every message until the stream ends, and finally that it ended.
 async fn listen(
     fleet: Fleet,
     session: SessionId,
     mut messages: Streaming<SyncRequest>,
-    gone: CancellationToken,
+    closed: CancellationToken,
 ) {
-    let why = loop {
+    let reason = loop {
         let message = tokio::select! {
-            () = gone.cancelled() => break "the stream was closed".to_owned(),
+            () = closed.cancelled() => break "the stream was closed".to_owned(),
             message = messages.next() => message,
         };
         let request = match message {
@@ -115,33 +116,33 @@ async fn listen(
             break Refusal::Stopping.to_string();
         }
     };
-    fleet.lost(session, why).await;
+    fleet.session_lost(session, reason).await;
 }
 
 struct Downstream {
-    commands: mpsc::Receiver<Down>,
-    _gone: DropGuard,
+    commands: mpsc::Receiver<SessionMessage>,
+    _closed: DropGuard,
 }
 
 impl Downstream {
     async fn next(this: Option<Self>) -> Option<(Result<SyncResponse, Status>, Option<Self>)> {
         let mut this = this?;
         match this.commands.recv().await? {
-            Down::Command(command) => Some((Ok(*command), Some(this))),
-            Down::Close(why) => Some((Err(closed(why)), None)),
+            SessionMessage::Command(command) => Some((Ok(*command), Some(this))),
+            SessionMessage::Close(reason) => Some((Err(closed_status(reason)), None)),
         }
     }
 }
 
-fn closed(why: Closed) -> Status {
-    match why {
+fn closed_status(reason: Closed) -> Status {
+    match reason {
         Closed::Unregistered => {
             Status::failed_precondition("this agent is not registered: call RegisterAgent first")
         }
         Closed::Replaced => Status::aborted("a newer stream of this agent has replaced this one"),
-        Closed::Stuck => {
+        Closed::Backlogged => {
             Status::resource_exhausted("too many commands wait for this agent; open a new stream")
         }
-        Closed::Stopping => Status::unavailable("the server is stopping; come back"),
+        Closed::Stopping => Status::unavailable("the server is stopping; reconnect"),
     }
 }

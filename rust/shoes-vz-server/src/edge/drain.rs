@@ -1,4 +1,4 @@
-//! DrainAgent's stream: the agent as it is, each change of it, and the end once it has no runners.
+//! DrainAgent's stream: the agent's view, each change of it, and the end once the agent has no runners.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use shoes_vz_proto::fleet::AgentView;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tonic::Status;
 
-use crate::fleet::{
+use crate::{
+    fleet::event::Refusal,
     owner::{Change, Fleet},
-    types::Refusal,
 };
 
-use super::status;
+use super::call::status;
 
-/// From `first` on, which must be the agent's view after `changes` began.
+/// Streams from `first` on, which must be the agent's view after the subscription to `changes`.
 pub(super) fn views(
     fleet: Fleet,
     changes: Receiver<Arc<Change>>,
@@ -29,8 +29,8 @@ pub(super) fn views(
             None => drain.next().await,
         };
         match drain.judge(seen) {
-            Ok((view, Left::Some)) => Some((Ok(view), Some((drain, None)))),
-            Ok((view, Left::None)) => Some((Ok(view), None)),
+            Ok((view, Remaining::Some)) => Some((Ok(view), Some((drain, None)))),
+            Ok((view, Remaining::None)) => Some((Ok(view), None)),
             Err(refusal) => Some((Err(status(&refusal)), None)),
         }
     })
@@ -39,12 +39,12 @@ pub(super) fn views(
 struct Drain {
     fleet: Fleet,
     changes: Receiver<Arc<Change>>,
-    /// What was sent last.
+    /// The view that was sent last.
     shown: Option<AgentView>,
 }
 
-/// Whether the agent has runners.
-enum Left {
+/// Whether the agent has any runners left.
+enum Remaining {
     Some,
     None,
 }
@@ -53,43 +53,46 @@ impl Drain {
     /// The agent's next view that differs from the one shown.
     async fn next(&mut self) -> Result<AgentView, Refusal> {
         let hostname = self.shown.as_ref().and_then(|v| v.agent.as_ref()).map(|a| a.hostname.clone());
-        let gone = || Refusal::Aborted(format!("{} is not known any more", hostname.unwrap_or_default()));
+        let forgotten =
+            || Refusal::Aborted(format!("{} is not known any more", hostname.unwrap_or_default()));
         let id = self.id();
         loop {
             let change = tokio::select! {
-                // A server that stops has not drained the agent: the stream's end must not be read as that.
+                // First, since the end of the stream would otherwise mean that the agent is drained.
                 biased;
                 () = self.fleet.stopping().cancelled() => return Err(Refusal::Stopping),
                 change = self.changes.recv() => change,
             };
             let view = match change.as_deref() {
                 Ok(Change::Agent(view)) if id_of(view) == id => Some(AgentView::clone(view)),
-                Ok(Change::AgentGone(other)) if Some(*other) == id => None,
+                Ok(Change::AgentForgotten(other)) if Some(*other) == id => None,
                 Ok(_) => continue,
-                // Too many changes for a slow reader: it is shown how the agent is now.
+                // The reader is too slow for the changes: show it the agent's current view.
                 Err(RecvError::Lagged(_)) => match id {
-                    Some(id) => self.fleet.look_at_agent(id).await?,
+                    Some(id) => self.fleet.agent_view(id).await?,
                     None => None,
                 },
                 Err(RecvError::Closed) => return Err(Refusal::Stopping),
             };
             match view {
-                None => return Err(gone()),
+                None => return Err(forgotten()),
                 Some(view) if self.shown.as_ref() == Some(&view) => {}
                 Some(view) => return Ok(view),
             }
         }
     }
 
-    fn judge(&mut self, seen: Result<AgentView, Refusal>) -> Result<(AgentView, Left), Refusal> {
+    fn judge(&mut self, seen: Result<AgentView, Refusal>) -> Result<(AgentView, Remaining), Refusal> {
         let view = seen?;
         if view.cordon.is_none() {
             let hostname = view.agent.map(|a| a.hostname).unwrap_or_default();
-            return Err(Refusal::Aborted(format!("{hostname} was uncordoned meanwhile; it is not drained")));
+            return Err(Refusal::Aborted(format!(
+                "{hostname} was uncordoned meanwhile, so it is not drained"
+            )));
         }
         self.shown = Some(view.clone());
-        let left = if view.runners == 0 { Left::None } else { Left::Some };
-        Ok((view, left))
+        let remaining = if view.runners == 0 { Remaining::None } else { Remaining::Some };
+        Ok((view, remaining))
     }
 
     fn id(&self) -> Option<AgentId> {

@@ -1,4 +1,4 @@
-//! FleetService: what the fleet looks like now, and which agents may have runners.
+//! FleetService: the state of the fleet, and which agents get new runners.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -15,16 +15,14 @@ use shoes_vz_proto::{
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
-use crate::fleet::{
+use crate::{
+    fleet::event::{CordonOrder, Refusal},
+    metrics::Metrics,
     owner::{Change, Fleet, Watched},
-    types::{Order, Refusal},
 };
 
-use crate::metrics::Metrics;
+use super::{call::status, drain, panics};
 
-use super::{drain, panics, status};
-
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Operators {
     fleet: Fleet,
@@ -63,20 +61,20 @@ impl FleetService for Operators {
             (id, "") => Watched::Cloud(id.parse::<CloudId>().map_err(bad)?),
             _ => return Err(Status::invalid_argument("watch by cloud_id or by runner_name, not by both")),
         };
-        // First the subscription, then the look: no change falls between the two.
+        // Subscribe before reading, so that no change is lost between the two.
         let changes = self.fleet.changes();
-        let mut present = self.fleet.look(watched.clone()).await.map_err(|e| status(&e))?;
+        let mut present = self.fleet.view(watched.clone()).await.map_err(|e| status(&e))?;
         present.reverse();
         if let (Watched::Cloud(id), true) = (&watched, present.is_empty()) {
             return Err(Status::not_found(format!("{id} is not known")));
         }
         let matching = present.len();
-        let watch = Watch { fleet: self.fleet.clone(), watched, changes, ready: present, over: Over::NotYet };
+        let watch = Watch { fleet: self.fleet.clone(), watched, changes, ready: present, finished: false };
         let stopping = self.fleet.stopping().clone();
         let views = stream::unfold(watch, Watch::next).take_until(stopping.cancelled_owned());
         let views = panics::guarded(Arc::clone(&self.metrics), views);
         let mut response: Response<Self::WatchRunnersStream> = Response::new(Box::pin(views));
-        // Whoever watches for a runner that is not there learns so at once, not by silence.
+        // A caller that watches for a runner that does not exist yet learns so at once.
         response.metadata_mut().insert(WATCH_MATCHING, MetadataValue::from(matching));
         Ok(response)
     }
@@ -94,7 +92,7 @@ impl FleetService for Operators {
         request: Request<CordonAgentRequest>,
     ) -> Result<Response<CordonAgentResponse>, Status> {
         let CordonAgentRequest { agent, reason } = request.into_inner();
-        let view = self.fleet.order(agent, Order::Cordon(reason)).await.map_err(|e| status(&e))?;
+        let view = self.fleet.cordon(agent, CordonOrder::Cordon(reason)).await.map_err(|e| status(&e))?;
         Ok(Response::new(CordonAgentResponse { agent: Some(view) }))
     }
 
@@ -103,7 +101,7 @@ impl FleetService for Operators {
         request: Request<UncordonAgentRequest>,
     ) -> Result<Response<UncordonAgentResponse>, Status> {
         let UncordonAgentRequest { agent } = request.into_inner();
-        let view = self.fleet.order(agent, Order::Uncordon).await.map_err(|e| status(&e))?;
+        let view = self.fleet.cordon(agent, CordonOrder::Uncordon).await.map_err(|e| status(&e))?;
         Ok(Response::new(UncordonAgentResponse { agent: Some(view) }))
     }
 
@@ -112,9 +110,9 @@ impl FleetService for Operators {
         request: Request<DrainAgentRequest>,
     ) -> Result<Response<Self::DrainAgentStream>, Status> {
         let DrainAgentRequest { agent, reason } = request.into_inner();
-        // First the subscription, then the order: no change falls between the two.
+        // Subscribe before cordoning, so that no change is lost between the two.
         let changes = self.fleet.changes();
-        let view = self.fleet.order(agent, Order::Cordon(reason)).await.map_err(|e| status(&e))?;
+        let view = self.fleet.cordon(agent, CordonOrder::Cordon(reason)).await.map_err(|e| status(&e))?;
         let views = drain::views(self.fleet.clone(), changes, view);
         Ok(Response::new(Box::pin(panics::guarded(Arc::clone(&self.metrics), views))))
     }
@@ -126,36 +124,31 @@ struct Watch {
     changes: Receiver<Arc<Change>>,
     /// Shown next, the last one first.
     ready: Vec<RunnerView>,
-    over: Over,
-}
-
-#[derive(PartialEq, Eq)]
-enum Over {
-    NotYet,
-    Yes,
+    /// The last view has been shown.
+    finished: bool,
 }
 
 impl Watch {
     async fn next(mut self) -> Option<(Result<RunnerView, Status>, Self)> {
         loop {
-            if self.over == Over::Yes {
+            if self.finished {
                 return None;
             }
             if let Some(view) = self.ready.pop() {
                 let ended = view.runner.as_ref().is_some_and(|r| r.end.is_some());
                 if ended && self.watched != Watched::All {
-                    self.over = Over::Yes;
+                    self.finished = true;
                 }
                 return Some((Ok(view), self));
             }
             match self.changes.recv().await {
                 Ok(change) => match &*change {
-                    Change::Runner(view) if self.concerns(view) => self.ready.push(RunnerView::clone(view)),
-                    Change::Runner(_) | Change::Agent(_) | Change::AgentGone(_) => {}
+                    Change::Runner(view) if self.matches(view) => self.ready.push(RunnerView::clone(view)),
+                    Change::Runner(_) | Change::Agent(_) | Change::AgentForgotten(_) => {}
                 },
-                // Too many changes for a slow reader: it is shown where everything stands now.
+                // The reader is too slow for the changes: show it the current views.
                 Err(RecvError::Lagged(_)) => {
-                    self.ready = self.fleet.look(self.watched.clone()).await.ok()?;
+                    self.ready = self.fleet.view(self.watched.clone()).await.ok()?;
                     self.ready.reverse();
                 }
                 Err(RecvError::Closed) => return None,
@@ -163,7 +156,7 @@ impl Watch {
         }
     }
 
-    fn concerns(&self, view: &RunnerView) -> bool {
+    fn matches(&self, view: &RunnerView) -> bool {
         match &self.watched {
             Watched::All => true,
             Watched::Cloud(id) => view.cloud_id == id.to_string(),

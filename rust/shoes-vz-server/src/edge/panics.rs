@@ -1,30 +1,30 @@
-//! A panic in what serves one caller is that caller's INTERNAL: it ends nobody else's call, and is logged and counted.
+//! A panic while one caller is served becomes that caller's INTERNAL error. It ends no other call, and is logged and
+//! counted.
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tonic::Status;
 
-use crate::metrics::{Metrics, Place};
+use crate::metrics::{Metrics, PanicSite};
 
-/// What the caller reads: what went wrong is the log's.
-pub(crate) const TEXT: &str =
-    "internal error of the server; its log has the details, and the call may be repeated";
+/// What the caller reads; the log has the details.
+pub(crate) const TEXT: &str = "internal server error; see the server's log, and retry the call";
 
-/// The future's output, or that it panicked. Nothing it borrowed is used afterwards.
+/// The future's output, or that it panicked. Nothing that it borrowed is used afterwards.
 pub(crate) async fn caught<T>(
     metrics: &Metrics,
-    place: Place,
+    site: PanicSite,
     future: impl Future<Output = T>,
 ) -> Result<T, Panicked> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| note(metrics, place, &*payload))
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| note(metrics, site, &*payload))
 }
 
-/// That a panic was caught, logged and counted.
+/// A panic was caught, logged and counted.
 #[derive(Debug)]
 pub(crate) struct Panicked;
 
-/// The stream, which a panic ends with INTERNAL.
+/// The stream, which ends with INTERNAL if it panics.
 pub(super) fn guarded<T>(
     metrics: Arc<Metrics>,
     stream: impl Stream<Item = Result<T, Status>>,
@@ -32,17 +32,17 @@ pub(super) fn guarded<T>(
     AssertUnwindSafe(stream).catch_unwind().map(move |item| match item {
         Ok(item) => item,
         Err(payload) => {
-            note(&metrics, Place::Stream, &*payload);
+            note(&metrics, PanicSite::Stream, &*payload);
             Err(Status::internal(TEXT))
         }
     })
 }
 
-fn note(metrics: &Metrics, place: Place, payload: &(dyn Any + Send)) -> Panicked {
+fn note(metrics: &Metrics, site: PanicSite, payload: &(dyn Any + Send)) -> Panicked {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(?place, panic = text.unwrap_or("no text"), "a panic was caught");
-    metrics.panicked(place);
+    tracing::error!(?site, panic = text.unwrap_or("no text"), "panic caught");
+    metrics.panicked(site);
     Panicked
 }
 

@@ -1,4 +1,4 @@
-//! ShoesService: what myshoes' plugin calls.
+//! ShoesService, which myshoes' plugin calls.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,39 +12,43 @@ use tracing::Span;
 
 use crate::{
     fleet::{
-        owner::Fleet,
-        types::{AddRequest, Added, Refusal, Script},
+        event::{AddRequest, Refusal},
+        runner::Added,
+        values::Script,
     },
-    metrics::{Call, Metrics, Outcome},
-    repeats::{Say, SharedRepeats},
+    log_limit::{LogLimit, SharedLogLimiter},
+    metrics::{Call, CallStatus, Metrics},
+    owner::Fleet,
 };
 
-use super::{Defaults, gate::request_id, patience, status};
+use super::{
+    auth::request_id,
+    call::{Defaults, caller_timeout, status},
+};
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Shoes {
     fleet: Fleet,
     metrics: Arc<Metrics>,
     defaults: Defaults,
-    repeats: SharedRepeats,
+    log_limiter: SharedLogLimiter,
 }
 
 impl Shoes {
     pub(super) fn new(fleet: Fleet, metrics: Arc<Metrics>, defaults: Defaults) -> Self {
-        Self { fleet, metrics, defaults, repeats: SharedRepeats::default() }
+        Self { fleet, metrics, defaults, log_limiter: SharedLogLimiter::default() }
     }
 
-    /// A caller repeats what was refused for as long as it likes, under one name or many: each reason is said once. Every
-    /// call is counted, by `status`.
-    fn note_refused(&self, call: &'static str, about: &str, refusal: &Refusal) {
+    /// A caller may repeat a refused call without end, under one name or many, so each reason is logged once. Every call is
+    /// counted, by `status`.
+    fn log_refusal(&self, call: &'static str, about: &str, refusal: &Refusal) {
         let reason = refusal.to_string();
         let key = match about {
             "" => format!("{call} {reason}"),
             about => format!("{call} {}", reason.replace(about, "…")),
         };
-        if let Some(repeats) = self.repeats.note(&key, Say::Once) {
-            tracing::warn!(about, reason, repeats, "{call} refused");
+        if let Some(suppressed) = self.log_limiter.admit(&key, LogLimit::Once) {
+            tracing::warn!(about, reason, suppressed, "{call} refused");
         }
     }
 
@@ -73,22 +77,23 @@ impl ShoesService for Shoes {
         &self,
         request: Request<AddInstanceRequest>,
     ) -> Result<Response<AddInstanceResponse>, Status> {
-        let counted = Counted::new(&self.metrics, Call::Add);
-        let patience = patience(request.metadata(), self.defaults.add_patience);
+        let metrics = CallMetrics::new(&self.metrics, Call::Add);
+        let timeout = caller_timeout(request.metadata(), self.defaults.add_timeout);
         let request_id = request_id(&request);
         let request = request.into_inner();
         let name: String = request.runner_name.chars().take(80).collect();
         let added = match self.parse(request, request_id) {
-            Ok(request) => self.fleet.add(request, patience).await,
+            Ok(request) => self.fleet.add(request, timeout).await,
             Err(refusal) => Err(refusal),
         };
-        counted.over(added.as_ref().err());
+        metrics.finish(added.as_ref().err());
         match added {
             Ok(Added { runner_id, cloud_id, ip_address, resource_type }) => {
                 Span::current().record("runner_id", tracing::field::display(runner_id));
                 Span::current().record("cloud_id", tracing::field::display(cloud_id));
-                if let Some(repeats) = self.repeats.note(&format!("added {cloud_id}"), Say::AFewTimes) {
-                    tracing::info!(repeats, "AddInstance answered");
+                if let Some(suppressed) = self.log_limiter.admit(&format!("added {cloud_id}"), LogLimit::Few)
+                {
+                    tracing::info!(suppressed, "AddInstance answered");
                 }
                 Ok(Response::new(AddInstanceResponse {
                     cloud_id: cloud_id.to_string(),
@@ -98,7 +103,7 @@ impl ShoesService for Shoes {
                 }))
             }
             Err(refusal) => {
-                self.note_refused("AddInstance", &name, &refusal);
+                self.log_refusal("AddInstance", &name, &refusal);
                 Err(status(&refusal))
             }
         }
@@ -108,54 +113,54 @@ impl ShoesService for Shoes {
         &self,
         request: Request<DeleteInstanceRequest>,
     ) -> Result<Response<DeleteInstanceResponse>, Status> {
-        let counted = Counted::new(&self.metrics, Call::Delete);
-        let patience = patience(request.metadata(), self.defaults.delete_patience);
+        let metrics = CallMetrics::new(&self.metrics, Call::Delete);
+        let timeout = caller_timeout(request.metadata(), self.defaults.delete_timeout);
         let DeleteInstanceRequest { cloud_id, labels } = request.into_inner();
         let about: String = cloud_id.chars().take(80).collect();
         let deleted = match cloud_id.parse::<CloudId>() {
             Ok(cloud_id) => {
                 Span::current().record("cloud_id", tracing::field::display(cloud_id));
-                self.fleet.delete(cloud_id, patience).await
+                self.fleet.delete(cloud_id, timeout).await
             }
-            // No id of ours was ever like this.
+            // No cloud ID of shoes-vz has this form.
             Err(e) => Err(Refusal::NotFound(e.to_string())),
         };
-        counted.over(deleted.as_ref().err());
+        metrics.finish(deleted.as_ref().err());
         match deleted {
             Ok(()) => {
-                if let Some(repeats) = self.repeats.note(&format!("deleted {about}"), Say::AFewTimes) {
-                    tracing::info!(?labels, repeats, "DeleteInstance answered");
+                if let Some(suppressed) = self.log_limiter.admit(&format!("deleted {about}"), LogLimit::Few) {
+                    tracing::info!(?labels, suppressed, "DeleteInstance answered");
                 }
                 Ok(Response::new(DeleteInstanceResponse {}))
             }
             Err(refusal) => {
-                self.note_refused("DeleteInstance", &about, &refusal);
+                self.log_refusal("DeleteInstance", &about, &refusal);
                 Err(status(&refusal))
             }
         }
     }
 }
 
-/// Counts a call however it ends: also one whose caller went away, which drops the handler.
-struct Counted {
+/// Counts a call however it ends. A caller that disconnects drops the handler, which counts as cancelled.
+struct CallMetrics {
     metrics: Arc<Metrics>,
     call: Call,
     began: Instant,
-    outcome: Outcome,
+    status: CallStatus,
 }
 
-impl Counted {
+impl CallMetrics {
     fn new(metrics: &Arc<Metrics>, call: Call) -> Self {
-        Self { metrics: Arc::clone(metrics), call, began: Instant::now(), outcome: Outcome::CallerGone }
+        Self { metrics: Arc::clone(metrics), call, began: Instant::now(), status: CallStatus::Cancelled }
     }
 
-    fn over(mut self, refusal: Option<&Refusal>) {
-        self.outcome = refusal.map_or(Outcome::Success, Outcome::of);
+    fn finish(mut self, refusal: Option<&Refusal>) {
+        self.status = refusal.map_or(CallStatus::Success, CallStatus::of);
     }
 }
 
-impl Drop for Counted {
+impl Drop for CallMetrics {
     fn drop(&mut self) {
-        self.metrics.call(self.call, self.outcome, self.began.elapsed());
+        self.metrics.call(self.call, self.status, self.began.elapsed());
     }
 }

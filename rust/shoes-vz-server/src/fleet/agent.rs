@@ -1,4 +1,4 @@
-//! An agent: what it told of itself, and the stream it is on.
+//! An agent: what it reports about itself, and its Sync stream.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -15,114 +15,112 @@ use shoes_vz_proto::{
 use super::{
     hot::{Fallbacks, Hot},
     labels::Offers,
-    schedule::{Candidate, Link},
-    types::{SessionId, Shape},
+    values::SessionId,
 };
 
-/// An operator's decision that an agent gets no new runners. Those it has go on.
+/// An operator's decision that an agent gets no new runners. Those it has continue.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Cordon {
-    /// For people; may be empty.
+    /// May be empty.
     pub reason: String,
-    /// When it was made.
     pub since: Timestamp,
 }
 
 /// One agent; everything but `session` and `fallbacks` is durable.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    /// Stable on its disk.
+    /// Kept on the agent's disk.
     pub id: AgentId,
-    /// For people.
     pub hostname: String,
-    /// Its slots and size.
     pub capacity: wire::AgentCapacity,
-    /// Absent: a Go agent.
+    /// `None`: a Go agent.
     pub info: Option<wire::AgentInfo>,
-    /// When it was last heard of.
     pub last_seen: Timestamp,
     /// What jobs can ask it for; from `info`.
     pub offers: Offers,
     /// Set while it gets no new runners.
     pub cordon: Option<Cordon>,
-    /// The Sync stream it is on.
+    /// Its Sync stream; `None` while it is offline.
     pub session: Option<Session>,
-    /// Saved states it could not use, as counted so far.
+    /// Saved states that it could not use, counted so far.
     pub fallbacks: Fallbacks,
+}
+
+/// Whether an agent has a Sync stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Online,
+    Offline,
 }
 
 /// How commands reach an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub enum CommandMode {
     /// Pushed at once, with ids, acknowledged.
     Push,
-    /// A Go agent: one for each of its messages.
-    Tick,
+    /// A Go agent: one command in reply to each of its messages.
+    Poll,
 }
 
 /// What happened on one Sync stream.
 #[derive(Debug, Clone)]
 pub struct Session {
-    /// Which.
     pub id: SessionId,
-    /// Creates sent on it.
+    /// Runners whose create was sent on it.
     pub creates: HashSet<RunnerId>,
-    /// Deletes sent on it, by their command ids.
+    /// Command ids of the deletes sent on it.
     pub deletes: HashMap<RunnerId, String>,
-    /// Runners it lists that should not be.
+    /// Runners that it lists and should not have.
     pub strays: BTreeSet<RunnerId>,
-    /// Why the agent takes no runners for now, in its words; "" = it does.
-    pub takes_none: String,
-    /// Its hot VMs.
+    /// Why the agent accepts no runners for now, as it reports; "" while it accepts them.
+    pub unschedulable_reason: String,
     pub hot: Hot,
-    /// The runners it lists that are not over.
+    /// The runners it lists that have not ended.
     present: BTreeSet<RunnerId>,
-    /// How often what it says of itself has changed.
+    /// How often its report about itself has changed.
     changes: u64,
-    /// Deletes to be sent again: not before when, and how often they were refused.
+    /// Deletes to repeat: the earliest time, and how often the agent refused.
     not_before: HashMap<RunnerId, (Duration, u32)>,
     sent: u64,
 }
 
-/// How far an agent was heard: equal as long as it says nothing new of itself.
+/// Version of an agent's report about itself: equal as long as the agent reports nothing new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heard {
+pub struct AgentRevision {
     session: SessionId,
     changes: u64,
 }
 
-/// What a message says of the agent itself that was not so before.
+/// How a message changes what the server knows about the agent itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// Nothing.
+pub enum AgentChange {
     None,
-    /// It has other runners: it may take what it refused.
+    /// It has other runners, so it may accept what it refused before.
     Runners,
-    /// It takes none from now on, or takes them again, or has another reason.
-    TakesNone,
+    /// It accepts runners again, accepts none from now on, or has another reason.
+    Schedulability,
 }
 
-/// That an agent refused a runner for its own sake, so that another may take it.
+/// An agent's refusal of a runner that another agent may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// How far it had been heard: once it says something new, it may be asked again.
-    pub heard: Option<Heard>,
-    /// Its words.
-    pub words: String,
+pub struct AgentRefusal {
+    /// The agent's revision at that time: once it changes, the agent may be asked again.
+    pub revision: Option<AgentRevision>,
+    pub reason: String,
 }
 
-/// A Go agent acknowledges no delete: it is asked again this much later.
-const ASK_GO_AGAIN: Duration = Duration::from_secs(60);
+/// A Go agent acknowledges no delete, so the delete is repeated after this time.
+const REPEAT_DELETE_TO_GO: Duration = Duration::from_secs(60);
 
 impl Session {
-    /// A stream just opened.
+    /// A stream that was just opened.
     pub fn new(id: SessionId) -> Self {
         Self {
             id,
             creates: HashSet::new(),
             deletes: HashMap::new(),
             strays: BTreeSet::new(),
-            takes_none: String::new(),
+            unschedulable_reason: String::new(),
             hot: Hot::default(),
             present: BTreeSet::new(),
             changes: 0,
@@ -131,24 +129,23 @@ impl Session {
         }
     }
 
-    /// What a message says of the agent itself. What it refused so far it may take after a change.
-    pub fn hear(&mut self, takes_none: String, present: BTreeSet<RunnerId>) -> News {
-        let news = match (self.takes_none == takes_none, self.present == present) {
-            (true, true) => News::None,
-            (true, false) => News::Runners,
-            (false, _) => News::TakesNone,
+    /// Stores what a message says about the agent itself. After a change the agent may accept what it refused before.
+    pub fn update(&mut self, unschedulable_reason: String, present: BTreeSet<RunnerId>) -> AgentChange {
+        let change = match (self.unschedulable_reason == unschedulable_reason, self.present == present) {
+            (true, true) => AgentChange::None,
+            (true, false) => AgentChange::Runners,
+            (false, _) => AgentChange::Schedulability,
         };
-        self.changes += u64::from(news != News::None);
-        (self.takes_none, self.present) = (takes_none, present);
-        news
+        self.changes += u64::from(change != AgentChange::None);
+        (self.unschedulable_reason, self.present) = (unschedulable_reason, present);
+        change
     }
 
-    /// How far it was heard.
-    pub fn heard(&self) -> Heard {
-        Heard { session: self.id, changes: self.changes }
+    pub fn revision(&self) -> AgentRevision {
+        AgentRevision { session: self.id, changes: self.changes }
     }
 
-    /// The runner's create was refused: it may be sent again, should the runner come back.
+    /// The runner's create was refused. It may be sent again if the runner returns to this agent.
     pub fn create_refused(&mut self, id: RunnerId) {
         self.creates.remove(&id);
         self.forget(id);
@@ -162,35 +159,36 @@ impl Session {
         }
     }
 
-    /// A delete is sent: gives it its command id.
-    pub fn delete_sent(&mut self, id: RunnerId, style: Style, now: Duration) -> String {
+    /// Notes that a delete is sent, and gives it its command id.
+    pub fn delete_sent(&mut self, id: RunnerId, mode: CommandMode, now: Duration) -> String {
         self.sent += 1;
         let command_id = format!("delete-{id}-{}-{}", self.id.0, self.sent);
         self.deletes.insert(id, command_id.clone());
         let tries = self.not_before.get(&id).map_or(0, |(_, tries)| *tries);
-        let again = match style {
-            Style::Tick => now + ASK_GO_AGAIN,
-            Style::Push => Duration::MAX,
+        let again = match mode {
+            CommandMode::Poll => now + REPEAT_DELETE_TO_GO,
+            CommandMode::Push => Duration::MAX,
         };
         self.not_before.insert(id, (again, tries));
         command_id
     }
 
-    /// The agent has the runner no longer; should it list it again, that is a new matter.
+    /// The agent no longer has the runner. If it lists the runner again, its deletes start over.
     pub fn forget(&mut self, id: RunnerId) {
         self.deletes.remove(&id);
         self.not_before.remove(&id);
     }
 
-    /// Takes over which runners are there and should not be.
+    /// Replaces the set of runners that the agent lists and should not have.
     pub fn set_strays(&mut self, strays: BTreeSet<RunnerId>) {
-        let gone: Vec<RunnerId> = self.strays.difference(&strays).copied().collect();
-        gone.into_iter().for_each(|id| self.forget(id));
+        let removed: Vec<RunnerId> = self.strays.difference(&strays).copied().collect();
+        removed.into_iter().for_each(|id| self.forget(id));
         self.strays = strays;
     }
 
-    /// A delete was refused: it is sent again after 1 s, later ones after up to a minute. Gives when.
-    pub fn refused(&mut self, id: RunnerId, now: Duration) -> Duration {
+    /// A delete was refused: it is repeated after 1 s, and after up to a minute once it was refused more often. Returns
+    /// the time of the next attempt.
+    pub fn delete_refused(&mut self, id: RunnerId, now: Duration) -> Duration {
         let (due, tries) = self.not_before.entry(id).or_default();
         *due = now + Duration::from_secs(1 << (*tries).min(6)).min(Duration::from_secs(60));
         *tries += 1;
@@ -199,39 +197,17 @@ impl Session {
 }
 
 impl Agent {
-    /// How commands reach it.
-    pub fn style(&self) -> Style {
+    pub fn mode(&self) -> CommandMode {
         match &self.info {
-            Some(info) if info.protocol >= 1 => Style::Push,
-            _ => Style::Tick,
+            Some(info) if info.protocol >= 1 => CommandMode::Push,
+            _ => CommandMode::Poll,
         }
     }
 
-    /// Whether its stream stands.
     pub fn link(&self) -> Link {
         if self.session.is_some() { Link::Online } else { Link::Offline }
     }
 
-    /// As the scheduler sees it, with `taken` slots in use, of which it has not told `promised` yet.
-    pub fn candidate(&self, taken: usize, promised: Vec<Shape>) -> Candidate<'_> {
-        Candidate {
-            id: self.id,
-            hostname: &self.hostname,
-            link: self.link(),
-            cordon: self.cordon.as_ref().map(|c| c.reason.as_str()),
-            takes_none: self.takes_none(),
-            heard: self.session.as_ref().map(Session::heard),
-            slots: self.capacity.max_runners,
-            taken: u32::try_from(taken).unwrap_or(u32::MAX),
-            cpus: self.capacity.cpu_cores,
-            memory_bytes: self.capacity.memory_bytes,
-            offers: &self.offers,
-            hot: self.session.as_ref().map(|s| &s.hot),
-            promised,
-        }
-    }
-
-    /// For operators.
     pub fn status(&self) -> wire::AgentStatus {
         match self.link() {
             Link::Online => wire::AgentStatus::Online,
@@ -239,20 +215,20 @@ impl Agent {
         }
     }
 
-    /// Why it takes no runners, in its own words; "" when it does, or is not there.
-    fn takes_none(&self) -> &str {
-        self.session.as_ref().map_or("", |s| s.takes_none.as_str())
+    /// Why it accepts no runners, as it reports; "" while it accepts them, or is offline.
+    pub fn unschedulable_reason(&self) -> &str {
+        self.session.as_ref().map_or("", |s| s.unschedulable_reason.as_str())
     }
 
-    /// For messages.
-    pub fn status_word(&self) -> &'static str {
+    /// The status as error messages name it.
+    pub fn status_label(&self) -> &'static str {
         match self.link() {
             Link::Online => "online",
             Link::Offline => "offline",
         }
     }
 
-    /// For operators.
+    /// The agent as operators see it, with `taken` slots in use.
     pub fn view(&self, taken: usize) -> AgentView {
         AgentView {
             agent: Some(wire::Agent {
@@ -264,9 +240,9 @@ impl Agent {
             info: self.info.clone(),
             runners: u32::try_from(taken).unwrap_or(u32::MAX),
             last_seen: Some(convert::time_to_wire(self.last_seen)),
-            unschedulable_reason: self.takes_none().to_owned(),
-            hot: self.session.as_ref().map(|s| s.hot.shown().to_vec()).unwrap_or_default(),
-            restore_fallbacks: self.fallbacks.shown(),
+            unschedulable_reason: self.unschedulable_reason().to_owned(),
+            hot: self.session.as_ref().map(|s| s.hot.list().to_vec()).unwrap_or_default(),
+            restore_fallbacks: self.fallbacks.totals(),
             cordon: self.cordon.as_ref().map(|c| fleet::Cordon {
                 reason: c.reason.clone(),
                 since: Some(convert::time_to_wire(c.since)),

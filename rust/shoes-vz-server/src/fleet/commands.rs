@@ -1,6 +1,6 @@
-//! Commands to agents. A create's id follows from the runner and from how often it was refused so that another agent may
-//! take it: one sent twice is recognised whatever was restarted in between, and one that comes back to an agent that
-//! refused it is looked at anew. A delete may have to be tried again, so each of its ids is new.
+//! Commands to agents. The id of a create follows from the runner and from how often agents have refused it. A create that
+//! is sent twice is therefore recognised whatever was restarted in between, and one that returns to an agent that refused
+//! it counts as new. A delete may have to be repeated, so each delete has a new id.
 
 use shoes_vz_model::RunnerId;
 use shoes_vz_proto::agent::{
@@ -8,14 +8,13 @@ use shoes_vz_proto::agent::{
 };
 
 use super::{
-    core::Policy,
+    policy::Policy,
     runner::{Placed, Runner},
-    types::Script,
+    values::Script,
 };
 
 const CREATE: &str = "create-";
 
-/// Makes a runner.
 pub fn create(runner: &Runner, placed: &Placed, script: &Script, policy: &Policy) -> SyncResponse {
     let command = CreateRunnerCommand {
         runner_id: runner.id.to_string(),
@@ -25,9 +24,9 @@ pub fn create(runner: &Runner, placed: &Placed, script: &Script, policy: &Policy
         resource_type: runner.resource_type.to_string(),
         labels: runner.labels.clone(),
         template: placed.template.clone(),
-        cpus: runner.shape.cpus,
-        memory_bytes: runner.shape.memory_bytes,
-        disk_bytes: runner.shape.disk_bytes,
+        cpus: runner.size.cpus,
+        memory_bytes: runner.size.memory_bytes,
+        disk_bytes: runner.size.disk_bytes,
         max_lifetime_seconds: policy.max_lifetime.as_secs(),
         start_deadline_seconds: policy.start_deadline.as_secs(),
         cloud_id: runner.cloud_id.to_string(),
@@ -39,7 +38,7 @@ pub fn create(runner: &Runner, placed: &Placed, script: &Script, policy: &Policy
     }
 }
 
-/// The present id of a runner's create.
+/// The current id of a runner's create.
 pub fn create_id(runner: &Runner) -> String {
     match runner.refusals {
         0 => format!("{CREATE}{}", runner.id),
@@ -47,19 +46,18 @@ pub fn create_id(runner: &Runner) -> String {
     }
 }
 
-/// The runner whose create has or had this command id.
+/// The runner that a create with this command id is or was for.
 pub fn created_by(command_id: &str) -> Option<RunnerId> {
     const UUID: usize = 36;
     command_id.strip_prefix(CREATE)?.get(..UUID)?.parse().ok()
 }
 
-/// Removes a runner.
 pub fn delete(id: RunnerId, command_id: String, request_id: String) -> SyncResponse {
     let command = DeleteRunnerCommand { runner_id: id.to_string(), request_id };
     SyncResponse { command: Some(Command::DeleteRunner(command)), command_id, end_acks: Vec::new() }
 }
 
-/// Nothing to do, and what the server has stored.
+/// No command; acknowledges the ends that the server has stored.
 pub fn noop(end_acks: Vec<String>) -> SyncResponse {
     SyncResponse { command: Some(Command::Noop(NoopCommand {})), command_id: String::new(), end_acks }
 }

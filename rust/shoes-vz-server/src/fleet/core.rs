@@ -1,20 +1,21 @@
-//! The fleet as a value: agents, runners, the queue. No I/O and no clock: an [`Event`] and a [`Now`] go in, a [`Turn`]
-//! comes out, whose writes must be durable before its effects are let go.
+//! The core: agents, runners and the queue as one value, without I/O or a clock. An [`Event`] and a [`Now`] go in; a
+//! [`Decision`] comes out, whose writes must be durable before its effects are performed.
 //!
-//! What always holds (checked by [`Core::broken_invariant`] after every event in the tests):
+//! Invariants ([`Core::broken_invariant`] checks them after every event in the tests):
 //! - of all runners with one name at most one is wanted, and at most one has a slot;
-//! - no VM is made for a name whose runner ran a job and finished;
-//! - a slot is promised only when the agent is connected, not cordoned, takes runners, and has one free;
-//! - the queue is served in the order of arrival, among those that fit and whose callers still wait;
-//! - a runner that nobody waits for and nobody was given has a moment at which it goes.
+//! - no VM is started for a name whose runner ran a job and finished;
+//! - a slot is promised only when the agent is online, not cordoned, accepts runners, and has one free;
+//! - the queue is served in the order of arrival, among the runners that fit and whose callers still wait;
+//! - a runner that no caller waits for or owns has a time at which it is terminated.
 
-mod calls;
 mod cordon;
-mod elsewhere;
 mod end;
-mod served;
-mod stream;
-mod unwritable;
+mod instances;
+mod reconcile;
+mod requeue;
+mod served_names;
+mod sessions;
+mod store_outage;
 mod views;
 
 use std::{
@@ -25,60 +26,22 @@ use std::{
 use jiff::Timestamp;
 use shoes_vz_model::{AgentId, CloudId, RunnerId, RunnerName, Stage};
 
-pub use views::Snapshot;
-
-use crate::repeats::Repeats;
+use crate::log_limit::LogLimiter;
 
 use super::{
     agent::Agent,
-    demand::Demands,
-    labels::{Accepted, UnknownLabels},
+    event::{Decision, Effect, Event, QueueReasons, Write},
+    observation::Observation,
     runner::{Delivery, Phase, Placed, Runner},
-    schedule::{self, Choice, Want, WhyNot},
-    types::{Effect, Event, Now, Observation, SessionId, Shape, Turn, WaiterId, Waits, Write},
+    schedule::{self, Candidate, Choice, Requirements},
+    values::{Now, SessionId, VmSize, WaiterId},
 };
 
-/// What the operator decided.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Templates and sizes by resource type and label; absent = the agent's default.
-    pub demands: Demands,
-    /// Labels no template has to offer.
-    pub accepted_labels: Accepted,
-    /// What is done about others that nobody offers.
-    pub unknown_labels: UnknownLabels,
-    /// How long a runner outlives its last caller.
-    pub grace: Duration,
-    /// How long an ended runner is remembered.
-    pub tombstones: Duration,
-    /// How long an agent may be away before it and its runners are given up.
-    pub agent_forget: Duration,
-    /// How long a VM may live; 0 = the agent's default.
-    pub max_lifetime: Duration,
-    /// How long until SSH must answer; 0 = the agent's default.
-    pub start_deadline: Duration,
-}
+pub use super::policy::Policy;
 
-impl Default for Policy {
-    fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self {
-            demands: Demands::default(),
-            accepted_labels: Accepted::default(),
-            unknown_labels: UnknownLabels::Wait,
-            grace: Duration::from_secs(30),
-            tombstones: 7 * DAY,
-            agent_forget: 7 * DAY,
-            max_lifetime: Duration::ZERO,
-            start_deadline: Duration::ZERO,
-        }
-    }
-}
-
-/// How often tombstones and agents long gone are looked for.
+/// How often expired tombstones and agents are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
-/// See the module.
 #[derive(Debug)]
 pub struct Core {
     policy: Policy,
@@ -87,24 +50,24 @@ pub struct Core {
     by_cloud: HashMap<CloudId, RunnerId>,
     /// The wanted runner of each name: queued, or placed and not dying.
     current: HashMap<RunnerName, RunnerId>,
-    /// Every placed runner by name: a name's next VM waits until the last one is gone.
+    /// Every placed runner by name: the next VM of a name waits until the last one is removed.
     placed_names: HashMap<RunnerName, Vec<RunnerId>>,
-    /// Names whose runner ran a job and finished, as long as its tombstone is kept.
+    /// Names whose runner ran a job and finished, while its tombstone is kept.
     served: HashMap<RunnerName, RunnerId>,
     /// Every placed runner by agent: the slots in use.
     by_agent: HashMap<AgentId, BTreeSet<RunnerId>>,
     sessions: HashMap<SessionId, AgentId>,
     /// In the order of arrival.
     queue: Vec<RunnerId>,
-    /// Arrivals so far.
+    /// How many requests have arrived.
     arrivals: u64,
     waiters: HashMap<WaiterId, Waiter>,
     timers: BTreeSet<(Duration, Timer)>,
-    /// Set while the store cannot be written: why, and what to do.
+    /// Set while the store cannot be written: the reason, and what to do.
     unwritable: Option<String>,
-    /// Log lines an agent or a caller can have repeated at will.
-    repeats: Repeats,
-    turn: Turn,
+    /// For log lines that an agent or a caller can cause as often as it likes.
+    log_limiter: LogLimiter,
+    decision: Decision,
     dirty: BTreeSet<RunnerId>,
     reschedule: bool,
 }
@@ -125,16 +88,20 @@ enum Call {
 enum Timer {
     Deadline(WaiterId),
     Grace(RunnerId),
-    Failed(RunnerId),
+    Cleanup(RunnerId),
     Redelete(AgentId),
     Sweep,
 }
 
-/// Whom a look at the queue is for.
-type Refused = Vec<(String, WhyNot)>;
+/// A runner that an index of the core names. One that is missing is a mistake in the core, which tests must not miss.
+fn runner_mut(runners: &mut HashMap<RunnerId, Runner>, id: RunnerId) -> Option<&mut Runner> {
+    let runner = runners.get_mut(&id);
+    debug_assert!(runner.is_some(), "an index of the fleet names runner {id}, which does not exist");
+    runner
+}
 
 impl Core {
-    /// A fleet as it was stored. Nobody waits, nobody is connected.
+    /// The fleet as it was stored, without waiters or sessions.
     pub fn restore(policy: Policy, agents: Vec<Agent>, mut runners: Vec<Runner>, now: Now) -> Self {
         let mut core = Self {
             policy,
@@ -151,8 +118,8 @@ impl Core {
             waiters: HashMap::new(),
             timers: BTreeSet::from([(now.mono, Timer::Sweep)]),
             unwritable: None,
-            repeats: Repeats::default(),
-            turn: Turn::default(),
+            log_limiter: LogLimiter::default(),
+            decision: Decision::default(),
             dirty: BTreeSet::new(),
             reschedule: false,
         };
@@ -164,9 +131,9 @@ impl Core {
                 now.wall.duration_since(runner.requested_at).try_into().unwrap_or(Duration::ZERO);
             runner.live.queued_since = now.mono;
             runner.live.arrival = core.next_arrival();
-            // It may have been: that it was placed is stored before the command is sent.
+            // Perhaps it was not: the placement is stored before the command is sent.
             runner.live.sent_before = true;
-            runner.live.found = !matches!(runner.phase, Phase::Queued(_));
+            runner.live.request_unseen = !matches!(runner.phase, Phase::Queued(_));
             core.by_cloud.insert(runner.cloud_id, id);
             match &runner.phase {
                 Phase::Queued(_) => core.queue.push(id),
@@ -180,26 +147,26 @@ impl Core {
                 core.current.insert(runner.name.clone(), id);
             }
             core.runners.insert(id, runner);
-            core.mind_unattended(id, now);
+            core.start_grace_if_unclaimed(id, now);
         }
         core
     }
 
-    /// Takes one event in.
-    pub fn handle(&mut self, event: Event, now: Now) -> Turn {
+    /// Decides what follows from one event.
+    pub fn handle(&mut self, event: Event, now: Now) -> Decision {
         match event {
-            Event::Add { waiter, request, patience, fresh } => {
-                self.on_add(waiter, request, patience, fresh, now)
+            Event::Add { waiter, request, timeout, new_ids } => {
+                self.on_add(waiter, request, timeout, new_ids, now)
             }
-            Event::Delete { waiter, cloud_id, patience } => self.on_delete(waiter, cloud_id, patience, now),
-            Event::CallerGone { waiter } => self.on_caller_gone(waiter, now),
+            Event::Delete { waiter, cloud_id, timeout } => self.on_delete(waiter, cloud_id, timeout, now),
+            Event::CallerDisconnected { waiter } => self.on_caller_disconnected(waiter, now),
             Event::Undelivered { runner } => self.on_undelivered(runner, now),
             Event::Register { waiter, registration } => self.on_register(waiter, *registration, now),
-            Event::Order { waiter, agent, order } => self.on_order(waiter, &agent, order, now),
+            Event::Cordon { waiter, agent, order } => self.on_cordon_order(waiter, &agent, order, now),
             Event::Synced { session, agent, request } => self.on_synced(session, agent, *request, now),
-            Event::SessionLost { session, why } => self.on_session_lost(session, &why, now),
+            Event::SessionLost { session, reason } => self.on_session_lost(session, &reason, now),
         }
-        self.close_turn(now)
+        self.close_decision(now)
     }
 
     /// The next moment, by the monotonic clock, at which [`Core::on_time`] has something to do.
@@ -207,38 +174,38 @@ impl Core {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Does what is due.
-    pub fn on_time(&mut self, now: Now) -> Turn {
+    /// Decides what follows from the timers that are due.
+    pub fn on_time(&mut self, now: Now) -> Decision {
         while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now.mono) {
             self.timers.remove(&(at, timer));
             match timer {
                 Timer::Deadline(waiter) => self.on_deadline(waiter),
-                Timer::Grace(id) => self.on_grace_over(id, at, now),
-                Timer::Failed(id) => self.on_failed_for_long(id, at, now),
+                Timer::Grace(id) => self.on_grace_expired(id, at, now),
+                Timer::Cleanup(id) => self.on_cleanup_timeout(id, at, now),
                 Timer::Redelete(agent) => self.dispatch(agent, now),
                 Timer::Sweep => self.sweep(now),
             }
-            // A caller that was answered may have been the last one.
-            self.mind_all_touched(now);
+            // The caller just answered may have been the last one.
+            self.start_graces(now);
         }
-        self.close_turn(now)
+        self.close_decision(now)
     }
 
-    fn close_turn(&mut self, now: Now) -> Turn {
-        self.mind_all_touched(now);
+    fn close_decision(&mut self, now: Now) -> Decision {
+        self.start_graces(now);
         if std::mem::take(&mut self.reschedule) {
             self.schedule(now);
         }
-        let mut turn = std::mem::take(&mut self.turn);
+        let mut decision = std::mem::take(&mut self.decision);
         for id in std::mem::take(&mut self.dirty) {
             if let Some(runner) = self.runners.get(&id) {
-                turn.writes.push(Write::Runner(Box::new(runner.clone())));
+                decision.writes.push(Write::Runner(Box::new(runner.clone())));
             }
         }
-        turn.changed.dedup();
-        turn.agents.sort_unstable();
-        turn.agents.dedup();
-        turn
+        decision.changed.dedup();
+        decision.agents.sort_unstable();
+        decision.agents.dedup();
+        decision
     }
 
     fn next_arrival(&mut self) -> u64 {
@@ -247,34 +214,34 @@ impl Core {
     }
 
     fn effect(&mut self, effect: Effect) {
-        self.turn.effects.push(effect);
+        self.decision.effects.push(effect);
     }
 
     fn observe(&mut self, observation: Observation) {
-        self.turn.effects.push(Effect::Observe(observation));
+        self.decision.effects.push(Effect::Observe(observation));
     }
 
-    /// To be written and shown again.
+    /// The runner has changed: write its row and show it to watchers.
     fn touch(&mut self, id: RunnerId) {
         self.dirty.insert(id);
-        self.turn.changed.push(id);
+        self.decision.changed.push(id);
     }
 
-    /// An agent takes runners otherwise than before: whoever waits may be served, or waits for another reason.
+    /// An agent accepts runners on other terms: queued runners may be placed, or wait for another reason.
     fn agent_changed(&mut self, id: AgentId) {
-        self.turn.agents.push(id);
-        self.turn.waits = Waits::Otherwise;
+        self.decision.agents.push(id);
+        self.decision.queue_reasons = QueueReasons::Changed;
         self.reschedule = true;
     }
 
     fn hold_slot(&mut self, agent: AgentId, name: &RunnerName, id: RunnerId) {
-        self.turn.agents.push(agent);
+        self.decision.agents.push(agent);
         self.by_agent.entry(agent).or_default().insert(id);
         self.placed_names.entry(name.clone()).or_default().push(id);
     }
 
     fn free_slot(&mut self, agent: AgentId, name: &RunnerName, id: RunnerId) {
-        self.turn.agents.push(agent);
+        self.decision.agents.push(agent);
         if let Some(held) = self.by_agent.get_mut(&agent) {
             held.remove(&id);
             if held.is_empty() {
@@ -294,23 +261,24 @@ impl Core {
         self.by_agent.get(&agent).map_or(0, BTreeSet::len)
     }
 
-    fn candidates(&self) -> Vec<schedule::Candidate<'_>> {
-        self.agents.values().map(|a| a.candidate(self.taken(a.id), self.promised(a.id))).collect()
+    fn candidates(&self) -> Vec<Candidate<'_>> {
+        let candidate = |a| Candidate::new(a, self.taken(a.id), self.promised(a.id));
+        self.agents.values().map(candidate).collect()
     }
 
-    /// The shapes of an agent's runners it has not told of yet.
-    fn promised(&self, agent: AgentId) -> Vec<Shape> {
+    /// The sizes of an agent's runners that it has not reported yet.
+    fn promised(&self, agent: AgentId) -> Vec<VmSize> {
         let held = self.by_agent.get(&agent).into_iter().flatten();
-        let untold = held
+        let unreported = held
             .filter_map(|id| self.runners.get(id))
             .filter(|r| matches!(&r.phase, Phase::Placed(placed) if placed.report.is_none()));
-        untold.map(|r| r.shape).collect()
+        unreported.map(|r| r.size).collect()
     }
 
-    fn want<'a>(&'a self, runner: &'a Runner) -> Want<'a> {
-        Want {
+    fn requirements<'a>(&'a self, runner: &'a Runner) -> Requirements<'a> {
+        Requirements {
             labels: &runner.labels,
-            shape: runner.shape,
+            size: runner.size,
             template: &runner.template,
             accepted: &self.policy.accepted_labels,
             unknown: self.policy.unknown_labels,
@@ -318,7 +286,7 @@ impl Core {
         }
     }
 
-    /// Serves the queue as far as slots go.
+    /// Places queued runners while slots are free.
     fn schedule(&mut self, now: Now) {
         if self.unwritable.is_some() {
             return;
@@ -332,14 +300,14 @@ impl Core {
                     break;
                 }
                 let Some(runner) = self.runners.get(id) else { continue };
-                if runner.live.adders.is_empty() || self.placed_names.contains_key(&runner.name) {
+                if runner.live.add_waiters.is_empty() || self.placed_names.contains_key(&runner.name) {
                     continue;
                 }
-                let Ok(choice) = schedule::choose(&candidates, self.want(runner)) else { continue };
+                let Ok(choice) = schedule::choose(&candidates, self.requirements(runner)) else { continue };
                 free -= 1;
                 if let Some(chosen) = candidates.iter_mut().find(|c| c.id == choice.agent) {
                     chosen.taken += 1;
-                    chosen.promised.push(runner.shape);
+                    chosen.promised.push(runner.size);
                 }
                 served.push((*id, choice));
             }
@@ -355,22 +323,16 @@ impl Core {
     }
 
     fn place(&mut self, id: RunnerId, choice: Choice, now: Now) {
-        let Some(runner) = self.runners.get_mut(&id) else { return };
+        let Some(runner) = runner_mut(&mut self.runners, id) else { return };
         let Phase::Queued(script) = &runner.phase else { return };
         let queued_for = runner.wanted_for(now);
-        // Of one that an agent refused only the time since then is new.
+        // For a runner that was queued again, only the time since then has not been counted yet.
         let waited = match runner.live.queued_since == runner.live.began {
             true => queued_for,
             false => now.mono.saturating_sub(runner.live.queued_since),
         };
-        runner.phase = Phase::Placed(Placed {
-            agent: choice.agent,
-            template: choice.template,
-            queued_for,
-            delivery: Delivery::Pending(script.clone()),
-            report: None,
-            doom: None,
-        });
+        let delivery = Delivery::Pending(script.clone());
+        runner.phase = Phase::Placed(Placed::new(choice.agent, choice.template, queued_for, delivery));
         let name = runner.name.clone();
         tracing::info!(runner_id = %id, runner_name = %name, request_id = %runner.request_id,
             agent_id = %choice.agent, queue_ms = queued_for.as_millis() as u64, "runner placed");
@@ -385,47 +347,47 @@ impl Core {
         if self.unwritable.is_some() {
             return;
         }
-        let over = |at: Timestamp, keep: Duration| {
+        let older = |at: Timestamp, keep: Duration| {
             now.wall.duration_since(at)
                 > jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX)
         };
         let lost: Vec<AgentId> = self
             .agents
             .values()
-            .filter(|a| a.session.is_none() && over(a.last_seen, self.policy.agent_forget))
-            // That it is cordoned must not be forgotten: only its runners are given up.
+            .filter(|a| a.session.is_none() && older(a.last_seen, self.policy.agent_forget))
+            // A cordon must not be forgotten, so a cordoned agent loses only its runners.
             .filter(|a| a.cordon.is_none() || self.taken(a.id) > 0)
             .map(|a| a.id)
             .collect();
         for id in lost {
-            self.give_up_agent(id, "it was away for too long", now);
+            self.expire_agent(id, "the agent was offline for too long", now);
         }
-        let past: Vec<RunnerId> = self
+        let expired: Vec<RunnerId> = self
             .runners
             .values()
-            .filter(|r| matches!(&r.phase, Phase::Ended(e) if over(e.at, self.policy.tombstones)))
+            .filter(|r| matches!(&r.phase, Phase::Ended(e) if older(e.at, self.policy.tombstones)))
             .map(|r| r.id)
             .collect();
-        for id in past {
+        for id in expired {
             if let Some(runner) = self.runners.remove(&id) {
                 self.forget_served(&runner);
                 self.by_cloud.remove(&runner.cloud_id);
-                self.turn.writes.push(Write::RemoveRunner(id));
+                self.decision.writes.push(Write::RemoveRunner(id));
             }
         }
     }
 
-    /// Runners that still are to come, or there.
+    /// How many runners have not ended.
     pub fn living(&self) -> usize {
         self.runners.values().filter(|r| r.is_alive()).count()
     }
 
-    /// Calls that wait for an answer.
+    /// How many calls wait for an answer.
     pub fn waiting(&self) -> usize {
         self.waiters.len()
     }
 
-    /// The first invariant that does not hold; for tests and simulation.
+    /// The first invariant that does not hold, for tests and the simulation.
     pub fn broken_invariant(&self) -> Option<String> {
         for (name, ids) in &self.placed_names {
             let wanted = ids.iter().filter(|id| self.runners.get(id).is_some_and(|r| !r.is_dying())).count();
@@ -437,13 +399,13 @@ impl Core {
             let current = self.current.get(&runner.name) == Some(&runner.id);
             if current == runner.is_dying() {
                 return Some(format!(
-                    "{} is dying: {}, yet current: {current}",
+                    "{} is dying: {}, and current: {current}",
                     runner.id,
                     runner.is_dying()
                 ));
             }
             if matches!(runner.phase, Phase::Queued(_)) && self.has_served(&runner.name).is_some() {
-                return Some(format!("a second VM is wanted for {}, whose job is done", runner.name));
+                return Some(format!("a second VM is wanted for {}, which has been served", runner.name));
             }
             let in_queue = self.queue.contains(&runner.id);
             if in_queue != matches!(runner.phase, Phase::Queued(_)) {
@@ -455,23 +417,20 @@ impl Core {
             if holds != runner.placed().is_some() {
                 return Some(format!("{} and its slot disagree", runner.id));
             }
-            let unattended = runner.live.adders.is_empty() && runner.claims == 0 && !runner.is_dying();
-            if unattended != runner.live.grace.is_some() {
-                return Some(format!(
-                    "{} is unattended: {unattended}, and its grace says otherwise",
-                    runner.id
-                ));
+            let unclaimed = runner.live.add_waiters.is_empty() && runner.claims == 0 && !runner.is_dying();
+            if unclaimed != runner.live.grace.is_some() {
+                return Some(format!("{} is unclaimed: {unclaimed}, and its grace disagrees", runner.id));
             }
-            for waiter in runner.live.adders.iter().chain(&runner.live.deleters) {
+            for waiter in runner.live.add_waiters.iter().chain(&runner.live.delete_waiters) {
                 if !self.waiters.contains_key(waiter) {
-                    return Some(format!("{} has a caller nobody knows", runner.id));
+                    return Some(format!("{} has an unknown waiter", runner.id));
                 }
             }
             if runner.is_dying()
-                && !runner.live.adders.is_empty()
+                && !runner.live.add_waiters.is_empty()
                 && runner.state() != shoes_vz_model::State::TearingDown
             {
-                return Some(format!("{} is dying and somebody waits for it", runner.id));
+                return Some(format!("{} is dying and has waiters", runner.id));
             }
         }
         let arrivals = self.queue.iter().filter_map(|id| self.runners.get(id)).map(|r| r.live.arrival);

@@ -1,20 +1,18 @@
-//! What a job's labels mean: nothing, an operating system, an architecture, or something a template must offer.
+//! What a job's labels mean: nothing, an operating system, an architecture, or something that a template must offer.
 
 use std::collections::BTreeSet;
 
 use shoes_vz_proto::agent as wire;
 
-use super::schedule::Want;
-
-/// Labels GitHub or myshoes put on every job; no template has to offer them.
+/// Labels that GitHub or myshoes put on every job; no template has to offer them.
 const ALWAYS: [&str; 7] = ["self-hosted", "myshoes", "macos", "linux", "x64", "arm64", "dependabot"];
 
-/// Labels the operator lets pass although no template offers them.
+/// Labels that the operator accepts although no template offers them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accepted(BTreeSet<String>);
 
 impl Accepted {
-    /// Case is of no account, as at GitHub.
+    /// Case does not matter, as at GitHub.
     pub fn new(labels: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self(labels.into_iter().map(|l| l.as_ref().to_ascii_lowercase()).collect())
     }
@@ -24,21 +22,21 @@ impl Accepted {
     }
 }
 
-/// What is to be done about a label that no agent offers.
+/// What to do about a label that no agent offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownLabels {
     /// The request waits like any other: an agent that offers it may be about to join.
     Wait,
     /// `INVALID_ARGUMENT`: myshoes deletes the job.
     Refuse,
-    /// As if it were not there.
+    /// The label is treated as absent.
     Ignore,
 }
 
 /// What an agent offers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Offers {
-    /// A Go agent tells nothing and looks at nothing: every label fits, as it did with the Go server.
+    /// A Go agent reports no templates and checks no labels: every label fits, as with the Go server.
     Anything,
     /// Templates, and the host's architecture and operating system.
     Templates(Vec<wire::TemplateInfo>, Host),
@@ -47,14 +45,14 @@ pub enum Offers {
 /// The host an agent runs on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
-    /// "macos" or "linux"; "" = unknown.
+    /// "macos" or "linux"; "" is unknown.
     pub os: String,
-    /// As `uname -m` or Rust has it; "" = unknown.
+    /// As `uname -m` or Rust names it; "" is unknown.
     pub arch: String,
 }
 
 impl Offers {
-    /// From what the agent told at its registration.
+    /// From the agent's registration.
     pub fn of(info: Option<&wire::AgentInfo>) -> Self {
         info.map_or(Self::Anything, |i| {
             Self::Templates(i.templates.clone(), Host { os: i.os.clone(), arch: i.arch.clone() })
@@ -64,17 +62,17 @@ impl Offers {
     fn names(&self, lower: &str) -> bool {
         match self {
             Self::Anything => true,
-            Self::Templates(templates, _) => templates.iter().any(|t| offers(t, lower)),
+            Self::Templates(templates, _) => templates.iter().any(|t| has_label(t, lower)),
         }
     }
 }
 
-fn offers(template: &wire::TemplateInfo, lower: &str) -> bool {
+fn has_label(template: &wire::TemplateInfo, lower: &str) -> bool {
     template.labels.iter().any(|l| l.eq_ignore_ascii_case(lower))
 }
 
-/// The first of `labels` that no agent offers and nothing else allows. `None` too while no agent is known:
-/// then it may be a matter of time.
+/// The first of `labels` that no agent offers and nothing else allows. `None` also while no agent is known, since one that
+/// offers it may still register.
 pub fn first_unknown<'a>(
     labels: &'a [String],
     accepted: &Accepted,
@@ -87,20 +85,25 @@ pub fn first_unknown<'a>(
     })
 }
 
-/// Why no template of an agent will do.
+/// Why no template of an agent fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Misfit {
-    /// None has the name asked for.
+pub enum TemplateMismatch {
+    /// None has the required name.
     Template,
-    /// These labels stand in the way.
+    /// No template fits these labels.
     Labels(Vec<String>),
 }
 
-/// The template of `offers` that fits ("" = the agent's own).
-pub fn fit(want: Want<'_>, offers_: &Offers) -> Result<String, Misfit> {
-    let Want { labels, accepted, unknown, .. } = want;
-    let Offers::Templates(templates, host) = offers_ else {
-        return if want.template.is_empty() { Ok(String::new()) } else { Err(Misfit::Template) };
+/// The template of `offers` that fits ("" is the agent's default). `named` is the required template; "" allows any.
+pub fn fit(
+    offers: &Offers,
+    named: &str,
+    labels: &[String],
+    accepted: &Accepted,
+    unknown: UnknownLabels,
+) -> Result<String, TemplateMismatch> {
+    let Offers::Templates(templates, host) = offers else {
+        return if named.is_empty() { Ok(String::new()) } else { Err(TemplateMismatch::Template) };
     };
     let lowers: Vec<String> = labels.iter().map(|l| l.to_ascii_lowercase()).collect();
     let misses = |template: Option<&wire::TemplateInfo>| -> Vec<String> {
@@ -109,7 +112,7 @@ pub fn fit(want: Want<'_>, offers_: &Offers) -> Result<String, Misfit> {
             .iter()
             .zip(labels)
             .filter(|(lower, _)| {
-                let offered = template.is_some_and(|t| offers(t, lower));
+                let offered = template.is_some_and(|t| has_label(t, lower));
                 let passes = match lower.as_str() {
                     "macos" | "linux" => os.is_empty() || os.eq_ignore_ascii_case(lower),
                     "x64" | "arm64" => arch_label(&host.arch).is_none_or(|a| a == lower.as_str()),
@@ -120,32 +123,36 @@ pub fn fit(want: Want<'_>, offers_: &Offers) -> Result<String, Misfit> {
             .map(|(_, label)| label.clone())
             .collect()
     };
-    if !want.template.is_empty() {
-        let named = templates.iter().find(|t| t.name == want.template).ok_or(Misfit::Template)?;
+    if !named.is_empty() {
+        let named = templates.iter().find(|t| t.name == named).ok_or(TemplateMismatch::Template)?;
         let missing = misses(Some(named));
-        return if missing.is_empty() { Ok(named.name.clone()) } else { Err(Misfit::Labels(missing)) };
+        return if missing.is_empty() {
+            Ok(named.name.clone())
+        } else {
+            Err(TemplateMismatch::Labels(missing))
+        };
     }
-    // The agent's own template is its first; with none listed only the host itself can be looked at.
-    let own = misses(templates.first());
-    if own.is_empty() && !wants_other(&lowers, templates) {
+    // The agent's default template is its first; with none listed only the host itself can be checked.
+    let default = misses(templates.first());
+    if default.is_empty() && !another_offers_more(&lowers, templates) {
         return Ok(String::new());
     }
-    let best = templates.iter().map(|t| (misses(Some(t)), wanted(&lowers, t), t));
-    match best.filter(|(missing, ..)| missing.is_empty()).max_by_key(|(_, wanted, _)| *wanted) {
+    let best = templates.iter().map(|t| (misses(Some(t)), offered(&lowers, t), t));
+    match best.filter(|(missing, ..)| missing.is_empty()).max_by_key(|(_, offered, _)| *offered) {
         Some((.., template)) => Ok(template.name.clone()),
-        None => Err(Misfit::Labels(own)),
+        None => Err(TemplateMismatch::Labels(default)),
     }
 }
 
 /// How many of the labels the template offers itself.
-fn wanted(lowers: &[String], template: &wire::TemplateInfo) -> usize {
-    lowers.iter().filter(|l| offers(template, l)).count()
+fn offered(lowers: &[String], template: &wire::TemplateInfo) -> usize {
+    lowers.iter().filter(|l| has_label(template, l)).count()
 }
 
 /// Whether another template than the first offers more of the labels (they matter only when labels may be ignored).
-fn wants_other(lowers: &[String], templates: &[wire::TemplateInfo]) -> bool {
-    let own = templates.first().map_or(0, |t| wanted(lowers, t));
-    templates.iter().skip(1).any(|t| wanted(lowers, t) > own)
+fn another_offers_more(lowers: &[String], templates: &[wire::TemplateInfo]) -> bool {
+    let default = templates.first().map_or(0, |t| offered(lowers, t));
+    templates.iter().skip(1).any(|t| offered(lowers, t) > default)
 }
 
 fn arch_label(arch: &str) -> Option<&'static str> {
@@ -158,9 +165,7 @@ fn arch_label(arch: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use super::{super::types::Shape, *};
+    use super::*;
 
     fn template(name: &str, os: &str, labels: &[&str]) -> wire::TemplateInfo {
         wire::TemplateInfo {
@@ -186,9 +191,9 @@ mod tests {
     }
 
     fn fits(labels: &[&str], offers: &Offers) -> Result<String, Vec<String>> {
-        fits_from("", labels, UnknownLabels::Refuse, offers).map_err(|misfit| match misfit {
-            Misfit::Labels(labels) => labels,
-            Misfit::Template => panic!("no template was asked for"),
+        fits_from("", labels, UnknownLabels::Refuse, offers).map_err(|mismatch| match mismatch {
+            TemplateMismatch::Labels(labels) => labels,
+            TemplateMismatch::Template => panic!("no template was required"),
         })
     }
 
@@ -197,28 +202,22 @@ mod tests {
         labels: &[&str],
         unknown: UnknownLabels,
         offers: &Offers,
-    ) -> Result<String, Misfit> {
-        let (labels, accepted, refused_by) = (of(labels), Accepted::default(), BTreeMap::new());
-        let want = Want {
-            labels: &labels,
-            shape: Shape::default(),
-            template,
-            accepted: &accepted,
-            unknown,
-            refused_by: &refused_by,
-        };
-        fit(want, offers)
+    ) -> Result<String, TemplateMismatch> {
+        fit(offers, template, &of(labels), &Accepted::default(), unknown)
     }
 
     #[test]
-    fn a_template_asked_for_by_name_is_the_only_one_looked_at() {
+    fn a_template_required_by_name_is_the_only_one_considered() {
         let from =
             |template: &str, labels: &[&str]| fits_from(template, labels, UnknownLabels::Refuse, &mac());
         assert_eq!(from("xcode", &[]), Ok("xcode".into()));
         assert_eq!(from("plain", &["macos-26"]), Ok("plain".into()));
-        assert_eq!(from("plain", &["xcode-26"]), Err(Misfit::Labels(of(&["xcode-26"]))));
-        assert_eq!(from("sonoma", &[]), Err(Misfit::Template));
-        assert_eq!(fits_from("x", &[], UnknownLabels::Ignore, &Offers::Anything), Err(Misfit::Template));
+        assert_eq!(from("plain", &["xcode-26"]), Err(TemplateMismatch::Labels(of(&["xcode-26"]))));
+        assert_eq!(from("sonoma", &[]), Err(TemplateMismatch::Template));
+        assert_eq!(
+            fits_from("x", &[], UnknownLabels::Ignore, &Offers::Anything),
+            Err(TemplateMismatch::Template)
+        );
     }
 
     #[test]
@@ -226,14 +225,14 @@ mod tests {
         assert_eq!(
             fits(&["self-hosted", "MacOS-26"], &mac()),
             Ok(String::new()),
-            "the agent's own template does"
+            "the agent's default template fits"
         );
         assert_eq!(fits(&["xcode-26"], &mac()), Ok("xcode".into()));
         assert_eq!(fits(&["self-hosted", "gpu"], &mac()), Err(of(&["gpu"])));
     }
 
     #[test]
-    fn an_operating_system_or_architecture_asked_for_is_honoured() {
+    fn a_required_operating_system_or_architecture_is_honoured() {
         assert_eq!(fits(&["macOS", "ARM64"], &mac()), Ok(String::new()));
         assert_eq!(fits(&["Linux"], &mac()), Err(of(&["Linux"])));
         assert_eq!(fits(&["X64"], &mac()), Err(of(&["X64"])));
@@ -241,7 +240,7 @@ mod tests {
         assert_eq!(
             fits(&["macOS", "X64"], &silent),
             Ok(String::new()),
-            "an agent that tells nothing is believed"
+            "an agent that reports nothing may fit"
         );
     }
 
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_label_nobody_offers_is_named_once_an_agent_is_known() {
+    fn the_first_label_that_no_agent_offers_is_named_once_an_agent_is_known() {
         let agents = [mac()];
         let accepted = Accepted::new(["Special"]);
         let labels = of(&["self-hosted", "DEPENDABOT", "special", "xcode-26", "gpu"]);

@@ -1,11 +1,11 @@
 //! A runner as the server keeps it:
 //!
 //! ```text
-//! Queued ──place──▶ Placed ──reported over, or no longer listed──▶ Ended (tombstone) ──▶ forgotten
-//!  │ ▲─its agent cannot, another may─┘                               ▲
+//! Queued ──place──▶ Placed ──reported ended, or no longer listed──▶ Ended (tombstone) ──▶ forgotten
+//!  │ ▲──requeue: its agent cannot take it─┘                          ▲
 //!  └──────────────────cancelled──────────────────────────────────────┘
 //! ```
-//! Only a placed runner takes a slot. A placed runner may be doomed: then it only waits to be gone.
+//! Only a placed runner takes a slot. A placed runner with a [`Termination`] only waits until its agent has removed it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,144 +14,171 @@ use shoes_vz_model::{AgentId, CloudId, ResourceType, RunnerId, RunnerName, Stage
 use shoes_vz_proto::{agent as wire, convert, fleet::RunnerView};
 
 use super::{
-    agent::Refused,
+    agent::AgentRefusal,
     report,
-    types::{Added, Now, Script, Shape, WaiterId},
+    values::{Now, Script, VmSize, WaiterId},
 };
 
 /// One runner; everything but `live` is durable.
 #[derive(Debug, Clone)]
 pub struct Runner {
-    /// Also its bundle's name.
+    /// Also the name of its bundle.
     pub id: RunnerId,
-    /// For myshoes.
     pub cloud_id: CloudId,
-    /// At GitHub.
     pub name: RunnerName,
-    /// Its size, by name.
     pub resource_type: ResourceType,
-    /// Its size.
-    pub shape: Shape,
-    /// The only template it may be made from; "" = any that fits its labels.
+    pub size: VmSize,
+    /// The only template it may be made from; "" allows any that fits its labels.
     pub template: String,
-    /// As asked for.
+    /// As the caller gave them.
     pub labels: Vec<String>,
-    /// Of the AddInstance that began it.
+    /// Of the AddInstance call that created it.
     pub request_id: String,
-    /// When that was.
+    /// The time of that call.
     pub requested_at: Timestamp,
-    /// How many agents refused it for their own sake. Each of its creates has an id of its own by it.
+    /// How many agents could not take it. It makes the id of each of its create commands unique.
     pub refusals: u32,
-    /// How many callers were told that they have it. Unclaimed runners do not outlive their callers for long.
+    /// How many callers were answered that the runner is theirs. A runner without one ends soon after its last caller left.
     pub claims: u32,
-    /// Where it stands.
     pub phase: Phase,
     /// What does not survive a restart of the server.
     pub live: Live,
 }
 
-/// See the module.
 #[derive(Debug, Clone)]
 pub enum Phase {
     /// Waits for a slot.
     Queued(Script),
     /// Has a slot on an agent.
     Placed(Placed),
-    /// Over; kept so that a late DeleteInstance succeeds.
+    /// Kept so that a late DeleteInstance succeeds.
     Ended(Ended),
 }
 
 /// A runner that has a slot.
 #[derive(Debug, Clone)]
 pub struct Placed {
-    /// Where.
     pub agent: AgentId,
-    /// "" = the agent's own.
+    /// "" is the agent's default template.
     pub template: String,
-    /// How long it had waited.
     pub queued_for: Duration,
-    /// Whether the agent has the command.
     pub delivery: Delivery,
-    /// What the agent last told.
+    /// The agent's last report.
     pub report: Option<wire::Runner>,
-    /// Set once it is to go.
-    pub doom: Option<Doom>,
+    /// Set once the runner is to end.
+    pub termination: Option<Termination>,
 }
 
-/// Whether an agent knows that it shall make a runner.
+/// Whether the agent has the create command.
 #[derive(Debug, Clone)]
 pub enum Delivery {
-    /// Neither acknowledged nor listed yet: the script is still needed.
+    /// The runner is neither acknowledged nor listed yet, so the script is still needed.
     Pending(Script),
-    /// The agent has it.
     Done,
 }
 
-/// Why a runner is to go.
+/// The server's decision to end a runner.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Doom {
-    /// What its end is called.
-    pub kind: DoomKind,
-    /// In words.
+pub struct Termination {
+    pub kind: TerminationKind,
     pub reason: String,
 }
 
-/// See [`Doom`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DoomKind {
-    /// Somebody asked for it, or nobody wanted it any more.
+pub enum TerminationKind {
+    /// A caller deleted it, or no caller wants it any longer.
     Deleted,
-    /// It failed and its agent did not clean it up.
+    /// It failed, and its agent did not remove it.
     Failed,
 }
 
 /// A tombstone.
 #[derive(Debug, Clone)]
 pub struct Ended {
-    /// Where it was; `None` = it never had a slot.
+    /// The agent it was placed on; `None` if it never had a slot.
     pub agent: Option<AgentId>,
-    /// That agent's, kept because agents can be forgotten.
+    /// That agent's hostname, kept because agents can be forgotten.
     pub hostname: String,
-    /// How long it had waited.
     pub queued_for: Duration,
     /// The last report, with `end`.
     pub report: wire::Runner,
-    /// When the server learnt of it.
+    /// When the server recorded the end.
     pub at: Timestamp,
+}
+
+/// What AddInstance answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    pub runner_id: RunnerId,
+    pub cloud_id: CloudId,
+    /// May be empty.
+    pub ip_address: String,
+    pub resource_type: ResourceType,
 }
 
 /// What does not survive a restart of the server.
 #[derive(Debug, Clone, Default)]
 pub struct Live {
-    /// When the request came, or this server began after it, by the monotonic clock.
+    /// When the request arrived, or when this server started if that was later, by the monotonic clock.
     pub began: Duration,
-    /// How long before `began` the request came.
+    /// How long before `began` the request arrived.
     pub before: Duration,
-    /// Its place in the order of arrival.
+    /// Its position in the order of arrival.
     pub arrival: u64,
-    /// When it was put into the queue: `began`, or when an agent refused it.
+    /// When it entered the queue: `began`, or when an agent refused it.
     pub queued_since: Duration,
-    /// Agents that refused it for their own sake.
-    pub refused_by: BTreeMap<AgentId, Refused>,
+    /// Agents that could not take it.
+    pub refused_by: BTreeMap<AgentId, AgentRefusal>,
     /// Callers of AddInstance.
-    pub adders: Vec<WaiterId>,
+    pub add_waiters: Vec<WaiterId>,
     /// Callers of DeleteInstance.
-    pub deleters: Vec<WaiterId>,
-    /// Nobody waits and nobody has it: when it goes.
+    pub delete_waiters: Vec<WaiterId>,
+    /// No caller waits for it or owns it: when it is terminated.
     pub grace: Option<Duration>,
-    /// The agent has reported ERROR: when the server ends it itself.
-    pub sweep: Option<Duration>,
+    /// The agent has reported ERROR: when the server terminates it.
+    pub cleanup_deadline: Option<Duration>,
     /// Its create was sent on some stream already.
     pub sent_before: bool,
-    /// Its request was not seen by this server: it was stored before, or its agent told of it.
-    pub found: bool,
+    /// This server did not see its request: it was stored earlier, or its agent reported it first.
+    pub request_unseen: bool,
     /// Since when a job runs.
     pub busy_since: Option<Duration>,
 }
 
+impl Placed {
+    /// One of which the agent has reported nothing yet.
+    pub fn new(agent: AgentId, template: String, queued_for: Duration, delivery: Delivery) -> Self {
+        Self { agent, template, queued_for, delivery, report: None, termination: None }
+    }
+}
+
 impl Runner {
-    /// The slot it has.
+    /// A runner that only its agent's report is known of. It counts as claimed, so it stays until it is deleted.
+    pub fn adopted(agent: AgentId, id: RunnerId, report: &wire::Runner, now: Now) -> Option<Self> {
+        // The runner's id is unique, and so is a cloud id made from it.
+        let cloud_id = report.cloud_id.parse().or_else(|_| format!("shoes-vz-{id}").parse()).ok()?;
+        let name =
+            RunnerName::recorded(&report.runner_name).or_else(|_| format!("adopted-{id}").parse()).ok()?;
+        let created = report.created_at.as_ref().and_then(convert::time_from_wire);
+        Some(Self {
+            id,
+            cloud_id,
+            name,
+            // Agents do not report it; it only shows in lists.
+            resource_type: ResourceType::Nano,
+            size: VmSize::default(),
+            template: String::new(),
+            labels: Vec::new(),
+            request_id: String::new(),
+            requested_at: created.unwrap_or(now.wall),
+            refusals: 0,
+            claims: 1,
+            phase: Phase::Placed(Placed::new(agent, String::new(), Duration::ZERO, Delivery::Done)),
+            live: Live { began: now.mono, request_unseen: true, ..Live::default() },
+        })
+    }
+
     pub fn placed(&self) -> Option<&Placed> {
         match &self.phase {
             Phase::Placed(placed) => Some(placed),
@@ -159,53 +186,62 @@ impl Runner {
         }
     }
 
-    /// Whether it still is to come, or there.
+    /// Whether it has not ended.
     pub fn is_alive(&self) -> bool {
         !matches!(self.phase, Phase::Ended(_))
     }
 
-    /// As last reported.
-    pub fn state(&self) -> State {
-        let report = match &self.phase {
+    /// What the agent reported last.
+    pub fn last_report(&self) -> Option<&wire::Runner> {
+        match &self.phase {
             Phase::Queued(_) => None,
             Phase::Placed(placed) => placed.report.as_ref(),
             Phase::Ended(ended) => Some(&ended.report),
-        };
-        report.and_then(|r| convert::state_from_wire(r.state)).unwrap_or(State::Creating)
+        }
     }
 
-    /// True once nothing good can come of it: over, doomed, failed or being torn down.
+    /// As last reported.
+    pub fn state(&self) -> State {
+        self.last_report().and_then(|r| convert::state_from_wire(r.state)).unwrap_or(State::Creating)
+    }
+
+    /// As last reported; may be empty.
+    pub fn error_message(&self) -> String {
+        self.last_report().map(|r| r.error_message.clone()).unwrap_or_default()
+    }
+
+    /// True once it cannot serve a job any more: ended, terminated, failed or being torn down.
     pub fn is_dying(&self) -> bool {
         match &self.phase {
             Phase::Queued(_) => false,
             Phase::Placed(placed) => {
-                placed.doom.is_some() || matches!(self.state(), State::Error | State::TearingDown)
+                placed.termination.is_some() || matches!(self.state(), State::Error | State::TearingDown)
             }
             Phase::Ended(_) => true,
         }
     }
 
-    /// True once it has done what its name was asked for: it finished, and a job was seen running on it.
+    /// True once its name has been served: it finished, and a job was seen running on it.
     pub fn has_served(&self) -> bool {
         let Phase::Ended(ended) = &self.phase else { return false };
         let kind = ended.report.end.as_ref().map(wire::RunnerEnd::kind);
         kind == Some(wire::EndKind::Finished) && report::shows_a_job(&ended.report)
     }
 
-    /// How long it has been wanted, by the time its request came: also over restarts of the server.
+    /// Time since its request arrived, across restarts of the server.
     pub fn wanted_for(&self, now: Now) -> Duration {
         self.live.before + now.mono.saturating_sub(self.live.began)
     }
 
-    /// What AddInstance answers, once the runner is ready.
+    /// What AddInstance answers once the runner is ready.
     pub fn added(&self) -> Option<Added> {
         let placed = self.placed()?;
-        (self.state().is_ready() && placed.doom.is_none()).then(|| self.answer(placed))
+        (self.state().is_ready() && placed.termination.is_none()).then(|| self.answer(placed))
     }
 
-    /// As [`Runner::added`], for one whose job was over before anybody was told that it was ready.
+    /// As [`Runner::added`], for a runner whose job ended before any caller was answered.
     pub fn added_and_finished(&self) -> Option<Added> {
-        self.placed().filter(|placed| placed.doom.is_none()).map(|placed| self.answer(placed))
+        self.placed().filter(|placed| placed.termination.is_none()).map(|placed| self.answer(placed))
     }
 
     fn answer(&self, placed: &Placed) -> Added {
@@ -217,16 +253,15 @@ impl Runner {
         }
     }
 
-    /// For messages: the stage under way.
+    /// The current stage, as error messages name it.
     pub fn stage(&self) -> &'static str {
         match &self.phase {
             Phase::Queued(_) => Stage::Queue.as_str(),
-            Phase::Placed(Placed { report, .. }) => stage_of(report.as_ref()),
-            Phase::Ended(ended) => stage_of(Some(&ended.report)),
+            Phase::Placed(_) | Phase::Ended(_) => stage_of(self.last_report()),
         }
     }
 
-    /// The report to show or to bury: the agent's, or what is known without one. Ids are always the server's own.
+    /// The report to show or to record at the end: the agent's, or what is known without one. The ids are always the server's.
     pub fn report(&self) -> wire::Runner {
         let base = wire::Runner {
             runner_id: self.id.to_string(),
@@ -252,7 +287,7 @@ impl Runner {
         }
     }
 
-    /// For operators.
+    /// The runner as operators see it.
     pub fn view(&self, hostname: &str, pending_reason: String, queued_for: Duration) -> RunnerView {
         let mut runner = self.report();
         let was_placed = match &self.phase {
@@ -279,7 +314,7 @@ impl Runner {
             pending_reason,
             requested_at: Some(convert::time_to_wire(self.requested_at)),
             queue_ms: u64::try_from(queued_for.as_millis()).unwrap_or(u64::MAX),
-            // The core's to tell.
+            // Only the core knows it.
             agent_status: wire::AgentStatus::Unspecified.into(),
         }
     }
@@ -288,7 +323,7 @@ impl Runner {
 fn stage_of(report: Option<&wire::Runner>) -> &'static str {
     match report {
         None => Stage::Clone.as_str(),
-        // A Go agent tells no stages.
+        // A Go agent reports no stages.
         Some(r) => convert::stage_from_wire(r.stage).map_or("start-up", Stage::as_str),
     }
 }

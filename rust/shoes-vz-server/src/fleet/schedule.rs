@@ -1,184 +1,189 @@
-//! The scheduler: a function of a snapshot. An agent with a hot VM that fits first, then one that is starting such a VM,
-//! then the one with most free slots; reservations, and hot VMs promised, are counted by whoever takes the
-//! snapshot; an agent that is not connected, or cordoned, or says that it takes none, is never chosen, nor one that
-//! refused this very runner and has said nothing new since.
+//! The scheduler, a function of a snapshot. It prefers an agent with a hot VM that fits, then one that prepares such a VM,
+//! then the one with most free slots. The snapshot counts slots and hot VMs that are already promised. It never chooses an
+//! agent that is offline, is cordoned or accepts no runners, nor one that refused this runner and has reported nothing new
+//! since.
 
 use std::{collections::BTreeMap, fmt};
 
 use shoes_vz_model::AgentId;
 
 use super::{
-    agent::{Heard, Refused},
-    hot::{Hot, Warmth},
-    labels::{self, Accepted, Misfit, Offers, UnknownLabels},
-    types::Shape,
+    agent::{Agent, AgentRefusal, AgentRevision, Link, Session},
+    hot::{Hot, Readiness},
+    labels::{self, Accepted, Offers, TemplateMismatch, UnknownLabels},
+    values::VmSize,
 };
-
-/// Whether an agent's Sync stream stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// It does.
-    Online,
-    /// It does not.
-    Offline,
-}
 
 /// One agent, as the scheduler sees it.
 #[derive(Debug, Clone)]
 pub struct Candidate<'a> {
-    /// Who.
     pub id: AgentId,
-    /// For people.
     pub hostname: &'a str,
-    /// Whether it is there.
     pub link: Link,
-    /// Set while an operator lets it have no new runners: why.
+    /// Set while it is cordoned: the reason, which may be empty.
     pub cordon: Option<&'a str>,
-    /// Why it takes no runners for now, in its own words; "" = it does.
-    pub takes_none: &'a str,
-    /// How far it was heard; `None` = it is not connected.
-    pub heard: Option<Heard>,
-    /// Its slots.
+    /// Why it accepts no runners for now, as it reports; "" while it accepts them.
+    pub unschedulable_reason: &'a str,
+    /// `None` while it is offline.
+    pub revision: Option<AgentRevision>,
     pub slots: u32,
     /// Slots in use or promised.
     pub taken: u32,
-    /// CPU cores; 0 = unknown.
+    /// CPU cores; 0 is unknown.
     pub cpus: u32,
-    /// Bytes of memory; 0 = unknown.
+    /// Bytes of memory; 0 is unknown.
     pub memory_bytes: u64,
-    /// Its templates.
     pub offers: &'a Offers,
-    /// Its hot VMs; `None` = it is not connected.
+    /// `None` while it is offline.
     pub hot: Option<&'a Hot>,
-    /// Runners it has, or is to have, that it has not told of yet: what they were promised is in `hot` still.
-    pub promised: Vec<Shape>,
+    /// Sizes of its runners that it has not reported yet: the VMs promised to them are still in `hot`.
+    pub promised: Vec<VmSize>,
 }
 
-impl Candidate<'_> {
-    /// How soon it could have that runner ready.
-    fn warmth(&self, template: &str, shape: Shape) -> Warmth {
-        self.hot.map_or(Warmth::Cold, |hot| hot.warmth(template, shape, &self.promised))
+impl<'a> Candidate<'a> {
+    /// The agent with `taken` slots in use, and these promised sizes.
+    pub fn new(agent: &'a Agent, taken: usize, promised: Vec<VmSize>) -> Self {
+        Self {
+            id: agent.id,
+            hostname: &agent.hostname,
+            link: agent.link(),
+            cordon: agent.cordon.as_ref().map(|c| c.reason.as_str()),
+            unschedulable_reason: agent.unschedulable_reason(),
+            revision: agent.session.as_ref().map(Session::revision),
+            slots: agent.capacity.max_runners,
+            taken: u32::try_from(taken).unwrap_or(u32::MAX),
+            cpus: agent.capacity.cpu_cores,
+            memory_bytes: agent.capacity.memory_bytes,
+            offers: &agent.offers,
+            hot: agent.session.as_ref().map(|s| &s.hot),
+            promised,
+        }
     }
 
-    /// Slots that can be had now.
+    /// How soon it could have that runner ready.
+    fn readiness(&self, template: &str, size: VmSize) -> Readiness {
+        self.hot.map_or(Readiness::Cold, |hot| hot.readiness(template, size, &self.promised))
+    }
+
+    /// Slots that a new runner can have now.
     pub fn free(&self) -> u32 {
-        match (self.link, self.cordon, self.takes_none) {
+        match (self.link, self.cordon, self.unschedulable_reason) {
             (Link::Online, None, "") => self.slots.saturating_sub(self.taken),
             (Link::Online | Link::Offline, ..) => 0,
         }
     }
 }
 
-/// What a runner needs.
+/// What a runner requires of its agent.
 #[derive(Debug, Clone, Copy)]
-pub struct Want<'a> {
-    /// The job's labels.
+pub struct Requirements<'a> {
     pub labels: &'a [String],
-    /// Its size.
-    pub shape: Shape,
-    /// The only template it may have; "" = any that fits its labels.
+    pub size: VmSize,
+    /// The only template it may have; "" allows any that fits its labels.
     pub template: &'a str,
-    /// Labels without meaning.
+    /// Labels that no template has to offer.
     pub accepted: &'a Accepted,
-    /// What is done about others.
+    /// What to do about others.
     pub unknown: UnknownLabels,
-    /// Agents that refused it for their own sake.
-    pub refused_by: &'a BTreeMap<AgentId, Refused>,
+    /// Agents that could not take it.
+    pub refused_by: &'a BTreeMap<AgentId, AgentRefusal>,
 }
 
-/// Where a runner goes.
+/// Where to place a runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The agent.
     pub agent: AgentId,
-    /// "" = the agent's own.
+    /// "" is the agent's default template.
     pub template: String,
 }
 
-/// Why an agent cannot have a runner now.
+/// Why an agent cannot take a runner now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WhyNot {
-    /// No Sync stream.
+pub enum Rejection {
     Offline,
-    /// An operator's decision: why, or "".
+    /// With the operator's reason, which may be empty.
     Cordoned(String),
-    /// It takes none for now: why, in its words.
-    TakesNone(String),
-    /// It refused this one, and has said nothing new since: why, in its words.
+    /// It accepts no runners for now, for this reason.
+    Unschedulable(String),
+    /// It refused this runner for this reason, and has reported nothing new since.
     Refused(String),
-    /// It takes no runners at all.
     NoSlots,
-    /// All slots are in use.
+    /// All of its slots are in use.
     Full(u32),
     /// It offers no template of this name.
     NoTemplate(String),
-    /// These labels do not fit.
+    /// No template fits these labels.
     Labels(Vec<String>),
     /// The host is smaller than the runner.
     TooSmall,
 }
 
-impl fmt::Display for WhyNot {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Offline => write!(f, "is offline"),
             Self::Cordoned(reason) if reason.is_empty() => write!(f, "is cordoned"),
             Self::Cordoned(reason) => write!(f, "is cordoned ({reason})"),
-            Self::TakesNone(words) => write!(f, "takes no runners for now: {words}"),
-            Self::Refused(words) => write!(f, "refused it: {words}"),
+            Self::Unschedulable(reason) => write!(f, "takes no runners for now: {reason}"),
+            Self::Refused(reason) => write!(f, "refused it: {reason}"),
             Self::NoSlots => write!(f, "takes no runners (its --max-runners is 0)"),
             Self::Full(slots) => write!(f, "is full (all {slots} slots in use)"),
             Self::NoTemplate(name) => write!(f, "has no template named {name}"),
             Self::Labels(labels) => write!(f, "has no template for label {}", labels.join(", ")),
-            Self::TooSmall => write!(f, "has fewer CPUs or less memory than asked for"),
+            Self::TooSmall => write!(f, "has fewer CPUs or less memory than required"),
         }
     }
 }
 
-/// Chooses, or says of every agent why not.
-pub fn choose<'a>(candidates: &[Candidate<'a>], want: Want<'_>) -> Result<Choice, Vec<(&'a str, WhyNot)>> {
-    let mut best: Option<((Warmth, u32), Choice)> = None;
-    let mut why_not = Vec::new();
+/// Chooses an agent, or says why each one was rejected.
+pub fn choose<'a>(
+    candidates: &[Candidate<'a>],
+    required: Requirements<'_>,
+) -> Result<Choice, Vec<(&'a str, Rejection)>> {
+    let mut best: Option<((Readiness, u32), Choice)> = None;
+    let mut rejections = Vec::new();
     for candidate in candidates {
-        match fits(candidate, want) {
+        match fits(candidate, required) {
             Ok(template) => {
-                let worth = (candidate.warmth(&template, want.shape), candidate.free());
-                if best.as_ref().is_none_or(|(other, _)| worth > *other) {
-                    best = Some((worth, Choice { agent: candidate.id, template }));
+                let rank = (candidate.readiness(&template, required.size), candidate.free());
+                if best.as_ref().is_none_or(|(other, _)| rank > *other) {
+                    best = Some((rank, Choice { agent: candidate.id, template }));
                 }
             }
-            Err(why) => why_not.push((candidate.hostname, why)),
+            Err(rejection) => rejections.push((candidate.hostname, rejection)),
         }
     }
-    best.map(|(_, choice)| choice).ok_or(why_not)
+    best.map(|(_, choice)| choice).ok_or(rejections)
 }
 
-/// What can never change is told before what may.
-fn fits(candidate: &Candidate<'_>, want: Want<'_>) -> Result<String, WhyNot> {
-    let template = labels::fit(want, candidate.offers).map_err(|misfit| match misfit {
-        Misfit::Template => WhyNot::NoTemplate(want.template.to_owned()),
-        Misfit::Labels(labels) => WhyNot::Labels(labels),
-    })?;
-    let too_many_cpus = candidate.cpus > 0 && want.shape.cpus > candidate.cpus;
-    let too_much_memory = candidate.memory_bytes > 0 && want.shape.memory_bytes > candidate.memory_bytes;
+/// Reasons that can never change come before those that may.
+fn fits(candidate: &Candidate<'_>, required: Requirements<'_>) -> Result<String, Rejection> {
+    let Requirements { labels, size, template, accepted, unknown, refused_by } = required;
+    let template =
+        labels::fit(candidate.offers, template, labels, accepted, unknown).map_err(|e| match e {
+            TemplateMismatch::Template => Rejection::NoTemplate(template.to_owned()),
+            TemplateMismatch::Labels(labels) => Rejection::Labels(labels),
+        })?;
+    let too_many_cpus = candidate.cpus > 0 && size.cpus > candidate.cpus;
+    let too_much_memory = candidate.memory_bytes > 0 && size.memory_bytes > candidate.memory_bytes;
     if too_many_cpus || too_much_memory {
-        return Err(WhyNot::TooSmall);
+        return Err(Rejection::TooSmall);
     }
     if let Some(reason) = candidate.cordon {
-        return Err(WhyNot::Cordoned(reason.to_owned()));
+        return Err(Rejection::Cordoned(reason.to_owned()));
     }
     if candidate.link == Link::Offline {
-        return Err(WhyNot::Offline);
+        return Err(Rejection::Offline);
     }
-    if !candidate.takes_none.is_empty() {
-        return Err(WhyNot::TakesNone(candidate.takes_none.to_owned()));
+    if !candidate.unschedulable_reason.is_empty() {
+        return Err(Rejection::Unschedulable(candidate.unschedulable_reason.to_owned()));
     }
-    if let Some(refused) = want.refused_by.get(&candidate.id).filter(|r| r.heard == candidate.heard) {
-        return Err(WhyNot::Refused(refused.words.clone()));
+    if let Some(refused) = refused_by.get(&candidate.id).filter(|r| r.revision == candidate.revision) {
+        return Err(Rejection::Refused(refused.reason.clone()));
     }
     match (candidate.slots, candidate.free()) {
-        (0, _) => Err(WhyNot::NoSlots),
-        (slots, 0) => Err(WhyNot::Full(slots)),
+        (0, _) => Err(Rejection::NoSlots),
+        (slots, 0) => Err(Rejection::Full(slots)),
         _ => Ok(template),
     }
 }
@@ -196,8 +201,8 @@ mod tests {
             hostname,
             link: Link::Online,
             cordon: None,
-            takes_none: "",
-            heard: None,
+            unschedulable_reason: "",
+            revision: None,
             slots,
             taken,
             cpus: 8,
@@ -208,36 +213,43 @@ mod tests {
         }
     }
 
-    fn pick<'a>(candidates: &[Candidate<'a>], shape: Shape) -> Result<AgentId, Vec<(&'a str, WhyNot)>> {
+    fn pick<'a>(candidates: &[Candidate<'a>], size: VmSize) -> Result<AgentId, Vec<(&'a str, Rejection)>> {
         let accepted = Accepted::default();
         let refused_by = BTreeMap::new();
         let unknown = UnknownLabels::Refuse;
-        let want =
-            Want { labels: &[], shape, template: "", accepted: &accepted, unknown, refused_by: &refused_by };
-        choose(candidates, want).map(|c| c.agent)
+        let required = Requirements {
+            labels: &[],
+            size,
+            template: "",
+            accepted: &accepted,
+            unknown,
+            refused_by: &refused_by,
+        };
+        choose(candidates, required).map(|c| c.agent)
     }
 
     #[test]
     fn the_agent_with_most_free_slots_is_chosen() {
         let all = [candidate("a", 2, 1), candidate("b", 4, 1), candidate("c", 9, 9)];
-        assert_eq!(pick(&all, Shape::default()), Ok(all[1].id));
+        assert_eq!(pick(&all, VmSize::default()), Ok(all[1].id));
     }
 
     #[test]
     fn a_hot_vm_that_fits_is_worth_more_than_free_slots_until_it_is_promised() {
         let vms = |ready, preparing| {
-            let own = wire::HotVms { cpus: 4, ready, preparing, default_size: true, ..Default::default() };
-            Hot::told(vec![own])
+            let default =
+                wire::HotVms { cpus: 4, ready, preparing, default_size: true, ..Default::default() };
+            Hot::reported(vec![default])
         };
-        let (ready, warming) = (vms(1, 0), vms(0, 1));
-        let mut all = [candidate("free", 9, 0), candidate("warming", 2, 1), candidate("hot", 2, 1)];
-        (all[1].hot, all[2].hot) = (Some(&warming), Some(&ready));
-        assert_eq!(pick(&all, Shape::default()), Ok(all[2].id));
-        assert_eq!(pick(&all, Shape { cpus: 8, ..Shape::default() }), Ok(all[0].id), "another size");
-        all[2].promised.push(Shape::default());
-        assert_eq!(pick(&all, Shape::default()), Ok(all[1].id));
+        let (ready, preparing) = (vms(1, 0), vms(0, 1));
+        let mut all = [candidate("free", 9, 0), candidate("preparing", 2, 1), candidate("hot", 2, 1)];
+        (all[1].hot, all[2].hot) = (Some(&preparing), Some(&ready));
+        assert_eq!(pick(&all, VmSize::default()), Ok(all[2].id));
+        assert_eq!(pick(&all, VmSize { cpus: 8, ..VmSize::default() }), Ok(all[0].id), "another size");
+        all[2].promised.push(VmSize::default());
+        assert_eq!(pick(&all, VmSize::default()), Ok(all[1].id));
         all[1].cordon = Some("");
-        assert_eq!(pick(&all, Shape::default()), Ok(all[0].id));
+        assert_eq!(pick(&all, VmSize::default()), Ok(all[0].id));
     }
 
     proptest::proptest! {
@@ -248,7 +260,7 @@ mod tests {
         ) {
             let hot: Vec<Hot> = hosts
                 .iter()
-                .map(|(ready, _)| Hot::told(vec![wire::HotVms { ready: *ready, default_size: true, ..Default::default() }]))
+                .map(|(ready, _)| Hot::reported(vec![wire::HotVms { ready: *ready, default_size: true, ..Default::default() }]))
                 .collect();
             let mut all: Vec<_> = hosts.iter().map(|(ready, more)| candidate("h", ready + more, 0)).collect();
             for (one, hot) in all.iter_mut().zip(&hot) {
@@ -256,19 +268,19 @@ mod tests {
             }
             let ready: u32 = hosts.iter().map(|(ready, _)| *ready).sum();
             for n in 0..runners {
-                let Ok(agent) = pick(&all, Shape::default()) else { break };
+                let Ok(agent) = pick(&all, VmSize::default()) else { break };
                 let chosen = all.iter_mut().find(|c| c.id == agent).unwrap();
                 // As long as there is a hot VM anywhere, that is where a runner goes.
-                let is_hot = chosen.warmth("", Shape::default()) == Warmth::Hot;
+                let is_hot = chosen.readiness("", VmSize::default()) == Readiness::Hot;
                 proptest::prop_assert_eq!(is_hot, n < ready as usize);
                 chosen.taken += 1;
-                chosen.promised.push(Shape::default());
+                chosen.promised.push(VmSize::default());
             }
         }
     }
 
     #[test]
-    fn an_agent_without_the_template_asked_for_is_never_chosen_however_free() {
+    fn an_agent_without_the_required_template_is_never_chosen_however_free() {
         let offers = |name: &str| {
             let template = wire::TemplateInfo { name: name.into(), ..Default::default() };
             Offers::Templates(vec![template], Host::default())
@@ -277,42 +289,43 @@ mod tests {
         let mut all = [candidate("a", 9, 0), candidate("b", 2, 1), candidate("go", 9, 0)];
         (all[0].offers, all[1].offers) = (&tahoe, &sequoia);
         let (accepted, refused_by) = (Accepted::default(), BTreeMap::new());
-        let want = |template| Want {
+        let required = |template| Requirements {
             labels: &[],
-            shape: Shape::default(),
+            size: VmSize::default(),
             template,
             accepted: &accepted,
             unknown: UnknownLabels::Refuse,
             refused_by: &refused_by,
         };
-        let chosen = choose(&all, want("sequoia")).unwrap();
+        let chosen = choose(&all, required("sequoia")).unwrap();
         assert_eq!((chosen.agent, chosen.template.as_str()), (all[1].id, "sequoia"));
-        let why = choose(&all, want("sonoma")).unwrap_err();
-        assert_eq!(why.len(), 3, "a Go agent tells of no template");
-        assert!(why.iter().all(|(_, why)| why.to_string() == "has no template named sonoma"), "{why:?}");
+        let rejections = choose(&all, required("sonoma")).unwrap_err();
+        assert_eq!(rejections.len(), 3, "a Go agent reports no template");
+        let all_say = |text: &str| rejections.iter().all(|(_, rejection)| rejection.to_string() == text);
+        assert!(all_say("has no template named sonoma"), "{rejections:?}");
     }
 
     #[test]
-    fn an_agent_that_is_offline_full_too_small_or_cordoned_is_never_chosen_and_each_is_told_apart() {
+    fn an_agent_that_is_offline_full_too_small_or_cordoned_is_never_chosen_and_the_reason_says_which() {
         let mut all = [("a", 2, 0), ("b", 2, 3), ("c", 2, 0), ("d", 0, 0), ("e", 2, 0), ("f", 2, 0)]
             .map(|(name, slots, taken)| candidate(name, slots, taken));
         all[0].link = Link::Offline;
         all[2].cpus = 2;
         all[4].cordon = Some("new disk");
-        all[5].takes_none = "its disk is full";
-        let why = pick(&all, Shape { cpus: 4, ..Shape::default() }).unwrap_err();
+        all[5].unschedulable_reason = "its disk is full";
+        let rejections = pick(&all, VmSize { cpus: 4, ..VmSize::default() }).unwrap_err();
         assert_eq!(
-            why,
+            rejections,
             [
-                ("a", WhyNot::Offline),
-                ("b", WhyNot::Full(2)),
-                ("c", WhyNot::TooSmall),
-                ("d", WhyNot::NoSlots),
-                ("e", WhyNot::Cordoned("new disk".into())),
-                ("f", WhyNot::TakesNone("its disk is full".into())),
+                ("a", Rejection::Offline),
+                ("b", Rejection::Full(2)),
+                ("c", Rejection::TooSmall),
+                ("d", Rejection::NoSlots),
+                ("e", Rejection::Cordoned("new disk".into())),
+                ("f", Rejection::Unschedulable("its disk is full".into())),
             ]
         );
-        assert_eq!(why[4].1.to_string(), "is cordoned (new disk)");
-        assert_eq!(WhyNot::Cordoned(String::new()).to_string(), "is cordoned");
+        assert_eq!(rejections[4].1.to_string(), "is cordoned (new disk)");
+        assert_eq!(Rejection::Cordoned(String::new()).to_string(), "is cordoned");
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::fleet::{demand::Demand, types::Shape};
+use crate::fleet::{requirements::VmRequirements, values::VmSize};
 
 /// Reads with a configuration file `c.toml` and a token file `t` where their content is given.
 fn read(
@@ -40,7 +40,7 @@ fn without_anything_it_listens_on_loopback_and_keeps_its_state_with_the_user() {
     assert_eq!(settings.policy.grace, Duration::from_secs(30));
     assert_eq!(settings.damaged_state, OnDamage::Refuse);
     let replacing = read(&["--replace-damaged-state"], &[], None, None).unwrap();
-    assert_eq!(replacing.damaged_state, OnDamage::MoveAside);
+    assert_eq!(replacing.damaged_state, OnDamage::Quarantine);
     assert!(settings.keepalive * 2 <= Duration::from_secs(15), "half-open connections are found in 15 s");
 }
 
@@ -58,25 +58,25 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
     assert_eq!((settings.grpc_addr.port(), settings.metrics_addr.port()), (7, 9));
     assert_eq!(settings.policy.grace, Duration::from_secs(3));
     assert_eq!(settings.policy.accepted_labels, Accepted::new(["A", "b"]));
-    let shape = Shape { cpus: 6, memory_bytes: 12 << 30, disk_bytes: 0 };
-    let large = Demand { template: String::new(), shape };
-    assert_eq!(settings.policy.demands.resource_types.get(&ResourceType::Large), Some(&large));
+    let size = VmSize { cpus: 6, memory_bytes: 12 << 30, disk_bytes: 0 };
+    let large = VmRequirements { template: String::new(), size };
+    assert_eq!(settings.policy.requirement_tables.resource_types.get(&ResourceType::Large), Some(&large));
 }
 
 #[test]
-fn labels_and_resource_types_name_templates_and_sizes_and_such_a_label_is_known() {
+fn labels_and_resource_types_require_templates_and_sizes_and_such_a_label_is_known() {
     let file = "accepted_labels = 'gpu'\n[resource_types.nano]\ntemplate = 'plain'\n\
                 [labels.\"macOS-15\"]\ntemplate = 'sequoia'\ncpus = 4\nmemory = '8GiB'\ndisk = '90GiB'\n";
     let policy = read(&[], &[], Some(file), None).unwrap().policy;
-    let shape = Shape { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 90 << 30 };
-    let sequoia = Demand { template: "sequoia".into(), shape };
-    assert_eq!(policy.demands.labels, BTreeMap::from([("macos-15".to_owned(), sequoia)]));
-    assert_eq!(policy.demands.resource_types[&ResourceType::Nano].template, "plain");
+    let size = VmSize { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 90 << 30 };
+    let sequoia = VmRequirements { template: "sequoia".into(), size };
+    assert_eq!(policy.requirement_tables.labels, BTreeMap::from([("macos-15".to_owned(), sequoia)]));
+    assert_eq!(policy.requirement_tables.resource_types[&ResourceType::Nano].template, "plain");
     assert_eq!(policy.accepted_labels, Accepted::new(["gpu", "macos-15"]));
 }
 
 #[test]
-fn every_mistake_in_the_tables_of_labels_and_types_is_told_at_once() {
+fn every_mistake_in_the_tables_of_labels_and_types_is_reported_at_once() {
     let file = "[resource_types.nano]\ntemplate = 3\n[labels.a]\ncpu = 1\nmemory = '8 eggs'\ntemplate = ''\n\
                 [labels]\nB = 7\n[labels.c]\n[labels.C]\n[labels.\"\"]\n";
     let all = mistakes(read(&[], &[], Some(file), None));
@@ -90,7 +90,7 @@ fn every_mistake_in_the_tables_of_labels_and_types_is_told_at_once() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once_with_its_place() {
+fn every_mistake_is_reported_at_once_with_its_place() {
     let file =
         "colour = 1\ntombstones = 'soon'\n[resource_types.huge]\ncpus = 1\n[resource_types.nano]\ncpu = 1\n";
     let all = mistakes(read(

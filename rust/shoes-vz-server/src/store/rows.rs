@@ -1,4 +1,4 @@
-//! Between rows and values. What is searched for has a column; the rest is JSON, which grows by addition.
+//! Converts between rows and values. A value that is searched for has a column; the rest is JSON, which only gains fields.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,11 +13,17 @@ use crate::fleet::{
     agent::Agent,
     hot::Fallbacks,
     labels::Offers,
-    runner::{Delivery, Doom, Ended, Live, Phase, Placed, Runner},
-    types::{Script, Shape},
+    runner::{Delivery, Ended, Live, Phase, Placed, Runner, Termination},
+    values::{Script, VmSize},
 };
 
-use super::Loaded;
+/// What the store holds at start.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub agents: Vec<Agent>,
+    /// Every runner, including tombstones.
+    pub runners: Vec<Runner>,
+}
 
 pub(super) enum LoadError {
     Sqlite(rusqlite::Error),
@@ -33,8 +39,8 @@ impl From<rusqlite::Error> for LoadError {
 #[derive(Serialize, Deserialize)]
 struct RunnerDetails {
     resource_type: String,
-    #[serde(default)]
-    shape: Shape,
+    #[serde(default, rename = "shape")]
+    size: VmSize,
     #[serde(default)]
     wanted_template: String,
     labels: Vec<String>,
@@ -49,8 +55,8 @@ struct RunnerDetails {
     queued_us: u64,
     #[serde(default)]
     delivered: bool,
-    #[serde(default)]
-    doom: Option<Doom>,
+    #[serde(default, rename = "doom")]
+    termination: Option<Termination>,
     #[serde(default)]
     hostname: String,
     #[serde(default)]
@@ -68,7 +74,7 @@ struct AgentDetails {
 pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusqlite::Result<usize> {
     let mut details = RunnerDetails {
         resource_type: runner.resource_type.to_string(),
-        shape: runner.shape,
+        size: runner.size,
         wanted_template: runner.template.clone(),
         labels: runner.labels.clone(),
         request_id: runner.request_id.clone(),
@@ -78,7 +84,7 @@ pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusq
         template: String::new(),
         queued_us: 0,
         delivered: false,
-        doom: None,
+        termination: None,
         hostname: String::new(),
         ended_at: None,
     };
@@ -89,7 +95,7 @@ pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusq
             details.template.clone_from(&placed.template);
             details.queued_us = micros(placed.queued_for);
             details.delivered = matches!(placed.delivery, Delivery::Done);
-            details.doom.clone_from(&placed.doom);
+            details.termination.clone_from(&placed.termination);
             ("placed", Some(placed.agent), placed.report.as_ref().map(wire::Runner::encode_to_vec))
         }
         Phase::Ended(ended) => {
@@ -141,7 +147,9 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, LoadError> {
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
-        loaded.agents.push(agent(row, &id).map_err(|what| LoadError::Row(format!("agent {id}: {what}")))?);
+        loaded
+            .agents
+            .push(agent(row, &id).map_err(|reason| LoadError::Row(format!("agent {id}: {reason}")))?);
     }
     let mut query = connection
         .prepare("SELECT runner_id, cloud_id, runner_name, phase, agent_id, details, report FROM runners")?;
@@ -149,9 +157,9 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, LoadError> {
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
         let script = scripts.remove(&id);
-        loaded
-            .runners
-            .push(runner(row, &id, script).map_err(|what| LoadError::Row(format!("runner {id}: {what}")))?);
+        loaded.runners.push(
+            runner(row, &id, script).map_err(|reason| LoadError::Row(format!("runner {id}: {reason}")))?,
+        );
     }
     Ok(loaded)
 }
@@ -201,12 +209,12 @@ fn runner(row: &rusqlite::Row<'_>, id: &str, script: Option<Script>) -> Result<R
     let phase = match column(3)?.as_str() {
         "queued" => Phase::Queued(script()?),
         "placed" => Phase::Placed(Placed {
-            agent: agent.ok_or("it is placed, but on no agent")?,
+            agent: agent.ok_or("it is placed without an agent")?,
             template: details.template,
             queued_for,
             delivery: if details.delivered { Delivery::Done } else { Delivery::Pending(script()?) },
             report,
-            doom: details.doom,
+            termination: details.termination,
         }),
         "ended" => Phase::Ended(Ended {
             agent,
@@ -215,14 +223,14 @@ fn runner(row: &rusqlite::Row<'_>, id: &str, script: Option<Script>) -> Result<R
             report: report.ok_or("it ended without a report")?,
             at: details.ended_at.ok_or("it ended without a time")?,
         }),
-        other => return Err(format!("phase {other:?} is not known")),
+        other => return Err(format!("unknown phase {other:?}")),
     };
     Ok(Runner {
         id,
         cloud_id: column(1)?.parse().map_err(text)?,
         name: RunnerName::recorded(&column(2)?).map_err(text)?,
         resource_type: details.resource_type.parse().map_err(text)?,
-        shape: details.shape,
+        size: details.size,
         template: details.wanted_template,
         labels: details.labels,
         request_id: details.request_id,

@@ -6,10 +6,10 @@ use shoes_vz_proto::agent as wire;
 
 use super::*;
 use crate::fleet::{
-    agent::Cordon,
+    agent::{Agent, Cordon},
     labels::Offers,
-    runner::{Delivery, Doom, DoomKind, Ended, Live, Phase, Placed},
-    types::{Script, Shape},
+    runner::{Delivery, Ended, Live, Phase, Placed, Runner, Termination, TerminationKind},
+    values::{Script, VmSize},
 };
 
 fn runner(name: &str, phase: Phase) -> Runner {
@@ -18,7 +18,7 @@ fn runner(name: &str, phase: Phase) -> Runner {
         cloud_id: CloudId::random(),
         name: name.parse().unwrap(),
         resource_type: ResourceType::Large,
-        shape: Shape { cpus: 3, memory_bytes: 7, disk_bytes: 0 },
+        size: VmSize { cpus: 3, memory_bytes: 7, disk_bytes: 0 },
         template: "sequoia".into(),
         labels: vec!["self-hosted".into()],
         request_id: "r-1".into(),
@@ -37,7 +37,7 @@ fn placed(agent: AgentId, delivery: Delivery) -> Phase {
         queued_for: Duration::from_micros(1234),
         delivery,
         report: Some(wire::Runner { ip_address: "10.0.0.2".into(), ..Default::default() }),
-        doom: Some(Doom { kind: DoomKind::Deleted, reason: "why not".into() }),
+        termination: Some(Termination { kind: TerminationKind::Deleted, reason: "for a test".into() }),
     })
 }
 
@@ -171,21 +171,21 @@ fn a_second_server_on_the_same_state_is_refused() {
 }
 
 #[test]
-fn a_damaged_a_foreign_and_a_newer_database_are_refused_in_words_and_left_as_they_are() {
+fn a_damaged_a_foreign_and_a_newer_database_are_refused_with_a_reason_and_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
-    let unchanged = |words: &str| {
+    let unchanged = |part: &str| {
         let before = fs::read(&path).unwrap();
-        let told = refusal(dir.path());
-        assert!(told.contains(words), "{told}");
-        assert!(fs::read(&path).unwrap() == before, "{words}: the file was changed");
+        let reason = refusal(dir.path());
+        assert!(reason.contains(part), "{reason}");
+        assert!(fs::read(&path).unwrap() == before, "{part}: the file was changed");
     };
-    fs::write(&path, "this is no database, whatever its name says. ".repeat(100)).unwrap();
+    fs::write(&path, "this is not a database, whatever its name says. ".repeat(100)).unwrap();
     unchanged("is damaged");
 
     fs::remove_file(&path).unwrap();
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE recipes (soup TEXT)").unwrap();
-    unchanged("not of shoes-vz-server");
+    unchanged("of another program");
 
     fs::remove_file(&path).unwrap();
     drop(Sqlite::open(dir.path()).unwrap());
@@ -208,10 +208,10 @@ fn a_damaged_a_foreign_and_a_newer_database_are_refused_in_words_and_left_as_the
 #[test]
 fn the_refusal_of_a_damaged_database_names_the_file_and_the_way_out() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join(FILE), "no database ".repeat(100)).unwrap();
-    let told = refusal(dir.path());
-    for part in [dir.path().join(FILE).to_str().unwrap(), "--replace-damaged-state", "left as it is"] {
-        assert!(told.contains(part), "{told}");
+    fs::write(dir.path().join(FILE), "not a database ".repeat(100)).unwrap();
+    let reason = refusal(dir.path());
+    for part in [dir.path().join(FILE).to_str().unwrap(), "--replace-damaged-state", "was not changed"] {
+        assert!(reason.contains(part), "{reason}");
     }
 }
 
@@ -251,40 +251,43 @@ fn a_damaged_database_is_refused_with_its_log_untouched() {
 }
 
 #[test]
-fn a_damaged_database_is_moved_aside_whole_when_that_is_wanted_and_nothing_is_ever_overwritten() {
+fn a_damaged_database_is_quarantined_whole_on_request_and_nothing_is_ever_overwritten() {
     let dir = tempfile::tempdir().unwrap();
-    let replace = || Sqlite::open_or(dir.path(), OnDamage::MoveAside, Timestamp::UNIX_EPOCH);
+    let replace = || Sqlite::open_or(dir.path(), OnDamage::Quarantine, Timestamp::UNIX_EPOCH);
     let first = damaged_with_a_log(dir.path());
     let (store, loaded) = replace().unwrap();
     assert!(loaded.runners.is_empty() && loaded.agents.is_empty());
     put(&store, &runner("new", placed(AgentId::random(), Delivery::Done)), None);
     drop(store);
-    assert_eq!(replace().unwrap().1.runners.len(), 1, "what is sound stays where it is");
+    assert_eq!(replace().unwrap().1.runners.len(), 1, "a sound database stays where it is");
 
     // A second time in the same second.
-    fs::write(dir.path().join(FILE), "no database").unwrap();
+    fs::write(dir.path().join(FILE), "not a database").unwrap();
     drop(replace().unwrap());
     let kept = files(dir.path());
-    let aside = format!("{FILE}.damaged-19700101T000000Z");
-    assert!(kept[&aside] == first[FILE] && kept[&format!("{aside}-wal")] == first[&format!("{FILE}-wal")]);
-    assert_eq!(kept[&format!("{aside}-2")], b"no database");
-    let mode = fs::metadata(dir.path().join(&aside)).unwrap().permissions().mode() & 0o777;
+    let quarantined = format!("{FILE}.damaged-19700101T000000Z");
+    assert!(
+        kept[&quarantined] == first[FILE]
+            && kept[&format!("{quarantined}-wal")] == first[&format!("{FILE}-wal")]
+    );
+    assert_eq!(kept[&format!("{quarantined}-2")], b"not a database");
+    let mode = fs::metadata(dir.path().join(&quarantined)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600, "scripts are in it");
 }
 
 #[test]
-fn a_newer_or_foreign_database_is_never_moved_aside() {
+fn a_newer_or_foreign_database_is_never_quarantined() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE recipes (soup TEXT)").unwrap();
     let before = files(dir.path());
-    let told = Sqlite::open_or(dir.path(), OnDamage::MoveAside, Timestamp::UNIX_EPOCH).unwrap_err();
-    assert!(matches!(told, StoreError::Foreign(_)), "{told}");
+    let error = Sqlite::open_or(dir.path(), OnDamage::Quarantine, Timestamp::UNIX_EPOCH).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign(_)), "{error}");
     assert!(files(dir.path()) == before);
 }
 
 #[test]
-fn a_database_of_the_first_version_with_a_row_nobody_can_read_stays_one() {
+fn a_database_of_the_first_version_with_an_unreadable_row_is_not_migrated() {
     let dir = tempfile::tempdir().unwrap();
     let connection = Connection::open(dir.path().join(FILE)).unwrap();
     connection.execute_batch(VERSION_1).unwrap();
@@ -295,7 +298,7 @@ fn a_database_of_the_first_version_with_a_row_nobody_can_read_stays_one() {
     assert!(files(dir.path()) == before, "{:?}", files(dir.path()).keys());
 }
 
-/// What the first version wrote, word for word.
+/// What the first version wrote, verbatim.
 const VERSION_1: &str = r#"
     CREATE TABLE agents (
         agent_id TEXT PRIMARY KEY,
@@ -340,7 +343,7 @@ const VERSION_1: &str = r#"
 "#;
 
 #[test]
-fn a_database_of_the_first_version_is_taken_over_whole() {
+fn a_database_of_the_first_version_is_migrated_whole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE);
     Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
@@ -353,14 +356,14 @@ fn a_database_of_the_first_version_is_taken_over_whole() {
     loaded.runners.sort_by_key(|r| r.id);
     let [queued, placed, ended] = loaded.runners.as_slice() else { panic!("{:?}", loaded.runners) };
     assert!(matches!(&queued.phase, Phase::Queued(s) if s.reveal() == "echo token"), "{queued:?}");
-    assert_eq!((queued.shape.cpus, queued.labels.as_slice()), (3, ["self-hosted".to_owned()].as_slice()));
+    assert_eq!((queued.size.cpus, queued.labels.as_slice()), (3, ["self-hosted".to_owned()].as_slice()));
     let was = placed.placed().unwrap();
     assert_eq!((was.agent, was.template.as_str()), (loaded.agents[0].id, "xcode"));
-    assert!(was.doom.is_some() && matches!(was.delivery, Delivery::Done));
+    assert!(was.termination.is_some() && matches!(was.delivery, Delivery::Done));
     assert_eq!(placed.state(), shoes_vz_model::State::Running);
     assert!(matches!(&ended.phase, Phase::Ended(e) if e.hostname == "mac-1" && e.report.end.is_some()));
 
-    // And what is new can be written.
+    // What later versions added can be written.
     let cordon = Some(Cordon { reason: "new disk".into(), since: Timestamp::UNIX_EPOCH });
     let agent = Agent { cordon: cordon.clone(), ..loaded.agents[0].clone() };
     store.write(&[Write::Agent(Box::new(agent))]).unwrap();
@@ -373,7 +376,7 @@ fn a_database_of_the_first_version_is_taken_over_whole() {
 }
 
 #[test]
-fn a_tombstone_of_an_earlier_version_is_read_and_its_name_has_served_if_it_shows_the_job() {
+fn a_tombstone_of_an_earlier_version_is_read_and_its_name_is_served_if_it_shows_the_job() {
     // Field 12 is `job`; `job_seen` (16) was not known then.
     let end = wire::RunnerEnd { kind: wire::EndKind::Finished.into(), ..Default::default() };
     let with_job =
@@ -410,18 +413,18 @@ fn a_runner_whose_name_would_be_refused_today_is_still_read() {
 }
 
 #[test]
-fn a_database_that_was_moved_away_takes_no_more_decisions_until_it_is_back() {
+fn a_database_that_was_moved_away_is_not_written_until_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
-    let (state, aside) = (dir.path().join("state"), dir.path().join("aside"));
+    let (state, elsewhere) = (dir.path().join("state"), dir.path().join("elsewhere"));
     let (store, _) = Sqlite::open(&state).unwrap();
     let write = [Write::Script(RunnerId::random(), Script::new("true"))];
     store.write(&write).unwrap();
-    fs::rename(&state, &aside).unwrap();
+    fs::rename(&state, &elsewhere).unwrap();
     let refused = store.write(&write).unwrap_err();
     assert!(
         matches!(refused, StoreError::Moved(_)) && refused.may_pass().unwrap().contains("put it back"),
         "{refused}"
     );
-    fs::rename(&aside, &state).unwrap();
+    fs::rename(&elsewhere, &state).unwrap();
     store.write(&write).unwrap();
 }

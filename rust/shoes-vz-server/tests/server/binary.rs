@@ -1,4 +1,4 @@
-//! The program itself: how it starts, what it says when it cannot, how it ends.
+//! The program: how it starts, fails and stops.
 
 use std::process::{Output, Stdio};
 
@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 
 fn server(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shoes-vz-server"));
@@ -19,10 +19,10 @@ fn server(args: &[&str]) -> Command {
 }
 
 async fn output(args: &[&str]) -> Output {
-    timeout(PATIENCE, server(args).output()).await.expect("it ends").unwrap()
+    timeout(TIMEOUT, server(args).output()).await.expect("it ends").unwrap()
 }
 
-/// Waits for the line that says that it is ready.
+/// Waits for the log line "ready".
 async fn ready(child: &mut Child) -> serde_json::Value {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let line = async {
@@ -34,11 +34,11 @@ async fn ready(child: &mut Child) -> serde_json::Value {
         }
         panic!("it ended before it was ready");
     };
-    timeout(PATIENCE, line).await.expect("it gets ready")
+    timeout(TIMEOUT, line).await.expect("it gets ready")
 }
 
 #[tokio::test]
-async fn it_says_when_it_is_ready_and_ends_at_once_when_told_to_even_with_streams_open() {
+async fn it_reports_that_it_is_ready_and_stops_at_once_even_with_streams_open() {
     let dir = tempdir().unwrap();
     let (state, ready_file) = (dir.path().join("state"), dir.path().join("ready"));
     let mut child =
@@ -61,54 +61,57 @@ async fn it_says_when_it_is_ready_and_ends_at_once_when_told_to_even_with_stream
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert!(views.message().await.unwrap().is_none(), "the stream ends properly");
     let status =
-        timeout(PATIENCE / 4, child.wait()).await.expect("it does not wait for its own deadline").unwrap();
+        timeout(TIMEOUT / 4, child.wait()).await.expect("it does not wait for its own deadline").unwrap();
     assert!(status.success(), "{status:?}");
 }
 
 #[tokio::test]
-async fn a_taken_port_is_its_end_with_words() {
+async fn a_taken_port_ends_it_with_the_reason() {
     let dir = tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let state = dir.path().to_str().unwrap();
     let output = output(&["--grpc-addr", "127.0.0.1:0", "--metrics-addr", &addr, "--state-dir", state]).await;
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains(&addr) && told.contains("--metrics-addr"), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains(&addr) && stderr.contains("--metrics-addr"), "{stderr}");
 }
 
 #[tokio::test]
-async fn a_damaged_database_is_its_end_unless_it_is_told_to_begin_without_it() {
+async fn a_damaged_database_ends_it_unless_its_replacement_is_requested() {
     let dir = tempdir().unwrap();
     let file = dir.path().join(shoes_vz_server::store::FILE);
-    std::fs::write(&file, "no database").unwrap();
+    std::fs::write(&file, "not a database").unwrap();
     let state = dir.path().to_str().unwrap();
     let args = ["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--state-dir", state];
     let refused = output(&args).await;
     assert_eq!(refused.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(told.contains(file.to_str().unwrap()) && told.contains("--replace-damaged-state"), "{told}");
-    assert_eq!(std::fs::read(&file).unwrap(), b"no database");
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        stderr.contains(file.to_str().unwrap()) && stderr.contains("--replace-damaged-state"),
+        "{stderr}"
+    );
+    assert_eq!(std::fs::read(&file).unwrap(), b"not a database");
 
     let mut child = server(&args).args(["--replace-damaged-state", "--log-format=json"]).spawn().unwrap();
     ready(&mut child).await;
     let kept = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
     let kept: Vec<_> = kept.filter(|p| p.to_str().unwrap().contains(".damaged-")).collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
-    assert_eq!(std::fs::read(&kept[0]).unwrap(), b"no database");
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), b"not a database");
 }
 
 #[tokio::test]
-async fn mistakes_in_its_settings_are_its_end_and_all_are_told() {
+async fn mistakes_in_its_settings_end_it_and_all_are_reported() {
     let output = output(&["--grpc-addr", "nowhere", "--caller-grace", "soon"]).await;
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     for part in ["nowhere", "soon", "state-dir", "3 settings are wrong"] {
-        assert!(told.contains(part), "{told}");
+        assert!(stderr.contains(part), "{stderr}");
     }
 }
 
-/// Starts one whose ready file is written, and gives it with its HTTP address.
+/// Starts a server, waits for its ready file, and returns it with its HTTP address.
 async fn started(dir: &std::path::Path, configure: impl FnOnce(&mut Command)) -> (Child, String) {
     let ready_file = dir.join("ready");
     let mut command = server(&["--grpc-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"]);
@@ -123,7 +126,7 @@ async fn started(dir: &std::path::Path, configure: impl FnOnce(&mut Command)) ->
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    let ready = timeout(PATIENCE, written).await.expect("it gets ready");
+    let ready = timeout(TIMEOUT, written).await.expect("it gets ready");
     (child, ready["metrics_addr"].as_str().unwrap().to_owned())
 }
 
@@ -151,11 +154,11 @@ async fn a_log_that_cannot_be_written_changes_nothing() {
     .await;
     assert!(is_healthy(&addr).await);
     kill(&child, "-TERM");
-    assert!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
+    assert!(timeout(TIMEOUT, child.wait()).await.unwrap().unwrap().success());
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_nothing_up() {
+async fn a_log_without_a_reader_blocks_nothing() {
     let dir = tempdir().unwrap();
     // A pipe of one page that stays full: the reader is there and reads nothing.
     let (reader, writer) = std::io::pipe().unwrap();
@@ -167,7 +170,7 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
         assert!(is_healthy(&addr).await);
     }
     kill(&child, "-TERM");
-    assert!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
+    assert!(timeout(TIMEOUT, child.wait()).await.unwrap().unwrap().success());
     drop(reader);
 }
 
@@ -179,7 +182,7 @@ async fn a_hangup_drains_and_stops_it_and_the_users_signals_do_nothing() {
     kill(&child, "-USR2");
     assert!(is_healthy(&addr).await);
     kill(&child, "-HUP");
-    let output = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    let output = timeout(TIMEOUT, child.wait()).await.unwrap().unwrap();
     assert_eq!(output.code(), Some(0), "{output:?}");
 }
 
@@ -196,5 +199,5 @@ async fn a_hangup_that_nohup_has_switched_off_stays_off() {
     kill(&child, "-HUP");
     assert!(is_healthy(&addr).await);
     kill(&child, "-TERM");
-    assert!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
+    assert!(timeout(TIMEOUT, child.wait()).await.unwrap().unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! A server in this process, on ports of its own, and an agent that obeys the test, over real gRPC.
+//! A server in this process, on ports that the system chooses, and an agent that the test plays, over real gRPC.
 
 use std::{ffi::OsString, net::SocketAddr, path::Path, time::Duration};
 
@@ -25,26 +25,26 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// Longest any single wait may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time for any single wait.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Server {
     pub(crate) grpc_addr: SocketAddr,
     pub(crate) metrics_addr: SocketAddr,
-    /// None of one in a process of its own.
-    here: Option<Here>,
+    /// `None` for a server in another process.
+    local: Option<Local>,
 }
 
-/// How a server in this process is ended.
-struct Here {
+/// Stops a server in this process.
+struct Local {
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Server {
-    /// One that runs already.
+    /// A server that runs already.
     pub(crate) fn at(grpc_addr: SocketAddr, metrics_addr: SocketAddr) -> Self {
-        Self { grpc_addr, metrics_addr, here: None }
+        Self { grpc_addr, metrics_addr, local: None }
     }
 
     pub(crate) async fn start(state: &Path) -> Self {
@@ -70,13 +70,13 @@ impl Server {
         let running = tokio::spawn(bound.run(async move {
             let _ = stopped.await;
         }));
-        Self { grpc_addr, metrics_addr, here: Some(Here { stop, running }) }
+        Self { grpc_addr, metrics_addr, local: Some(Local { stop, running }) }
     }
 
     pub(crate) async fn stop(self) {
-        let Here { stop, running } = self.here.expect("it is in this process");
+        let Local { stop, running } = self.local.expect("it is in this process");
         stop.send(()).unwrap();
-        timeout(PATIENCE, running).await.expect("the server ends").unwrap().unwrap();
+        timeout(TIMEOUT, running).await.expect("the server ends").unwrap().unwrap();
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -87,7 +87,7 @@ impl Server {
         ShoesServiceClient::new(self.channel())
     }
 
-    /// AddInstance, on a task of its own.
+    /// Calls AddInstance in a new task.
     pub(crate) fn add(&self, name: &str) -> JoinHandle<Result<AddInstanceResponse, Status>> {
         self.add_within(name, Duration::from_secs(300))
     }
@@ -121,7 +121,7 @@ impl Server {
 
     pub(crate) async fn delete(&self, cloud_id: &str) -> Result<(), Status> {
         let request = DeleteInstanceRequest { cloud_id: cloud_id.into(), labels: vec![] };
-        timeout(PATIENCE, self.shoes().delete_instance(request)).await.expect("an answer").map(|_| ())
+        timeout(TIMEOUT, self.shoes().delete_instance(request)).await.expect("an answer").map(|_| ())
     }
 
     pub(crate) async fn runners(&self) -> Vec<RunnerView> {
@@ -129,7 +129,7 @@ impl Server {
         FleetServiceClient::new(self.channel()).list_runners(request).await.unwrap().into_inner().runners
     }
 
-    /// Follows a runner until it is as wanted.
+    /// Watches a runner until its view satisfies `wanted`.
     pub(crate) async fn until(&self, name: &str, wanted: impl Fn(&RunnerView) -> bool) -> RunnerView {
         let follow = async {
             let request = WatchRunnersRequest { runner_name: name.into(), ..Default::default() };
@@ -140,9 +140,9 @@ impl Server {
                     return view;
                 }
             }
-            panic!("{name} was gone before it got there");
+            panic!("{name} ended before");
         };
-        timeout(PATIENCE, follow).await.unwrap_or_else(|_| panic!("{name} did not get there"))
+        timeout(TIMEOUT, follow).await.unwrap_or_else(|_| panic!("{name} did not reach the wanted state"))
     }
 
     pub(crate) async fn http(&self, path: &str, headers: &str) -> (u16, String) {
@@ -157,7 +157,7 @@ impl Server {
     }
 }
 
-/// What runs in the guest: secret.
+/// The setup script, which holds a secret.
 pub(crate) const SCRIPT: &str = "#!/bin/bash\nexport TOKEN=AABBCC-registration-token";
 
 /// An agent.
@@ -167,8 +167,8 @@ pub(crate) struct Agent {
     up: mpsc::Sender<SyncRequest>,
     down: Streaming<SyncResponse>,
     acks: Vec<CommandAck>,
-    /// Why it takes no runners; "" = it does.
-    pub(crate) takes_none: String,
+    /// Why it accepts no runners; "" while it accepts them.
+    pub(crate) unschedulable_reason: String,
 }
 
 /// An agent of this version, with one template.
@@ -216,37 +216,39 @@ impl Agent {
         let id = client.register_agent(request).await.unwrap().into_inner().agent_id;
         let (up, requests) = mpsc::channel(16);
         let down = client.sync(ReceiverStream::new(requests)).await.unwrap().into_inner();
-        let mut agent = Self { id, runners, up, down, acks: vec![], takes_none: String::new() };
+        let mut agent = Self { id, runners, up, down, acks: vec![], unschedulable_reason: String::new() };
         agent.sync().await;
         agent
     }
 
-    /// Sends its state, and the acks that are due.
+    /// Sends its state and the acks that are due.
     pub(crate) async fn sync(&mut self) {
         let request = SyncRequest {
             agent_id: self.id.clone(),
             active_runners: self.runners.len() as u32,
             runners: self.runners.clone(),
             acks: std::mem::take(&mut self.acks),
-            unschedulable_reason: self.takes_none.clone(),
+            unschedulable_reason: self.unschedulable_reason.clone(),
             ..SyncRequest::default()
         };
         self.up.send(request).await.unwrap();
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
-        timeout(PATIENCE, self.down.message()).await.expect("a command")
+        timeout(TIMEOUT, self.down.message()).await.expect("a command")
     }
 
-    /// Whether nothing comes for a moment. For what must not happen there is no event to wait for.
-    pub(crate) async fn hears_nothing(&mut self) -> bool {
+    /// Whether nothing arrives for a moment. There is no event to wait for that shows that nothing happens.
+    pub(crate) async fn receives_nothing(&mut self) -> bool {
         timeout(Duration::from_millis(200), self.down.message()).await.is_err()
     }
 
-    /// Takes a create and lists its runner; not yet told to the server.
+    /// Takes a create and lists its runner, without reporting it yet.
     pub(crate) async fn take_create(&mut self) -> CreateRunnerCommand {
         let response = self.next().await.unwrap().unwrap();
-        let Some(Command::CreateRunner(create)) = response.command else { panic!("no create: {response:?}") };
+        let Some(Command::CreateRunner(create)) = response.command else {
+            panic!("not a create: {response:?}")
+        };
         self.acks.push(CommandAck { command_id: response.command_id, ..Default::default() });
         self.runners.push(Runner {
             runner_id: create.runner_id.clone(),
@@ -258,20 +260,24 @@ impl Agent {
         create
     }
 
-    /// Refuses a create for its own sake.
+    /// Refuses a create, so that another agent may take the runner.
     pub(crate) async fn refuse_create(&mut self, error: &str) -> CreateRunnerCommand {
         let response = self.next().await.unwrap().unwrap();
-        let Some(Command::CreateRunner(create)) = response.command else { panic!("no create: {response:?}") };
+        let Some(Command::CreateRunner(create)) = response.command else {
+            panic!("not a create: {response:?}")
+        };
         let ack = CommandAck { command_id: response.command_id, error: error.into(), try_elsewhere: true };
         self.acks.push(ack);
         self.sync().await;
         create
     }
 
-    /// Takes a delete, and has the runner no more.
+    /// Takes a delete and removes the runner.
     pub(crate) async fn take_delete(&mut self) -> String {
         let response = self.next().await.unwrap().unwrap();
-        let Some(Command::DeleteRunner(delete)) = response.command else { panic!("no delete: {response:?}") };
+        let Some(Command::DeleteRunner(delete)) = response.command else {
+            panic!("not a delete: {response:?}")
+        };
         self.acks.push(CommandAck { command_id: response.command_id, ..Default::default() });
         self.runners.retain(|r| r.runner_id != delete.runner_id);
         self.sync().await;
@@ -289,18 +295,18 @@ impl Agent {
 
 /// Waits for a call made by [`Server::add`].
 pub(crate) async fn answer<T>(call: JoinHandle<Result<T, Status>>) -> Result<T, Status> {
-    timeout(PATIENCE, call).await.expect("an answer").unwrap()
+    timeout(TIMEOUT, call).await.expect("an answer").unwrap()
 }
 
-/// Nothing tells of a file or a log line but looking.
-pub(crate) async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let looks = async {
+/// Polls for a file or a log line, which no event announces.
+pub(crate) async fn eventually<T>(what: &str, poll: impl Fn() -> Option<T>) -> T {
+    let polled = async {
         loop {
-            match look() {
+            match poll() {
                 Some(seen) => return seen,
                 None => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
     };
-    timeout(PATIENCE, looks).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    timeout(TIMEOUT, polled).await.unwrap_or_else(|_| panic!("not within {TIMEOUT:?}: {what}"))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{Agent, PATIENCE, Server, answer, info};
+use crate::common::{Agent, Server, TIMEOUT, answer, info};
 use shoes_vz_proto::{
     agent::{AgentStatus, RunnerState},
     fleet::{
@@ -34,7 +34,7 @@ async fn drain(server: &Server, agent: &str) -> Streaming<AgentView> {
 }
 
 async fn next(views: &mut Streaming<AgentView>) -> Result<Option<AgentView>, Status> {
-    timeout(PATIENCE, views.message()).await.expect("the drain goes on")
+    timeout(TIMEOUT, views.message()).await.expect("the drain continues")
 }
 
 async fn metric(server: &Server, name: &str) -> String {
@@ -66,7 +66,7 @@ async fn a_drain_cordons_shows_what_is_left_and_ends_when_the_agent_is_empty() {
         last = Some(view);
     }
     assert_eq!(last.unwrap().runners, 0);
-    assert!(agent.hears_nothing().await, "drained, and still cordoned");
+    assert!(agent.receives_nothing().await, "it is drained and still cordoned");
     assert_eq!(metric(&server, "shoesvz_agents_cordoned").await, "1");
     assert_eq!(metric(&server, "shoesvz_capacity_available_runners").await, "0");
 
@@ -91,15 +91,15 @@ async fn a_drain_that_is_overtaken_by_an_uncordon_says_so() {
     let mut views = drain(&server, "mac-1").await;
     next(&mut views).await.unwrap().unwrap();
     uncordon(&server, "mac-1").await;
-    let told = loop {
+    let status = loop {
         match next(&mut views).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("it is not drained"),
-            Err(told) => break told,
+            Err(status) => break status,
         }
     };
-    assert_eq!(told.code(), Code::Aborted, "{told:?}");
-    assert!(told.message().contains("uncordoned"), "{told:?}");
+    assert_eq!(status.code(), Code::Aborted, "{status:?}");
+    assert!(status.message().contains("uncordoned"), "{status:?}");
     server.stop().await;
 }
 
@@ -121,12 +121,12 @@ async fn a_cordon_outlives_an_aborted_drain_and_the_server_and_the_agents_regist
     assert_eq!(shown[0].agent_status(), AgentStatus::Offline, "it has not come back yet");
     let runners = agent.runners.clone();
     let mut agent = Agent::connect_as(&server, &agent.id, 2, Some(info()), runners).await;
-    let told = answer(server.add_within("b", Duration::from_secs(1))).await.unwrap_err();
-    assert_eq!(told.code(), Code::ResourceExhausted, "{told:?}");
-    assert!(told.message().contains("mac-1 is cordoned (new disk)"), "{told:?}");
+    let refused = answer(server.add_within("b", Duration::from_secs(1))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("mac-1 is cordoned (new disk)"), "{refused:?}");
     let agents = operator(&server).list_agents(ListAgentsRequest {}).await.unwrap().into_inner().agents;
     assert!(agents[0].cordon.as_ref().unwrap().since.is_some());
-    assert!(agent.hears_nothing().await);
+    assert!(agent.receives_nothing().await);
     server.stop().await;
 }
 
@@ -145,13 +145,13 @@ async fn a_stopping_server_does_not_call_an_agent_drained() {
 }
 
 #[tokio::test]
-async fn a_hostname_two_agents_have_is_refused_with_both_their_ids() {
+async fn a_hostname_of_two_agents_is_refused_with_both_ids() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let (one, two) = (Agent::connect(&server, 1).await, Agent::connect(&server, 1).await);
-    let told = cordon(&server, "mac-1", "").await.unwrap_err();
-    assert_eq!(told.code(), Code::FailedPrecondition, "{told:?}");
-    assert!(told.message().contains(&one.id) && told.message().contains(&two.id), "{told:?}");
+    let refused = cordon(&server, "mac-1", "").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains(&one.id) && refused.message().contains(&two.id), "{refused:?}");
     assert!(cordon(&server, &two.id, "").await.unwrap().cordon.is_some());
     assert_eq!(cordon(&server, "mac-2", "").await.unwrap_err().code(), Code::NotFound);
     server.stop().await;

@@ -1,4 +1,4 @@
-//! A state disk that is really full: a file system of two mebibytes, in a mount namespace of the server's own.
+//! A state disk that is really full: a file system of two mebibytes, in the server's mount namespace.
 
 use std::{
     io::Write as _,
@@ -13,8 +13,8 @@ use tonic::Code;
 
 use crate::common::{Agent, Server, answer, eventually};
 
-/// The program, on a disk of its own.
-struct Small {
+/// The program, on a small disk.
+struct SmallDisk {
     child: Child,
     server: Server,
     /// The disk, as seen from here.
@@ -22,7 +22,7 @@ struct Small {
     dir: TempDir,
 }
 
-impl Small {
+impl SmallDisk {
     async fn start() -> Self {
         let dir = tempdir().unwrap();
         let (state, ready) = (dir.path().join("state"), dir.path().join("ready"));
@@ -49,7 +49,7 @@ impl Small {
         Self { child, server, disk, dir }
     }
 
-    /// Until nothing more goes on it.
+    /// Fills the disk until nothing fits.
     fn fill(&self) {
         let mut file = std::fs::File::create(self.disk.join("filler")).unwrap();
         for size in [64 << 10, 4 << 10, 1] {
@@ -74,10 +74,10 @@ impl Small {
 
 #[tokio::test]
 async fn a_full_state_disk_refuses_what_must_be_written_and_nothing_else_until_there_is_room() {
-    let mut small = Small::start().await;
+    let mut small = SmallDisk::start().await;
     let mut agent = Agent::connect(&small.server, 3).await;
     let mut clouds = vec![];
-    for name in ["gone", "works"] {
+    for name in ["ended", "busy"] {
         let call = small.server.add(name);
         agent.take_create().await;
         agent.report(RunnerState::Running).await;
@@ -88,28 +88,28 @@ async fn a_full_state_disk_refuses_what_must_be_written_and_nothing_else_until_t
 
     small.fill();
     for _ in 0..3 {
-        let told = answer(small.server.add("new")).await.unwrap_err();
-        assert_eq!(told.code(), Code::Unavailable, "myshoes must keep its job: {told:?}");
-        for part in ["fleet.sqlite3", "full", "free space", "goes on by itself"] {
-            assert!(told.message().contains(part), "{told:?}");
+        let refused = answer(small.server.add("new")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "myshoes must keep its job: {refused:?}");
+        for part in ["fleet.sqlite3", "full", "free space", "resumes by itself"] {
+            assert!(refused.message().contains(part), "{refused:?}");
         }
     }
     assert!(small.metric("shoesvz_store_writable").await < 0.1);
     assert!(small.metric("shoesvz_store_writes_failed_total").await >= 1.0);
-    assert_eq!(small.metric("shoesvz_queue_length").await as u32, 0, "what was refused is not kept");
+    assert_eq!(small.metric("shoesvz_queue_length").await as u32, 0, "a refused request is not queued");
     let (status, body) = small.server.http("/healthz", "").await;
     assert!(status == 200 && body.starts_with("degraded"), "{status} {body}");
-    assert_eq!(small.server.runners().await.len(), 2, "reads go on");
-    small.server.delete(&clouds[0]).await.expect("it is over, and that is durable");
-    let told = small.server.delete(&clouds[1]).await.unwrap_err();
-    assert!(told.code() == Code::Unavailable && told.message().contains("free space"), "{told:?}");
+    assert_eq!(small.server.runners().await.len(), 2, "reads continue");
+    small.server.delete(&clouds[0]).await.expect("it has ended, and that is durable");
+    let refused = small.server.delete(&clouds[1]).await.unwrap_err();
+    assert!(refused.code() == Code::Unavailable && refused.message().contains("free space"), "{refused:?}");
 
-    // A job ends meanwhile. It is seen, and its agent keeps it until it is durable.
+    // A job ends meanwhile. The server shows its end, and the agent keeps its report until the end is durable.
     let ended = RunnerEnd { kind: EndKind::Finished.into(), reason: "done".into(), ..Default::default() };
     agent.runners[0].end = Some(ended);
     agent.report(RunnerState::TearingDown).await;
-    small.server.until("works", |v| v.runner.as_ref().unwrap().end.is_some()).await;
-    assert!(agent.hears_nothing().await, "an end is acknowledged that is not durable");
+    small.server.until("busy", |v| v.runner.as_ref().unwrap().end.is_some()).await;
+    assert!(agent.receives_nothing().await, "an end was acknowledged before it was durable");
 
     small.make_room();
     let ack = agent.next().await.unwrap().unwrap();
@@ -122,7 +122,7 @@ async fn a_full_state_disk_refuses_what_must_be_written_and_nothing_else_until_t
     answer(call).await.unwrap();
     assert!((small.metric("shoesvz_store_writable").await - 1.0).abs() < 0.1);
     small.server.delete(&clouds[1]).await.unwrap();
-    assert_eq!(small.logged("the server's state cannot be written"), 1, "once for all");
+    assert_eq!(small.logged("the server's state cannot be written"), 1, "once for the whole outage");
     eventually("its recovery is logged", || (small.logged("can be written again") == 1).then_some(())).await;
-    assert!(small.child.try_wait().unwrap().is_none(), "it runs on");
+    assert!(small.child.try_wait().unwrap().is_none(), "it still runs");
 }

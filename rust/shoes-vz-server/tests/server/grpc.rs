@@ -18,7 +18,7 @@ use tempfile::tempdir;
 use tonic::Code;
 
 #[tokio::test]
-async fn a_runner_is_added_when_it_is_ready_and_deleted_when_it_is_gone() {
+async fn a_runner_is_added_once_it_is_ready_and_deleted_once_its_agent_has_removed_it() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -48,7 +48,7 @@ async fn fault_06_commands_are_pushed_on_a_stream_on_which_the_agent_says_nothin
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 2).await;
     until_agent_is(&server, AgentStatus::Online).await;
-    // From here on the agent only listens.
+    // From here on the agent sends nothing.
     let calls = [server.add("a"), server.add("b")];
     let mut made = [agent.take_create().await, agent.take_create().await];
     made.sort_by(|a, b| a.runner_name.cmp(&b.runner_name));
@@ -57,7 +57,7 @@ async fn fault_06_commands_are_pushed_on_a_stream_on_which_the_agent_says_nothin
     let request = DeleteInstanceRequest { cloud_id: made[0].cloud_id.clone(), labels: vec![] };
     let deleting = tokio::spawn(async move { shoes.delete_instance(request).await });
     let command = agent.next().await.unwrap().unwrap().command;
-    let Some(Command::DeleteRunner(delete)) = command else { panic!("no delete: {command:?}") };
+    let Some(Command::DeleteRunner(delete)) = command else { panic!("not a delete: {command:?}") };
     assert_eq!(delete.runner_id, made[0].runner_id);
     deleting.abort();
     for call in calls {
@@ -74,7 +74,7 @@ async fn a_retry_with_the_same_name_joins_the_one_in_flight() {
     let first = server.add("same");
     agent.take_create().await;
     let second = server.add("same");
-    assert!(agent.hears_nothing().await, "one create");
+    assert!(agent.receives_nothing().await, "one create");
     agent.report(RunnerState::Running).await;
     let (first, second) = (answer(first).await.unwrap(), answer(second).await.unwrap());
     assert_eq!(first.cloud_id, second.cloud_id);
@@ -82,10 +82,10 @@ async fn a_retry_with_the_same_name_joins_the_one_in_flight() {
 
     let (deleted, _) = tokio::join!(server.delete(&first.cloud_id), agent.take_delete());
     deleted.unwrap();
-    let anew = server.add("same");
+    let again = server.add("same");
     agent.take_create().await;
     agent.report(RunnerState::SshReady).await;
-    assert_ne!(answer(anew).await.unwrap().cloud_id, first.cloud_id, "an ended name is a new VM");
+    assert_ne!(answer(again).await.unwrap().cloud_id, first.cloud_id, "an ended name is a new VM");
     server.stop().await;
 }
 
@@ -118,25 +118,25 @@ async fn fault_28_requests_beyond_the_slots_are_served_in_order_when_one_is_free
 }
 
 #[tokio::test]
-async fn pain_14_a_queued_request_is_told_why_before_its_callers_deadline() {
+async fn pain_14_a_queued_request_is_refused_with_the_reason_before_its_callers_deadline() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let began = Instant::now();
-    let told = answer(server.add_within("a", Duration::from_secs(1))).await.unwrap_err();
-    assert_eq!(told.code(), Code::ResourceExhausted, "{told:?}");
-    assert!(told.message().contains("no agent is registered"), "{told:?}");
+    let refused = answer(server.add_within("a", Duration::from_secs(1))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("no agent is registered"), "{refused:?}");
     assert!(began.elapsed() < Duration::from_secs(1));
 
     let mut agent = Agent::connect(&server, 1).await;
     let _held = server.add("b");
     agent.take_create().await;
-    let told = answer(server.add_within("c", Duration::from_secs(2))).await.unwrap_err();
-    assert!(told.message().contains("mac-1 is full"), "{told:?}");
+    let refused = answer(server.add_within("c", Duration::from_secs(2))).await.unwrap_err();
+    assert!(refused.message().contains("mac-1 is full"), "{refused:?}");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn fault_11_a_runner_whose_caller_went_away_waits_for_the_retry_and_then_goes() {
+async fn fault_11_a_runner_whose_caller_disconnected_waits_for_the_retry_and_then_ends() {
     let dir = tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--caller-grace", "700ms"]).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -147,7 +147,7 @@ async fn fault_11_a_runner_whose_caller_went_away_waits_for_the_retry_and_then_g
     let retry = server.add("a");
     agent.report(RunnerState::SshReady).await;
     assert_eq!(answer(retry).await.unwrap().cloud_id, create.cloud_id);
-    assert!(agent.hears_nothing().await, "the retry has it");
+    assert!(agent.receives_nothing().await, "the retry has it");
 
     let call = server.add("b");
     let create = agent.take_create().await;
@@ -157,12 +157,12 @@ async fn fault_11_a_runner_whose_caller_went_away_waits_for_the_retry_and_then_g
     let view = server.until("b", |v| v.runner.as_ref().unwrap().end.is_some()).await;
     let end = view.runner.unwrap().end.unwrap();
     assert_eq!(end.kind(), EndKind::Deleted);
-    assert!(end.reason.contains("its caller went away"), "{end:?}");
+    assert!(end.reason.contains("its caller disconnected"), "{end:?}");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn fault_12_deleting_while_it_is_made_or_queued_ends_the_creation() {
+async fn fault_12_deleting_a_starting_or_queued_runner_ends_its_creation() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 1).await;
@@ -172,19 +172,19 @@ async fn fault_12_deleting_while_it_is_made_or_queued_ends_the_creation() {
     let queued = server.add("queued");
     let waiting = server.until("queued", |v| !v.pending_reason.is_empty()).await;
     server.delete(&waiting.cloud_id).await.unwrap();
-    let told = answer(queued).await.unwrap_err();
-    assert_eq!(told.code(), Code::Aborted, "{told:?}");
+    let refused = answer(queued).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
 
     let (deleted, _) = tokio::join!(server.delete(&create.cloud_id), agent.take_delete());
     deleted.unwrap();
-    let told = answer(made).await.unwrap_err();
-    assert_eq!(told.code(), Code::Aborted, "{told:?}");
-    assert!(told.message().contains("deleted on request"), "{told:?}");
+    let refused = answer(made).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
+    assert!(refused.message().contains("deleted on request"), "{refused:?}");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_failure_is_told_with_its_reason_and_stage_and_its_end_is_acknowledged() {
+async fn a_failure_is_reported_with_its_reason_and_stage_and_its_end_is_acknowledged() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 1).await;
@@ -193,10 +193,10 @@ async fn a_failure_is_told_with_its_reason_and_stage_and_its_end_is_acknowledged
     agent.runners[0].stage = RunnerStage::Guest.into();
     agent.runners[0].error_message = "the guest did not answer within 5 m".into();
     agent.report(RunnerState::Error).await;
-    let told = answer(call).await.unwrap_err();
-    assert_eq!(told.code(), Code::Internal);
+    let refused = answer(call).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
     for part in ["mac-1", "stage guest", "did not answer within 5 m"] {
-        assert!(told.message().contains(part), "{told:?}");
+        assert!(refused.message().contains(part), "{refused:?}");
     }
     agent.runners[0].end = Some(RunnerEnd {
         kind: EndKind::Failed.into(),
@@ -212,7 +212,7 @@ async fn a_failure_is_told_with_its_reason_and_stage_and_its_end_is_acknowledged
 }
 
 #[tokio::test]
-async fn fault_25_what_can_never_work_is_refused_by_name() {
+async fn fault_25_a_request_that_can_never_succeed_is_refused_by_name() {
     let dir = tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--unknown-labels", "refuse"]).await;
     let _agent = Agent::connect(&server, 1).await;
@@ -236,10 +236,10 @@ async fn fault_25_what_can_never_work_is_refused_by_name() {
         (AddInstanceRequest { labels: vec!["x".repeat(257)], ..good.clone() }, "has 257 characters"),
     ];
     for (request, part) in bad {
-        let told = answer(server.call_add(request, Duration::from_secs(9))).await.unwrap_err();
-        assert_eq!(told.code(), Code::InvalidArgument, "{told:?}");
-        assert!(told.message().contains(part), "{told:?}");
-        assert!(!told.message().contains("TOKEN"), "{told:?}");
+        let refused = answer(server.call_add(request, Duration::from_secs(9))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().contains(part), "{refused:?}");
+        assert!(!refused.message().contains("TOKEN"), "{refused:?}");
     }
     assert_eq!(server.runners().await.len(), 0);
     let call = server.call_add(good, Duration::from_secs(60));
@@ -255,15 +255,15 @@ async fn fault_01_a_restarted_server_knows_its_runners_its_queue_and_its_tombsto
     let mut agent = Agent::connect(&server, 2).await;
     let live = server.add("live");
     agent.take_create().await;
-    let gone = server.add("gone");
+    let ended = server.add("ended");
     agent.take_create().await;
     agent.report(RunnerState::Running).await;
-    let (live, gone) = (answer(live).await.unwrap(), answer(gone).await.unwrap());
-    let (deleted, _) = tokio::join!(server.delete(&gone.cloud_id), async {
+    let (live, ended) = (answer(live).await.unwrap(), answer(ended).await.unwrap());
+    let (deleted, _) = tokio::join!(server.delete(&ended.cloud_id), async {
         let SyncResponse { command: Some(Command::DeleteRunner(delete)), .. } =
             agent.next().await.unwrap().unwrap()
         else {
-            panic!("no delete")
+            panic!("not a delete")
         };
         agent.runners.retain(|r| r.runner_id != delete.runner_id);
         agent.sync().await;
@@ -272,16 +272,16 @@ async fn fault_01_a_restarted_server_knows_its_runners_its_queue_and_its_tombsto
     let waiting = server.add("undelivered");
     let undelivered = agent.next().await.unwrap().unwrap().command.unwrap();
     server.stop().await;
-    let told = answer(waiting).await.unwrap_err();
-    assert_eq!(told.code(), Code::Unavailable, "{told:?}");
+    let refused = answer(waiting).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
 
     let server = Server::start(dir.path()).await;
     assert_eq!(server.runners().await.len(), 3);
-    server.delete(&gone.cloud_id).await.unwrap();
+    server.delete(&ended.cloud_id).await.unwrap();
     assert_eq!(
         answer(server.add("live")).await.unwrap().cloud_id,
         live.cloud_id,
-        "known even before its agent is back"
+        "known even before its agent reconnects"
     );
     let retry = server.add("undelivered");
     let mut agent = Agent::connect_as(&server, &agent.id, 2, Some(info()), agent.runners.clone()).await;
@@ -310,7 +310,7 @@ async fn an_unacknowledged_create_is_sent_once_on_the_next_stream_and_never_agai
     answer(call).await.unwrap();
     let runners = agent.runners.clone();
     let mut agent = Agent::connect_as(&server, &id, 1, Some(info()), runners).await;
-    assert!(agent.hears_nothing().await);
+    assert!(agent.receives_nothing().await);
     assert_eq!(
         server.http("/metrics", "").await.1.lines().find(|l| l.starts_with("shoesvz_commands_resent_total")),
         Some("shoesvz_commands_resent_total 1")
@@ -319,7 +319,7 @@ async fn an_unacknowledged_create_is_sent_once_on_the_next_stream_and_never_agai
 }
 
 #[tokio::test]
-async fn a_runner_an_agent_cannot_take_goes_to_another_and_outlives_the_server_in_between() {
+async fn a_runner_that_one_agent_cannot_take_goes_to_another_and_outlives_the_server_in_between() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut full = Agent::connect(&server, 2).await;
@@ -329,7 +329,7 @@ async fn a_runner_an_agent_cannot_take_goes_to_another_and_outlives_the_server_i
     assert_eq!(waits.runner.unwrap().stage(), RunnerStage::Queue);
     let metrics = server.http("/metrics", "").await.1;
     assert!(metrics.contains("shoesvz_creates_tried_elsewhere_total 1"), "{metrics}");
-    full.takes_none = "its disk is full".into();
+    full.unschedulable_reason = "its disk is full".into();
     full.sync().await;
     server.until("a", |v| v.pending_reason == "mac-1 takes no runners for now: its disk is full").await;
     assert!(server.http("/metrics", "").await.1.contains("shoesvz_agents_taking_none 1"));
@@ -347,13 +347,13 @@ async fn a_runner_an_agent_cannot_take_goes_to_another_and_outlives_the_server_i
 }
 
 #[tokio::test]
-async fn the_newer_stream_of_an_agent_replaces_the_older() {
+async fn the_newer_stream_of_an_agent_replaces_the_older_one() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut old = Agent::connect(&server, 1).await;
     let mut new = Agent::connect_as(&server, &old.id, 1, Some(info()), vec![]).await;
-    let told = old.next().await.unwrap_err();
-    assert_eq!(told.code(), Code::Aborted, "{told:?}");
+    let refused = old.next().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
     let _call = server.add("a");
     new.take_create().await;
     server.stop().await;
@@ -370,18 +370,18 @@ async fn fault_02_an_agent_that_is_away_has_no_capacity_and_keeps_its_runners() 
     let added = answer(call).await.unwrap();
     drop(agent);
     until_agent_is(&server, AgentStatus::Offline).await;
-    let told = answer(server.add_within("b", Duration::from_secs(2))).await.unwrap_err();
-    assert!(told.message().contains("mac-1 is offline"), "{told:?}");
+    let refused = answer(server.add_within("b", Duration::from_secs(2))).await.unwrap_err();
+    assert!(refused.message().contains("mac-1 is offline"), "{refused:?}");
     let mut request =
         tonic::Request::new(DeleteInstanceRequest { cloud_id: added.cloud_id.clone(), labels: vec![] });
     request.set_timeout(Duration::from_secs(2));
-    let told = server.shoes().delete_instance(request).await.unwrap_err();
-    assert_eq!(told.code(), Code::Unavailable, "{told:?}");
-    assert!(told.message().contains("marked for deletion"), "{told:?}");
+    let refused = server.shoes().delete_instance(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    assert!(refused.message().contains("marked for deletion"), "{refused:?}");
     server.stop().await;
 }
 
-/// Until the only agent is seen so.
+/// Waits until the only agent has this status.
 async fn until_agent_is(server: &Server, status: AgentStatus) {
     let mut operators = FleetServiceClient::new(server.channel());
     let seen = async {
@@ -393,16 +393,16 @@ async fn until_agent_is(server: &Server, status: AgentStatus) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(crate::common::PATIENCE, seen)
+    tokio::time::timeout(crate::common::TIMEOUT, seen)
         .await
-        .unwrap_or_else(|_| panic!("the agent is not seen to be {status:?}"));
+        .unwrap_or_else(|_| panic!("the agent is not {status:?}"));
 }
 
 #[tokio::test]
-async fn fault_02_an_agent_behind_a_dead_connection_is_found_to_be_away() {
+async fn fault_02_an_agent_behind_a_dead_connection_is_found_to_be_offline() {
     let dir = tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--keepalive", "200ms"]).await;
-    // Between the two, something that stops passing anything on, without closing.
+    // A proxy between the two stops forwarding without closing its connections.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let between = listener.local_addr().unwrap();
     let (to, dead) = (server.grpc_addr, std::sync::Arc::new(tokio::sync::Notify::new()));
@@ -429,14 +429,14 @@ async fn fault_02_an_agent_behind_a_dead_connection_is_found_to_be_away() {
 }
 
 #[tokio::test]
-async fn a_go_agent_is_spoken_to_as_the_go_server_did() {
+async fn a_go_agent_gets_the_commands_that_the_go_server_sent() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect_as(&server, "", 2, None, vec![]).await;
     assert!(matches!(agent.next().await.unwrap().unwrap().command, Some(Command::Noop(_))));
     let call = server.add("a");
     server.until("a", |v| !v.agent_hostname.is_empty()).await;
-    assert!(agent.hears_nothing().await, "a Go agent asks");
+    assert!(agent.receives_nothing().await, "a Go agent polls");
     agent.sync().await;
     agent.take_create().await;
     agent.report(RunnerState::Running).await;
@@ -445,7 +445,7 @@ async fn a_go_agent_is_spoken_to_as_the_go_server_did() {
     let mut client = server.shoes();
     let request = DeleteInstanceRequest { cloud_id: added.cloud_id, labels: vec![] };
     let delete = tokio::spawn(async move { client.delete_instance(request).await.map(|_| ()) });
-    // Its tick: the delete may reach the server after one or more of them.
+    // It polls: the delete may reach the server after one or more polls.
     loop {
         agent.sync().await;
         match agent.next().await.unwrap().unwrap().command {
@@ -461,14 +461,14 @@ async fn a_go_agent_is_spoken_to_as_the_go_server_did() {
 }
 
 #[tokio::test]
-async fn a_watch_says_at_once_how_many_runners_match_before_there_is_one_to_show() {
+async fn a_watch_reports_at_once_how_many_runners_match_before_it_shows_one() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let _agent = Agent::connect(&server, 1).await;
     let watch = async |name: &str| {
         let request = WatchRunnersRequest { runner_name: name.into(), ..Default::default() };
         let mut client = FleetServiceClient::new(server.channel());
-        let answer = tokio::time::timeout(crate::common::PATIENCE, client.watch_runners(request)).await;
+        let answer = tokio::time::timeout(crate::common::TIMEOUT, client.watch_runners(request)).await;
         answer.expect("its header comes before its first message").unwrap()
     };
     let early = watch("a").await;
@@ -482,7 +482,7 @@ async fn a_watch_says_at_once_how_many_runners_match_before_there_is_one_to_show
 }
 
 #[tokio::test]
-async fn a_name_asked_for_again_after_its_job_is_done_gets_no_second_vm_not_even_from_a_restarted_server() {
+async fn a_served_name_gets_no_second_vm_not_even_from_a_restarted_server() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let mut agent = Agent::connect(&server, 2).await;
@@ -495,23 +495,23 @@ async fn a_name_asked_for_again_after_its_job_is_done_gets_no_second_vm_not_even
     agent.runners[0].end = Some(RunnerEnd { kind: EndKind::Finished.into(), ..Default::default() });
     agent.report(RunnerState::TearingDown).await;
     server.until("a", |v| v.runner.as_ref().unwrap().end.is_some()).await;
-    let told = answer(server.add("a")).await.unwrap_err();
-    assert_eq!(told.code(), Code::InvalidArgument, "myshoes drops the job upon this: {told:?}");
+    let refused = answer(server.add("a")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "myshoes drops the job upon this: {refused:?}");
     server.stop().await;
 
     let server = Server::start(dir.path()).await;
     let _agent = Agent::connect_as(&server, &agent.id, 2, Some(info()), vec![]).await;
-    let told = answer(server.add("a")).await.unwrap_err();
-    assert_eq!(told.code(), Code::InvalidArgument, "{told:?}");
+    let refused = answer(server.add("a")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     for part in ["the name a has been served", create.runner_id.as_str(), "on mac-1"] {
-        assert!(told.message().contains(part), "{told:?}");
+        assert!(refused.message().contains(part), "{refused:?}");
     }
     server.delete(&create.cloud_id).await.unwrap();
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_label_that_no_agent_offers_yet_waits_for_one_that_does_and_costs_no_job() {
+async fn a_label_that_no_agent_offers_yet_waits_for_one_that_does_and_loses_no_job() {
     let dir = tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let _other = Agent::connect(&server, 1).await;
@@ -521,9 +521,9 @@ async fn a_label_that_no_agent_offers_yet_waits_for_one_that_does_and_costs_no_j
         resource_type: String::new(),
         labels: vec!["self-hosted".into(), "xcode-99".into()],
     };
-    let told = answer(server.call_add(request("a"), Duration::from_secs(1))).await.unwrap_err();
-    assert_eq!(told.code(), Code::ResourceExhausted, "myshoes keeps its job: {told:?}");
-    assert!(told.message().contains("xcode-99"), "{told:?}");
+    let refused = answer(server.call_add(request("a"), Duration::from_secs(1))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "myshoes keeps its job: {refused:?}");
+    assert!(refused.message().contains("xcode-99"), "{refused:?}");
 
     let call = server.call_add(request("b"), Duration::from_secs(60));
     let view = server.until("b", |v| !v.pending_reason.is_empty()).await;

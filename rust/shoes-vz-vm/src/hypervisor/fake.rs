@@ -1,4 +1,4 @@
-//! A hypervisor in this process, stepped by the test, failing on demand.
+//! A hypervisor in this process, controlled by the test, that fails on demand.
 
 use std::{
     io,
@@ -22,19 +22,18 @@ use crate::{
     spec::VmSpec,
 };
 
-/// Makes fakes; [`FakeHypervisor::new`] gives the test the other end.
+/// [`FakeHypervisor::new`] returns the test's end of it.
 pub struct FakeHypervisor {
     requests: mpsc::UnboundedSender<CreateRequest>,
 }
 
-/// A `create` under way: the test answers it, or drops it, which fails it.
+/// A `create` in progress: the test answers it, or drops it, which fails it.
 pub struct CreateRequest {
-    /// What was asked for.
     pub spec: VmSpec,
     answer: oneshot::Sender<Result<Arc<FakeMachine>, HypervisorError>>,
 }
 
-/// The test's hold on a machine.
+/// The test's handle to a machine.
 pub struct Control<G = DuplexStream> {
     machine: Arc<FakeMachine>,
     /// The guest's end of the guest channel.
@@ -51,14 +50,14 @@ pub struct GuestSockets {
 struct FakeMachine {
     state: watch::Sender<MachineState>,
     channel: Mutex<Option<Channel>>,
-    /// The hypervisor's end of [`Sockets::knocks`].
-    knocks: Mutex<Option<mpsc::UnboundedSender<BoxedStream>>>,
-    refuse: Mutex<Option<String>>,
+    /// The hypervisor's end of [`Sockets::announcements`].
+    announced: Mutex<Option<mpsc::UnboundedSender<BoxedStream>>>,
+    refusal: Mutex<Option<String>>,
     asked_to_stop: watch::Sender<u32>,
 }
 
 impl FakeHypervisor {
-    /// The hypervisor, and where its `create` calls arrive.
+    /// The hypervisor, and the receiver of its `create` calls.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<CreateRequest>) {
         let (requests, receiver) = mpsc::unbounded_channel();
         (Self { requests }, receiver)
@@ -69,15 +68,15 @@ impl FakeHypervisor {
 impl Hypervisor for FakeHypervisor {
     async fn create(&self, spec: &VmSpec, _: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
         let (answer, answered) = oneshot::channel();
-        let gone = || failed("the fake hypervisor's test is over");
-        self.requests.send(CreateRequest { spec: spec.clone(), answer }).map_err(|_| gone())?;
-        let machine: Arc<dyn Machine> = answered.await.map_err(|_| gone())??;
+        let dropped = || failed("the fake hypervisor's test has ended");
+        self.requests.send(CreateRequest { spec: spec.clone(), answer }).map_err(|_| dropped())?;
+        let machine: Arc<dyn Machine> = answered.await.map_err(|_| dropped())??;
         Ok(machine)
     }
 }
 
-fn failed(why: &str) -> HypervisorError {
-    HypervisorError::Ended(End::new(EndKind::HypervisorFailed, why))
+fn failed(reason: &str) -> HypervisorError {
+    HypervisorError::Ended(End::new(EndKind::HypervisorFailed, reason))
 }
 
 impl CreateRequest {
@@ -90,10 +89,10 @@ impl CreateRequest {
 
     /// The machine comes up, with virtio sockets.
     pub fn succeed_with_sockets(self) -> Control<GuestSockets> {
-        let (sender, knocks) = mpsc::unbounded_channel();
+        let (announced, announcements) = mpsc::unbounded_channel();
         let listener = Arc::default();
         let dial = Arc::new(ToGuest(Arc::clone(&listener)));
-        let machine = self.answer(Channel::Sockets(Sockets { dial, knocks }), Some(sender));
+        let machine = self.answer(Channel::Sockets(Sockets { dial, announcements }), Some(announced));
         let guest = GuestSockets { listener, machine: Arc::downgrade(&machine) };
         Control { machine, guest }
     }
@@ -101,26 +100,26 @@ impl CreateRequest {
     fn answer(
         self,
         channel: Channel,
-        knocks: Option<mpsc::UnboundedSender<BoxedStream>>,
+        announced: Option<mpsc::UnboundedSender<BoxedStream>>,
     ) -> Arc<FakeMachine> {
         let machine = Arc::new(FakeMachine {
             state: watch::Sender::new(MachineState::Created),
             channel: Mutex::new(Some(channel)),
-            knocks: Mutex::new(knocks),
-            refuse: Mutex::new(None),
+            announced: Mutex::new(announced),
+            refusal: Mutex::new(None),
             asked_to_stop: watch::Sender::new(0),
         });
-        // The asker may have gone away meanwhile; then the test holds the only handle.
+        // The caller may have given up meanwhile; then the test has the only handle.
         drop(self.answer.send(Ok(machine.clone())));
         machine
     }
 
     /// The hypervisor fails to start.
-    pub fn fail(self, why: &str) {
-        drop(self.answer.send(Err(failed(why))));
+    pub fn fail(self, reason: &str) {
+        drop(self.answer.send(Err(failed(reason))));
     }
 
-    /// Waits until the asker has given up.
+    /// Waits until the caller has given up.
     pub async fn abandoned(&mut self) {
         self.answer.closed().await;
     }
@@ -134,8 +133,8 @@ struct ToGuest(Listener);
 impl Dial for ToGuest {
     async fn dial(&self, _port: u32) -> io::Result<BoxedStream> {
         let (host, guest) = duplex(64 << 10);
-        let heard = lock(&self.0).as_ref().is_some_and(|l| l.send(guest).is_ok());
-        if heard { Ok(Box::new(host)) } else { Err(io::ErrorKind::ConnectionReset.into()) }
+        let delivered = lock(&self.0).as_ref().is_some_and(|l| l.send(guest).is_ok());
+        if delivered { Ok(Box::new(host)) } else { Err(io::ErrorKind::ConnectionReset.into()) }
     }
 }
 
@@ -147,13 +146,13 @@ impl GuestSockets {
         connections
     }
 
-    /// A connection to the host's port; one that has ended already when the machine has.
+    /// A connection to the host's port; it has ended already if the machine has.
     pub fn connect(&self) -> DuplexStream {
         let (guest, host) = duplex(64 << 10);
         if let Some(machine) = self.machine.upgrade()
-            && let Some(knocks) = &*lock(&machine.knocks)
+            && let Some(announced) = &*lock(&machine.announced)
         {
-            drop(knocks.send(Box::new(host)));
+            drop(announced.send(Box::new(host)));
         }
         guest
     }
@@ -165,12 +164,11 @@ impl<G> Control<G> {
         self.machine.end(end);
     }
 
-    /// From now on every command is refused with these words.
-    pub fn refuse(&self, why: &str) {
-        *lock(&self.machine.refuse) = Some(why.into());
+    /// From now on every command is refused for this reason.
+    pub fn refuse(&self, reason: &str) {
+        *lock(&self.machine.refusal) = Some(reason.into());
     }
 
-    /// The machine's state.
     pub fn state(&self) -> watch::Receiver<MachineState> {
         self.machine.state.subscribe()
     }
@@ -187,7 +185,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl FakeMachine {
     fn end(&self, end: End) {
-        *lock(&self.knocks) = None;
+        *lock(&self.announced) = None;
         self.state.send_if_modified(|state| {
             let first = !matches!(state, MachineState::Ended(_));
             if first {
@@ -198,8 +196,8 @@ impl FakeMachine {
     }
 
     fn go(&self, what: &'static str, from: &[MachineState], to: MachineState) -> Result<(), HypervisorError> {
-        if let Some(why) = lock(&self.refuse).clone() {
-            return Err(HypervisorError::Refused { what, why });
+        if let Some(reason) = lock(&self.refusal).clone() {
+            return Err(HypervisorError::Refused { what, reason });
         }
         let mut answer = Ok(());
         self.state.send_if_modified(|state| {
@@ -209,7 +207,7 @@ impl FakeMachine {
                 *state = to;
                 return true;
             } else {
-                answer = Err(HypervisorError::Refused { what, why: format!("the machine is {state:?}") });
+                answer = Err(HypervisorError::Refused { what, reason: format!("the machine is {state:?}") });
             }
             false
         });
@@ -241,7 +239,7 @@ impl Machine for FakeMachine {
     }
 
     fn kill(&self) {
-        self.end(End::new(EndKind::Requested, "the VM was ended as asked"));
+        self.end(End::as_asked());
     }
 
     fn state(&self) -> watch::Receiver<MachineState> {

@@ -1,10 +1,10 @@
 //! QEMU on Linux, driven over QMP.
 //!
 //! ```text
-//! create: listen on qmp.sock, serial.sock ─▶ QEMU (paused, child of a thread of ours) ─▶ it calls both ─▶ QMP hello
-//! owner:  QMP events ─▶ state          process gone ─▶ last events ─▶ why (reason.rs) ─▶ Ended
+//! create: listen on qmp.sock, serial.sock ─▶ QEMU (paused, child of one of our threads) ─▶ it connects to both ─▶ QMP greeting
+//! owner:  QMP events ─▶ state          process exited ─▶ last events ─▶ reason (reason.rs) ─▶ Ended
 //! ```
-//! One owner task holds process and events; dropping the last handle kills the process.
+//! One owner task has the process and its events; dropping the last handle kills the process.
 
 use std::{
     fs, io,
@@ -33,13 +33,13 @@ use tokio::{
 
 use self::{
     child::{Child, Killer},
-    command::Arch,
-    qmp::{Callback, Do, Events, Qmp},
-    reason::Seen,
+    qmp::{Callback, Events, Qmp, QmpAction},
+    reason::Observations,
 };
 use super::{Channel, Hypervisor, HypervisorError, Machine, MachineState};
 use crate::{
     accel,
+    arch::Arch,
     end::{End, EndKind},
     saved,
     spec::{Accelerator, StateUse, VmSpec},
@@ -50,26 +50,25 @@ pub mod command;
 mod qmp;
 mod reason;
 
-/// Until QEMU has built the machine and called us; a swapping host may need seconds.
+/// Until QEMU has built the machine and connected to us; a swapping host may need seconds.
 const CREATE_DEADLINE: Duration = Duration::from_secs(30);
 /// Until QMP answers; a stopped QEMU never does.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
-/// Until a guest's devices are on disk; its memory is there already.
+/// Until a guest's devices are on disk; its memory is on disk already.
 const SAVE_DEADLINE: Duration = Duration::from_secs(60);
-/// Until they are read again.
+/// Until its devices are read again.
 const LOAD_DEADLINE: Duration = Duration::from_secs(30);
-/// Until a dead QEMU's sockets and pipes are read to their end; they are closed already.
+/// Until the sockets and pipes of a QEMU that has exited are read to their end; they are closed already.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
-/// Of what QEMU says on stderr, this much is kept for the reason.
+/// How much of QEMU's stderr is kept for the reason.
 const STDERR_LINES: usize = 20;
 const STDERR_BYTES: usize = 4096;
 
 /// Runs VMs by `qemu-system-*`.
 #[derive(Debug, Clone)]
 pub struct Qemu {
-    /// A program whose subcommand `exec-with-parent` is [`crate::process::exec_with_parent`].
+    /// A program with the agent's subcommand `exec-with-parent`.
     launcher: PathBuf,
-    program: PathBuf,
     arch: Arch,
 }
 
@@ -82,21 +81,14 @@ impl Qemu {
                 std::env::consts::ARCH
             ))
         })?;
-        Ok(Self { launcher: launcher.into(), program: arch.program().into(), arch })
-    }
-
-    /// With another emulator than PATH's.
-    #[must_use]
-    pub fn with_program(mut self, program: impl Into<PathBuf>) -> Self {
-        self.program = program.into();
-        self
+        Ok(Self { launcher: launcher.into(), arch })
     }
 
     fn command(&self, spec: &VmSpec, accelerator: Accelerator, bundle: &Path) -> Command {
         let args = command::arguments(self.arch, accelerator, spec);
         let mut command = Command::new(&self.launcher);
         command
-            .args(command::with_parent(std::process::id(), &self.program, args))
+            .args(command::with_parent(std::process::id(), self.arch.program(), args))
             .current_dir(bundle)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -109,9 +101,9 @@ impl Qemu {
 impl Hypervisor for Qemu {
     async fn create(&self, spec: &VmSpec, bundle: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
         if let StateUse::Restore(dir) = &spec.state {
-            // QEMU would make a missing file, and fill up a short one.
+            // QEMU would create a missing file, and extend a short one.
             saved::check_memory(dir, command::memory_mib(spec) << 20)
-                .map_err(|words| HypervisorError::Ended(End::new(EndKind::RestoreRefused, words)))?;
+                .map_err(|reason| HypervisorError::Ended(End::new(EndKind::RestoreRefused, reason)))?;
         }
         let accelerator = match spec.accelerator {
             Accelerator::Auto => accel::detect(bundle).await,
@@ -119,14 +111,14 @@ impl Hypervisor for Qemu {
         };
         let console = bundle.join(bundle::file::CONSOLE_LOG);
         fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&console).map_err(|source| {
-            HypervisorError::Io { what: format!("making the console's log {console:?}"), source }
+            HypervisorError::Io { what: format!("creating the console's log {console:?}"), source }
         })?;
         let (qmp, channel) =
             (Callback::bind(bundle, command::QMP_SOCKET)?, Callback::bind(bundle, command::CHANNEL_SOCKET)?);
         let (mut child, stderr) =
             Child::spawn(self.command(spec, accelerator, bundle)).await.map_err(|source| {
                 HypervisorError::Io {
-                    what: format!("starting {:?} through {:?}", self.program, self.launcher),
+                    what: format!("starting {} through {:?}", self.arch.program(), self.launcher),
                     source,
                 }
             })?;
@@ -142,14 +134,14 @@ impl Hypervisor for Qemu {
         let seconds = CREATE_DEADLINE.as_secs();
         let what = "come up";
         let connected = tokio::select! {
-            // First: a QEMU that has ended explains every other failure.
+            // First: a QEMU that has exited explains every other failure.
             biased;
             exit = child.exited() => Err(Some(exit)),
             done = timeout(CREATE_DEADLINE, connected) => match done {
-                Err(_) => return Err(HypervisorError::Silent { what, seconds }),
+                Err(_) => return Err(HypervisorError::TimedOut { what, seconds }),
                 Ok(Ok(all)) => Ok(all),
                 Ok(Err(error)) => {
-                    // Most likely it has just ended; its own words are better.
+                    // Most likely it has just exited; its stderr says more.
                     tracing::debug!(%error, "QEMU did not come up");
                     Err(timeout(DRAIN_DEADLINE, child.exited()).await.ok())
                 }
@@ -158,15 +150,14 @@ impl Hypervisor for Qemu {
         let (qmp, events, channel) = match connected {
             Ok(all) => all,
             Err(Some(exit)) => {
-                let said = stderr.rest().await;
-                let end = end_of(&Seen::default(), exit, &said);
+                let end = end_of(&Observations::default(), exit, &stderr.rest().await);
                 return Err(HypervisorError::Ended(match &spec.state {
-                    // Whatever it did not like, it is part of the state, or a boot will not like it either.
+                    // The fault is in the state, or else a boot fails in the same way.
                     StateUse::Restore(_) => End::new(EndKind::RestoreRefused, end.reason),
                     StateUse::None | StateUse::Save(_) => end,
                 }));
             }
-            Err(None) => return Err(HypervisorError::Silent { what, seconds }),
+            Err(None) => return Err(HypervisorError::TimedOut { what, seconds }),
         };
         tracing::info!(pid = child.pid(), accelerator = %accelerator, "QEMU is up");
         let state_use = spec.state.clone();
@@ -174,20 +165,23 @@ impl Hypervisor for Qemu {
     }
 }
 
-fn end_of(seen: &Seen, exit: io::Result<std::process::ExitStatus>, stderr: &str) -> End {
+fn end_of(seen: &Observations, exit: io::Result<std::process::ExitStatus>, stderr: &str) -> End {
     match exit {
         Ok(status) => reason::classify(seen, status, stderr),
-        Err(e) => End::new(EndKind::HypervisorFailed, format!("QEMU is gone and nobody knows why ({e})")),
+        Err(e) => End::new(
+            EndKind::HypervisorFailed,
+            format!("QEMU exited, and reading its exit status failed ({e})"),
+        ),
     }
 }
 
 struct QemuMachine {
     qmp: Qmp,
     state: watch::Receiver<MachineState>,
-    /// How far a save or a restore is.
-    moving: watch::Receiver<Option<api::MigrationStatus>>,
+    /// Of a save or a restore.
+    migration: watch::Receiver<Option<api::MigrationStatus>>,
     state_use: StateUse,
-    /// Its state is saved: its memory file must not change any more.
+    /// Its memory file must not change any more.
     saved: AtomicBool,
     channel: Mutex<Option<UnixStream>>,
     accelerator: Accelerator,
@@ -208,23 +202,23 @@ impl QemuMachine {
     ) -> Self {
         let (pid, killer) = (child.pid(), child.killer());
         let (state_sender, state) = watch::channel(MachineState::Created);
-        let (moving_sender, moving) = watch::channel(None);
+        let (migration_sender, migration) = watch::channel(None);
         let kill_asked = Arc::new(AtomicBool::new(false));
-        let seen = Seen { up: true, ..Seen::default() };
+        let seen = Observations { up: true, ..Observations::default() };
         let owner = Owner {
             child,
             stderr,
             events,
             seen,
             state: state_sender,
-            moving: moving_sender,
+            migration: migration_sender,
             kill_asked: kill_asked.clone(),
         };
         tokio::spawn(owner.run());
         Self {
             qmp,
             state,
-            moving,
+            migration,
             state_use,
             saved: AtomicBool::new(false),
             channel: Mutex::new(Some(channel)),
@@ -235,12 +229,11 @@ impl QemuMachine {
         }
     }
 
-    /// Waits until the machine is in the state `wanted`.
     async fn reach(&self, wanted: MachineState, what: &'static str) -> Result<(), HypervisorError> {
         let mut state = self.state.clone();
         let reached = state.wait_for(|s| *s == wanted || matches!(s, MachineState::Ended(_)));
         match timeout(COMMAND_DEADLINE, reached).await {
-            Err(_) => Err(HypervisorError::Silent { what, seconds: COMMAND_DEADLINE.as_secs() }),
+            Err(_) => Err(HypervisorError::TimedOut { what, seconds: COMMAND_DEADLINE.as_secs() }),
             Ok(Ok(now)) => match &*now {
                 MachineState::Ended(end) => Err(HypervisorError::Ended(end.clone())),
                 _ => Ok(()),
@@ -249,29 +242,29 @@ impl QemuMachine {
         }
     }
 
-    /// Puts the machine into the state saved in `path`, paused.
+    /// Puts the machine, paused, into the state saved in `path`.
     async fn load(&self, path: &Path) -> Result<(), HypervisorError> {
         let what = "read the saved state";
         self.without_memory(what).await?;
         let uri = Some(format!("file:{}", path.display()));
         let incoming = api::migrate_incoming { channels: None, exit_on_error: None, uri };
-        let words = || format!("{path:?} is damaged, or of another machine");
-        let moved = self.moved(what, incoming, LOAD_DEADLINE, words).await;
-        if !matches!(moved, Err(HypervisorError::Refused { .. })) {
-            return moved;
+        let reason = || format!("{path:?} is damaged, or of another machine");
+        let migrated = self.migrate(what, incoming, LOAD_DEADLINE, reason).await;
+        if !matches!(migrated, Err(HypervisorError::Refused { .. })) {
+            return migrated;
         }
-        // A QEMU that cannot read a state says why on its stderr, and ends.
+        // A QEMU that cannot read a state writes the reason to its stderr, and exits.
         let mut state = self.state.clone();
         let ended = timeout(DRAIN_DEADLINE, state.wait_for(|s| matches!(s, MachineState::Ended(_)))).await;
         match ended.as_ref().map(|ended| ended.as_deref()) {
             Ok(Ok(MachineState::Ended(end))) => Err(HypervisorError::Ended(end.clone())),
-            _ => moved,
+            _ => migrated,
         }
     }
 
-    /// A save or restore from now on is of the devices only: the memory is a file already.
+    /// From now on a save or restore is of the devices only: the memory is a file already.
     async fn without_memory(&self, what: &'static str) -> Result<(), HypervisorError> {
-        // Not in every QEMU's schema as an event of its own: without `events` none tells how far it is.
+        // Without `events` no event reports a migration's progress.
         let capabilities = [api::MigrationCapability::events, api::MigrationCapability::x_ignore_shared]
             .map(|capability| api::MigrationCapabilityStatus { capability, state: true })
             .to_vec();
@@ -280,29 +273,29 @@ impl QemuMachine {
     }
 
     /// Runs a save or restore to its end.
-    async fn moved<C>(
+    async fn migrate<C>(
         &self,
         what: &'static str,
         command: C,
         deadline: Duration,
-        words: impl Fn() -> String,
+        reason: impl Fn() -> String,
     ) -> Result<(), HypervisorError>
     where
         C: api::QmpCommand + ::qapi::Command,
         ::qapi::futures::QmpStreamTokio<tokio::io::WriteHalf<UnixStream>>:
             futures::Sink<::qapi::Execute<C, u32>, Error = io::Error>,
     {
-        let mut moving = self.moving.clone();
-        moving.mark_unchanged();
+        let mut migration = self.migration.clone();
+        migration.mark_unchanged();
         self.run(self.qmp.run(what, command, COMMAND_DEADLINE)).await?;
-        let over = async {
+        let migrated = async {
             let mut state = self.state.clone();
             loop {
                 tokio::select! {
-                    changed = moving.changed() => if changed.is_err() {
+                    changed = migration.changed() => if changed.is_err() {
                         return Err(HypervisorError::Ended(owner_died()));
                     },
-                    // A QEMU that cannot read a state may leave at once.
+                    // A QEMU that cannot read a state may exit at once.
                     ended = state.wait_for(|s| matches!(s, MachineState::Ended(_))) => {
                         return Err(match ended.as_deref() {
                             Ok(MachineState::Ended(end)) => HypervisorError::Ended(end.clone()),
@@ -310,20 +303,20 @@ impl QemuMachine {
                         });
                     }
                 }
-                match *moving.borrow_and_update() {
+                match *migration.borrow_and_update() {
                     Some(api::MigrationStatus::completed) => return Ok(()),
                     Some(api::MigrationStatus::failed | api::MigrationStatus::cancelled) => {
-                        return Err(HypervisorError::Refused { what, why: words() });
+                        return Err(HypervisorError::Refused { what, reason: reason() });
                     }
                     _ => {}
                 }
             }
         };
-        let silent = || HypervisorError::Silent { what, seconds: deadline.as_secs() };
-        self.run(async { timeout(deadline, over).await.map_err(|_| silent())? }).await
+        let timed_out = |_| HypervisorError::TimedOut { what, seconds: deadline.as_secs() };
+        self.run(async { timeout(deadline, migrated).await.map_err(timed_out)? }).await
     }
 
-    /// Runs one command; when the machine is over, its end explains the failure better than QMP does.
+    /// Runs one command; when the machine has ended, its end explains the failure better than QMP does.
     async fn run<T>(
         &self,
         command: impl Future<Output = Result<T, HypervisorError>>,
@@ -339,7 +332,7 @@ impl QemuMachine {
 }
 
 fn owner_died() -> End {
-    End::new(EndKind::HypervisorFailed, "the task that owns QEMU died, which is a fault of the VM process")
+    End::new(EndKind::HypervisorFailed, "the task that owns QEMU died, which is a bug in the VM process")
 }
 
 impl Drop for QemuMachine {
@@ -374,8 +367,9 @@ impl Machine for QemuMachine {
     async fn resume(&self) -> Result<(), HypervisorError> {
         let what = "resume the guest";
         if self.saved.load(Ordering::Acquire) {
-            let why = "its state is saved, and its memory is part of that; end this VM and restore another";
-            return Err(HypervisorError::Refused { what, why: why.into() });
+            let reason =
+                "its state is saved, and its memory is part of that; end this VM and restore another".into();
+            return Err(HypervisorError::Refused { what, reason });
         }
         self.run(self.qmp.run(what, api::cont {}, COMMAND_DEADLINE)).await?;
         self.reach(MachineState::Running, what).await
@@ -383,7 +377,7 @@ impl Machine for QemuMachine {
 
     async fn save(&self, path: &Path) -> Result<(), HypervisorError> {
         let what = "save the guest";
-        let refused = |why: String| HypervisorError::Refused { what, why };
+        let refused = |reason: String| HypervisorError::Refused { what, reason };
         if !matches!(self.state_use, StateUse::Save(_)) {
             return Err(refused("this VM was not made so that its state can be saved".into()));
         }
@@ -394,10 +388,10 @@ impl Machine for QemuMachine {
         self.without_memory(what).await?;
         let uri = Some(format!("file:{}", path.display()));
         let migrate = api::migrate { channels: None, detach: None, resume: None, uri };
-        let writing = || format!("writing {path:?} failed; is there room for it?");
-        self.moved(what, migrate, SAVE_DEADLINE, writing).await?;
-        let silent = || HypervisorError::Silent { what, seconds: SAVE_DEADLINE.as_secs() };
-        // "completed" is told a moment before the file is whole, and no event tells the latter.
+        let reason = || format!("writing {path:?} failed; is there room for it?");
+        self.migrate(what, migrate, SAVE_DEADLINE, reason).await?;
+        let timed_out = |_| HypervisorError::TimedOut { what, seconds: SAVE_DEADLINE.as_secs() };
+        // The event "completed" comes a moment before the file is whole, and no event comes for the latter.
         let mut pauses = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
         let finalized = async {
             while self.qmp.run(what, api::query_status {}, COMMAND_DEADLINE).await?.status
@@ -407,7 +401,7 @@ impl Machine for QemuMachine {
             }
             Ok(())
         };
-        self.run(async { timeout(SAVE_DEADLINE, finalized).await.map_err(|_| silent())? }).await
+        self.run(async { timeout(SAVE_DEADLINE, finalized).await.map_err(timed_out)? }).await
     }
 
     async fn request_stop(&self) -> Result<(), HypervisorError> {
@@ -439,14 +433,14 @@ impl Machine for QemuMachine {
     }
 }
 
-/// Owns the process and its events until it is gone.
+/// Owns the process and its events until it has exited.
 struct Owner {
     child: Child,
     stderr: Stderr,
     events: Events,
-    seen: Seen,
+    seen: Observations,
     state: watch::Sender<MachineState>,
-    moving: watch::Sender<Option<api::MigrationStatus>>,
+    migration: watch::Sender<Option<api::MigrationStatus>>,
     kill_asked: Arc<AtomicBool>,
 }
 
@@ -455,13 +449,13 @@ impl Owner {
         let mut listening = true;
         let exit = loop {
             tokio::select! {
-                // Events first: they tell why the process ends.
+                // Events first: they give the reason for the exit.
                 biased;
                 event = self.events.next(), if listening => listening = self.note(event),
                 exit = self.child.exited() => break exit,
             }
         };
-        // What QEMU wrote before it died is still in the sockets.
+        // What QEMU wrote before it exited is still in the sockets.
         let drained = timeout(DRAIN_DEADLINE, async {
             while listening {
                 let event = self.events.next().await;
@@ -469,30 +463,30 @@ impl Owner {
             }
         });
         if drained.await.is_err() {
-            tracing::warn!("a dead QEMU's QMP connection stays open; some events may be lost");
+            tracing::warn!("QEMU has exited and its QMP connection stays open; some events may be lost");
         }
         self.seen.kill_asked = self.kill_asked.load(Ordering::Acquire);
         let end = end_of(&self.seen, exit, &self.stderr.rest().await);
-        tracing::info!(kind = ?end.kind, reason = %end.reason, "QEMU is gone");
+        tracing::info!(kind = ?end.kind, reason = %end.reason, "QEMU has exited");
         self.state.send_replace(MachineState::Ended(end));
     }
 
-    /// Whether more may come.
+    /// Returns whether more may come.
     fn note(&mut self, event: Option<io::Result<api::Event>>) -> bool {
         match event {
             None => return false,
-            // An answer nobody waits for any more (its asker's deadline passed), or an event newer than our schema.
-            Some(Err(error)) => tracing::warn!(%error, "QMP message not understood"),
-            Some(Ok(event)) => match qmp::note(event, &mut self.seen, &self.state, &self.moving) {
-                Do::Nothing => {}
-                Do::Kill => self.child.killer().kill(),
+            // An answer that came after its deadline, or an event newer than our schema.
+            Some(Err(error)) => tracing::warn!(%error, "QMP message ignored"),
+            Some(Ok(event)) => match qmp::note(event, &mut self.seen, &self.state, &self.migration) {
+                QmpAction::None => {}
+                QmpAction::Kill => self.child.killer().kill(),
             },
         }
         true
     }
 }
 
-/// QEMU's stderr: into our log, its last lines kept.
+/// Copies QEMU's stderr to our log, and keeps its last lines.
 struct Stderr {
     tail: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
@@ -505,16 +499,16 @@ impl Stderr {
         let reader = tokio::spawn(async move {
             let Some(stderr) = stderr else { return };
             if let Err(error) = read_lines(stderr, &kept).await {
-                tracing::warn!(%error, "QEMU's stderr cannot be read any more");
+                tracing::warn!(%error, "reading QEMU's stderr failed");
             }
         });
         Self { tail, reader }
     }
 
-    /// The last lines, once all is read.
+    /// Its last lines, once all is read.
     async fn rest(&mut self) -> String {
         if timeout(DRAIN_DEADLINE, &mut self.reader).await.is_err() {
-            tracing::warn!("a dead QEMU's stderr stays open");
+            tracing::warn!("QEMU has exited and its stderr stays open");
         }
         text::tail(&self.tail.lock().unwrap_or_else(PoisonError::into_inner), STDERR_LINES, STDERR_BYTES)
     }
@@ -531,7 +525,7 @@ async fn read_lines(stderr: ChildStderr, kept: &Mutex<Vec<u8>>) -> io::Result<()
     let mut line = Vec::new();
     // A line without an end comes in pieces.
     while (&mut lines).take(STDERR_BYTES as u64).read_until(b'\n', &mut line).await? > 0 {
-        tracing::warn!(said = %String::from_utf8_lossy(&line).trim_end(), "QEMU");
+        tracing::warn!(line = %String::from_utf8_lossy(&line).trim_end(), "QEMU's stderr");
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.append(&mut line);
         let excess = kept.len().saturating_sub(2 * STDERR_BYTES);

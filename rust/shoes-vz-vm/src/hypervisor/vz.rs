@@ -1,10 +1,10 @@
-//! Virtualization.framework, through the bridge to VZCore. On Linux, in builds with Swift, VZCore's stand-in of it.
+//! Virtualization.framework, through the bridge to VZCore; on Linux, in builds with Swift, VZCore's stand-in.
 //!
 //! ```text
-//! create: spec ─▶ JSON ─▶ Machine::open          every call: spawn_blocking, its deadline kept on Swift's side
-//! owner:  events ─▶ state, knocks                guest stopped, failed, killed ─▶ why ─▶ close ─▶ Ended
+//! create: spec ─▶ JSON ─▶ Machine::open          every call: spawn_blocking, with its deadline on Swift's side
+//! owner:  events ─▶ state, announcements         guest stopped, failed, killed ─▶ reason ─▶ close ─▶ Ended
 //! ```
-//! The framework's VM lives in this process and dies with it, however that ends. Dropping the last handle ends the VM.
+//! The framework's VM lives in this process and always ends with it. Dropping the last handle ends the VM.
 
 use std::{
     io,
@@ -44,13 +44,13 @@ use crate::{
 
 /// Until the framework runs the guest's first instruction; it takes about a second.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// Until a command without much to do is done.
+/// Until a short command is done.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(20);
-/// Until a guest's memory is read again.
+/// Until a guest's memory is read from disk.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(120);
 /// Until a guest's memory is on disk.
 const SAVE_DEADLINE: Duration = Duration::from_secs(300);
-/// Until the framework has ended a guest; what hangs longer ends with this process.
+/// Until the framework has ended a guest; a guest that hangs longer ends with this process.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// macOS' hypervisor.
@@ -86,14 +86,14 @@ impl Hypervisor for Vz {
         let vm = Arc::new(vm);
 
         let (state, _) = watch::channel(MachineState::Created);
-        let (knock, knocks) = mpsc::unbounded_channel();
+        let (announced, announcements) = mpsc::unbounded_channel();
         let restore = match &spec.state {
             StateUse::Restore(dir) => Some(dir.join(saved::file::STATE)),
             StateUse::None | StateUse::Save(_) => None,
         };
         let shared = Arc::new(Shared { vm, state, asked: AtomicBool::new(false), kill: Notify::new() });
-        tokio::spawn(own(shared.clone(), events, knock));
-        let sockets = Sockets { dial: Arc::new(Dialer(shared.vm.clone())), knocks };
+        tokio::spawn(own(shared.clone(), events, announced));
+        let sockets = Sockets { dial: Arc::new(Dialer(shared.vm.clone())), announcements };
         let saved = AtomicBool::new(false);
         Ok(Arc::new(VzMachine { shared, restore, saved, channel: Mutex::new(Some(sockets)) }))
     }
@@ -151,14 +151,16 @@ fn machine_spec(spec: &VmSpec, bundle: &Path) -> Result<String, HypervisorError>
         vsock_listen: [port::VSOCK],
         savable: spec.state != StateUse::None,
     };
-    // A path that is no UTF-8 is the one thing that cannot be written.
+    // Only a path that is not UTF-8 cannot be written.
     serde_json::to_string(&spec).map_err(|error| HypervisorError::Refused {
         what: "make the VM",
-        why: format!("the settings of the bundle {bundle:?} cannot be put into words for VZCore ({error})"),
+        reason: format!(
+            "the settings of the bundle {bundle:?} cannot be written as JSON for VZCore ({error})"
+        ),
     })
 }
 
-/// Runs one of the bridge's calls where it may block.
+/// Runs a call of the bridge where it may block.
 async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -171,23 +173,23 @@ fn refused(what: &'static str, failure: Failure) -> HypervisorError {
     match failure.code {
         Code::NotSupported => HypervisorError::Unsupported(failure.message),
         Code::DiskFull => HypervisorError::Ended(End::new(EndKind::DiskError, failure.message)),
-        _ => HypervisorError::Refused { what, why: failure.message },
+        _ => HypervisorError::Refused { what, reason: failure.message },
     }
 }
 
 struct Shared {
     vm: Arc<VzVm>,
     state: watch::Sender<MachineState>,
-    /// Somebody asked for the VM's end.
+    /// The VM's end was asked for.
     asked: AtomicBool,
     kill: Notify,
 }
 
 struct VzMachine {
     shared: Arc<Shared>,
-    /// The state its guest goes on from.
+    /// The state that its guest goes on from.
     restore: Option<PathBuf>,
-    /// Its state is saved: what the guest did from here on would not be in it.
+    /// What the guest did after the save would not be in the state.
     saved: AtomicBool,
     channel: Mutex<Option<Sockets>>,
 }
@@ -201,7 +203,7 @@ impl VzMachine {
         let vm = self.shared.vm.clone();
         let done = blocking(move || call(&vm)).await;
         done.map_err(|failure| match &*self.shared.state.borrow() {
-            // That it is over says more than that the call came too late.
+            // That it has ended says more than that the call came too late.
             MachineState::Ended(end) => HypervisorError::Ended(end.clone()),
             _ => refused(what, failure),
         })
@@ -217,11 +219,11 @@ impl Machine for VzMachine {
         let (vm, path) = (self.shared.vm.clone(), state.clone());
         blocking(move || vm.restore(&path, RESTORE_DEADLINE)).await.map_err(|failure| {
             match failure.code {
-                // No fault of the state's: the host is full, or its disk.
+                // The fault is not in the state: the host is full, or its disk.
                 Code::LimitExceeded | Code::DiskFull => refused("restore the guest", failure),
                 _ => {
-                    let words = format!("the saved state {state:?} cannot be restored: {failure}");
-                    HypervisorError::Ended(End::new(EndKind::RestoreRefused, words))
+                    let reason = format!("the saved state {state:?} cannot be restored: {failure}");
+                    HypervisorError::Ended(End::new(EndKind::RestoreRefused, reason))
                 }
             }
         })?;
@@ -235,18 +237,18 @@ impl Machine for VzMachine {
     async fn resume(&self) -> Result<(), HypervisorError> {
         let what = "resume the guest";
         if self.saved.load(Ordering::Acquire) {
-            let why = "its state is saved; end this VM and restore another";
-            return Err(HypervisorError::Refused { what, why: why.into() });
+            let reason = "its state is saved; end this VM and restore another".into();
+            return Err(HypervisorError::Refused { what, reason });
         }
         self.call(what, |vm| vm.resume(COMMAND_DEADLINE)).await
     }
 
     async fn save(&self, path: &Path) -> Result<(), HypervisorError> {
-        // Before anything else that could refuse: why this configuration's state cannot be saved at all.
+        // Before any other refusal: the reason why this configuration's state cannot be saved at all.
         let what = "save the guest's state";
         if self.restore.is_some() {
-            let why = "this VM was not made so that its state can be saved".into();
-            return Err(HypervisorError::Refused { what, why });
+            let reason = "this VM was not made so that its state can be saved".into();
+            return Err(HypervisorError::Refused { what, reason });
         }
         let path = std::path::absolute(path)
             .map_err(|source| HypervisorError::Io { what: format!("finding {path:?}"), source })?;
@@ -287,24 +289,24 @@ impl Drop for VzMachine {
     }
 }
 
-/// Follows the VM until it is over, closes it, and says why.
+/// Follows the VM until it has ended, closes it, and publishes its end.
 async fn own(
     shared: Arc<Shared>,
     mut events: mpsc::UnboundedReceiver<Event>,
-    knock: mpsc::UnboundedSender<BoxedStream>,
+    announced: mpsc::UnboundedSender<BoxedStream>,
 ) {
     let end = loop {
         tokio::select! {
-            // Events first: an end of the guest's own is worth more than that somebody also asked for one.
+            // Events first: an end that came from the guest says more than that an end was also asked for.
             biased;
-            event = events.recv() => if let Some(end) = note(event, &shared, &knock) { break end },
+            event = events.recv() => if let Some(end) = note(event, &shared, &announced) { break end },
             () = shared.kill.notified() => {
                 let vm = shared.vm.clone();
                 break match blocking(move || vm.stop(KILL_DEADLINE)).await {
-                    Ok(()) => asked_for(),
+                    Ok(()) => End::as_asked(),
                     Err(failure) => {
-                        tracing::warn!(%failure, "the VM cannot be stopped; it ends with this process");
-                        End::new(EndKind::Requested, format!("{} (it did not stop: {failure})", asked_for()))
+                        tracing::warn!(%failure, "stopping the VM failed; it ends with this process");
+                        End::new(EndKind::Requested, format!("{} (stopping it failed: {failure})", End::as_asked()))
                     }
                 };
             }
@@ -312,21 +314,21 @@ async fn own(
     };
     let vm = shared.vm.clone();
     if let Err(failure) = blocking(move || vm.close(KILL_DEADLINE)).await {
-        tracing::warn!(%failure, "the VM cannot be closed; what is left of it ends with this process");
+        tracing::warn!(%failure, "closing the VM failed; what is left of it ends with this process");
     }
-    tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM is gone");
+    tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM has ended");
     shared.state.send_replace(MachineState::Ended(end));
 }
 
-fn asked_for() -> End {
-    End::new(EndKind::Requested, "the VM was ended as asked")
-}
-
-/// What an event means; gives the VM's end when it is that.
-fn note(event: Option<Event>, shared: &Shared, knock: &mpsc::UnboundedSender<BoxedStream>) -> Option<End> {
+/// Returns the VM's end when the event is that.
+fn note(
+    event: Option<Event>,
+    shared: &Shared,
+    announced: &mpsc::UnboundedSender<BoxedStream>,
+) -> Option<End> {
     let now = match event {
         None => {
-            return Some(End::new(EndKind::HypervisorFailed, "VZCore tells no events of the VM any more"));
+            return Some(End::new(EndKind::HypervisorFailed, "VZCore sends no more events of the VM"));
         }
         Some(Event::State(State::Running)) => MachineState::Running,
         Some(Event::State(State::Paused)) => MachineState::Paused,
@@ -338,21 +340,21 @@ fn note(event: Option<Event>, shared: &Shared, knock: &mpsc::UnboundedSender<Box
         Some(Event::Stopped(failure)) => {
             return Some(stopped(&failure, shared.asked.load(Ordering::Acquire)));
         }
-        Some(Event::NetworkDisconnected(words)) => {
-            tracing::error!(words, "the guest's network was disconnected; its job runs on without");
+        Some(Event::NetworkDisconnected(reason)) => {
+            tracing::error!(reason, "the guest's network was disconnected; its job goes on without it");
             return None;
         }
         Some(Event::GuestConnected { connection, port }) => {
             match stream(connection) {
-                // Fails only when nobody serves the channel any more.
-                Ok(stream) => drop(knock.send(stream)),
-                Err(error) => tracing::warn!(port, %error, "a connection of the guest's cannot be used"),
+                // Fails only when the channel is not served any more.
+                Ok(stream) => drop(announced.send(stream)),
+                Err(error) => tracing::warn!(port, %error, "a connection from the guest cannot be used"),
             }
             return None;
         }
         Some(Event::Progress(_)) => return None,
-        Some(Event::Unknown(words)) => {
-            tracing::warn!(words, "VZCore told an event this version does not know");
+        Some(Event::Unknown(event)) => {
+            tracing::warn!(event, "VZCore sent an event that this version does not know");
             return None;
         }
     };
@@ -360,7 +362,7 @@ fn note(event: Option<Event>, shared: &Shared, knock: &mpsc::UnboundedSender<Box
     None
 }
 
-/// How a VM that stopped by itself ended.
+/// The end of a VM that stopped by itself.
 fn stopped(failure: &Failure, asked: bool) -> End {
     match failure.code {
         Code::DiskFull => End::new(
@@ -368,7 +370,7 @@ fn stopped(failure: &Failure, asked: bool) -> End {
             format!("the host's disk is full: free space where the runners' bundles are ({failure})"),
         ),
         Code::DiskImage => End::new(EndKind::DiskError, failure.message.clone()),
-        _ if asked => asked_for(),
+        _ if asked => End::as_asked(),
         _ => End::new(EndKind::HypervisorFailed, failure.message.clone()),
     }
 }
@@ -391,7 +393,7 @@ impl Dial for Dialer {
     }
 }
 
-/// A virtio socket is a stream socket as any other once it is open; tokio has no closer type for its descriptor.
+/// A virtio socket is a stream socket like any other once it is open; tokio has no closer type for its descriptor.
 fn stream(connection: std::os::fd::OwnedFd) -> io::Result<BoxedStream> {
     let stream = StdUnixStream::from(connection);
     stream.set_nonblocking(true)?;
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_no_utf8_is_refused_by_name() {
+    fn a_path_that_is_not_utf8_is_refused_by_name() {
         use std::os::unix::ffi::OsStrExt as _;
         let spec: VmSpec = serde_json::from_str(
             r#"{"hypervisor":"vz","cpus":1,"memory_bytes":1,"template":"/t","os":"macos","transport":"channel"}"#,
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_before_the_guest_runs_keeps_its_words() {
+    fn a_failure_before_the_guest_runs_keeps_its_reason() {
         assert!(matches!(refused("x", failure(Code::NotSupported)), HypervisorError::Unsupported(_)));
         let HypervisorError::Ended(end) = refused("x", failure(Code::DiskFull)) else { panic!() };
         assert_eq!(end.kind, EndKind::DiskError);

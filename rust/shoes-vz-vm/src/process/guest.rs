@@ -1,11 +1,11 @@
-//! `guest.sock`: streams to the guest, from before it is started until the VM is over.
+//! `guest.sock`: streams to the guest, from before it is started until the VM has ended.
 
 use shoes_vz_channel::{BoxedStream, OpenError, Peer, mux, socket::Open, sockets};
 use tokio::sync::watch;
 
 use crate::hypervisor::Channel;
 
-/// Our end of the guest channel, whichever the hypervisor has.
+/// Our end of the guest channel, of the kind that the hypervisor has.
 #[derive(Clone)]
 pub(super) enum GuestHost {
     Stream(mux::Host),
@@ -42,8 +42,8 @@ pub(super) struct Guest(pub(super) watch::Receiver<Option<GuestHost>>);
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GuestError {
-    #[error("the VM is over")]
-    Over,
+    #[error("the VM has ended")]
+    Ended,
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -53,8 +53,8 @@ impl Open for Guest {
     type Error = GuestError;
 
     async fn open(&self, port: u16) -> Result<BoxedStream, GuestError> {
-        // Before Start there is no guest yet: whoever asks waits for it, up to its own deadline.
-        let host = self.0.clone().wait_for(Option::is_some).await.map_err(|_| GuestError::Over)?.clone();
-        Ok(host.ok_or(GuestError::Over)?.open(port).await?)
+        // Before Start there is no guest yet: a caller waits for it, up to the caller's deadline.
+        let host = self.0.clone().wait_for(Option::is_some).await.map_err(|_| GuestError::Ended)?.clone();
+        Ok(host.ok_or(GuestError::Ended)?.open(port).await?)
     }
 }

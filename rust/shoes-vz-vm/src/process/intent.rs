@@ -1,35 +1,31 @@
-//! Who wanted the VM to end, and what that makes of how it ended: pure.
+//! Who asked for the VM's end, and the end that follows from that and from how the machine ended: pure.
 
 use std::time::Duration;
 
 use crate::end::{End, EndKind};
 
-/// Who wanted the VM to end.
+/// Why the VM is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
-    /// Stop, at once.
     StopNow,
-    /// Stop, the guest asked first.
+    /// The guest is asked first.
     StopWithin(Duration),
-    /// SIGTERM to the VM process: the host shuts down, or an operator.
+    /// By SIGTERM to the VM process: the host shuts down, or an operator wants it.
     Terminated,
-    /// The VM's time is up.
     MaxLifetime,
-    /// Start never came.
     NeverStarted,
 }
 
 impl Intent {
-    /// Whether a later intent takes this one's place: a stop may become more urgent, never less.
+    /// Whether a later intent replaces this one: a stop may become more urgent, never less.
     pub(super) fn yields_to(self, later: Self) -> bool {
         matches!((self, later), (Self::StopWithin(_), Self::StopNow | Self::Terminated | Self::MaxLifetime))
     }
 }
 
-/// The VM's end, from who wanted it and how the machine ended.
 pub(super) fn end(intent: Option<Intent>, machine: End) -> End {
     let Some(intent) = intent else { return machine };
-    // A panic or a dead disk while stopping is still worth telling.
+    // A panic or a disk error while stopping says more than that the VM was stopped.
     if matches!(machine.kind, EndKind::GuestPanic | EndKind::DiskError) {
         return machine;
     }
@@ -39,12 +35,12 @@ pub(super) fn end(intent: Option<Intent>, machine: End) -> End {
         }
         (Intent::NeverStarted, _) => End::new(
             EndKind::Requested,
-            "nobody started the VM in time (its agent is gone), so its process ended itself",
+            "no agent started the VM in time (the agent that made it has ended), so its process ended itself",
         ),
         (Intent::Terminated, _) => {
-            End::new(EndKind::Requested, "the VM process was told to end (SIGTERM) and ended the VM")
+            End::new(EndKind::Requested, "the VM process received SIGTERM and ended the VM")
         }
-        (Intent::StopNow, _) => End::new(EndKind::Requested, "the VM was ended as asked"),
+        (Intent::StopNow, _) => End::as_asked(),
         (Intent::StopWithin(_), EndKind::Requested) => End::new(
             EndKind::Requested,
             "the VM was ended as asked; the guest did not power off within its grace",
@@ -63,13 +59,13 @@ mod tests {
     const GRACE: Intent = Intent::StopWithin(Duration::from_secs(9));
 
     #[test]
-    fn an_end_nobody_wanted_stays_as_it_is() {
+    fn an_end_without_an_intent_stays_as_it_is() {
         let machine = End::new(EndKind::GuestPoweroff, "x");
         assert_eq!(end(None, machine.clone()), machine);
     }
 
     #[test]
-    fn who_wanted_the_end_decides_its_kind() {
+    fn the_intent_decides_the_kind_of_the_end() {
         for (intent, machine, kind) in [
             (Intent::StopNow, EndKind::Requested, EndKind::Requested),
             (Intent::StopNow, EndKind::HypervisorKilled, EndKind::Requested),

@@ -3,21 +3,26 @@
 //! ```text
 //! CREATED ─ Start ─▶ STARTING ─ created, running ─▶ RUNNING ◀─▶ PAUSED
 //!    │                   │                             │
-//!    └─ Stop, SIGTERM, lifetime, never started ────────┴─▶ STOPPING ─ machine gone ─▶ STOPPED | FAILED
+//!    └─ Stop, SIGTERM, lifetime, never started ────────┴─▶ STOPPING ─ machine ended ─▶ STOPPED | FAILED
+//!
+//! Life: Waiting ─────▶ Creating ───────────────────▶ Running ──────▶ Stopping (which only becomes more urgent)
+//!          └─ a stop ────┴─▶ ended                      └─ machine ended ─┴─▶ ended
 //! ```
-//! Requests come through a mailbox; none blocks it: creating the machine is a future the loop polls, so a stop
+//! Requests come through a mailbox; none blocks it: creating the machine is a future that the loop polls, so a stop
 //! overtakes a start, and pause, resume and save run beside it.
 
 use std::{
     future::pending,
+    ops::ControlFlow::{self, Break, Continue},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use shoes_vz_channel::{Peer, api::GuestApi};
 use shoes_vz_model::bundle::file;
+use shoes_vz_process::chain::Chain;
 use shoes_vz_proto::vm::{VmState, VmStatus};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -29,27 +34,27 @@ use super::{
     intent::{self, Intent},
 };
 use crate::{
-    client::log_tail,
     end::{End, EndKind},
     hypervisor::{Hypervisor, HypervisorError, Machine, MachineState},
+    output::log_tail,
     spec::{StateUse, VmSpec},
 };
 
-/// Until the guest agent has taken the request to power off; then the power button is tried too.
+/// Until the guest agent has answered the request to power off; then the power button is pressed too.
 const GUEST_ANSWER: Duration = Duration::from_secs(5);
 
-/// What the service may ask.
+/// What the service may ask for.
 #[derive(Debug)]
 pub(super) enum Request {
     /// Answered when the guest runs.
     Start(Reply),
-    /// Answered when the VM is gone. `None`: at once; else the guest is asked first.
+    /// Answered when the VM has ended. `None`: at once; else the guest is asked first.
     Stop(Option<Duration>, Reply),
-    /// Answered when it is done.
+    /// Answered when the action is done.
     Machine(Action, Reply),
 }
 
-/// What is done to a running machine.
+/// Of a running machine.
 #[derive(Debug)]
 pub(super) enum Action {
     Pause,
@@ -59,23 +64,22 @@ pub(super) enum Action {
 
 pub(super) type Reply = oneshot::Sender<Result<(), Refusal>>;
 
-/// Why a request was not done.
+/// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
-    /// Not in this state.
+    /// The VM is not in a state for it.
     #[error("{0}")]
     State(String),
-    /// The hypervisor's word.
     #[error("{0}")]
     Hypervisor(String),
 }
 
-/// The service's hold on the owner.
+/// The service's handle to the owner.
 #[derive(Clone)]
 pub(super) struct Handle {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) status: watch::Receiver<VmStatus>,
-    /// Our end of the guest channel, once the machine is there.
+    /// Our end of the guest channel, once the machine runs.
     pub(super) guest: watch::Receiver<Option<GuestHost>>,
 }
 
@@ -86,19 +90,65 @@ pub(super) struct Owner {
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<VmStatus>,
     guest: watch::Sender<Option<GuestHost>>,
-    intent: Option<Intent>,
-    /// When a polite stop turns into a kill.
-    grace: Option<Instant>,
     start_replies: Vec<Reply>,
     stop_replies: Vec<Reply>,
     started: Option<Instant>,
-    /// When a VM nobody has started ends itself.
+    /// When a VM without a start request ends itself.
     start_by: Instant,
-    /// When its time is up.
     lifetime_end: Option<Instant>,
 }
 
-type Creating = BoxFuture<'static, Result<Arc<dyn Machine>, HypervisorError>>;
+/// What there is of the VM.
+enum Life {
+    Waiting,
+    /// The future makes the machine and starts its guest. Dropping it kills a half-made machine.
+    Creating(BoxFuture<'static, Result<Arc<dyn Machine>, HypervisorError>>),
+    Running(Running),
+    /// At `kill_at` a polite stop turns into a kill.
+    Stopping {
+        vm: Running,
+        intent: Intent,
+        kill_at: Option<Instant>,
+    },
+}
+
+struct Running {
+    machine: Arc<dyn Machine>,
+    state: watch::Receiver<MachineState>,
+    /// `None` when the machine has no guest channel, or it has closed.
+    peer: Option<watch::Receiver<Peer>>,
+}
+
+impl Life {
+    fn intent(&self) -> Option<Intent> {
+        if let Self::Stopping { intent, .. } = self { Some(*intent) } else { None }
+    }
+
+    /// Whether a stop for `intent` would change anything.
+    fn yields_to(&self, intent: Intent) -> bool {
+        self.intent().is_none_or(|now| now.yields_to(intent))
+    }
+
+    fn kill_at(&self) -> Option<Instant> {
+        if let Self::Stopping { kill_at, .. } = self { *kill_at } else { None }
+    }
+
+    fn machine(&self) -> Option<&Arc<dyn Machine>> {
+        match self {
+            Self::Waiting | Self::Creating(_) => None,
+            Self::Running(vm) | Self::Stopping { vm, .. } => Some(&vm.machine),
+        }
+    }
+}
+
+enum Event {
+    MachineEnded(End),
+    Stop(Intent),
+    GraceOver,
+    Request(Request),
+    Created(Result<Arc<dyn Machine>, HypervisorError>),
+    GuestUp(bool),
+}
 
 impl Owner {
     pub(super) fn new(
@@ -112,7 +162,7 @@ impl Owner {
             VmStatus { state: VmState::Created.into(), pid: std::process::id(), ..VmStatus::default() };
         let (status, status_receiver) = watch::channel(first);
         let (guest, guest_receiver) = watch::channel(None);
-        // Fixed here: a clock that is set later, as a Mac's is when it finds its time server, ends no job.
+        // Computed once: a clock that is set later, as a Mac's is when it finds its time server, must not end a job.
         let lifetime_end = spec.max_lifetime.map(|moment| {
             let left = Duration::try_from(moment.duration_since(jiff::Timestamp::now())).unwrap_or_default();
             Instant::now() + left
@@ -124,8 +174,6 @@ impl Owner {
             requests,
             status,
             guest,
-            intent: None,
-            grace: None,
             start_replies: Vec::new(),
             stop_replies: Vec::new(),
             started: None,
@@ -135,23 +183,23 @@ impl Owner {
         (owner, Handle { requests: sender, status: status_receiver, guest: guest_receiver })
     }
 
-    /// What its watchers see, which outlives it.
+    /// Outlives the owner.
     pub(super) fn status(&self) -> watch::Sender<VmStatus> {
         self.status.clone()
     }
 
-    /// Until the VM is over. `record` is called with its end before anybody is told, so that whoever is told finds it
-    /// on disk.
+    /// Runs until the VM has ended. `record` is called with its end before any watcher sees it, so that a watcher finds
+    /// it on disk.
     pub(super) async fn run(
         mut self,
         terminated: impl Future<Output = ()>,
         record: impl FnOnce(&End),
     ) -> End {
         let end = self.live(terminated).await;
-        tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM is over");
+        tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM has ended");
         record(&end);
         self.guest.send_replace(None);
-        tell(&self.status, &end);
+        publish_end(&self.status, &end);
         for reply in self.start_replies.drain(..) {
             drop(reply.send(Err(Refusal::Hypervisor(end.reason.clone()))));
         }
@@ -162,106 +210,150 @@ impl Owner {
     }
 
     async fn live(&mut self, terminated: impl Future<Output = ()>) -> End {
+        let terminated = terminated.fuse();
         tokio::pin!(terminated);
-        let mut creating: Option<Creating> = None;
-        let mut machine: Option<Arc<dyn Machine>> = None;
-        let mut machine_state: Option<watch::Receiver<MachineState>> = None;
-        let mut peer: Option<watch::Receiver<Peer>> = None;
-        let mut signalled = false;
+        let mut life = Life::Waiting;
         loop {
-            if machine.is_none()
-                && let Some(why) = self.intent
-            {
-                // Nothing runs yet, so nobody can be asked; dropping a half-made machine kills it.
-                let why = if matches!(why, Intent::StopWithin(_)) { Intent::StopNow } else { why };
-                return intent::end(Some(why), End::new(EndKind::Requested, "the VM was ended as asked"));
-            }
-            let lifetime = self.lifetime_end.filter(|_| self.may_stop(Intent::MaxLifetime));
-            tokio::select! {
-                // The machine's end first: it answers everything else. Then what ends it, the more urgent before the
-                // less; a start or the guest's hello can wait for that.
-                biased;
-                end = ended(&mut machine_state, &self.status, &self.bundle) => return intent::end(self.intent, end),
-                () = &mut terminated, if !signalled => { signalled = true; self.stop(Intent::Terminated, machine.as_ref()); }
-                () = until(lifetime) => self.stop(Intent::MaxLifetime, machine.as_ref()),
-                () = until(self.grace) => { self.grace = None; if let Some(m) = &machine { m.kill() } }
-                Some(request) = self.requests.recv() => {
-                    if let Some(future) = self.answer(request, machine.as_ref(), creating.is_some()) {
-                        creating = Some(future);
-                    }
-                }
-                made = made(&mut creating) => {
-                    creating = None;
-                    match made {
-                        Ok(new) => {
-                            machine_state = Some(new.state());
-                            peer = self.begin(&new);
-                            machine = Some(new);
-                        }
-                        Err(HypervisorError::Ended(end)) => return end,
-                        Err(error) => return End::new(EndKind::HypervisorFailed, words(&error)),
-                    }
-                }
-                up = guest_up(&mut peer) => self.note_guest(up),
-                () = until(Some(self.start_by)), if self.started.is_none() => self.stop(Intent::NeverStarted, None),
-            }
+            let event = self.next_event(&mut life, terminated.as_mut()).await;
+            life = match self.apply(life, event) {
+                Continue(life) => life,
+                Break(end) => return end,
+            };
         }
     }
 
-    /// Does what was asked, or begins to; a start gives the future that makes the machine.
-    fn answer(
-        &mut self,
-        request: Request,
-        machine: Option<&Arc<dyn Machine>>,
-        creating: bool,
-    ) -> Option<Creating> {
-        match request {
-            Request::Start(reply) => {
-                if self.running() {
-                    // A repeated start, its first answer lost: the VM is what was asked for.
-                    drop(reply.send(Ok(())));
-                    return None;
-                }
-                self.start_replies.push(reply);
-                if creating || machine.is_some() {
-                    return None;
-                }
-                self.started = Some(Instant::now());
-                self.set_state(VmState::Starting);
-                let (hypervisor, spec, bundle) =
-                    (self.hypervisor.clone(), self.spec.clone(), self.bundle.clone());
-                return Some(Box::pin(async move {
-                    let machine = hypervisor.create(&spec, &bundle).await?;
-                    machine.start().await?;
-                    Ok(machine)
-                }));
+    async fn next_event(&mut self, life: &mut Life, terminated: impl Future<Output = ()>) -> Event {
+        let lifetime = self.lifetime_end.filter(|_| life.yields_to(Intent::MaxLifetime));
+        let (kill_at, requests) = (life.kill_at(), &mut self.requests);
+        // What ends the VM, the more urgent before the less; then what others ask for.
+        let asked = async move {
+            tokio::select! {
+                biased;
+                () = terminated => Event::Stop(Intent::Terminated),
+                () = until(lifetime) => Event::Stop(Intent::MaxLifetime),
+                () = until(kill_at) => Event::GraceOver,
+                Some(request) = requests.recv() => Event::Request(request),
             }
-            Request::Stop(grace, reply) => {
-                self.stop_replies.push(reply);
-                self.stop(grace.map_or(Intent::StopNow, Intent::StopWithin), machine);
-            }
-            Request::Machine(action, reply) => match machine.cloned() {
-                None => drop(reply.send(Err(Refusal::State("the VM is not started".into())))),
-                Some(machine) => drop(tokio::spawn(async move {
-                    let done = match action {
-                        Action::Pause => machine.pause().await,
-                        Action::Resume => machine.resume().await,
-                        Action::Save(path) => machine.save(&path).await,
-                    };
-                    drop(reply.send(done.map_err(|e| Refusal::Hypervisor(words(&e)))));
-                })),
+        };
+        match life {
+            Life::Waiting => tokio::select! {
+                biased;
+                event = asked => event,
+                // A start that comes at the last moment still counts.
+                () = sleep_until(self.start_by) => Event::Stop(Intent::NeverStarted),
+            },
+            Life::Creating(creating) => tokio::select! {
+                biased;
+                event = asked => event,
+                // A machine that comes up can wait for what would end it.
+                created = creating => Event::Created(created),
+            },
+            Life::Running(vm) | Life::Stopping { vm, .. } => tokio::select! {
+                biased;
+                // The machine's end first: it answers everything else.
+                end = ended(&mut vm.state, &self.status, &self.bundle) => Event::MachineEnded(end),
+                event = asked => event,
+                // The guest's hello can wait for all that.
+                up = guest_up(&mut vm.peer) => Event::GuestUp(up),
             },
         }
-        None
     }
 
-    fn running(&self) -> bool {
-        let state = self.status.borrow().state;
-        state == VmState::Running as i32 || state == VmState::Paused as i32
+    fn apply(&mut self, life: Life, event: Event) -> ControlFlow<End, Life> {
+        match event {
+            Event::MachineEnded(end) => Break(intent::end(life.intent(), end)),
+            Event::Stop(intent) => self.stop(life, intent),
+            Event::GraceOver => Continue(kill(life)),
+            Event::Request(Request::Start(reply)) => Continue(self.start(life, reply)),
+            Event::Request(Request::Stop(grace, reply)) => {
+                self.stop_replies.push(reply);
+                self.stop(life, grace.map_or(Intent::StopNow, Intent::StopWithin))
+            }
+            Event::Request(Request::Machine(action, reply)) => {
+                act(life.machine(), action, reply);
+                Continue(life)
+            }
+            Event::Created(Ok(machine)) => Continue(Life::Running(self.begin(machine))),
+            Event::Created(Err(HypervisorError::Ended(end))) => Break(end),
+            Event::Created(Err(error)) => {
+                Break(End::new(EndKind::HypervisorFailed, Chain(&error).to_string()))
+            }
+            Event::GuestUp(up) => {
+                self.note_guest(up);
+                Continue(life)
+            }
+        }
     }
 
-    /// The guest runs: publish it, and serve its channel.
-    fn begin(&mut self, machine: &Arc<dyn Machine>) -> Option<watch::Receiver<Peer>> {
+    /// Waiting → Creating. In any other state nothing changes.
+    fn start(&mut self, life: Life, reply: Reply) -> Life {
+        if matches!(life, Life::Running(_)) {
+            // A repeated start whose first answer was lost: the VM is as asked for.
+            drop(reply.send(Ok(())));
+            return life;
+        }
+        self.start_replies.push(reply);
+        if !matches!(life, Life::Waiting) {
+            return life;
+        }
+        self.started = Some(Instant::now());
+        self.set_state(VmState::Starting);
+        let (hypervisor, spec, bundle) = (self.hypervisor.clone(), self.spec.clone(), self.bundle.clone());
+        Life::Creating(Box::pin(async move {
+            let machine = hypervisor.create(&spec, &bundle).await?;
+            machine.start().await?;
+            Ok(machine)
+        }))
+    }
+
+    /// Waiting, Creating → ended; Running → Stopping; Stopping → Stopping if `intent` is more urgent.
+    fn stop(&mut self, life: Life, intent: Intent) -> ControlFlow<End, Life> {
+        if !life.yields_to(intent) {
+            return Continue(life);
+        }
+        tracing::info!(?intent, "stopping the VM");
+        self.set_state(VmState::Stopping);
+        let vm = match life {
+            Life::Running(vm) | Life::Stopping { vm, .. } => vm,
+            Life::Waiting | Life::Creating(_) => {
+                // No guest runs that could be asked first.
+                let intent = if matches!(intent, Intent::StopWithin(_)) { Intent::StopNow } else { intent };
+                return Break(intent::end(Some(intent), End::as_asked()));
+            }
+        };
+        let kill_at = if let Intent::StopWithin(grace) = intent {
+            self.ask_to_power_off(vm.machine.clone());
+            Some(Instant::now() + grace)
+        } else {
+            vm.machine.kill();
+            None
+        };
+        Continue(Life::Stopping { vm, intent, kill_at })
+    }
+
+    /// In a task, so that the grace ends even if the request hangs. The guest agent first: in many guests nothing
+    /// listens to the power button.
+    fn ask_to_power_off(&self, machine: Arc<dyn Machine>) {
+        let agent =
+            self.status.borrow().guest_up.then(|| GuestApi::new(self.bundle.join(file::GUEST_SOCKET)));
+        tokio::spawn(async move {
+            if let Some(agent) = agent {
+                match tokio::time::timeout(GUEST_ANSWER, agent.shutdown()).await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => {
+                        tracing::info!(reason = %Chain(&error), "the guest agent cannot power the guest off")
+                    }
+                    Err(_) => tracing::info!("the guest agent does not answer the request to power off"),
+                }
+            }
+            if let Err(error) = machine.request_stop().await {
+                tracing::info!(reason = %error, "the guest's power button cannot be pressed");
+            }
+        });
+    }
+
+    /// Creating → Running: publishes that the guest runs, and serves its channel.
+    fn begin(&mut self, machine: Arc<dyn Machine>) -> Running {
         let took = self.since_start();
         tracing::info!(
             took_ms = took,
@@ -279,11 +371,14 @@ impl Owner {
         for reply in self.start_replies.drain(..) {
             drop(reply.send(Ok(())));
         }
-        let host = GuestHost::spawn(machine.take_channel()?);
-        let mut peer = host.peer();
-        peer.mark_changed();
-        self.guest.send_replace(Some(host));
-        Some(peer)
+        let peer = machine.take_channel().map(|channel| {
+            let host = GuestHost::spawn(channel);
+            let mut peer = host.peer();
+            peer.mark_changed();
+            self.guest.send_replace(Some(host));
+            peer
+        });
+        Running { state: machine.state(), machine, peer }
     }
 
     fn since_start(&self) -> u64 {
@@ -297,7 +392,7 @@ impl Owner {
         self.status.send_modify(|s| {
             if up && s.guest_up_ms == 0 {
                 s.guest_up_ms = took;
-                tracing::info!(took_ms = took, "the guest agent has said hello");
+                tracing::info!(took_ms = took, "the guest agent is up");
             }
             s.guest_up = up;
         });
@@ -306,44 +401,34 @@ impl Owner {
     fn set_state(&self, state: VmState) {
         self.status.send_modify(|s| s.state = state.into());
     }
-
-    fn may_stop(&self, why: Intent) -> bool {
-        self.intent.is_none_or(|now| now.yields_to(why))
-    }
-
-    /// Ends the VM, at once or politely; a stop under way is only ever made more urgent.
-    fn stop(&mut self, why: Intent, machine: Option<&Arc<dyn Machine>>) {
-        if !self.may_stop(why) {
-            return;
-        }
-        tracing::info!(?why, "stopping the VM");
-        self.intent = Some(why);
-        self.set_state(VmState::Stopping);
-        let Some(machine) = machine.cloned() else { return };
-        let Intent::StopWithin(grace) = why else { return machine.kill() };
-        self.grace = Some(Instant::now() + grace);
-        // Should this task fail, the grace still ends. The guest agent first: many guests have nothing that listens to the power button.
-        let agent =
-            self.status.borrow().guest_up.then(|| GuestApi::new(self.bundle.join(file::GUEST_SOCKET)));
-        tokio::spawn(async move {
-            if let Some(agent) = agent {
-                match tokio::time::timeout(GUEST_ANSWER, agent.shutdown()).await {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => {
-                        tracing::info!(error = words(&error), "the guest agent cannot power the guest off")
-                    }
-                    Err(_) => tracing::info!("the guest agent does not answer"),
-                }
-            }
-            if let Err(error) = machine.request_stop().await {
-                tracing::info!(%error, "the guest's power button cannot be pressed");
-            }
-        });
-    }
 }
 
-/// Tells every watcher of the VM's end.
-pub(super) fn tell(status: &watch::Sender<VmStatus>, end: &End) {
+/// Stopping, its grace over: the machine's end is the next event.
+fn kill(mut life: Life) -> Life {
+    if let Life::Stopping { vm, kill_at, .. } = &mut life {
+        vm.machine.kill();
+        *kill_at = None;
+    }
+    life
+}
+
+/// In a task, so that the mailbox does not wait for it.
+fn act(machine: Option<&Arc<dyn Machine>>, action: Action, reply: Reply) {
+    let Some(machine) = machine.cloned() else {
+        return drop(reply.send(Err(Refusal::State("the VM is not started".into()))));
+    };
+    tokio::spawn(async move {
+        let done = match action {
+            Action::Pause => machine.pause().await,
+            Action::Resume => machine.resume().await,
+            Action::Save(path) => machine.save(&path).await,
+        };
+        drop(reply.send(done.map_err(|e| Refusal::Hypervisor(Chain(&e).to_string()))));
+    });
+}
+
+/// Every watcher sees the VM's end.
+pub(super) fn publish_end(status: &watch::Sender<VmStatus>, end: &End) {
     status.send_modify(|s| {
         s.state = end.state().into();
         s.end = Some(end.to_wire());
@@ -351,30 +436,12 @@ pub(super) fn tell(status: &watch::Sender<VmStatus>, end: &End) {
     });
 }
 
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(deeper) = source {
-        text = format!("{text}: {deeper}");
-        source = deeper.source();
-    }
-    text
-}
-
-async fn made(creating: &mut Option<Creating>) -> Result<Arc<dyn Machine>, HypervisorError> {
-    match creating {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
 /// Follows the machine's pauses into `status`; returns with its end.
 async fn ended(
-    machine: &mut Option<watch::Receiver<MachineState>>,
+    machine: &mut watch::Receiver<MachineState>,
     status: &watch::Sender<VmStatus>,
     bundle: &Path,
 ) -> End {
-    let Some(machine) = machine else { return pending().await };
     loop {
         let state = match machine.borrow_and_update().clone() {
             MachineState::Ended(end) => return end,
@@ -392,7 +459,7 @@ async fn ended(
         if machine.changed().await.is_err() {
             let log = log_tail(bundle);
             let reason =
-                format!("the task that owns the machine died, which is a fault of the VM process; {log}");
+                format!("the task that owns the machine died, which is a bug in the VM process; {log}");
             return End::new(EndKind::HypervisorFailed, reason);
         }
     }

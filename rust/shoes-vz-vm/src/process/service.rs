@@ -19,16 +19,16 @@ pub(super) struct Service {
 impl Service {
     async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), Status> {
         let (reply, answer) = oneshot::channel();
-        let over = || Status::failed_precondition(self.end());
-        self.owner.requests.send(request(reply)).await.map_err(|_| over())?;
+        let ended = || Status::failed_precondition(self.end());
+        self.owner.requests.send(request(reply)).await.map_err(|_| ended())?;
         match answer.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(Refusal::State(why))) => Err(Status::failed_precondition(why)),
-            Ok(Err(Refusal::Hypervisor(why))) => Err(Status::aborted(why)),
+            Ok(Err(Refusal::State(reason))) => Err(Status::failed_precondition(reason)),
+            Ok(Err(Refusal::Hypervisor(reason))) => Err(Status::aborted(reason)),
             Err(_) if self.owner.status.borrow().end.is_none() => Err(Status::internal(
-                "the VM process did not finish what was asked, which is a fault of its own; its log in the bundle says more",
+                "the VM process did not finish the request, which is a bug in it; its log in the bundle says more",
             )),
-            Err(_) => Err(over()),
+            Err(_) => Err(ended()),
         }
     }
 
@@ -37,7 +37,7 @@ impl Service {
         status
             .end
             .as_ref()
-            .map_or_else(|| "the VM is over".into(), |e| format!("the VM is over: {}", e.reason))
+            .map_or_else(|| "the VM has ended".into(), |e| format!("the VM has ended: {}", e.reason))
     }
 }
 
@@ -71,7 +71,7 @@ impl VmService for Service {
         let StopRequest { force, grace_seconds } = request.into_inner();
         let grace = (!force).then(|| Duration::from_secs(grace_seconds.into()));
         match self.ask(|reply| Request::Stop(grace, reply)).await {
-            // What was wanted is so.
+            // The VM has ended, as asked.
             Err(_) if self.owner.status.borrow().end.is_some() => {}
             done => done?,
         }

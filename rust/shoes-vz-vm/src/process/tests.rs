@@ -3,8 +3,8 @@
 use std::{future::pending, path::Path};
 
 use shoes_vz_channel::{
-    Hello, Incoming, mux, socket,
-    sockets::{Call, knock},
+    Hello, StreamRequest, mux, socket,
+    sockets::{HostRequest, announce},
 };
 use shoes_vz_model::{
     guest::port,
@@ -46,7 +46,7 @@ fn spec() -> VmSpec {
 struct Served {
     dir: tempfile::TempDir,
     creates: mpsc::UnboundedReceiver<CreateRequest>,
-    end: JoinHandle<Result<End, ProcessError>>,
+    process: JoinHandle<Result<End, ProcessError>>,
 }
 
 impl Served {
@@ -64,14 +64,14 @@ impl Served {
         let (hypervisor, creates) = FakeHypervisor::new();
         let (is_ready, ready) = oneshot::channel();
         let bundle = dir.path().to_owned();
-        let end = tokio::spawn(async move {
+        let process = tokio::spawn(async move {
             serve(&bundle, spec, Arc::new(hypervisor), start_deadline, terminated, || {
                 is_ready.send(()).unwrap()
             })
             .await
         });
         ready.await.unwrap();
-        Self { dir, creates, end }
+        Self { dir, creates, process }
     }
 
     fn bundle(&self) -> &Path {
@@ -83,11 +83,12 @@ impl Served {
     }
 
     /// The process' end, and what it left in the bundle.
-    async fn over(self) -> End {
-        let end = tokio::time::timeout(Duration::from_secs(30), self.end).await.unwrap().unwrap().unwrap();
+    async fn end(self) -> End {
+        let end =
+            tokio::time::timeout(Duration::from_secs(30), self.process).await.unwrap().unwrap().unwrap();
         assert_eq!(End::read(self.dir.path()).unwrap(), Some(end.clone()));
         for socket in [file::VM_SOCKET, file::GUEST_SOCKET] {
-            assert!(!self.dir.path().join(socket).exists(), "{socket} stays behind");
+            assert!(!self.dir.path().join(socket).exists(), "{socket} is left");
         }
         assert!(Vm::adopt(self.dir.path()).await.unwrap().is_none());
         end
@@ -133,7 +134,7 @@ async fn a_vm_starts_pauses_resumes_and_stops_as_asked() {
     let last = vm.status().borrow().clone();
     assert_eq!((last.state, last.end.unwrap().kind), (VmState::Stopped as i32, VmEndKind::Requested as i32));
     vm.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
 #[tokio::test]
@@ -148,11 +149,11 @@ async fn a_stop_overtakes_a_start_under_way() {
     vm.stop(Stop::Grace(Duration::from_secs(600))).await.unwrap();
     create.abandoned().await;
     assert!(starting.await.unwrap().unwrap_err().to_string().contains("ended as asked"));
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
 #[tokio::test]
-async fn a_hypervisor_that_does_not_start_is_told_with_its_words() {
+async fn the_reason_of_a_hypervisor_that_does_not_start_reaches_the_client() {
     let mut served = Served::new(spec(), pending()).await;
     let vm = served.vm().await;
     let starting = tokio::spawn({
@@ -164,11 +165,11 @@ async fn a_hypervisor_that_does_not_start_is_told_with_its_words() {
     assert!(error.contains("no such machine"), "{error}");
     let end = vm.ended().await;
     assert_eq!((end.kind, end.reason.as_str()), (VmEndKind::HypervisorFailed as i32, "no such machine"));
-    assert_eq!(served.over().await.kind, EndKind::HypervisorFailed);
+    assert_eq!(served.end().await.kind, EndKind::HypervisorFailed);
 }
 
 #[tokio::test]
-async fn an_end_nobody_asked_for_reaches_every_watcher() {
+async fn an_unrequested_end_reaches_every_watcher() {
     let mut served = Served::new(spec(), pending()).await;
     let (vm, control) = started(&mut served).await;
     let other = served.vm().await;
@@ -179,7 +180,7 @@ async fn an_end_nobody_asked_for_reaches_every_watcher() {
         assert_eq!(vm.ended().await.reason, "it panicked");
         assert!(vm.pause().await.unwrap_err().to_string().contains("it panicked"));
     }
-    assert_eq!(served.over().await.kind, EndKind::GuestPanic);
+    assert_eq!(served.end().await.kind, EndKind::GuestPanic);
 }
 
 #[tokio::test]
@@ -194,7 +195,7 @@ async fn a_polite_stop_presses_the_power_button_and_a_forced_one_overtakes_it() 
     reaches(&vm, VmState::Stopping).await;
     vm.stop(Stop::Force).await.unwrap();
     polite.await.unwrap().unwrap();
-    assert_eq!(served.over().await.reason, "the VM was ended as asked");
+    assert_eq!(served.end().await.reason, "the VM was ended as asked");
 }
 
 #[tokio::test]
@@ -205,7 +206,7 @@ async fn a_guest_that_powers_off_within_its_grace_was_stopped_as_asked() {
     control.stop_requests().wait_for(|n| *n == 1).await.unwrap();
     control.end(End::new(EndKind::GuestPoweroff, "off"));
     polite.await.unwrap().unwrap();
-    assert_eq!(served.over().await, End::new(EndKind::Requested, "the guest powered off, as asked"));
+    assert_eq!(served.end().await, End::new(EndKind::Requested, "the guest powered off, as asked"));
 }
 
 #[tokio::test]
@@ -213,15 +214,15 @@ async fn a_guest_that_ignores_its_grace_is_ended() {
     let mut served = Served::new(spec(), pending()).await;
     let (vm, _control) = started(&mut served).await;
     vm.stop(Stop::Grace(Duration::ZERO)).await.unwrap();
-    assert!(served.over().await.reason.contains("did not power off"));
+    assert!(served.end().await.reason.contains("did not power off"));
 }
 
 #[tokio::test]
-async fn a_vm_whose_time_is_up_is_ended() {
+async fn a_vm_is_ended_at_its_maximum_lifetime() {
     let late = jiff::Timestamp::now() + Duration::from_millis(300);
     let mut served = Served::new(VmSpec { max_lifetime: Some(late), ..spec() }, pending()).await;
     let (_vm, _control) = started(&mut served).await;
-    assert_eq!(served.over().await.kind, EndKind::MaxLifetime);
+    assert_eq!(served.end().await.kind, EndKind::MaxLifetime);
 }
 
 #[tokio::test]
@@ -230,14 +231,14 @@ async fn a_terminated_vm_process_ends_its_vm() {
     let mut served = Served::new(spec(), async { drop(terminated.await) }).await;
     let (_vm, _control) = started(&mut served).await;
     drop(terminate);
-    let end = served.over().await;
+    let end = served.end().await;
     assert!(end.kind == EndKind::Requested && end.reason.contains("SIGTERM"), "{end}");
 }
 
 #[tokio::test]
-async fn a_vm_nobody_starts_ends_itself() {
+async fn a_vm_that_is_not_started_ends_itself() {
     let served = Served::with_start_deadline(spec(), Duration::from_millis(10), pending()).await;
-    assert!(served.over().await.reason.contains("nobody started"));
+    assert!(served.end().await.reason.contains("no agent started"));
 }
 
 #[tokio::test]
@@ -248,30 +249,30 @@ async fn one_bundle_has_one_vm_process() {
     assert!(matches!(second.unwrap_err(), ProcessError::Taken(_)));
     // The first one's sockets are untouched.
     served.vm().await.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
 #[tokio::test]
-async fn a_machine_command_before_start_is_refused_with_words() {
+async fn a_machine_command_before_start_is_refused_with_the_reason() {
     let served = Served::new(spec(), pending()).await;
     let vm = served.vm().await;
     assert!(vm.pause().await.unwrap_err().to_string().contains("not started"));
     vm.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
 #[tokio::test]
-async fn a_machine_that_refuses_is_quoted() {
+async fn the_reason_of_a_machine_that_refuses_reaches_the_client() {
     let mut served = Served::new(spec(), pending()).await;
     let (vm, control) = started(&mut served).await;
     control.refuse("the disk is being resized");
     assert!(vm.pause().await.unwrap_err().to_string().contains("the disk is being resized"));
     vm.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
 #[tokio::test]
-async fn the_guests_hello_is_told_and_streams_asked_for_before_start_reach_it() {
+async fn the_guests_hello_is_published_and_streams_asked_for_before_start_reach_it() {
     let mut served = Served::new(spec(), pending()).await;
     let socket = served.bundle().join(file::GUEST_SOCKET);
     let early = tokio::spawn(async move { socket::dial(&socket, 22).await });
@@ -279,21 +280,21 @@ async fn the_guests_hello_is_told_and_streams_asked_for_before_start_reach_it() 
     assert!(!vm.status().borrow().guest_up);
     let Control { guest, .. } = control;
     let hello = Hello::new("1", "start");
-    let agent = tokio::spawn(mux::Guest::serve(guest, hello, |incoming: Incoming| async move {
-        incoming.accept().await.unwrap().write_all(b"hi").await.unwrap();
+    let agent = tokio::spawn(mux::Guest::serve(guest, hello, |request: StreamRequest| async move {
+        request.accept().await.unwrap().write_all(b"hi").await.unwrap();
     }));
     let mut stream = early.await.unwrap().unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).await.unwrap();
-    assert_eq!(said, "hi");
+    let mut received = String::new();
+    stream.read_to_string(&mut received).await.unwrap();
+    assert_eq!(received, "hi");
     let up = vm.status().wait_for(|s| s.guest_up).await.unwrap().clone();
     assert!(up.guest_up_ms > 0);
     agent.abort();
     vm.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
-/// A guest agent on virtio sockets; dropping it is its death.
+/// A guest agent on virtio sockets; dropping it kills it.
 struct Agent {
     task: JoinHandle<()>,
     /// The first lines of the HTTP requests that reached it.
@@ -310,14 +311,14 @@ fn agent(guest: &GuestSockets, start_id: &'static str) -> Agent {
     let (ask, asked) = mpsc::unbounded_channel();
     let (guest, mut connections) = (guest.clone(), guest.listen());
     let task = tokio::spawn(async move {
-        let _knock = knock(guest.connect(), &Hello::new("1", start_id)).await.unwrap();
+        let _announced = announce(guest.connect(), &Hello::new("1", start_id)).await.unwrap();
         let mut handlers = JoinSet::new();
         while let Some(connection) = connections.recv().await {
             let ask = ask.clone();
             handlers.spawn(async move {
-                match Call::read(connection).await.unwrap() {
-                    Call::Open(incoming) => answer(incoming, start_id, &ask).await,
-                    Call::Knock => {} // it has, or is about to
+                match HostRequest::read(connection).await.unwrap() {
+                    HostRequest::Open(request) => answer(request, start_id, &ask).await,
+                    HostRequest::Announce => {} // it has, or is about to
                 }
             });
         }
@@ -325,10 +326,10 @@ fn agent(guest: &GuestSockets, start_id: &'static str) -> Agent {
     Agent { task, asked }
 }
 
-/// The API takes whatever is asked of it; sshd says whose it is, and holds the line.
-async fn answer(incoming: Incoming, start_id: &str, ask: &mpsc::UnboundedSender<String>) {
-    let api = incoming.port() == port::API;
-    let mut stream = incoming.accept().await.unwrap();
+/// The API accepts every request; sshd sends the start id, and keeps the connection.
+async fn answer(request: StreamRequest, start_id: &str, ask: &mpsc::UnboundedSender<String>) {
+    let api = request.port() == port::API;
+    let mut stream = request.accept().await.unwrap();
     if api {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -343,41 +344,43 @@ async fn answer(incoming: Incoming, start_id: &str, ask: &mpsc::UnboundedSender<
     let _until_the_caller_ends = stream.read_u8().await;
 }
 
-/// The next stream the host asks for.
-async fn asked_for(connections: &mut mpsc::UnboundedReceiver<tokio::io::DuplexStream>) -> Incoming {
+/// The next stream that the host asks for.
+async fn asked_for(connections: &mut mpsc::UnboundedReceiver<tokio::io::DuplexStream>) -> StreamRequest {
     loop {
-        if let Call::Open(incoming) = Call::read(connections.recv().await.unwrap()).await.unwrap() {
-            return incoming;
+        if let HostRequest::Open(request) =
+            HostRequest::read(connections.recv().await.unwrap()).await.unwrap()
+        {
+            return request;
         }
     }
 }
 
 async fn sshd_of(served: &Served, start_id: &str) -> tokio::net::UnixStream {
     let mut stream = socket::dial(&served.bundle().join(file::GUEST_SOCKET), port::SSH).await.unwrap();
-    let mut said = vec![0; start_id.len()];
-    stream.read_exact(&mut said).await.unwrap();
-    assert_eq!(said, start_id.as_bytes());
+    let mut received = vec![0; start_id.len()];
+    stream.read_exact(&mut received).await.unwrap();
+    assert_eq!(received, start_id.as_bytes());
     stream
 }
 
 #[tokio::test]
-async fn a_guest_with_virtio_sockets_is_up_once_it_has_knocked_and_early_streams_reach_it() {
+async fn a_guest_with_virtio_sockets_is_up_once_it_has_announced_itself_and_early_streams_reach_it() {
     let mut served = Served::new(spec(), pending()).await;
     let socket = served.bundle().join(file::GUEST_SOCKET);
     let early = tokio::spawn(async move { socket::dial(&socket, port::SSH).await });
     let (vm, control) = started_by(&mut served, CreateRequest::succeed_with_sockets).await;
     reaches(&vm, VmState::Running).await;
-    // It listens, and is not there yet all the same.
+    // It listens, but it has not announced itself yet.
     drop(control.guest.listen());
     assert!(!vm.status().borrow().guest_up && !early.is_finished());
     let _agent = agent(&control.guest, "first");
     let up = vm.status().wait_for(|s| s.guest_up).await.unwrap().clone();
     assert!(up.guest_up_ms > 0);
-    let mut said = [0; 5];
-    early.await.unwrap().unwrap().read_exact(&mut said).await.unwrap();
-    assert_eq!(&said, b"first");
+    let mut received = [0; 5];
+    early.await.unwrap().unwrap().read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"first");
     vm.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
 #[tokio::test]
@@ -395,7 +398,7 @@ async fn a_restarted_guest_agent_is_down_and_then_up_again() {
     assert_eq!(again.guest_up_ms, up.guest_up_ms, "a boot is measured once");
     sshd_of(&served, "second").await;
     vm.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
 }
 
 #[tokio::test]
@@ -408,8 +411,8 @@ async fn a_polite_stop_asks_the_guest_agent_over_virtio_sockets() {
     assert_eq!(agent.asked.recv().await.unwrap(), "POST /shutdown HTTP/1.1");
     control.end(End::new(EndKind::GuestPoweroff, "off"));
     polite.await.unwrap().unwrap();
-    assert_eq!(*control.stop_requests().borrow(), 0, "nobody needs the power button");
-    assert_eq!(served.over().await.reason, "the guest powered off, as asked");
+    assert_eq!(*control.stop_requests().borrow(), 0, "the power button is not needed");
+    assert_eq!(served.end().await.reason, "the guest powered off, as asked");
 }
 
 #[tokio::test]
@@ -417,27 +420,27 @@ async fn the_vms_end_closes_its_virtio_sockets_and_every_stream() {
     let mut served = Served::new(spec(), pending()).await;
     let (_vm, control) = started_by(&mut served, CreateRequest::succeed_with_sockets).await;
     let mut connections = control.guest.listen();
-    let mut knocked = knock(control.guest.connect(), &Hello::new("1", "s")).await.unwrap();
+    let mut announced = announce(control.guest.connect(), &Hello::new("1", "s")).await.unwrap();
     let socket = served.bundle().join(file::GUEST_SOCKET);
     let unanswered = tokio::spawn(async move { socket::dial(&socket, port::SSH).await });
     let mut asked = asked_for(&mut connections).await;
     let other = served.bundle().join(file::GUEST_SOCKET);
     let opening = tokio::spawn(async move { socket::dial(&other, port::API).await });
-    let incoming = asked_for(&mut connections).await;
-    let mut guests = incoming.accept().await.unwrap();
+    let request = asked_for(&mut connections).await;
+    let mut guests = request.accept().await.unwrap();
     let mut ours = opening.await.unwrap().unwrap();
 
     control.end(End::new(EndKind::GuestPanic, "it panicked"));
-    assert_eq!(served.over().await.kind, EndKind::GuestPanic);
-    assert_eq!(knocked.read(&mut [0; 1]).await.unwrap(), 0);
-    asked.gone().await;
+    assert_eq!(served.end().await.kind, EndKind::GuestPanic);
+    assert_eq!(announced.read(&mut [0; 1]).await.unwrap(), 0);
+    asked.caller_closed().await;
     assert_eq!(guests.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(ours.read(&mut [0; 1]).await.unwrap_or(0), 0);
     assert!(unanswered.await.unwrap().is_err());
 }
 
 /// What was logged at `info` and above while the guard lives, in this thread.
-fn listen() -> (Arc<std::sync::Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+fn capture_log() -> (Arc<std::sync::Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     #[derive(Clone)]
     struct Kept(Arc<std::sync::Mutex<Vec<u8>>>);
     impl io::Write for Kept {
@@ -456,32 +459,32 @@ fn listen() -> (Arc<std::sync::Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuar
 }
 
 #[tokio::test]
-async fn a_stop_of_a_vm_that_is_over_says_nothing() {
-    let (log, _guard) = listen();
+async fn a_stop_of_a_vm_that_has_ended_logs_nothing() {
+    let (log, _guard) = capture_log();
     let mut served = Served::new(spec(), pending()).await;
     let (vm, _control) = started(&mut served).await;
     vm.stop(Stop::Force).await.unwrap();
-    assert_eq!(served.over().await.kind, EndKind::Requested);
+    assert_eq!(served.end().await.kind, EndKind::Requested);
     // As before a bundle is removed whose VM was ended once its state was saved.
     vm.stop(Stop::Force).await.unwrap();
     vm.stop(Stop::Grace(Duration::from_secs(600))).await.unwrap();
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(log.contains("the VM is over"), "the log is listened to: {log}");
+    assert!(log.contains("the VM has ended"), "the log is captured: {log}");
     assert!(
-        !log.contains("No such file") && !log.contains("WARN") && !log.contains("could not answer"),
+        !log.contains("No such file") && !log.contains("WARN") && !log.contains("failed to stop"),
         "{log}"
     );
 }
 
 #[tokio::test]
-async fn a_socket_that_is_not_served_any_more_is_the_vm_processs_fault_by_name() {
+async fn a_socket_that_is_not_served_any_more_is_a_named_fault_of_the_vm_process() {
     let waits = || tokio::spawn(pending::<()>());
     let serves = || tokio::spawn(pending::<Result<(), io::Error>>());
     let mut panics = tokio::spawn(async { panic!("the seam broke") });
-    let fault = lost(&mut serves(), &mut panics).await;
+    let fault = socket_task_ended(&mut serves(), &mut panics).await;
     assert!(fault.contains("guest.sock") && fault.contains("the seam broke"), "{fault}");
     let mut fails = tokio::spawn(async { Err(io::Error::other("out of files")) });
-    let fault = lost(&mut fails, &mut waits()).await;
+    let fault = socket_task_ended(&mut fails, &mut waits()).await;
     assert_eq!(fault, "serving vm.sock ended: out of files");
 }
 
@@ -495,9 +498,9 @@ async fn a_panic_of_the_vm_process_ends_its_vm_with_that_as_its_reason() {
     let mut served = Served::new(spec(), faulty).await;
     let (vm, control) = started(&mut served).await;
     drop(fault);
-    let end = served.over().await;
+    let end = served.end().await;
     assert_eq!(end.kind, EndKind::HypervisorFailed);
-    assert_eq!(end.reason, "a fault of the VM process ended the VM: it panicked: the seam broke");
+    assert_eq!(end.reason, "a bug in the VM process ended the VM: it panicked: the seam broke");
     assert_eq!(vm.ended().await.reason, end.reason, "its agent reads it");
     drop(control);
 }

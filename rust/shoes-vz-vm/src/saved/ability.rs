@@ -1,9 +1,10 @@
-//! Whether a hypervisor can save a VM at all, found out by asking it to.
+//! Whether a hypervisor can save a VM at all, detected by asking it to.
 //!
 //! A save writes a VM's devices to a file by QEMU's migration to `file:…`, and leaves the memory out of it
-//! (`x-ignore-shared`), since that is a file already. QEMU has `file:` since 8.2 (`MigrationAddressType` in its schema);
-//! Debian 12's 7.2 and Ubuntu 22.04's 6.2 refuse it. The probe is a machine without anything (`-machine none`) that is
-//! told to save itself, 30 ms: a version number would neither see what a distribution backported nor what it left out.
+//! (`x-ignore-shared`), because the memory is a file already. QEMU has `file:` since 8.2 (`MigrationAddressType` in its schema);
+//! Debian 12's 7.2 and Ubuntu 22.04's 6.2 refuse it. The probe saves an
+//! empty machine (`-machine none`), which takes 30 ms: a version number shows neither what a distribution backported nor
+//! what it left out.
 
 use std::{
     fs,
@@ -13,41 +14,42 @@ use std::{
 
 use serde::Deserialize;
 
-/// More than enough on a busy host; a QEMU that says nothing for so long saves nothing either.
+/// More than enough on a busy host; a QEMU that does not answer for so long cannot save either.
 const DEADLINE_SECONDS: u32 = 10;
 const PROBE: &str = "saved-state-probe";
 const NEEDED: &str = "saved states need QEMU 8.2 or newer (on Debian 12: `make setup-qemu`)";
 
-/// Whether `program` can save VMs; else why not, and what to do. `dir` holds the probe's file meanwhile.
+/// Whether `program` can save VMs; else the reason, and what to do. `dir` holds the probe's file meanwhile.
 pub(super) fn of_qemu(program: &Path, dir: &Path) -> Result<(), String> {
     let file = ProbeFile::in_dir(dir);
-    let said = ask(program, &file.0)?;
-    match said.failure {
-        None if said.saves => Ok(()),
-        None => {
-            Err(format!("{program:?} did not answer a request to save a machine{}; {NEEDED}", said.version()))
-        }
-        Some(ref why) => {
-            Err(format!("{program:?}{} refuses to save a machine ({why}); {NEEDED}", said.version()))
+    let answer = ask(program, &file.0)?;
+    match answer.failure {
+        None if answer.saves => Ok(()),
+        None => Err(format!(
+            "{program:?} did not answer a request to save a machine{}; {NEEDED}",
+            answer.version()
+        )),
+        Some(ref reason) => {
+            Err(format!("{program:?}{} refuses to save a machine ({reason}); {NEEDED}", answer.version()))
         }
     }
 }
 
-/// What a QEMU answered.
 #[derive(Debug, Default)]
-struct Said {
+struct Answer {
+    /// Its version.
     greeting: Option<String>,
     saves: bool,
     failure: Option<String>,
 }
 
-impl Said {
+impl Answer {
     fn version(&self) -> String {
         self.greeting.as_ref().map(|version| format!(" (QEMU {version})")).unwrap_or_default()
     }
 }
 
-/// A line of QMP, as far as it matters here.
+/// A line of QMP, reduced to what matters here.
 #[derive(Deserialize)]
 struct Line {
     #[serde(rename = "QMP")]
@@ -61,7 +63,7 @@ struct Refusal {
     desc: String,
 }
 
-fn ask(program: &Path, file: &Path) -> Result<Said, String> {
+fn ask(program: &Path, file: &Path) -> Result<Answer, String> {
     let capabilities = ["events", "x-ignore-shared"];
     let capabilities = capabilities.map(|name| serde_json::json!({"capability": name, "state": true}));
     let commands = [
@@ -85,34 +87,34 @@ fn ask(program: &Path, file: &Path) -> Result<Said, String> {
         .spawn()
         .map_err(|e| cannot("starting timeout(1) for", &e))?;
     let text: String = commands.iter().map(|command| format!("{command}\n")).collect();
-    // Far less than a pipe holds. A QEMU that has ended already says why on its stderr.
-    let told = child.stdin.take().map(|mut stdin| std::io::Write::write_all(&mut stdin, text.as_bytes()));
+    // Far less than a pipe holds. A QEMU that has ended already gives the reason on its stderr.
+    let written = child.stdin.take().map(|mut stdin| std::io::Write::write_all(&mut stdin, text.as_bytes()));
     let output = child.wait_with_output().map_err(|e| cannot("reading the answers of", &e))?;
-    let mut said = read(&output.stdout);
-    if said.greeting.is_none() {
+    let mut answer = read(&output.stdout);
+    if answer.greeting.is_none() {
         let stderr = shoes_vz_model::text::tail(&output.stderr, 3, 500);
-        let told = told.and_then(Result::err).map(|e| format!(", {e}")).unwrap_or_default();
-        said.failure = Some(format!("it ended with {}{told}: {stderr}", output.status));
+        let unwritten = written.and_then(Result::err).map(|e| format!(", {e}")).unwrap_or_default();
+        answer.failure = Some(format!("it ended with {}{unwritten}: {stderr}", output.status));
     }
-    Ok(said)
+    Ok(answer)
 }
 
-fn read(stdout: &[u8]) -> Said {
-    let mut said = Said::default();
+fn read(stdout: &[u8]) -> Answer {
+    let mut answer = Answer::default();
     for line in stdout.split(|b| *b == b'\n') {
-        // Whatever else it says is neither a greeting nor an answer.
+        // Any other output is neither a greeting nor an answer.
         let Ok(line) = serde_json::from_slice::<Line>(line) else { continue };
         if let Some(greeting) = line.greeting {
             let part = |name: &str| greeting["version"]["qemu"][name].as_u64().unwrap_or_default();
-            said.greeting = Some(format!("{}.{}.{}", part("major"), part("minor"), part("micro")));
+            answer.greeting = Some(format!("{}.{}.{}", part("major"), part("minor"), part("micro")));
         }
         match (line.id.as_deref(), line.error) {
-            (_, Some(refusal)) => said.failure = said.failure.or(Some(refusal.desc)),
-            (Some("save"), None) => said.saves = true,
+            (_, Some(refusal)) => answer.failure = answer.failure.or(Some(refusal.desc)),
+            (Some("save"), None) => answer.saves = true,
             _ => {}
         }
     }
-    said
+    answer
 }
 
 /// Removed when dropped.
@@ -130,7 +132,7 @@ impl Drop for ProbeFile {
         if let Err(error) = fs::remove_file(&self.0)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(path = ?self.0, %error, "the file of the saved state probe cannot be removed");
+            tracing::warn!(path = ?self.0, %error, "removing the file of the saved state probe failed");
         }
     }
 }
@@ -154,7 +156,7 @@ mod tests {
         r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#;
 
     #[test]
-    fn debian_12s_qemu_cannot_save_and_is_named_with_what_to_do() {
+    fn debian_12s_qemu_cannot_save_and_the_error_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         // As qemu-system-x86 1:7.2+dfsg-7+deb12u18 answers.
         let qemu = qemu(
@@ -168,11 +170,11 @@ mod tests {
                 r#"{"return": {}, "id": "quit"}"#,
             ],
         );
-        let why = of_qemu(&qemu, dir.path()).unwrap_err();
+        let reason = of_qemu(&qemu, dir.path()).unwrap_err();
         for part in
             ["(QEMU 7.2.22)", "expects a valid migration protocol", "QEMU 8.2 or newer", "make setup-qemu"]
         {
-            assert!(why.contains(part), "{part}: {why}");
+            assert!(reason.contains(part), "{part}: {reason}");
         }
     }
 
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capability_that_is_not_there_any_more_is_a_reason_too() {
+    fn a_capability_that_was_removed_is_a_reason_too() {
         let dir = tempfile::tempdir().unwrap();
         let refused =
             r#"{"id": "prepare", "error": {"class": "GenericError", "desc": "x-ignore-shared is unknown"}}"#;
@@ -196,22 +198,22 @@ mod tests {
     }
 
     #[test]
-    fn a_qemu_that_does_not_start_gives_its_own_reason() {
+    fn the_reason_of_a_qemu_that_does_not_start_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = qemu(dir.path(), &[]);
         fs::write(&path, "#!/bin/sh\necho 'no machine none' >&2\nexit 1\n").unwrap();
-        let why = of_qemu(&path, dir.path()).unwrap_err();
-        assert!(why.contains("no machine none") && why.contains("exit status: 1"), "{why}");
-        let why = of_qemu(Path::new("/nowhere/qemu"), dir.path()).unwrap_err();
-        assert!(why.contains("/nowhere/qemu"), "{why}");
+        let reason = of_qemu(&path, dir.path()).unwrap_err();
+        assert!(reason.contains("no machine none") && reason.contains("exit status: 1"), "{reason}");
+        let reason = of_qemu(Path::new("/nowhere/qemu"), dir.path()).unwrap_err();
+        assert!(reason.contains("/nowhere/qemu"), "{reason}");
     }
 
     #[test]
     fn this_hosts_qemu_is_asked_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let program = crate::hypervisor::qemu::command::Arch::of_this_host().unwrap().program();
+        let program = crate::arch::Arch::of_this_host().unwrap().program();
         let answer = of_qemu(Path::new(program), dir.path());
-        assert!(answer.as_ref().err().is_none_or(|why| why.contains("refuses to save")), "{answer:?}");
+        assert!(answer.as_ref().err().is_none_or(|reason| reason.contains("refuses to save")), "{answer:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "the probe's file is removed");
     }
 }

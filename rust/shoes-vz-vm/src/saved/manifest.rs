@@ -3,19 +3,19 @@
 use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use serde::{Deserialize, Serialize};
+use shoes_vz_process::files::{self, Readers};
 
-use super::{Kind, Unusable, Wanted, disk_files, essence, file, version};
-use crate::{
-    end::write_atomically,
-    spec::{HypervisorKind, VmSpec},
+use super::{
+    format::{Kind, Unusable, Wanted, disk_files, file},
+    version,
 };
+use crate::spec::{HypervisorKind, VmSpec};
 
-/// Changes whenever what is in a state's directory means something else.
+/// Changes whenever the meaning of what is in a state's directory changes.
 const FORMAT: u32 = 1;
-/// Files up to this size are summed up too: devices always are, memory never is.
-const SUMMED: u64 = 16 << 20;
+/// Files up to this size, in bytes, have a checksum too: devices always do, memory never does.
+const MAX_CHECKSUMMED: u64 = 16 << 20;
 
-/// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     format: u32,
@@ -28,15 +28,15 @@ pub(super) struct Manifest {
     agent_version: String,
     created_at: jiff::Timestamp,
     spec: VmSpec,
-    files: BTreeMap<String, Mark>,
+    files: BTreeMap<String, FileMark>,
 }
 
-/// Of a manifest.
+/// Of a manifest, in bytes.
 const MAX_MANIFEST: u64 = 1 << 20;
 
-/// How a file looked.
+/// A file as it was when the state was saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
+struct FileMark {
     bytes: u64,
     /// Nanoseconds since 1970.
     modified: i128,
@@ -44,11 +44,11 @@ struct Mark {
     crc32: Option<u32>,
 }
 
-impl Mark {
+impl FileMark {
     fn of(path: &Path) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         let modified = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
-        let crc32 = match found.len() <= SUMMED {
+        let crc32 = match found.len() <= MAX_CHECKSUMMED {
             true => Some(crc32fast::hash(&fs::read(path)?)),
             false => None,
         };
@@ -62,9 +62,9 @@ impl Manifest {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            files.insert(entry.file_name().to_string_lossy().into_owned(), Mark::of(&entry.path())?);
+            files.insert(entry.file_name().to_string_lossy().into_owned(), FileMark::of(&entry.path())?);
         }
-        let spec = essence(&wanted.spec);
+        let spec = wanted.essential_spec();
         Ok(Self {
             format: FORMAT,
             proved: false,
@@ -82,19 +82,19 @@ impl Manifest {
 
     pub(super) fn read(dir: &Path) -> Result<Self, Unusable> {
         let path = dir.join(file::MANIFEST);
-        let bytes = match shoes_vz_process::files::read_bounded(&path, MAX_MANIFEST) {
+        let bytes = match files::read_bounded(&path, MAX_MANIFEST) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(Unusable::new(Kind::Missing, format!("the slot has no saved state ({dir:?})")));
             }
             Err(e) => return Err(Unusable::new(Kind::Damaged, format!("{path:?} cannot be read ({e})"))),
         };
-        // A later format may look otherwise altogether.
+        // A later format may have other fields.
         let format = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
         let format = format.as_ref().and_then(|json| json.get("format")?.as_u64());
         if format.is_some_and(|format| format != u64::from(FORMAT)) {
-            let words = format!("{path:?} is of format {}, not {FORMAT}", format.unwrap_or_default());
-            return Err(Unusable::new(Kind::Version, words));
+            let reason = format!("{path:?} is of format {}, not {FORMAT}", format.unwrap_or_default());
+            return Err(Unusable::new(Kind::Version, reason));
         }
         serde_json::from_slice(&bytes)
             .map_err(|e| Unusable::new(Kind::Damaged, format!("{path:?} is not valid ({e})")))
@@ -102,17 +102,15 @@ impl Manifest {
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let path = dir.join(file::MANIFEST);
-        write_atomically(&path, &serde_json::to_vec_pretty(self)?)?;
-        fs::File::open(path)?.sync_all()?;
-        fs::File::open(dir)?.sync_all()
+        files::replace(&path, &serde_json::to_vec_pretty(self)?, Readers::Owner)
     }
 
-    /// Whether it is of such a VM; the most telling difference is told.
+    /// Whether the state is of such a VM; the error names the most significant difference.
     pub(super) fn fits(&self, wanted: &Wanted) -> Result<(), Unusable> {
         let differs = |kind, what: &str, saved: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
-            Err(Unusable::new(kind, format!("the saved state is of {what} {saved}, and it is {now} now")))
+            Err(Unusable::new(kind, format!("the saved state is of {what} {saved}, and now it is {now}")))
         };
-        let spec = essence(&wanted.spec);
+        let spec = wanted.essential_spec();
         if self.spec.memory_bytes != spec.memory_bytes {
             return differs(Kind::Memory, "a memory size of", &self.spec.memory_bytes, &spec.memory_bytes);
         }
@@ -132,16 +130,15 @@ impl Manifest {
             return differs(Kind::Version, "agent version", &self.agent_version, &agent);
         }
         if self.slot != wanted.slot || self.spec != spec {
-            let words =
-                "the saved state is of a VM that is otherwise made (network, disk, accelerator, template …)";
-            return Err(Unusable::new(Kind::Configuration, words));
+            let reason = "the saved state is of a VM with another configuration (network, disk, accelerator, template …)";
+            return Err(Unusable::new(Kind::Configuration, reason));
         }
         Ok(())
     }
 
-    /// Whether each file is there, and as it was.
+    /// Whether no file is missing or was changed.
     pub(super) fn check_files(&self, dir: &Path) -> Result<(), Unusable> {
-        let damaged = |words: String| Err(Unusable::new(Kind::Damaged, words));
+        let damaged = |reason: String| Err(Unusable::new(Kind::Damaged, reason));
         let needed = [file::STATE].into_iter().chain(match self.spec.hypervisor {
             HypervisorKind::Qemu => Some(file::MEMORY),
             HypervisorKind::Vz => None,
@@ -153,10 +150,10 @@ impl Manifest {
         }
         for (name, mark) in &self.files {
             let path = dir.join(name);
-            match Mark::of(&path) {
+            match FileMark::of(&path) {
                 Ok(now) if now == *mark => {}
                 Ok(_) => return damaged(format!("{path:?} was changed since it was saved")),
-                Err(error) => return damaged(format!("{path:?} cannot be looked at ({error})")),
+                Err(error) => return damaged(format!("{path:?} cannot be examined ({error})")),
             }
         }
         Ok(())

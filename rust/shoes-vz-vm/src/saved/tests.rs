@@ -1,6 +1,11 @@
 use shoes_vz_model::bundle::file as bundle_file;
 
 use super::*;
+use crate::{
+    clone::OVERLAY,
+    spec::{StateUse, VmSpec},
+    template::TemplateDir,
+};
 
 struct World {
     tmp: tempfile::TempDir,
@@ -92,7 +97,7 @@ fn a_state_is_used_only_once_it_is_proved_and_only_by_its_slot() {
 }
 
 #[test]
-fn a_state_of_another_vm_is_told_by_what_differs_most() {
+fn a_state_of_another_vm_is_unusable_and_the_kind_names_the_main_difference() {
     let world = World::new();
     let state = world.save("devices");
     world.states.verified(&state).unwrap();
@@ -125,7 +130,7 @@ fn a_state_of_another_vm_is_told_by_what_differs_most() {
 }
 
 #[test]
-fn whatever_is_done_to_a_file_of_it_is_noticed() {
+fn every_change_to_a_file_of_a_state_is_noticed() {
     type Damage<'a> = &'a dyn Fn(&Path);
     let damages: [(&str, Damage<'_>); 7] = [
         (file::STATE, &|p| fs::write(p, "devicez").unwrap()),
@@ -148,7 +153,7 @@ fn whatever_is_done_to_a_file_of_it_is_noticed() {
 }
 
 #[test]
-fn a_new_state_takes_the_old_ones_place_whole_and_a_crash_leaves_no_half_one() {
+fn a_new_state_replaces_the_old_one_whole_and_a_crash_leaves_no_half_one() {
     let world = World::new();
     let old = world.save("old");
     world.states.verified(&old).unwrap();
@@ -168,13 +173,13 @@ fn a_new_state_takes_the_old_ones_place_whole_and_a_crash_leaves_no_half_one() {
     assert_eq!(fs::read_to_string(world.save("new").dir().join(file::STATE)).unwrap(), "new");
     assert_eq!(fs::read_to_string(world.save("newer").dir().join(file::STATE)).unwrap(), "newer");
     assert_eq!(world.names(), ["slot-1"]);
-    // The host has only one slot any more: slot 0.
+    // Now the host has only slot 0.
     world.states.sweep(1).unwrap();
     assert_eq!(world.names(), Vec::<String>::new());
 }
 
 #[test]
-fn a_draft_that_is_given_up_leaves_nothing() {
+fn a_dropped_draft_leaves_nothing() {
     let world = World::new();
     let draft = world.states.draft(&world.wanted()).unwrap();
     world.fill(&draft, "x");

@@ -1,8 +1,8 @@
-//! The hypervisor's version: another one may not understand a state, or understand it wrongly.
+//! The hypervisor's version: another one may not read a state, or read it wrongly.
 
 use crate::spec::HypervisorKind;
 
-/// In words that are equal as long as it is the same one.
+/// A text that stays equal as long as the hypervisor is the same.
 pub(super) fn of(hypervisor: HypervisorKind) -> String {
     match hypervisor {
         HypervisorKind::Qemu => qemu(),
@@ -10,7 +10,7 @@ pub(super) fn of(hypervisor: HypervisorKind) -> String {
     }
 }
 
-/// Asked for once, and again when the program was replaced.
+/// QEMU is asked once, and again when the program was replaced.
 #[cfg(target_os = "linux")]
 fn qemu() -> String {
     use std::{
@@ -21,7 +21,7 @@ fn qemu() -> String {
         sync::{Mutex, PoisonError},
     };
 
-    use crate::hypervisor::qemu::command::Arch;
+    use crate::arch::Arch;
 
     type Key = (PathBuf, u64, i64, i64);
     static KNOWN: Mutex<Option<(Key, String)>> = Mutex::new(None);
@@ -39,10 +39,10 @@ fn qemu() -> String {
     {
         return version.clone();
     }
-    let said = Command::new(&key.0).arg("--version").stdin(Stdio::null()).output();
-    let version = said.map_or_else(
+    let output = Command::new(&key.0).arg("--version").stdin(Stdio::null()).output();
+    let version = output.map_or_else(
         |error| format!("unknown ({error})"),
-        |said| String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or("unknown").to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("unknown").to_owned(),
     );
     *known = Some((key, version.clone()));
     version
@@ -53,7 +53,7 @@ fn qemu() -> String {
     "none".into()
 }
 
-/// macOS' build, which Virtualization.framework is part of.
+/// The build of macOS, which Virtualization.framework is part of.
 fn host() -> String {
     let plist = std::fs::read_to_string("/System/Library/CoreServices/SystemVersion.plist");
     plist.ok().and_then(|text| build_of(&text)).unwrap_or_else(|| "unknown".into())
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn macos_build_is_found_in_its_own_words() {
+    fn macos_build_is_found_in_its_property_list() {
         let plist = "<dict>\n<key>ProductBuildVersion</key>\n\t<string>25E241</string>\n<key>X</key></dict>";
         assert_eq!(build_of(plist).as_deref(), Some("25E241"));
         assert_eq!(build_of("<dict/>"), None);

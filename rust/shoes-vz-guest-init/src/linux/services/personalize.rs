@@ -1,5 +1,5 @@
-//! Requests of the guest agent's that are root's to do, each a connection to a socket: one byte for what, then the request,
-//! then its end; the answer is a line that begins with "ok" or "error".
+//! Requests of the guest agent that need root, each on a connection to a socket: one byte for the kind of the request, then
+//! the request, then an end of file; the answer is a line that begins with "ok" or "error".
 
 use std::{
     fs::{self, Permissions},
@@ -16,30 +16,32 @@ use std::{
 
 use nix::unistd::{Gid, chown};
 
-use super::{Answer, Event, PATH, RUNNER, Spawner};
-use crate::linux::log::fault;
+use crate::linux::{
+    children::{GUEST_AGENT, PATH, RUNNER, Spawner},
+    event::{Event, Reply},
+    log::error,
+};
 
 const SOCKET: &str = "/run/guest-init.sock";
-const HELPER: &str = "/usr/local/bin/shoes-vz-runner-agent";
 /// A request is some kilobytes at most.
 const MAX_REQUEST: u64 = 64 << 10;
-/// A guest agent that hangs keeps nobody else waiting for longer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Until sshd is another one.
+/// Limits how long a guest agent that hangs delays the next request.
+const IO_TIMEOUT: Duration = Duration::from_secs(10);
+/// For preparing or replacing sshd.
 const SSHD_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Answers requests, one after the other, for ever.
+/// Answers requests, one after the other.
 pub(super) fn listen(spawner: &Spawner, events: &mpsc::Sender<Event>) {
     let listener = match bind() {
         Ok(listener) => listener,
-        Err(e) => return fault(&format!("{SOCKET} cannot be made; this guest cannot be personalized: {e}")),
+        Err(e) => return error(&format!("creating {SOCKET} failed; this guest cannot be personalized: {e}")),
     };
     let (spawner, events) = (spawner.clone(), events.clone());
     thread::spawn(move || {
         for stream in listener.incoming() {
             let served = stream.and_then(|stream| serve(stream, &spawner, &events));
             if let Err(e) = served {
-                fault(&format!("a request on {SOCKET} was not answered: {e}"));
+                error(&format!("answering a request on {SOCKET} failed: {e}"));
             }
         }
     });
@@ -53,16 +55,16 @@ fn bind() -> io::Result<UnixListener> {
 }
 
 fn serve(mut stream: UnixStream, spawner: &Spawner, events: &mpsc::Sender<Event>) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(IO_TIMEOUT))?;
+    stream.set_write_timeout(Some(IO_TIMEOUT))?;
     let mut request = Vec::new();
     (&mut stream).take(MAX_REQUEST).read_to_end(&mut request)?;
     let answer = match request.split_first() {
-        Some((b'P', _)) => ask(events, Event::Prepare).map(|()| "ok\n".into()),
+        Some((b'P', _)) => ask(events, Event::PrepareSshd).map(|()| "ok\n".into()),
         Some((b'R', personalization)) => personalize(personalization, spawner, events),
-        _ => Err("this request is not known".into()),
+        _ => Err("the request is of an unknown kind".into()),
     };
-    let line = answer.unwrap_or_else(|words| format!("error {words}\n"));
+    let line = answer.unwrap_or_else(|reason| format!("error {reason}\n"));
     stream.write_all(line.as_bytes())
 }
 
@@ -71,38 +73,38 @@ fn personalize(
     spawner: &Spawner,
     events: &mpsc::Sender<Event>,
 ) -> Result<String, String> {
-    let said = help(personalization, spawner).map_err(|e| format!("{HELPER}: {e}"))?;
-    if !said.starts_with("ok") {
-        return Ok(said);
+    let answer = run_helper(personalization, spawner).map_err(|e| format!("running {GUEST_AGENT}: {e}"))?;
+    if !answer.starts_with("ok") {
+        return Ok(answer);
     }
-    // It is written only when it is to be personalized.
+    // The guest agent leaves out the fields that are not to be personalized.
     const KEY: &[u8] = b"\"ssh_host_key\"";
-    if personalization.windows(KEY.len()).any(|word| word == KEY) {
-        ask(events, Event::NewHostKey)?;
+    if personalization.windows(KEY.len()).any(|bytes| bytes == KEY) {
+        ask(events, Event::ReplaceSshd)?;
     }
-    Ok(said)
+    Ok(answer)
 }
 
-/// Runs the helper and gives what it said. The reaper collects it.
-fn help(personalization: &[u8], spawner: &Spawner) -> io::Result<String> {
-    let mut command = Command::new(HELPER);
+/// Runs the helper and returns its answer. The reaper collects the process.
+fn run_helper(personalization: &[u8], spawner: &Spawner) -> io::Result<String> {
+    let mut command = Command::new(GUEST_AGENT);
     command.arg("personalize").env_clear().env("PATH", PATH).env("SHOESVZ_PERSONALIZE_BY_INIT", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = spawner.spawn(&mut command)?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(personalization)?;
     }
-    let mut said = String::new();
+    let mut answer = String::new();
     if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut said)?;
+        stdout.read_to_string(&mut answer)?;
     }
-    Ok(said)
+    Ok(answer)
 }
 
-fn ask(events: &mpsc::Sender<Event>, what: impl FnOnce(Answer) -> Event) -> Result<(), String> {
-    let (answer, answered) = mpsc::channel();
-    events.send(what(answer)).map_err(|_| "the guest ends")?;
-    answered
+fn ask(events: &mpsc::Sender<Event>, request: impl FnOnce(Reply) -> Event) -> Result<(), String> {
+    let (reply, answer) = mpsc::channel();
+    events.send(request(reply)).map_err(|_| "the guest is ending")?;
+    answer
         .recv_timeout(SSHD_DEADLINE)
         .unwrap_or_else(|_| Err(format!("sshd was not ready within {} s", SSHD_DEADLINE.as_secs())))
 }

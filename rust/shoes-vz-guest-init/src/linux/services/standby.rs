@@ -1,9 +1,9 @@
-//! An sshd that is started ahead, and waits where it would read its host key.
+//! The standby sshd: started ahead, it waits where it would read its host key.
 //!
-//! Starting sshd takes a restored guest, whose processor is emulated, longer than everything else it has to do. So before
-//! a state is saved a second sshd is started whose configuration begins by including a pipe: it has been loaded and
-//! linked, and waits for the pipe's end. Once the new host key is there the old sshd is killed (its sessions are
-//! processes of their own), the pipe is closed, and the second one goes on.
+//! In a restored guest, whose processor is emulated, starting sshd takes longer than everything else. So before a state is
+//! saved a second sshd is started, whose configuration begins by including a pipe: it is loaded and linked, and waits for
+//! the pipe's end (the gate). Once the new host key is written, the old sshd is killed (its sessions are separate
+//! processes and go on), the pipe is closed, and the standby sshd continues.
 
 use std::{
     fs::{self, File},
@@ -22,105 +22,125 @@ use nix::{
     unistd::{Pid, mkfifo},
 };
 
-use super::{Answer, Event, Owner, sshd};
-use crate::linux::log::{fault, mark};
+use crate::linux::{
+    children::sshd,
+    event::{Event, Reply},
+    log::{error, step},
+};
 
 const GATE: &str = "/run/sshd-gate";
 const CONFIG: &str = "/run/sshd_config";
 const REAL_CONFIG: &str = "/etc/ssh/sshd_config";
 
-impl Owner {
-    pub(super) fn prepare(&mut self, answer: Answer) {
-        if self.standby.is_some() || self.changing.is_some() {
-            // Whoever is not there to hear it has no need to know.
-            let _ = answer.send(Ok(()));
-            return;
+#[derive(Default)]
+pub(super) struct Standby {
+    /// The standby sshd, and its gate once it waits there.
+    waiting: Option<(Pid, Option<File>)>,
+    /// Answered once it does.
+    preparing: Option<Reply>,
+    /// Answered once another sshd listens.
+    replacing: Option<Reply>,
+}
+
+pub(super) fn command() -> Command {
+    let mut command = sshd();
+    command.args(["-f", CONFIG]);
+    command
+}
+
+impl Standby {
+    /// Gives `reply` back when a standby sshd is to be started.
+    pub(super) fn prepare(&mut self, reply: Reply) -> Option<Reply> {
+        if self.waiting.is_some() || self.replacing.is_some() {
+            answer(reply, Ok(()));
+            return None;
         }
-        if let Err(e) = write_config() {
-            let _ = answer.send(Err(format!("{CONFIG} cannot be written: {e}")));
-            return;
-        }
-        match self.start("sshd to come", waiting_sshd()) {
-            Some(pid) => {
-                (self.standby, self.prepared) = (Some((pid, None)), Some(answer));
-                open_gate(self.events.clone());
+        match write_config() {
+            Ok(()) => Some(reply),
+            Err(e) => {
+                answer(reply, Err(format!("writing {CONFIG} failed: {e}")));
+                None
             }
-            None => drop(answer.send(Err("a second sshd cannot be started".into()))),
         }
     }
 
-    /// The standby has got as far as it may.
-    pub(super) fn at_the_gate(&mut self, gate: File) {
-        if let Some((_, waits)) = &mut self.standby {
-            *waits = Some(gate);
-        }
-        if let Some(answer) = self.prepared.take() {
-            let _ = answer.send(Ok(()));
+    /// To be called with the outcome of the start of [`command`].
+    pub(super) fn started(&mut self, started: Option<Pid>, reply: Reply, events: &mpsc::Sender<Event>) {
+        match started {
+            Some(pid) => {
+                (self.waiting, self.preparing) = (Some((pid, None)), Some(reply));
+                await_gate(events.clone());
+            }
+            None => answer(reply, Err("starting the standby sshd failed; see the console".into())),
         }
     }
 
-    /// Whether this process was the sshd that waited.
-    pub(super) fn standby_is_gone(&mut self, pid: Pid, how: &str) -> bool {
-        if self.standby.as_ref().is_none_or(|(waits, _)| *waits != pid) {
+    /// The standby sshd waits at its gate.
+    pub(super) fn at_gate(&mut self, opened: File) {
+        if let Some((_, gate)) = &mut self.waiting {
+            *gate = Some(opened);
+        }
+        if let Some(reply) = self.preparing.take() {
+            answer(reply, Ok(()));
+        }
+    }
+
+    /// Whether the process that exited was the standby sshd.
+    pub(super) fn exited(&mut self, pid: Pid, how: &str) -> bool {
+        if self.waiting.as_ref().is_none_or(|(waiting, _)| *waiting != pid) {
             return false;
         }
-        self.standby = None;
-        if let Some(answer) = self.prepared.take() {
-            let _ = answer.send(Err(format!("the second sshd ended ({how}); see the console")));
+        self.waiting = None;
+        if let Some(reply) = self.preparing.take() {
+            answer(reply, Err(format!("the standby sshd ended ({how}); see the console")));
         }
         true
     }
 
-    pub(super) fn change_sshd(&mut self, answer: Answer) {
-        self.changing = Some(answer);
-        match self.sshd.running {
-            Some((pid, _)) => match kill(pid, Signal::SIGKILL) {
-                Ok(()) => {}
-                Err(Errno::ESRCH) => self.let_the_next_one_go_on(),
-                Err(e) => self.not_changed(&format!("the old sshd cannot be ended: {e}")),
-            },
-            None => self.let_the_next_one_go_on(),
+    /// Kills the running sshd, so that another one can take its place. Whether that place is free already.
+    pub(super) fn replace(&mut self, running: Option<Pid>, reply: Reply) -> bool {
+        let killed = running.map_or(Err(Errno::ESRCH), |pid| kill(pid, Signal::SIGKILL));
+        match killed {
+            Ok(()) | Err(Errno::ESRCH) => self.replacing = Some(reply),
+            Err(e) => answer(reply, Err(format!("killing the old sshd failed: {e}"))),
         }
+        killed == Err(Errno::ESRCH)
     }
 
-    /// Whether this process was the sshd that another one takes the place of.
-    pub(super) fn is_changing(&self, pid: Pid) -> bool {
-        self.changing.is_some() && self.sshd.running.is_some_and(|(running, _)| running == pid)
+    /// Whether the running sshd was killed to be replaced.
+    pub(super) fn is_replacing(&self) -> bool {
+        self.replacing.is_some()
     }
 
-    pub(super) fn let_the_next_one_go_on(&mut self) {
-        self.sshd.running = None;
-        match self.standby.take() {
-            Some((pid, Some(mut gate))) => match gate.write_all(b"\n") {
-                Ok(()) => Self::note(&mut self.sshd, Some(pid)),
+    /// Lets the standby sshd continue; `None` when there is none that is ready.
+    pub(super) fn open_gate(&mut self) -> Option<Pid> {
+        match self.waiting.take()? {
+            (pid, Some(mut gate)) => match gate.write_all(b"\n") {
+                Ok(()) => Some(pid),
                 Err(e) => {
-                    fault(&format!("the sshd that was ready is gone ({e}); another is started"));
-                    self.start_sshd();
+                    error(&format!("the standby sshd has ended ({e}); starting another one"));
+                    None
                 }
             },
-            // There was none, or it is not ready: the usual way.
-            other => {
-                if let Some((pid, _)) = other {
-                    let _ = kill(pid, Signal::SIGKILL);
-                }
-                self.start_sshd();
+            (pid, None) => {
+                let _ = kill(pid, Signal::SIGKILL);
+                None
             }
         }
     }
 
-    /// sshd listens: is it the one that was waited for?
-    pub(super) fn changed(&mut self) {
-        if let Some(answer) = self.changing.take() {
-            mark("sshd has its new key");
-            let _ = answer.send(Ok(()));
+    /// An sshd listens: if the running one was to be replaced, this is the new one.
+    pub(super) fn sshd_listens(&mut self) {
+        if let Some(reply) = self.replacing.take() {
+            step("sshd uses its new host key");
+            answer(reply, Ok(()));
         }
     }
+}
 
-    fn not_changed(&mut self, words: &str) {
-        if let Some(answer) = self.changing.take() {
-            let _ = answer.send(Err(words.to_owned()));
-        }
-    }
+fn answer(reply: Reply, outcome: Result<(), String>) {
+    // A caller that has stopped waiting does not need the answer.
+    let _ = reply.send(outcome);
 }
 
 fn write_config() -> io::Result<()> {
@@ -132,16 +152,10 @@ fn write_config() -> io::Result<()> {
     fs::write(CONFIG, format!("Include {GATE}\n{real}"))
 }
 
-fn waiting_sshd() -> Command {
-    let mut command = sshd();
-    command.args(["-f", CONFIG]);
-    command
-}
-
-/// Opening a pipe for writing waits for its reader.
-fn open_gate(events: mpsc::Sender<Event>) {
+/// In a thread, because opening a pipe for writing waits for its reader.
+fn await_gate(events: mpsc::Sender<Event>) {
     thread::spawn(move || match File::options().write(true).open(GATE) {
-        Ok(gate) => drop(events.send(Event::Gate(gate))),
-        Err(e) => fault(&format!("{GATE} cannot be opened: {e}")),
+        Ok(gate) => drop(events.send(Event::SshdAtGate(gate))),
+        Err(e) => error(&format!("opening {GATE} failed: {e}")),
     });
 }

@@ -1,10 +1,11 @@
-//! What operators decide about agents.
+//! Operators' decisions about agents.
 
 use shoes_vz_model::AgentId;
 
 use crate::fleet::{
     agent::Cordon,
-    types::{Effect, Now, Order, Refusal, WaiterId, Write},
+    event::{CordonOrder, Effect, Refusal, Write},
+    values::{Now, WaiterId},
 };
 
 use super::Core;
@@ -13,19 +14,19 @@ use super::Core;
 const MAX_REASON: usize = 1 << 10;
 
 impl Core {
-    pub(super) fn on_order(&mut self, waiter: WaiterId, agent: &str, order: Order, now: Now) {
-        let done = self.find_agent(agent).and_then(|id| self.obey(id, order, now));
+    pub(super) fn on_cordon_order(&mut self, waiter: WaiterId, agent: &str, order: CordonOrder, now: Now) {
+        let done = self.find_agent(agent).and_then(|id| self.set_cordon(id, order, now));
         let answer = done.and_then(|id| {
             let view = self.agent_view(id).map(Box::new);
             view.ok_or_else(|| unknown(agent))
         });
-        self.effect(Effect::Ordered(waiter, answer));
+        self.effect(Effect::Cordoned(waiter, answer));
     }
 
-    fn obey(&mut self, id: AgentId, order: Order, now: Now) -> Result<AgentId, Refusal> {
+    fn set_cordon(&mut self, id: AgentId, order: CordonOrder, now: Now) -> Result<AgentId, Refusal> {
         let cordon = match order {
-            Order::Uncordon => None,
-            Order::Cordon(reason) => Some(worded(&reason)?),
+            CordonOrder::Uncordon => None,
+            CordonOrder::Cordon(reason) => Some(bounded_reason(&reason)?),
         };
         let Some(agent) = self.agents.get_mut(&id) else { return Ok(id) };
         let next = match (&agent.cordon, cordon) {
@@ -47,15 +48,15 @@ impl Core {
             None => tracing::info!(agent_id = %id, hostname = %agent.hostname, "agent uncordoned"),
         }
         agent.cordon = next;
-        self.turn.writes.push(Write::Agent(Box::new(agent.clone())));
+        self.decision.writes.push(Write::Agent(Box::new(agent.clone())));
         self.agent_changed(id);
         Ok(id)
     }
 
-    /// By id, or by hostname (case is of no account) when one agent alone has it.
+    /// Finds an agent by its id, or by a hostname (in any case) that no other agent has.
     fn find_agent(&self, named: &str) -> Result<AgentId, Refusal> {
         if named.is_empty() {
-            return Err(Refusal::Invalid("no agent is named: give its id or its hostname".into()));
+            return Err(Refusal::Invalid("the agent is missing: give its id or its hostname".into()));
         }
         if let Some(id) = named.parse().ok().filter(|id| self.agents.contains_key(id)) {
             return Ok(id);
@@ -67,7 +68,7 @@ impl Core {
             [one] => Ok(*one),
             several => {
                 let each = several.iter().filter_map(|id| self.agents.get(id));
-                let each: Vec<String> = each.map(|a| format!("{} ({})", a.id, a.status_word())).collect();
+                let each: Vec<String> = each.map(|a| format!("{} ({})", a.id, a.status_label())).collect();
                 Err(Refusal::Ambiguous(format!(
                     "{} agents have the hostname {named}; name one by its id: {}",
                     several.len(),
@@ -83,11 +84,11 @@ fn unknown(named: &str) -> Refusal {
     Refusal::NotFound(format!("no agent has the id or hostname {named:?}"))
 }
 
-/// A reason as it is kept: one line, within bounds.
-fn worded(reason: &str) -> Result<String, Refusal> {
+/// A reason as it is stored: one line, within bounds.
+fn bounded_reason(reason: &str) -> Result<String, Refusal> {
     if reason.len() > MAX_REASON {
-        let words = format!("the reason has {} bytes; at most {MAX_REASON} are kept", reason.len());
-        return Err(Refusal::Invalid(words));
+        let refusal = format!("the reason has {} bytes; at most {MAX_REASON} are allowed", reason.len());
+        return Err(Refusal::Invalid(refusal));
     }
     Ok(reason.replace(char::is_control, " ").trim().to_owned())
 }

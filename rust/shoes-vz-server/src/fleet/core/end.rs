@@ -4,52 +4,54 @@ use shoes_vz_model::{RunnerId, State};
 use shoes_vz_proto::{agent as wire, convert};
 
 use crate::fleet::{
-    runner::{Doom, DoomKind, Ended, Phase, Placed},
-    types::{Effect, Now, Observation, Refusal, Write},
+    event::{Effect, Refusal, Write},
+    observation::Observation,
+    runner::{Ended, Phase, Placed, Termination, TerminationKind},
+    values::Now,
 };
 
-use super::Core;
+use super::{Core, runner_mut};
 
 impl Core {
-    /// A queued runner that goes was nowhere: it is over at once.
-    pub(super) fn bury_queued(&mut self, id: RunnerId, doom: &Doom, now: Now) {
+    /// A queued runner has no VM, so it ends at once.
+    pub(super) fn record_queued_end(&mut self, id: RunnerId, termination: &Termination, now: Now) {
         let end = wire::RunnerEnd {
-            kind: kind_of(doom.kind).into(),
-            reason: doom.reason.clone(),
+            kind: kind_of(termination.kind).into(),
+            reason: termination.reason.clone(),
             stage: wire::RunnerStage::Queue.into(),
             at: Some(convert::time_to_wire(now.wall)),
         };
-        self.bury(id, end, now);
+        self.record_end(id, end, now);
     }
 
-    /// The agent says that the runner is over.
-    pub(super) fn bury_reported(&mut self, id: RunnerId, mut end: wire::RunnerEnd, now: Now) {
+    /// The agent reports that the runner has ended.
+    pub(super) fn record_reported_end(&mut self, id: RunnerId, mut end: wire::RunnerEnd, now: Now) {
         let Some(runner) = self.runners.get(&id) else { return };
-        // Cleaning up after a failure does not make it a deletion.
+        // The removal of a failed runner does not turn its failure into a deletion.
         if end.kind() == wire::EndKind::Deleted && runner.state() == State::Error {
             end.kind = wire::EndKind::Failed.into();
-            let told = runner.report().error_message;
-            if !told.is_empty() {
-                end.reason = told;
+            let error = runner.error_message();
+            if !error.is_empty() {
+                end.reason = error;
             }
         }
         end.at.get_or_insert(convert::time_to_wire(now.wall));
-        self.bury(id, end, now);
+        self.record_end(id, end, now);
     }
 
-    /// The agent has the runner no longer and said nothing about its end.
-    pub(super) fn bury_vanished(&mut self, id: RunnerId, now: Now) {
+    /// The agent no longer lists the runner and has reported no end.
+    pub(super) fn record_vanished_end(&mut self, id: RunnerId, now: Now) {
         let Some(runner) = self.runners.get(&id) else { return };
         let Some(placed) = runner.placed() else { return };
         let last = runner.report();
-        let (kind, reason) = match (&placed.doom, runner.state()) {
+        let (kind, reason) = match (&placed.termination, runner.state()) {
             (_, State::Error) if !last.error_message.is_empty() => {
                 (wire::EndKind::Failed, last.error_message)
             }
-            (Some(doom), _) => (kind_of(doom.kind), doom.reason.clone()),
+            (Some(termination), _) => (kind_of(termination.kind), termination.reason.clone()),
             (None, _) => (
                 wire::EndKind::VmDied,
-                format!("{} no longer has it, and did not say why", self.host_of(runner)),
+                format!("{} no longer has it and reported no reason", self.host_of(runner)),
             ),
         };
         let end = wire::RunnerEnd {
@@ -58,11 +60,11 @@ impl Core {
             stage: last.stage,
             at: Some(convert::time_to_wire(now.wall)),
         };
-        self.bury(id, end, now);
+        self.record_end(id, end, now);
     }
 
-    /// The one way to the end: slot, name, script and callers are settled here.
-    pub(super) fn bury(&mut self, id: RunnerId, end: wire::RunnerEnd, now: Now) {
+    /// Every runner ends here: its slot, name and script are freed, and its callers answered.
+    pub(super) fn record_end(&mut self, id: RunnerId, end: wire::RunnerEnd, now: Now) {
         let Some(runner) = self.runners.get(&id) else { return };
         let hostname = self.host_of(runner);
         let mut report = runner.report();
@@ -70,7 +72,7 @@ impl Core {
         let cancelled = match &runner.phase {
             Phase::Ended(_) => return,
             Phase::Queued(_) => true,
-            Phase::Placed(p) => p.doom.as_ref().is_some_and(|d| d.kind == DoomKind::Deleted),
+            Phase::Placed(p) => p.termination.as_ref().is_some_and(|d| d.kind == TerminationKind::Deleted),
         };
         let refusal = if cancelled {
             Refusal::Aborted(format!("{}: {}", runner.name, end.reason))
@@ -82,15 +84,15 @@ impl Core {
             reason = %end.reason, "runner ended");
         let finished = (end.kind() == wire::EndKind::Finished).then(|| runner.added_and_finished()).flatten();
         self.observe(Observation::Ended(end.kind()));
-        // A guest faster than its reports: the job is done, and a failure would have it done again.
+        // The guest was faster than its reports. The job has run, and a failure would make the caller run it again.
         if let Some(added) = finished {
-            self.answer_adders(id, &added);
+            self.answer_add_waiters(id, &added);
         }
-        self.fail_adders(id, &refusal);
+        self.fail_add_waiters(id, &refusal);
         self.no_longer_wanted(id);
-        let Some(runner) = self.runners.get_mut(&id) else { return };
+        let Some(runner) = runner_mut(&mut self.runners, id) else { return };
         if let Some(since) = runner.live.busy_since.take() {
-            self.turn.effects.push(Effect::Observe(Observation::Job(now.mono.saturating_sub(since))));
+            self.decision.effects.push(Effect::Observe(Observation::Job(now.mono.saturating_sub(since))));
         }
         let name = runner.name.clone();
         report.end = Some(end);
@@ -99,9 +101,9 @@ impl Core {
             _ => (None, runner.wanted_for(now)),
         };
         runner.phase = Phase::Ended(Ended { agent, hostname, queued_for, report, at: now.wall });
-        for waiter in std::mem::take(&mut runner.live.deleters) {
+        for waiter in std::mem::take(&mut runner.live.delete_waiters) {
             self.waiters.remove(&waiter);
-            self.turn.effects.push(Effect::Deleted(waiter, Ok(id)));
+            self.decision.effects.push(Effect::Deleted(waiter, Ok(id)));
         }
         match agent {
             Some(agent) => {
@@ -112,15 +114,15 @@ impl Core {
             }
             None => self.queue.retain(|other| *other != id),
         }
-        self.turn.writes.push(Write::ForgetScript(id));
+        self.decision.writes.push(Write::ForgetScript(id));
         self.touch(id);
         self.note_served(id, now);
     }
 }
 
-fn kind_of(doom: DoomKind) -> wire::EndKind {
-    match doom {
-        DoomKind::Deleted => wire::EndKind::Deleted,
-        DoomKind::Failed => wire::EndKind::Failed,
+fn kind_of(termination: TerminationKind) -> wire::EndKind {
+    match termination {
+        TerminationKind::Deleted => wire::EndKind::Deleted,
+        TerminationKind::Failed => wire::EndKind::Failed,
     }
 }

@@ -1,4 +1,4 @@
-//! What operators and metrics see.
+//! The fleet as operators and metrics see it.
 
 use std::time::Duration;
 
@@ -8,26 +8,13 @@ use shoes_vz_proto::fleet::{AgentView, RunnerView};
 use crate::fleet::{
     agent::Agent,
     runner::{Phase, Runner},
-    types::Now,
+    snapshot::Snapshot,
+    values::Now,
 };
 
 use super::Core;
 
-/// The fleet at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    /// Living runners, and ended ones when asked for; oldest request first.
-    pub runners: Vec<RunnerView>,
-    /// Every agent known.
-    pub agents: Vec<AgentView>,
-    /// Requests that wait for a slot.
-    pub queued: usize,
-    /// Set while the server cannot write its state: why, and what to do.
-    pub unwritable: Option<String>,
-}
-
 impl Core {
-    /// The whole fleet.
     pub fn snapshot(&self, with_ended: bool, now: Now) -> Snapshot {
         let mut rows: Vec<&Runner> = self.runners.values().filter(|r| with_ended || r.is_alive()).collect();
         rows.sort_by_key(|r| (r.requested_at, r.id));
@@ -39,22 +26,19 @@ impl Core {
         }
     }
 
-    /// One runner.
     pub fn view(&self, id: RunnerId, now: Now) -> Option<RunnerView> {
         self.runners.get(&id).map(|r| self.view_of(r, now))
     }
 
-    /// One agent.
     pub fn agent_view(&self, id: AgentId) -> Option<AgentView> {
         self.agents.get(&id).map(|a| a.view(self.taken(id)))
     }
 
-    /// The runner a cloud id belongs to.
     pub fn find_by_cloud(&self, cloud_id: CloudId) -> Option<RunnerId> {
         self.by_cloud.get(&cloud_id).copied()
     }
 
-    /// The wanted runner of this name, or the one that is going, or the last that ended.
+    /// The wanted runner of this name, or else the one that is being removed, or else the last that ended.
     pub fn find_by_name(&self, name: &RunnerName) -> Option<RunnerId> {
         self.current
             .get(name)
@@ -66,7 +50,7 @@ impl Core {
             })
     }
 
-    /// Those in the queue: why they wait may have changed.
+    /// The queued runners, in the order of arrival.
     pub fn queued(&self) -> &[RunnerId] {
         &self.queue
     }
@@ -80,7 +64,7 @@ impl Core {
         let agent = runner.placed().and_then(|p| self.agents.get(&p.agent));
         RunnerView {
             agent_status: agent.map(Agent::status).unwrap_or_default().into(),
-            ..runner.view(&self.host_of(runner), self.why_pending(runner), queued_for)
+            ..runner.view(&self.host_of(runner), self.pending_reason(runner), queued_for)
         }
     }
 }

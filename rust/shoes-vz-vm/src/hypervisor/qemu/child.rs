@@ -24,11 +24,11 @@ pub(super) struct Child {
     exit: oneshot::Receiver<io::Result<ExitStatus>>,
 }
 
-/// The right to kill it.
+/// Can kill it.
 #[derive(Debug, Clone)]
 pub(super) struct Killer {
     pid: u32,
-    /// False once reaped: from then on the number may be another process'.
+    /// False once reaped: from then on another process may have its number.
     unreaped: Arc<Mutex<bool>>,
 }
 
@@ -45,10 +45,10 @@ impl Child {
                 let stderr = child.stderr.take();
                 let pid = child.id();
                 if started.send(Ok((pid, stderr))).is_err() {
-                    // The spawner was dropped meanwhile, so nobody else can end this child.
+                    // The spawner was dropped meanwhile, so nothing else can end this child.
                     drop(child.kill());
                 }
-                // Nobody waits for the answer when the VM process is ending.
+                // No task waits for the answer when the VM process is ending.
                 drop(exited.send(reap(child, &shared)));
             }
             Err(e) => drop(started.send(Err(e))),
@@ -66,7 +66,7 @@ impl Child {
         self.killer.clone()
     }
 
-    /// Waits for its end; may be dropped and called again until it has returned.
+    /// May be dropped and called again until it has returned.
     pub(super) async fn exited(&mut self) -> io::Result<ExitStatus> {
         (&mut self.exit).await.map_err(|_| io::Error::other("the thread that waits for QEMU died"))?
     }
@@ -79,21 +79,21 @@ impl Drop for Child {
 }
 
 impl Killer {
-    /// SIGKILL, unless it is over.
+    /// SIGKILL, unless it was reaped.
     pub(super) fn kill(&self) {
         let unreaped = self.unreaped.lock().unwrap_or_else(PoisonError::into_inner);
         if *unreaped
             && let Ok(pid) = i32::try_from(self.pid)
             && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL)
         {
-            tracing::error!(pid, %error, "QEMU cannot be killed");
+            tracing::error!(pid, %error, "killing QEMU failed");
         }
     }
 }
 
 fn reap(mut child: StdChild, unreaped: &Mutex<bool>) -> io::Result<ExitStatus> {
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    // First wait without reaping, so that the number stays this child's until no killer can use it any more.
+    // First wait without reaping, so that this child keeps its number until no killer can use it any more.
     while let Err(Errno::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {}
     let mut unreaped = unreaped.lock().unwrap_or_else(PoisonError::into_inner);
     *unreaped = false;
@@ -119,10 +119,10 @@ mod tests {
         command.args(["-c", "echo up >&2; exec sleep 1000"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let (child, stderr) = Child::spawn(command).await.unwrap();
         drop(child);
-        // Its stderr ends only when it is gone.
-        let told = tokio::task::spawn_blocking(move || io::read_to_string(stderr.unwrap()).unwrap());
-        let told = told.await.unwrap();
-        assert!(told.is_empty() || told == "up\n", "{told:?}");
+        // Its stderr ends only when it has exited.
+        let stderr = tokio::task::spawn_blocking(move || io::read_to_string(stderr.unwrap()).unwrap());
+        let stderr = stderr.await.unwrap();
+        assert!(stderr.is_empty() || stderr == "up\n", "{stderr:?}");
     }
 
     #[tokio::test]

@@ -1,48 +1,24 @@
-//! QEMU's command line: pure. Everything that differs between architectures is in [`Arch`].
+//! QEMU's command line: pure. Everything that differs between architectures is in the methods of [`Arch`].
 
-use std::{ffi::OsString, path::Path};
+use std::ffi::OsString;
 
 use serde_json::json;
 use shoes_vz_model::{bundle, guest, template::file};
 
 use crate::{
+    arch::Arch,
     clone::OVERLAY,
     saved::file as saved,
     spec::{Accelerator, Display, StateUse, VmSpec},
 };
 
-/// QEMU connects to these sockets of ours, in its working directory, so that its being up is an event.
+/// QEMU connects to our two sockets in its working directory, so that its start is an event.
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
-/// The guest channel's.
+/// Of the guest channel.
 pub(super) const CHANNEL_SOCKET: &str = "serial.sock";
 
-/// The host's architecture, which is the guest's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arch {
-    /// Intel and AMD.
-    X86_64,
-    /// ARM.
-    Aarch64,
-}
-
+/// What differs between architectures.
 impl Arch {
-    /// The one this was built for; `None` where QEMU guests are not supported.
-    pub fn of_this_host() -> Option<Self> {
-        match std::env::consts::ARCH {
-            "x86_64" => Some(Self::X86_64),
-            "aarch64" => Some(Self::Aarch64),
-            _ => None,
-        }
-    }
-
-    /// The emulator.
-    pub fn program(self) -> &'static str {
-        match self {
-            Self::X86_64 => "qemu-system-x86_64",
-            Self::Aarch64 => "qemu-system-aarch64",
-        }
-    }
-
     /// `pc` starts faster than `q35`; USB, the VMware port and the HPET only cost boot time.
     fn machine(self) -> &'static str {
         match self {
@@ -51,8 +27,8 @@ impl Arch {
         }
     }
 
-    /// Everything the emulator knows. Without five-level paging (`la57`) its page walks are a level shorter; `rdrand`
-    /// must stay, since sshd waits for the random pool.
+    /// Every feature that the emulator has. Without five-level paging (`la57`) its page walks are a level shorter; `rdrand`
+    /// must stay, because sshd waits for the random pool.
     fn emulated_cpu(self) -> &'static str {
         match self {
             Self::X86_64 => "max,-la57",
@@ -67,7 +43,7 @@ impl Arch {
         }
     }
 
-    /// Tells the guest's kernel that it is a clone, so that it reseeds its random numbers. PC only.
+    /// A device that tells the guest's kernel that it is a clone, so that it reseeds its random numbers. PC only.
     fn has_vmgenid(self) -> bool {
         matches!(self, Self::X86_64)
     }
@@ -80,7 +56,7 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
 
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    // Memory in a file: shared, it is what a save leaves behind; private, a clone of that.
+    // Memory in a file: shared, so that a save leaves it behind; private, for a clone of that.
     let backing = match &spec.state {
         StateUse::None => None,
         StateUse::Save(dir) => Some((dir, "on")),
@@ -121,7 +97,7 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
     let mut add = |list: &[&str]| args.extend(list.iter().map(OsString::from));
 
     // The disk lives as long as the VM: nothing on it must survive a crash of the host, so nothing is ever flushed.
-    // An error of the host's disk stops the VM, which is then ended with that reason, rather than corrupting a job.
+    // An error of the host's disk stops the VM, which is then ended for that reason, rather than corrupting a job.
     let disk = json!({
         "driver": "qcow2", "node-name": "disk", "discard": "unmap",
         "cache": {"direct": false, "no-flush": true},
@@ -147,7 +123,7 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
         "chardev=qmp,mode=control",
     ]);
 
-    // A panic is known by its event. `exit-failure`, which shows it in the exit code too, came with QEMU 7.1.
+    // A panic shows as an event. `exit-failure`, which shows it in the exit code too, came with QEMU 7.1.
     add(&["-device", "pvpanic-pci", "-action", "panic=shutdown"]);
     if arch.has_vmgenid() {
         add(&["-device", "vmgenid,guid=auto"]);
@@ -155,23 +131,23 @@ pub fn arguments(arch: Arch, accelerator: Accelerator, spec: &VmSpec) -> Vec<OsS
     args
 }
 
-/// Memory is given in whole mebibytes.
+/// QEMU takes memory in whole mebibytes.
 pub(crate) fn memory_mib(spec: &VmSpec) -> u64 {
     spec.memory_bytes.div_ceil(1 << 20)
 }
 
-/// The template's words win; a kernel told of no console would write to none of ours.
-fn command_line(arch: Arch, asked: &str) -> String {
-    if asked.split_whitespace().any(|word| word.starts_with("console=")) {
-        return asked.to_owned();
+/// The template's `console=` has precedence; without one the kernel would not write to our console.
+fn command_line(arch: Arch, template: &str) -> String {
+    if template.split_whitespace().any(|argument| argument.starts_with("console=")) {
+        return template.to_owned();
     }
-    format!("console={} {asked}", arch.console()).trim_end().to_owned()
+    format!("console={} {template}", arch.console()).trim_end().to_owned()
 }
 
 /// The arguments of `shoes-vz-agent` that run `program` so that it dies with process `parent`.
-pub(super) fn with_parent(parent: u32, program: &Path, args: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn with_parent(parent: u32, program: &str, args: Vec<OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec!["exec-with-parent".into(), parent.to_string().into(), "--".into()];
-    all.push(program.as_os_str().to_owned());
+    all.push(program.into());
     all.extend(args);
     all
 }
@@ -211,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn resources_kernel_and_initrd_come_from_the_spec_whatever_the_templates_path() {
+    fn resources_kernel_and_initrd_come_from_the_spec_for_any_path_of_the_template() {
         let line = line(Arch::X86_64, Accelerator::Tcg, &spec());
         assert_eq!(value(&line, "-smp"), "3");
         assert_eq!(value(&line, "-m"), "513M");
@@ -235,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_restored_into_the_machine_it_was_saved_from_but_for_its_own_memory() {
+    fn a_state_is_restored_into_the_machine_it_was_saved_from_except_for_the_memorys_sharing() {
         let with = |state| line(Arch::X86_64, Accelerator::Tcg, &VmSpec { state, ..spec() });
         let (saves, restores) = (with(StateUse::Save("/s,t".into())), with(StateUse::Restore("/s,t".into())));
         let ram =
@@ -257,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_console_the_template_names_is_kept() {
+    fn a_console_that_the_template_names_is_kept() {
         assert_eq!(command_line(Arch::X86_64, "quiet console=hvc0"), "quiet console=hvc0");
         assert_eq!(command_line(Arch::X86_64, ""), "console=ttyS0");
     }

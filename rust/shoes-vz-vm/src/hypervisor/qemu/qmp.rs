@@ -1,4 +1,4 @@
-//! The QMP connection: QEMU calls us, so its readiness is an event.
+//! The QMP connection: QEMU connects to us, so its readiness is an event.
 
 use std::{io, path::Path, time::Duration};
 
@@ -14,14 +14,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::reason::{DiskError, Seen, Shutdown};
+use super::reason::{DiskError, Observations, Shutdown};
 use crate::hypervisor::{HypervisorError, MachineState};
 
-/// Events as they come.
 pub(super) type Events = qapi::futures::QapiEvents<QmpStreamTokio<ReadHalf<UnixStream>>>;
 type Service = QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
 
-/// A socket QEMU will connect to; its name is gone once QEMU has, or once this is dropped.
+/// A socket that QEMU connects to; it is removed once QEMU has, or when this is dropped.
 pub(super) struct Callback {
     listener: UnixListener,
     path: std::path::PathBuf,
@@ -36,7 +35,7 @@ impl Callback {
         };
         match bound {
             Ok(listener) => Ok(Self { listener, path }),
-            Err(source) => Err(HypervisorError::Io { what: format!("making the socket {path:?}"), source }),
+            Err(source) => Err(HypervisorError::Io { what: format!("creating the socket {path:?}"), source }),
         }
     }
 
@@ -53,7 +52,7 @@ impl Drop for Callback {
         if let Err(error) = std::fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = ?self.path, %error, "a socket's name stays behind");
+            tracing::warn!(path = ?self.path, %error, "removing a socket failed");
         }
     }
 }
@@ -69,7 +68,7 @@ impl Qmp {
         Ok((Self { service }, events))
     }
 
-    /// One command; `what` words it. QEMU answers in microseconds unless it is stopped or the host is drowning.
+    /// `what` describes the command in errors. QEMU answers in microseconds unless it is stopped or the host overloaded.
     pub(super) async fn run<C>(
         &self,
         what: &'static str,
@@ -80,30 +79,29 @@ impl Qmp {
         C: QmpCommand + Command,
         QmpStreamTokio<WriteHalf<UnixStream>>: futures::Sink<Execute<C, u32>, Error = io::Error>,
     {
-        let silent = HypervisorError::Silent { what, seconds: deadline.as_secs() };
-        match timeout(deadline, self.service.execute(command)).await.map_err(|_| silent)? {
+        let timed_out = HypervisorError::TimedOut { what, seconds: deadline.as_secs() };
+        match timeout(deadline, self.service.execute(command)).await.map_err(|_| timed_out)? {
             Ok(answer) => Ok(answer),
-            Err(ExecuteError::Qapi(e)) => Err(HypervisorError::Refused { what, why: e.desc }),
-            Err(ExecuteError::Io(e)) => Err(HypervisorError::Refused { what, why: e.to_string() }),
+            Err(ExecuteError::Qapi(e)) => Err(HypervisorError::Refused { what, reason: e.desc }),
+            Err(ExecuteError::Io(e)) => Err(HypervisorError::Refused { what, reason: e.to_string() }),
         }
     }
 }
 
-/// What an event asks of the machine's owner.
+/// What the machine's owner does after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Do {
-    Nothing,
+pub(super) enum QmpAction {
+    None,
     /// The VM cannot go on.
     Kill,
 }
 
-/// Notes one event.
 pub(super) fn note(
     event: Event,
-    seen: &mut Seen,
+    seen: &mut Observations,
     state: &watch::Sender<MachineState>,
-    moving: &watch::Sender<Option<MigrationStatus>>,
-) -> Do {
+    migration: &watch::Sender<Option<MigrationStatus>>,
+) -> QmpAction {
     match event {
         Event::RESUME { .. } => {
             state.send_replace(MachineState::Running);
@@ -127,20 +125,20 @@ pub(super) fn note(
             });
         }
         Event::GUEST_PANICKED { data, .. } => {
-            seen.panic = Some(data.info.as_ref().map_or_else(String::new, panic_words));
+            seen.panic = Some(data.info.as_ref().map_or_else(String::new, panic_info));
         }
         Event::BLOCK_IO_ERROR { data, .. } if data.action == BlockErrorAction::stop => {
             let full = data.nospace.unwrap_or(false);
-            let words = format!("{} on {}: {}", operation(&data), node(&data), data.reason);
-            seen.disk.get_or_insert(DiskError { full, words });
-            return Do::Kill;
+            let reason = format!("{} on {}: {}", operation(&data), node(&data), data.reason);
+            seen.disk.get_or_insert(DiskError { full, reason });
+            return QmpAction::Kill;
         }
         Event::MIGRATION { data, .. } => {
-            moving.send_replace(Some(data.status));
+            migration.send_replace(Some(data.status));
         }
         other => tracing::debug!(event = ?other, "QMP event"),
     }
-    Do::Nothing
+    QmpAction::None
 }
 
 fn operation(error: &qapi::qmp::BLOCK_IO_ERROR) -> &'static str {
@@ -154,7 +152,7 @@ fn node(error: &qapi::qmp::BLOCK_IO_ERROR) -> &str {
     error.node_name.as_deref().filter(|n| !n.is_empty()).unwrap_or(&error.device)
 }
 
-fn panic_words(info: &GuestPanicInformation) -> String {
+fn panic_info(info: &GuestPanicInformation) -> String {
     format!("{info:?}").chars().take(200).collect()
 }
 
@@ -168,12 +166,12 @@ mod tests {
         serde_json::from_value(whole).unwrap()
     }
 
-    fn noted(events: Vec<serde_json::Value>) -> (Seen, MachineState, Do) {
-        let (state, saving) = (watch::Sender::new(MachineState::Created), watch::Sender::new(None));
-        let mut seen = Seen::default();
-        let mut last = Do::Nothing;
+    fn noted(events: Vec<serde_json::Value>) -> (Observations, MachineState, QmpAction) {
+        let (state, migration) = (watch::Sender::new(MachineState::Created), watch::Sender::new(None));
+        let mut seen = Observations::default();
+        let mut last = QmpAction::None;
         for json in events {
-            last = note(event(json), &mut seen, &state, &saving);
+            last = note(event(json), &mut seen, &state, &migration);
         }
         (seen, state.borrow().clone(), last)
     }
@@ -188,19 +186,19 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_error_that_stops_the_vm_ends_it_and_one_the_guest_was_told_does_not() {
+    fn a_disk_error_that_stops_the_vm_ends_it_and_one_reported_to_the_guest_does_not() {
         let error = |action| {
             serde_json::json!({"event": "BLOCK_IO_ERROR", "data": {"device": "", "node-name": "disk", "nospace": true,
                 "operation": "write", "action": action, "reason": "No space left on device", "qom-path": "/x"}})
         };
-        let (seen, _, todo) = noted(vec![error("stop")]);
-        assert_eq!(todo, Do::Kill);
+        let (seen, _, action) = noted(vec![error("stop")]);
+        assert_eq!(action, QmpAction::Kill);
         assert_eq!(
             seen.disk.unwrap(),
-            DiskError { full: true, words: "writing on disk: No space left on device".into() }
+            DiskError { full: true, reason: "writing on disk: No space left on device".into() }
         );
-        let (seen, _, todo) = noted(vec![error("report")]);
-        assert_eq!((seen.disk, todo), (None, Do::Nothing));
+        let (seen, _, action) = noted(vec![error("report")]);
+        assert_eq!((seen.disk, action), (None, QmpAction::None));
     }
 
     #[test]

@@ -1,0 +1,4 @@
+//! Creating templates.
+
+pub mod build;
+pub mod install;
