@@ -90,7 +90,7 @@ extension VZCoreTests {
                         for life in 0..<(number % 4 == 0 ? 25 : 200) {
                             let id = UInt64(number * 1000 + life)
                             try await live(id, spec, observer, &dice)
-                            // A dropped machine's files are its own until it is gone.
+                            // A dropped machine uses its files until it is closed.
                             await until { VZCoreLiveness.machines < 64 }
                         }
                     }

@@ -68,8 +68,8 @@ import Testing
     @Test func a_guest_fails_by_itself_when_asked() async throws {
         let rig = try Rig(workshop.linux(faults: #"{"stop_after_ms": 10, "stop_error": 8}"#))
         try await rig.start()
-        let words = "A fault was asked for: running ends with outOfDiskSpace (8)."
-        #expect(try await rig.log.next() == .failed(.error, code: 8, words: words))
+        let reason = "A fault was asked for: running ends with outOfDiskSpace (8)."
+        #expect(try await rig.log.next() == .failed(.error, code: 8, reason: reason))
     }
 
     @Test func the_power_button_is_ignored_when_asked() async throws {

@@ -4,7 +4,7 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-/// Every test here but the last few works on a Mac of its own.
+/// Every test here but the last few works on a separate Mac.
 @Suite(.timeLimit(.minutes(5))) struct InstallTests {
     private let workshop: Workshop
 

@@ -37,10 +37,10 @@ import Testing
         var macs = try macs(3)
         try await macs[0].start()
         try await macs[1].start()
-        let gone = Waiting<Void>()
+        let released = Waiting<Void>()
         let queue = macs.removeFirst().queue
-        queue.async { gone.add(()) }
-        try await gone.next()
+        queue.async { released.add(()) }
+        try await released.next()
         try await macs[1].start()
         #expect(macs.map(\.state) == [.running, .running])
     }

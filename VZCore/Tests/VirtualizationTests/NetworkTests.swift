@@ -32,7 +32,7 @@ import vmnet
         return String(cString: inet_ntoa(address))
     }
 
-    @Test func every_network_has_a_subnet_of_its_own() throws {
+    @Test func every_network_has_a_different_subnet() throws {
         let networks = try (0..<5).map { _ in try network() }
         let subnets = networks.map(subnet)
         #expect(Set(subnets).count == 5)

@@ -4,7 +4,7 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-/// What only a process of its own can show: see StandInProbe.
+/// What needs a separate process: see StandInProbe.
 @Suite(.timeLimit(.minutes(5))) struct ProcessTests {
     private let workshop: Workshop
 
@@ -71,7 +71,7 @@ import Testing
         #expect(try await run.end() == -signal)
         try await until { guests.allSatisfy(Processes.isGone) }
         try await until { access(directory, F_OK) != 0 }
-        // Nobody holds the console any more.
+        // No process has the console open any more.
         _ = try await run.lines()
     }
 

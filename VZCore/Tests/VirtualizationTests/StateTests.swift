@@ -130,7 +130,7 @@ import Testing
         weak var vm = rig?.astray
         rig = nil
         #expect(vm == nil)
-        // The last writer of the console is gone with the guest.
+        // The last writer of the console has ended with the guest.
         try console.output.close()
         #expect(try await console.line() == nil)
     }

@@ -1,6 +1,6 @@
 import Foundation
 
-/// A process that outlives this one just long enough to end its guest: when this process is gone, however it
+/// A process that outlives this one just long enough to end its guest: when this process has ended, however it
 /// went, the warden's standard input ends, and it kills the guest with all its descendants and removes its
 /// directory.
 struct Warden {
@@ -26,13 +26,13 @@ struct Warden {
         }
     }
 
-    /// Tells it whom to end.
+    /// Sends it the process to end.
     func watch(_ guest: pid_t) throws {
         let text = Array("\(guest)\n".utf8)
         guard write(line, text, text.count) == text.count else { throw NSError.posix(errno) }
     }
 
-    /// The guest is over: so is the warden.
+    /// The guest has ended, and so does the warden.
     func dismiss() {
         kill(process, SIGKILL)
         var status: Int32 = 0
