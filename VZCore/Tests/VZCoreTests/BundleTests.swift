@@ -8,7 +8,7 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Clones {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test func a_macos_clone_has_the_templates_files_and_a_new_identity() throws {
             let template = try place.template(guest: "#!/bin/sh\n")
@@ -114,7 +114,7 @@ extension VZCoreTests {
 
         @Test func a_hardware_model_this_host_cannot_run_is_refused_before_anything_is_made() async throws {
             let template = try place.template()
-            let model = try Place.hardwareModel(minimum: 99).base64EncodedString()
+            let model = try TestDirectory.hardwareModel(minimum: 99).base64EncodedString()
             try place.write("{\"hardwareModel\":\"\(model)\"}", to: "template/HardwareModel.json")
             let refused = await failure {
                 try Bundles.clone(template: template, bundle: place("vm"), os: .macos)

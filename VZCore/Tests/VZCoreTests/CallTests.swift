@@ -8,7 +8,7 @@ import Virtualization
 extension VZCoreTests {
     /// Calls that meet one another, and callers that are cancelled.
     @Suite struct Calls {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test func a_stop_waits_for_the_start_under_way() async throws {
             try await withMachine(.small(place.bundle(faults: "\"start_delay_ms\":50"))) { machine, log in
@@ -111,7 +111,7 @@ extension VZCoreTests {
 
     /// The end of machines: in every state, closed or dropped.
     @Suite struct Ends {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test(arguments: ["", "start", "start pause", "start stop"])
         func a_closed_machine_leaves_nothing(calls: String) async throws {

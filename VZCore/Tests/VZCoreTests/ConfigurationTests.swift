@@ -8,7 +8,7 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Configurations {
-        let place = Place()
+        let place = TestDirectory()
 
         private func linux(_ adjust: (inout MachineSpec) -> Void = { _ in }) throws -> MachineSpec {
             var spec = MachineSpec(
@@ -194,7 +194,7 @@ extension VZCoreTests {
 
         @Test func a_hardware_model_of_a_newer_macos_is_not_supported_with_a_reason() async throws {
             let bundle = try place.bundle()
-            let model = try Place.hardwareModel(minimum: 99).base64EncodedString()
+            let model = try TestDirectory.hardwareModel(minimum: 99).base64EncodedString()
             try place.write("{\"hardwareModel\":\"\(model)\"}", to: "vm/HardwareModel.json")
             let refused = await failure { _ = try Configuration(.small(bundle)) }
             #expect(refused.code == .notSupported)
@@ -211,7 +211,7 @@ extension VZCoreTests {
 
         @Test func a_storage_of_another_hardware_model_is_invalid_with_the_frameworks_reason() async throws {
             let bundle = try place.bundle()
-            let other = try Place.hardwareModel(minimum: 12).base64EncodedString()
+            let other = try TestDirectory.hardwareModel(minimum: 12).base64EncodedString()
             try place.write("{\"hardware_model\":\"\(other)\"}", to: "vm/AuxiliaryStorage")
             let refused = await failure { _ = try Configuration(.small(bundle)) }
             #expect(refused.code == .invalidConfiguration)

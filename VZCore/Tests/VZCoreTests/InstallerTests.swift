@@ -8,7 +8,7 @@ import Testing
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Installations {
-        let place = Place()
+        let place = TestDirectory()
 
         /// The progress values of an installation.
         private final class ProgressLog: Sendable {
@@ -18,7 +18,7 @@ extension VZCoreTests {
         }
 
         private func ipsw(_ extra: String = "", minimum: Int = 13) throws -> String {
-            let model = try Place.hardwareModel(minimum: minimum).base64EncodedString()
+            let model = try TestDirectory.hardwareModel(minimum: minimum).base64EncodedString()
             try place.write(
                 "{\"build\":\"25A354\",\"version\":\"26.0.1\",\"hardware_model\":\"\(model)\"\(extra)}",
                 to: "macos.ipsw")

@@ -7,7 +7,7 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Life {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test func a_machine_starts_runs_and_is_stopped() async throws {
             try await withMachine(.small(place.bundle())) { machine, log in

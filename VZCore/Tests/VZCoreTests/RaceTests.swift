@@ -34,7 +34,7 @@ private final class Closer: MachineObserver {
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Races {
-        let place = Place()
+        let place = TestDirectory()
 
         /// One machine's life: a few calls at once, some of whose callers give up, then a close or a drop.
         private func live(_ id: UInt64, _ spec: MachineSpec, _ observer: Closer, _ dice: inout Dice)

@@ -7,7 +7,7 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct SavedStates {
-        let place = Place()
+        let place = TestDirectory()
 
         /// Says on the console whether it was booted or restored.
         private static let guest = "#!/bin/sh\necho \"restored=${VZ_GUEST_RESTORED:-0}\"\nexec sleep 1000\n"

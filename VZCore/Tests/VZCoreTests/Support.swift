@@ -11,7 +11,7 @@ import Virtualization
 enum VZCoreTests {}
 
 /// A directory for one test, removed after it.
-final class Place: Sendable {
+final class TestDirectory: Sendable {
     let path: String
 
     init() {
@@ -70,7 +70,7 @@ enum Guest {
     }
 }
 
-extension Place {
+extension TestDirectory {
     /// `VZMacHardwareModel.dataRepresentation` of a Mac for macOS `minimum` or newer.
     static func hardwareModel(minimum: Int = 13) throws -> Data {
         try PropertyListSerialization.data(

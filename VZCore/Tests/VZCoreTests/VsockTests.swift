@@ -10,7 +10,7 @@ struct GuestSide: Sendable {
     private let fifo: String
 
     /// For the bundle `vm`, before its guest starts.
-    init(_ place: Place) throws {
+    init(_ place: TestDirectory) throws {
         fifo = place("vm/sockets")
         try #require(mkfifo(fifo, 0o600) == 0)
     }
@@ -90,7 +90,7 @@ struct Socket: Sendable {
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Vsock {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test func a_connection_to_the_guest_is_a_descriptor_of_the_callers() async throws {
             try await withMachine(.small(place.bundle(guest: Guest.talkative))) { machine, _ in

@@ -8,7 +8,7 @@ import Testing
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Windows {
-        let place = Place()
+        let place = TestDirectory()
 
         private func spec() throws -> MachineSpec {
             .small(try place.bundle()) { $0.display = .window }

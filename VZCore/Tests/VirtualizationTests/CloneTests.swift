@@ -4,9 +4,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct CloneTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// 0 or errno.
     private func clone(_ source: String, _ target: String, flags: Int32 = 0) -> Int32 {

@@ -5,9 +5,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct FaultTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func each_operation_fails_as_asked_and_leaves_the_state_as_it_was() async throws {
         let faults = """

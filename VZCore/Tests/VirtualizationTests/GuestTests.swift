@@ -16,9 +16,9 @@ enum Processes {
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct GuestTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func a_guest_that_ends_with_0_powered_off() async throws {
         let rig = try Rig(workshop.linux("#!/bin/sh\nexit 0\n"))

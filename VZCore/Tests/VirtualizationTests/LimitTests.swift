@@ -5,9 +5,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct LimitTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     private func macs(_ count: Int) throws -> [Rig] {
         try (0..<count).map { try Rig(workshop.mac(name: "mac\($0)")) }

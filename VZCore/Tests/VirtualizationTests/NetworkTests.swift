@@ -8,9 +8,9 @@ import vmnet
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct NetworkTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// A network, which the caller releases.
     private func network() throws -> vmnet_network_ref {
@@ -106,7 +106,7 @@ import vmnet
         let window = NSWindow(
             contentRect: NSRect(x: 0, y: 0, width: 640, height: 400), styleMask: [.titled, .closable],
             backing: .buffered, defer: false)
-        let (watcher, workshop) = (Watcher(), try Workshop())
+        let (watcher, workshop) = (Watcher(), try TestDirectory())
         window.delegate = watcher
         let view = VZVirtualMachineView()
         view.virtualMachine = VZVirtualMachine(configuration: try workshop.linux())

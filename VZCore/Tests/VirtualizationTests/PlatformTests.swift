@@ -6,9 +6,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct PlatformTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func a_hardware_model_from_a_mac_is_understood() throws {
         // The form of a real Mac's, as templates keep it.
@@ -72,9 +72,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct ConfigurationTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// What is wrong with a configuration, if anything.
     private func mistake(_ configuration: VZVirtualMachineConfiguration) -> String? {
@@ -226,9 +226,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct DiskTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     private func attach(_ url: URL, readOnly: Bool = false) async -> NSError? {
         await failure {

@@ -6,9 +6,9 @@ import Testing
 // swift-format-ignore: AlwaysUseLowerCamelCase
 /// What needs a separate process: see StandInProbe.
 @Suite(.timeLimit(.minutes(5))) struct ProcessTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// The probe, running, and what it writes.
     private final class Run: Sendable {
@@ -16,7 +16,7 @@ import Testing
         let console: Console
         private let ending = Waiting<Int32>()
 
-        init(_ arguments: [String], in workshop: Workshop) throws {
+        init(_ arguments: [String], in workshop: TestDirectory) throws {
             console = try Console()
             let null = try Descriptor(copying: nil)
             process = try Spawn(

@@ -37,9 +37,9 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct SocketTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// A machine whose guest is the probe.
     private func guest(_ commandLine: String) throws -> VZVirtualMachineConfiguration {

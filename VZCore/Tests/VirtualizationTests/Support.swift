@@ -5,7 +5,7 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 /// A directory for one test, and what machines are made of. Removed when it is released.
-final class Workshop: Sendable {
+final class TestDirectory: Sendable {
     let path: String
     /// Macs of this test are not counted with another's.
     let group = UUID().uuidString

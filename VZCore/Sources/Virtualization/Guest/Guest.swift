@@ -129,17 +129,17 @@ final class Guest: Sendable {
 
     private func run(_ program: GuestProgram) {
         do {
-            let warden = try Warden(of: launch.directory)
+            let watchdog = try GuestWatchdog(of: launch.directory)
             do {
-                let process = try begin(program, warden)
+                let process = try begin(program, watchdog)
                 report(self, .started)
                 let end = wait(for: process)
                 finish(process)
-                warden.dismiss()
+                watchdog.dismiss()
                 cleanUp()
                 report(self, .ended(end))
             } catch {
-                warden.dismiss()
+                watchdog.dismiss()
                 throw error
             }
         } catch {
@@ -149,9 +149,8 @@ final class Guest: Sendable {
         }
     }
 
-    /// Runs the program. It waits at a gate until the warden knows it, and at the end of this process with
-    /// it.
-    private func begin(_ program: GuestProgram, _ warden: Warden) throws -> pid_t {
+    /// Runs the program, which waits until the watchdog has its pid, or ends with this process.
+    private func begin(_ program: GuestProgram, _ watchdog: GuestWatchdog) throws -> pid_t {
         var gate: [Int32] = [-1, -1]
         let stream = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
         guard socketpair(AF_UNIX, stream, 0, &gate) == 0 else { throw NSError.posix(errno) }
@@ -166,7 +165,7 @@ final class Guest: Sendable {
             descriptors: [port.input.number, port.output.number, port.output.number, gate[1]]
         ).run()
         do {
-            try warden.watch(process)
+            try watchdog.watch(process)
             guard write(gate[0], "\n", 1) == 1 else { throw NSError.posix(errno) }
         } catch {
             kill(process, SIGKILL)

@@ -15,7 +15,7 @@ import Synchronization
 /// `VZ_GUEST_RESTORED=1` after a restoration, `VZ_GUEST_RECOVERY=1` in recovery, `PATH`, and `HOME`, a directory
 /// that is removed with it; and with a socket device `VZ_GUEST_VSOCK`, a directory where it listens on port 7 as the
 /// Unix socket `guest-7`, and reaches the host's port 7 as `host-7`. Exit status 0 is a power-off, any other end a
-/// crash, SIGTERM the power button. Nothing of it outlives this process (`Warden`).
+/// crash, SIGTERM the power button. Nothing of it outlives this process (`GuestWatchdog`).
 // spi: tests look behind the framework's surface
 @_spi(StandIn) public enum StandIn {
     /// Virtual machines that exist, in this process.
