@@ -14,7 +14,7 @@ import PackageDescription
         .target(
             name: "Virtualization", dependencies: ["AppKit", "CLinux", "StandInDarwin", "vmnet"],
             path: "VZCore/Sources/Virtualization"),
-        // What the stand-in's tests need a process of its own for: to be killed, to trap, to be a guest.
+        // What the stand-in's tests need a separate process for: to be killed, to trap, to be a guest.
         .executableTarget(
             name: "StandInProbe", dependencies: ["AppKit", "Virtualization"],
             path: "VZCore/Tests/StandInProbe"),

@@ -5,7 +5,7 @@
 //! | macOS on macOS | any | glue, `swift build`, Xcode's runtime |
 //! | Linux on Linux | swift | glue, `swift build` against the stand-in, Swift's runtime linked statically |
 //! | macOS on Linux | any | type-checks only; with SHOESVZ_MACOS_LINK_CHECK=1 C stand-ins make it link (`make macos-check`) |
-//! | other | | the crate answers "unsupported" |
+//! | other | | every call fails with "unsupported" |
 
 use std::{
     env, fs,
@@ -46,7 +46,9 @@ fn main() {
             link_linux(&toolchain, &built);
         }
         (_, _) if with_swift => {
-            panic!("the feature \"swift\" is for builds on and for Linux; on macOS VZCore is always in")
+            panic!(
+                "the feature \"swift\" is for builds on and for Linux; builds on macOS always contain VZCore"
+            )
         }
         _ => {}
     }
@@ -56,11 +58,11 @@ fn var(name: &str) -> PathBuf {
     PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}")))
 }
 
-/// Where Swift is.
+/// A Swift toolchain.
 struct Toolchain {
-    /// Runs a command with Swift in its PATH.
+    /// The script that runs a command with Swift in its PATH.
     wrapper: PathBuf,
-    /// What the toolchain's own paths begin with, seen from here.
+    /// The toolchain's root directory in this file system.
     prefix: PathBuf,
 }
 
@@ -76,9 +78,9 @@ impl Toolchain {
             PathBuf::from("/")
         } else {
             let place = format!(". '{}'; printf %s \"$swift_root\"", dev.join("swift-place.sh").display());
-            let told =
-                run(Command::new("bash").args(["-c", &place]), "asking where setup-swift put its toolchain");
-            PathBuf::from(String::from_utf8_lossy(&told.stdout).into_owned())
+            let output =
+                run(Command::new("bash").args(["-c", &place]), "finding the toolchain of setup-swift");
+            PathBuf::from(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         Self { wrapper: dev.join("with-swift"), prefix }
     }
@@ -89,10 +91,10 @@ impl Toolchain {
         command
     }
 
-    /// `usr/lib/swift` of the toolchain, as seen from here.
+    /// The toolchain's `usr/lib/swift`, in this file system.
     fn resources(&self) -> PathBuf {
-        let told = run(self.command("swift").arg("-print-target-info"), "asking Swift for its paths");
-        let info: serde_json::Value = serde_json::from_slice(&told.stdout)
+        let output = run(self.command("swift").arg("-print-target-info"), "reading Swift's paths");
+        let info: serde_json::Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| panic!("`swift -print-target-info`: {e}"));
         let path = info["paths"]["runtimeResourcePath"].as_str();
         let path = path.unwrap_or_else(|| panic!("`swift -print-target-info` names no runtimeResourcePath"));
@@ -114,7 +116,7 @@ fn run(command: &mut Command, what: &str) -> Output {
     output
 }
 
-/// Makes the glue and builds the package; gives the directory with `libVZBridge.a`.
+/// Generates the glue and builds the package; returns the directory with `libVZBridge.a`.
 fn swift_build(root: &Path, toolchain: &Toolchain, more: &[&str]) -> PathBuf {
     glue(&root.join("bridge/swift"));
     println!("cargo:rerun-if-changed={}", root.join("Package.swift").display());
@@ -139,7 +141,7 @@ fn swift_build(root: &Path, toolchain: &Toolchain, more: &[&str]) -> PathBuf {
     built
 }
 
-/// swift-bridge's two halves of the seam, into the Swift package.
+/// Writes swift-bridge's generated code into the Swift package.
 fn glue(swift: &Path) {
     println!("cargo:rerun-if-changed=src/ffi.rs");
     for entry in
@@ -160,7 +162,7 @@ fn glue(swift: &Path) {
     write(&include.join("vz_bridge.h"), &read("vz_bridge/vz_bridge.h"));
     let generated = swift.join("VZBridge/generated");
     for name in ["SwiftBridgeCore.swift", "vz_bridge/vz_bridge.swift"] {
-        // It conforms types of another module, which Swift 6 wants said.
+        // It conforms types of another module, which Swift 6 requires to be marked.
         let text = read(name)
             .replace("extension RustStr: Identifiable", "extension RustStr: @retroactive Identifiable")
             .replace("extension RustStr: Equatable", "extension RustStr: @retroactive Equatable");
@@ -169,7 +171,7 @@ fn glue(swift: &Path) {
     }
 }
 
-/// Keeps the file's time where nothing changed, and so Swift's work of before.
+/// Leaves an unchanged file alone: its modification time saves Swift a rebuild.
 fn write(path: &Path, text: &str) {
     if fs::read_to_string(path).ok().as_deref() == Some(text) {
         return;
@@ -181,9 +183,9 @@ fn write(path: &Path, text: &str) {
 }
 
 fn link_macos(built: &Path) {
-    // Frameworks and runtime libraries are named in the objects (autolinking); only where they are is not.
-    let told = run(Command::new("xcrun").args(["--find", "swiftc"]), "asking Xcode for Swift");
-    let swiftc = PathBuf::from(String::from_utf8_lossy(&told.stdout).trim().to_owned());
+    // The objects name frameworks and runtime libraries (autolinking), but not their directories.
+    let output = run(Command::new("xcrun").args(["--find", "swiftc"]), "finding Xcode's Swift");
+    let swiftc = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     if let Some(usr) = swiftc.ancestors().nth(2) {
         println!("cargo:rustc-link-search=native={}", usr.join("lib/swift/macosx").display());
     }
@@ -203,11 +205,12 @@ fn link_linux(toolchain: &Toolchain, built: &Path) {
     );
     println!("cargo:rustc-link-search=native={}", runtime.display());
 
-    // What swiftc would take from the objects' autolink entries.
+    // The libraries that swiftc would read from the objects' autolink entries.
     let mut extract = toolchain.command("swift-autolink-extract");
-    let told = run(extract.arg(&lib).args(["-o", "/dev/stdout"]), "asking which libraries VZCore needs");
+    let output =
+        run(extract.arg(&lib).args(["-o", "/dev/stdout"]), "reading the libraries that VZCore needs");
     let mut libraries: Vec<&str> = Vec::new();
-    let flags = String::from_utf8_lossy(&told.stdout).into_owned();
+    let flags = String::from_utf8_lossy(&output.stdout).into_owned();
     for name in flags.split_whitespace().filter_map(|flag| flag.strip_prefix("-l")) {
         if !libraries.contains(&name) {
             libraries.push(name);
@@ -232,8 +235,8 @@ fn link_linux(toolchain: &Toolchain, built: &Path) {
     println!("cargo:rustc-link-lib=static:+whole-archive,-bundle=swiftrt");
 }
 
-/// For every function Rust calls on Swift's side, a C function that ends the process with words. It lets the rest of a
-/// macOS program be linked where there is no macOS, and nothing else.
+/// For every Swift function that Rust calls, a C function that prints a message and aborts. With these the rest of a
+/// macOS program links on another system; it cannot run.
 fn link_check() {
     let out = var("OUT_DIR");
     let ffi = fs::read_to_string("src/ffi.rs").unwrap_or_else(|e| panic!("reading src/ffi.rs: {e}"));
@@ -243,7 +246,7 @@ fn link_check() {
         .filter_map(|line| line.trim().strip_prefix("fn "))
         .filter_map(|rest| rest.split('(').next())
         .collect();
-    assert!(!names.is_empty(), "src/ffi.rs asks nothing of Swift");
+    assert!(!names.is_empty(), "src/ffi.rs declares no Swift function");
     let mut code = String::from(
         "#include <stdio.h>\n#include <stdlib.h>\n\
          static void none(const char *name) {\n    fprintf(stderr, \"%s: this program was linked on Linux to check \

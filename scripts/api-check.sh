@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares every SDK symbol that VZCore and the stand-ins use with facts from the macOS 26.5 SDK (check-api). With a Swift
-# toolchain on Linux it also compares the compiler's lists: the stand-ins' public symbols, and the symbols that VZCore uses.
+# toolchain on Linux it also compares the compiler's lists: the stand-ins' public symbols, and those VZCore refers to.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 with=()
@@ -11,7 +11,7 @@ if [[ $(uname -s) == Linux ]] && scripts/with-swift true 2> /dev/null; then
     rm -rf "$lists"
     mkdir -p "$lists"
     swift() { scripts/with-swift "$@"; }
-    # `--target` accepts one target; VZCore depends on all stand-ins.
+    # `--target` accepts one target; VZCore needs all of the stand-ins.
     swift swift build --scratch-path "$scratch" --target VZCore
     built=$(swift swift build --scratch-path "$scratch" --show-bin-path)
     triple=$(swift swiftc -print-target-info | awk -F '"' '$2 == "triple" { print $4; exit }')
@@ -20,7 +20,7 @@ if [[ $(uname -s) == Linux ]] && scripts/with-swift true 2> /dev/null; then
         swift swift-symbolgraph-extract -module-name "$module" "${seen[@]}" -output-dir "$lists" \
             -minimum-access-level public -skip-synthesized-members
     done
-    # The version decides whether the tree and the errors go to stdout or to stderr.
+    # The tree is written to stdout or stderr, depending on the version; so are errors.
     if ! swift swiftc -dump-ast -module-name VZCore -swift-version 6 "${seen[@]}" -module-alias Darwin=StandInDarwin \
         VZCore/Sources/VZCore/*.swift > "$lists/vzcore.ast" 2>&1; then
         grep 'error:' "$lists/vzcore.ast" >&2
@@ -31,6 +31,6 @@ else
     echo "api-check: without a Swift toolchain on Linux the compiler's lists are not compared"
 fi
 
-# The whole workspace, so that dependencies are built once. An empty array is an error in macOS' bash.
+# `--workspace`, so that dependencies are built once. An empty array is an error in macOS' bash.
 cargo build --quiet --workspace --bin check-api
 "${CARGO_TARGET_DIR:-target}/debug/check-api" ${with[@]+"${with[@]}"} "$@"

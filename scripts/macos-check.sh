@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Proves of the macOS build what can be proved where there is no macOS: it compiles without a warning, tests included; it
-# links; the bundle is signed as it must be, and the check of that notices a changed byte. Says at the end what it proved
-# and what it could not. On macOS the same, by Xcode's tools.
+# Checks the macOS build as far as another system can: it compiles without a warning, tests included; it links; the
+# bundle's signature is valid, and its check detects a changed byte. Prints at the end what was checked and what was not.
+# On macOS it does the same with Xcode's tools.
 #
-# What it needs goes into ${XDG_CACHE_HOME:-~/.cache}/shoes-vz/macos: about 600 MB, and on two cores ten minutes the first
-# time.
+# Its tools go into ${XDG_CACHE_HOME:-~/.cache}/shoes-vz/macos: about 600 MB, and ten minutes on two cores the first time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/macos-tools.sh
@@ -22,7 +21,7 @@ stage() { # name command…
     times+=("$(printf '%4d s  %s' $((SECONDS - begin)) "$name")")
 }
 
-# The signer is long in the making and needed last: it is made beside everything else, in a process group of its own.
+# The signer takes long to build and is needed last: it is built in the background, in its process group.
 signer=
 start_signer() {
     macos_host && return
@@ -76,20 +75,20 @@ flip_byte() { # file offset
     printf "\\$(printf %03o $((byte ^ 1)))" | dd of="$1" bs=1 seek="$2" conv=notrunc 2> /dev/null
 }
 
-# A check that lets a changed bundle pass proves nothing.
+# The check must refuse a changed bundle.
 tamper() {
-    local copy=$macos_out/tampered/ShoesVZAgent.app file said
+    local copy=$macos_out/tampered/ShoesVZAgent.app file output
     for file in MacOS/shoes-vz-agent Helpers/shoes-vz-runner-agent Info.plist _CodeSignature/CodeResources \
         Resources/launchd/com.github.whywaita.shoes-vz-agent.plist; do
         rm -rf "$macos_out/tampered"
         mkdir -p "$macos_out/tampered"
         cp -R "$app" "$copy"
         flip_byte "$copy/Contents/$file" $(($(wc -c < "$copy/Contents/$file") / 3))
-        if said=$(check_signature "$copy" --minos "$MACOSX_DEPLOYMENT_TARGET" --entitlements entitlements.plist \
+        if output=$(check_signature "$copy" --minos "$MACOSX_DEPLOYMENT_TARGET" --entitlements entitlements.plist \
             --identifier com.github.whywaita.shoes-vz-agent 2>&1); then
-            macos_fail "one byte of $file was changed, and check-signature let it pass"
+            macos_fail "one byte of $file was changed, but check-signature accepted it"
         fi
-        [[ $said == *"${file##*/}"* ]] || macos_fail "one byte of $file was changed, and check-signature blames others:" "$said"
+        [[ $output == *"${file##*/}"* ]] || macos_fail "one byte of $file was changed, but check-signature does not name it:" "$output"
         echo "one byte of $file changed: refused"
     done
     rm -rf "$macos_out/tampered"
@@ -105,30 +104,30 @@ stage "wait for the signer" await_signer
 stage "bundle, sign, check" packaging/macos/bundle.sh "$built"
 stage "tamper with the bundle" tamper
 
-printf '\nmacos-check: all of it in %d s\n' "$SECONDS"
+printf '\nmacos-check: done in %d s\n' "$SECONDS"
 printf '  %s\n' "${times[@]}"
 cat << END
 
-proved, for $macos_target and macOS $MACOSX_DEPLOYMENT_TARGET or newer:
+checked, for $macos_target and macOS $MACOSX_DEPLOYMENT_TARGET or newer:
   - the workspace compiles without a warning of rustc or clippy, tests included
   - $test_programs test programs and ${#binaries[@]} binaries link: ${binaries[*]}
-  - each binary is a thin arm64 Mach-O with minos $MACOSX_DEPLOYMENT_TARGET that links nothing but what macOS has
-  - $app has its entitlements (XML and DER), hardened runtime and seals; every hash was taken again,
+  - each binary is a thin arm64 Mach-O with minos $MACOSX_DEPLOYMENT_TARGET that links only libraries of macOS
+  - $app has its entitlements (XML and DER), hardened runtime and seals; every hash was computed again,
     and a changed byte in any of five places is refused
 END
 if macos_host; then
     cat << END
-not proved: nothing of it was run. docs/on-a-mac.md goes on from here.
+not checked: nothing was run. docs/on-a-mac.md describes how to run it.
 END
     exit
 fi
 cat << END
-not proved, because this is not macOS:
-  - nothing was run: not the programs, not their tests
-  - VZCore's Swift is not in these binaries: C stand-ins took its place (\`make test\` runs it on Linux, against the
+not checked, because this is not macOS:
+  - nothing was run: neither the programs nor their tests
+  - these binaries contain C stand-ins instead of VZCore (\`make test\` runs it on Linux, against the
     stand-in for Virtualization.framework)
-  - frameworks were linked by the lists of symbols that objc2's crates declare, not by Apple's
-  - whether macOS takes the signature and grants the entitlement
+  - frameworks were linked by the symbols that objc2's crates declare, not by Apple's lists
+  - whether macOS accepts the signature and grants the entitlement
   - std is $macos_std_from
 docs/on-a-mac.md lists what to run on a Mac.
 END

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes what other projects read out of Apple's SDK as the tables in tools/shoes-vz-macos/facts.
+"""Writes the tables in tools/shoes-vz-macos/facts from what other projects read from Apple's SDK.
 
-Two sources that do not know of each other, fetched by name through pip and cargo as they are set up here:
-the metadata PyObjC's wrappers are made from, and the crates objc2, vmnet and libc. `check-api` compares the
-stand-in for Virtualization with both. What no package says (macOS versions of enums, Swift's names, vmnet's and
-clonefile's Swift forms) stands in facts/by-hand.tsv, which this program does not touch.
+There are two independent sources, fetched by name through the configured pip and cargo: the metadata of
+PyObjC's wrappers, and the crates objc2, vmnet and libc. `check-api` compares the stand-in for Virtualization
+with both. What no package has (macOS versions of enums, Swift's names, vmnet's and clonefile's Swift forms)
+is in facts/by-hand.tsv, which this program does not change.
 
     sdk-facts.py            writes the tables
-    sdk-facts.py --check    says whether the committed tables are what the packages give; exit 1 if not
+    sdk-facts.py --check    compares the committed tables with the packages; exit code 1 if they differ
 """
 
 import argparse
@@ -26,7 +26,7 @@ OBJC2 = "0.3.2"
 VMNET = "0.10.0"
 LIBC = "0.2.177"
 
-# Of AppKit, what a window around a VZVirtualMachineView needs, whole; Virtualization is taken whole.
+# The types of AppKit that a window with a VZVirtualMachineView needs. Of Virtualization all are taken.
 APPKIT = {
     "NSResponder", "NSView", "NSWindow", "NSApplication", "NSEvent", "NSGraphicsContext", "NSApplicationDelegate",
     "NSWindowDelegate", "NSWindowStyleMask", "NSBackingStoreType", "NSApplicationActivationPolicy",
@@ -68,16 +68,16 @@ def main():
             path.write_text(text)
             print(f"wrote {name}: {text.count(chr(10))} lines")
     if check and stale:
-        sys.exit(f"{stale} of {len(tables)} tables differ from what the packages give; run {sys.argv[0]}")
-    print(f"{len(tables)} tables are what the packages give" if check or not stale else "done")
+        sys.exit(f"{stale} of {len(tables)} tables differ from the packages; run {sys.argv[0]}")
+    print(f"{len(tables)} tables match the packages" if check or not stale else "done")
 
 
 # --- fetching ---------------------------------------------------------------------------------------------------
 
 
 def pyobjc_metadata(place, package, member):
-    """The metadata file out of a source package. Building it needs a Mac, so pip ends with an error; what it
-    unpacked before that stays, and only that is wanted."""
+    """Returns the metadata file of a source package. Building it needs a Mac, so pip fails, but keeps the files that
+    it has unpacked."""
     unpacked = place / package
     unpacked.mkdir()
     run = subprocess.run(
@@ -93,7 +93,7 @@ def pyobjc_metadata(place, package, member):
 
 
 def vendor(place):
-    """The crates' sources, by a manifest that names them."""
+    """Downloads the crates' sources, by a manifest that names them."""
     package = place / "crates"
     (package / "src").mkdir(parents=True)
     (package / "src" / "lib.rs").write_text("")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Swift's tests: format, `swift test` with coverage of VZCore's lines (at least 85 %), races under ThreadSanitizer, and
-# the compiler's own list of the symbols VZCore uses. Exits 69 without Swift. Ends with "N passed, N failed".
+# Runs Swift's tests: format, `swift test` with coverage of VZCore's lines (at least 85 %), races under ThreadSanitizer,
+# and api-check. Exits with 69 without Swift. The last line is "N passed, N failed".
 set -uo pipefail
 cd "$(dirname "$0")/.."
 least=85
@@ -10,7 +10,7 @@ mkdir -p "$scratch"
 : > "$log"
 status=0
 
-# A line at a time, so that a test that hangs is known by name.
+# Line-buffered, so that the log names a test that hangs.
 swift() { scripts/with-swift stdbuf -oL "$@"; }
 swift true || exit $?
 
@@ -20,7 +20,7 @@ run() {
 }
 
 run swift format lint --strict -r Package.swift VZCore bridge/swift/VZBridge/*.swift
-# The two bundles apart, and one test at a time: what each leaves behind is counted in the whole process.
+# Two processes, and one test at a time: leak tests count what the whole process holds.
 test=(swift test --scratch-path "$scratch" --disable-xctest --enable-code-coverage -Xswiftc -warnings-as-errors)
 run timeout 600 "${test[@]}" --no-parallel --filter VirtualizationTests
 run timeout 600 "${test[@]}" --skip-build --filter VZCoreTests
@@ -34,12 +34,12 @@ covered=$(echo "$table" | awk '$1 == "TOTAL" { sub("%", "", $10); print $10 }')
 if awk -v c="${covered:-0}" -v l=$least 'BEGIN { exit !(c >= l) }'; then
     echo "VZCore: $covered % of its lines are covered by tests (at least $least %)"
 else
-    echo "error: ${covered:-no} % of VZCore's lines are covered by tests; $least % are asked for" | tee -a "$log"
+    echo "error: ${covered:-no} % of VZCore's lines are covered by tests; at least $least % are required" | tee -a "$log"
     status=1
 fi
 
 run timeout 900 swift test --scratch-path "$scratch-tsan" --disable-xctest --sanitize=thread --filter Races
-grep -q 'WARNING: ThreadSanitizer' "$log" && { echo "error: ThreadSanitizer saw a race"; status=1; }
+grep -q 'WARNING: ThreadSanitizer' "$log" && { echo "error: ThreadSanitizer found a race"; status=1; }
 
 echo "==> scripts/api-check.sh"
 scripts/api-check.sh 2>&1 | tee -a "$log" || status=1

@@ -1,19 +1,19 @@
-//! Failure codes and states, the same on both sides of the seam. A test asks Swift for its names.
+//! Failure codes and states, the same on both sides of the seam. A test compares them with Swift's.
 
 use std::fmt;
 
 macro_rules! numbered {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $case:ident = $number:literal $text:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident { $($case:ident = $number:literal $text:literal,)* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(i32)]
-        pub enum $name { $($(#[$doc])* $case = $number,)* }
+        pub enum $name { $($case = $number,)* }
 
         impl $name {
-            /// Every one, in the order of their numbers.
+            /// All, in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$case),*];
 
-            /// Its name on Swift's side.
+            /// Its name in Swift.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$case => $text,)* }
             }
@@ -26,47 +26,27 @@ macro_rules! numbered {
 }
 
 numbered! {
-    /// Why something was not done: VZCore's `FailureCode`.
+    /// The kind of a failure: VZCore's `FailureCode`, where each is described.
     Code {
-        /// It was done.
         Ok = 0 "ok",
-        /// The machine's settings are no valid JSON, or wrong.
         BadSpec = 1 "badSpec",
-        /// The framework refuses the configuration.
         InvalidConfiguration = 2 "invalidConfiguration",
-        /// Not in this state.
         InvalidState = 3 "invalidState",
-        /// The host runs as many VMs as macOS allows (two with macOS guests).
         LimitExceeded = 4 "limitExceeded",
-        /// The host's disk is full.
         DiskFull = 5 "diskFull",
-        /// The disk image is damaged, in use, or no disk image.
         DiskImage = 6 "diskImage",
-        /// This host or framework cannot do it.
         NotSupported = 7 "notSupported",
-        /// The state could not be saved.
         SaveFailed = 8 "saveFailed",
-        /// The saved state was refused.
         RestoreFailed = 9 "restoreFailed",
-        /// The network.
         Network = 10 "network",
-        /// A file operation failed.
         Io = 11 "io",
-        /// A clone must be on its template's volume.
         DifferentVolume = 12 "differentVolume",
-        /// What was to be made is there already.
         Exists = 13 "exists",
-        /// Not within the deadline.
         TimedOut = 14 "timedOut",
-        /// No machine of this number (any more).
         NoSuchMachine = 15 "noSuchMachine",
-        /// Somebody cancelled it.
         Cancelled = 16 "cancelled",
-        /// The installation of macOS failed.
         InstallFailed = 17 "installFailed",
-        /// Nobody in the guest answers on that port.
         ConnectFailed = 18 "connectFailed",
-        /// The framework's own error, or a code this version does not know.
         Internal = 19 "internalError",
     }
 }
@@ -74,25 +54,15 @@ numbered! {
 numbered! {
     /// A machine's state: `VZVirtualMachine.State`, with its numbers (SDK 26.5).
     State {
-        /// Not started yet, or over.
         Stopped = 0 "stopped",
-        /// The guest runs.
         Running = 1 "running",
-        /// The guest's time stands still.
         Paused = 2 "paused",
-        /// The framework gave up on it.
         Error = 3 "error",
-        /// On its way to running.
         Starting = 4 "starting",
-        /// On its way to paused.
         Pausing = 5 "pausing",
-        /// On its way back to running.
         Resuming = 6 "resuming",
-        /// On its way to stopped.
         Stopping = 7 "stopping",
-        /// Its state is being written.
         Saving = 8 "saving",
-        /// Its state is being read.
         Restoring = 9 "restoring",
     }
 }
@@ -109,18 +79,16 @@ impl State {
     }
 }
 
-/// What was not done, and why: one sentence for an operator, with the framework's own words and code in it.
+/// A failed call: one sentence for an operator, with the framework's description and code in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which kind.
     pub code: Code,
-    /// Worded.
-    pub message: String,
+    pub reason: String,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.reason)
     }
 }
 

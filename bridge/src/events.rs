@@ -1,4 +1,4 @@
-//! Events from Swift's queues into channels. The one function Swift calls.
+//! Events from Swift's queues into channels, by the one function that Swift calls.
 
 use std::{
     collections::HashMap,
@@ -10,30 +10,36 @@ use std::{
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::{Code, Failure, State};
+use crate::codes::{Code, Failure, State};
 
-/// What happens to a machine without being asked for, or while something is.
+/// An event of a machine or an installation.
 #[derive(Debug)]
 pub enum Event {
-    /// It is in this state now.
     State(State),
-    /// The guest shut itself down.
+    /// The guest powered itself off.
     GuestStopped,
     /// The machine ended by itself.
     Stopped(Failure),
-    /// The network attachment was lost, in the framework's words; the guest runs on.
+    /// A network device lost its network, with the framework's reason; the guest keeps running.
     NetworkDisconnected(String),
-    /// The guest has connected to a port of the host's (`VmSpec`'s listening ports).
+    /// The guest connected to a port on which the host listens (`vsock_listen` in the machine's settings).
     GuestConnected {
-        /// The host's port.
         port: u32,
-        /// The connection.
         connection: OwnedFd,
     },
-    /// An installation is this far, 0 to 1.
+    /// Progress of an installation, 0 to 1.
     Progress(f64),
-    /// Swift said something this version does not know.
+    /// An event that this version does not know.
     Unknown(String),
+}
+
+/// Number of machines on both sides of the seam, for leak tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// In Swift.
+    pub machines: i64,
+    /// Receivers of events in Rust.
+    pub listeners: usize,
 }
 
 static SINKS: LazyLock<Mutex<HashMap<u64, UnboundedSender<Event>>>> = LazyLock::new(Mutex::default);
@@ -42,7 +48,7 @@ fn sinks() -> MutexGuard<'static, HashMap<u64, UnboundedSender<Event>>> {
     SINKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Events of `id` arrive at the receiver until [`forget`].
+/// Sends the events of `id` to the receiver until [`forget`].
 pub(crate) fn listen(id: u64) -> UnboundedReceiver<Event> {
     let (sender, receiver) = unbounded_channel();
     sinks().insert(id, sender);
@@ -53,43 +59,46 @@ pub(crate) fn forget(id: u64) {
     sinks().remove(&id);
 }
 
-/// Machines and installations whose events are listened for.
+/// Number of machines and installations with a receiver.
 pub(crate) fn listeners() -> usize {
     sinks().len()
 }
 
-/// Called by Swift, on a machine's queue. Must not unwind into it.
-pub(crate) fn vz_event(machine: u64, kind: i32, value: i64, extra: i64, message: String) {
-    let told = catch_unwind(AssertUnwindSafe(|| {
-        // Made before anything else: a descriptor belongs to us from here on, and is closed when nobody wants it.
-        let event = event(kind, value, extra, message);
+/// Swift calls this on a machine's queue. It must not unwind into Swift.
+pub(crate) fn vz_event(machine: u64, kind: i32, value: i64, extra: i64, text: String) {
+    let handled = catch_unwind(AssertUnwindSafe(|| {
+        // First, because it takes ownership of a descriptor, which is then closed even if there is no receiver.
+        let event = event(kind, value, extra, text);
         let sink = sinks().get(&machine).cloned();
         if let Some(sink) = sink {
-            // Fails only when the owner has gone, who then wants no events.
+            // Fails only when the receiver was dropped.
             drop(sink.send(event));
         }
     }));
-    if told.is_err() {
-        // `eprintln!` would panic where stderr cannot be written, on a thread that is Swift's.
+    if handled.is_err() {
+        // `eprintln!` would panic if stderr cannot be written to, on a Swift thread.
         let _ = writeln!(
             std::io::stderr(),
-            "bridge: an event of machine {machine} was lost: handing it on panicked"
+            "bridge: an event of machine {machine} was lost: its handler panicked"
         );
     }
 }
 
-fn event(kind: i32, value: i64, extra: i64, message: String) -> Event {
+fn event(kind: i32, value: i64, extra: i64, text: String) -> Event {
     match kind {
         0 => match i32::try_from(value).ok().and_then(State::from_number) {
             Some(state) => Event::State(state),
             None => Event::Unknown(format!("state {value}")),
         },
         1 => Event::GuestStopped,
-        2 => Event::Stopped(Failure { code: Code::from_number(i32::try_from(value).unwrap_or(-1)), message }),
-        3 => Event::NetworkDisconnected(message),
+        2 => Event::Stopped(Failure {
+            code: Code::from_number(i32::try_from(value).unwrap_or(-1)),
+            reason: text,
+        }),
+        3 => Event::NetworkDisconnected(text),
         4 => match (u32::try_from(value), RawFd::try_from(extra)) {
             (Ok(port), Ok(fd)) if fd >= 0 => {
-                // SAFETY: Swift's half hands over a descriptor of its own with this event, and never uses it again.
+                // SAFETY: this event transfers ownership of the descriptor: Swift does not use it again.
                 let connection = unsafe { OwnedFd::from_raw_fd(fd) };
                 Event::GuestConnected { port, connection }
             }
@@ -98,7 +107,7 @@ fn event(kind: i32, value: i64, extra: i64, message: String) -> Event {
         // In millionths.
         #[allow(clippy::cast_precision_loss)]
         5 => Event::Progress(value as f64 / 1e6),
-        _ => Event::Unknown(format!("event {kind}: {value}, {extra}, {message:?}")),
+        _ => Event::Unknown(format!("event {kind}: {value}, {extra}, {text:?}")),
     }
 }
 
@@ -116,7 +125,7 @@ mod tests {
         vz_event(a, 2, 4, 0, "no room".into());
         assert!(matches!(at_a.try_recv().unwrap(), Event::State(State::Running)));
         let Event::Stopped(failure) = at_a.try_recv().unwrap() else { panic!() };
-        assert_eq!((failure.code, failure.message.as_str()), (Code::LimitExceeded, "no room"));
+        assert_eq!((failure.code, failure.reason.as_str()), (Code::LimitExceeded, "no room"));
         assert!(at_b.try_recv().is_err());
         forget(a);
         forget(b);
@@ -125,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_nobody_wants_is_closed() {
+    fn a_connection_without_a_receiver_is_closed() {
         use std::os::fd::IntoRawFd as _;
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         vz_event(u64::MAX - 3, 4, 5422, i64::from(OwnedFd::from(ours).into_raw_fd()), String::new());
@@ -133,10 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_does_not_know_is_told_and_closes_nothing() {
+    fn an_unknown_event_is_reported_and_closes_nothing() {
         for (kind, value, extra) in [(99, 1, 2), (0, 77, 0), (4, 5422, -1), (4, -1, 3)] {
-            let Event::Unknown(words) = event(kind, value, extra, "x".into()) else { panic!("{kind}") };
-            assert!(!words.is_empty());
+            let Event::Unknown(text) = event(kind, value, extra, "x".into()) else { panic!("{kind}") };
+            assert!(!text.is_empty());
         }
         assert!(matches!(event(5, 500_000, 0, String::new()), Event::Progress(p) if (p - 0.5).abs() < 1e-9));
     }

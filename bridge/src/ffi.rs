@@ -1,5 +1,5 @@
-//! What crosses the seam, as swift-bridge wants it said. Values only; each function of Swift's blocks, and keeps to the
-//! deadline it is given. `bridge/swift/VZBridge/` is the other half.
+//! The functions and values that cross the seam, for swift-bridge. Values only; each Swift function blocks, and returns
+//! within its deadline. `bridge/swift/VZBridge/` is the other half.
 
 use super::events::vz_event;
 
@@ -7,16 +7,16 @@ use super::events::vz_event;
 pub(crate) mod ffi {
     #[swift_bridge(swift_repr = "struct")]
     struct Outcome {
-        /// `Code`; 0 = done.
+        /// `Code`; 0 = success.
         code: i32,
-        /// What was asked for, where that is a number (a descriptor).
+        /// The result, where it is a number (a descriptor).
         value: i64,
-        /// The failure's words, or what was asked for where that is a text.
-        message: String,
+        /// The failure's reason, or the result where it is a text.
+        text: String,
     }
 
     extern "Rust" {
-        fn vz_event(machine: u64, kind: i32, value: i64, extra: i64, message: String);
+        fn vz_event(machine: u64, kind: i32, value: i64, extra: i64, text: String);
     }
 
     extern "Swift" {

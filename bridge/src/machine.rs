@@ -1,4 +1,4 @@
-//! VZCore's functions, made safe.
+//! Safe wrappers of VZCore's functions.
 
 use std::{
     os::fd::{FromRawFd as _, OwnedFd, RawFd},
@@ -10,27 +10,26 @@ use std::{
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
-    Live,
     codes::{Code, Failure},
-    events::{self, Event},
+    events::{self, Event, Live},
     ffi::ffi::{self, Outcome},
 };
 
-/// Never used twice in a process, so that a late call meets nobody else's machine.
+/// Numbers are not reused in a process, so that a late call cannot reach another machine.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// Whether VZCore is in this build.
+/// Whether this build contains VZCore.
 pub const fn available() -> bool {
     true
 }
 
-/// One VM of VZCore's. Dropping it ends the VM, without waiting for that.
+/// A VM of VZCore. Dropping it ends the VM in the background.
 #[derive(Debug)]
 pub struct Machine {
     id: u64,
 }
 
-/// Its listener is forgotten when its machine could not be opened.
+/// Removes the receiver on drop, unless its machine was opened.
 struct Listening(u64);
 
 impl Drop for Listening {
@@ -40,7 +39,7 @@ impl Drop for Listening {
 }
 
 impl Machine {
-    /// A VM of `spec` (VZCore's `MachineSpec`, as JSON), stopped; and what happens to it from now on.
+    /// Creates a stopped VM from `spec` (VZCore's `MachineSpec`, as JSON), and the receiver of its events.
     pub fn open(spec: &str) -> Result<(Self, UnboundedReceiver<Event>), Failure> {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let receiver = events::listen(id);
@@ -50,17 +49,15 @@ impl Machine {
         Ok((Self { id }, receiver))
     }
 
-    /// Boots the guest; returns when it runs.
+    /// Boots the guest; returns when it is running.
     pub fn start(&self, deadline: Duration) -> Result<(), Failure> {
         done(ffi::vz_start(self.id, ms(deadline)))
     }
 
-    /// Stops the guest's time.
     pub fn pause(&self, deadline: Duration) -> Result<(), Failure> {
         done(ffi::vz_pause(self.id, ms(deadline)))
     }
 
-    /// Lets it go on.
     pub fn resume(&self, deadline: Duration) -> Result<(), Failure> {
         done(ffi::vz_resume(self.id, ms(deadline)))
     }
@@ -70,7 +67,7 @@ impl Machine {
         done(ffi::vz_save(self.id, &text(path)?, ms(deadline)))
     }
 
-    /// Puts a stopped machine into the state saved in `path`; it is paused then.
+    /// Restores a stopped machine to the state saved in `path`; it is paused then.
     pub fn restore(&self, path: &Path, deadline: Duration) -> Result<(), Failure> {
         done(ffi::vz_restore(self.id, &text(path)?, ms(deadline)))
     }
@@ -80,23 +77,23 @@ impl Machine {
         done(ffi::vz_request_stop(self.id, ms(deadline)))
     }
 
-    /// Ends the VM, whatever the guest does; returns when it is stopped.
+    /// Ends the VM without asking the guest; returns when it is stopped.
     pub fn stop(&self, deadline: Duration) -> Result<(), Failure> {
         done(ffi::vz_stop(self.id, ms(deadline)))
     }
 
-    /// A connection to the guest's vsock port.
+    /// Connects to the guest's vsock port.
     pub fn connect(&self, port: u32, deadline: Duration) -> Result<OwnedFd, Failure> {
         let fd = value(ffi::vz_connect(self.id, port, ms(deadline)))?;
         let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(|| Failure {
             code: Code::Internal,
-            message: format!("VZCore gave {fd} for a connection's descriptor"),
+            reason: format!("VZCore returned {fd} as a connection's descriptor"),
         })?;
-        // SAFETY: VZCore hands a descriptor of its own over with this answer, and never uses it again.
+        // SAFETY: this outcome transfers ownership of the descriptor: VZCore does not use it again.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// Whether the configuration allows [`Machine::save`], in the framework's words where not.
+    /// Whether the configuration allows [`Machine::save`], with the framework's reason if it does not.
     pub fn save_support(&self) -> Result<(), Failure> {
         done(ffi::vz_save_support(self.id))
     }
@@ -106,7 +103,7 @@ impl Machine {
         done(ffi::vz_show_window(self.id, title, ms(deadline)))
     }
 
-    /// Ends the VM and waits until nothing of it is left. Every other call fails from then on; closing twice is fine.
+    /// Ends the VM and waits until everything is released. Every other call fails then; closing twice is allowed.
     pub fn close(&self, deadline: Duration) -> Result<(), Failure> {
         let closed = done(ffi::vz_close(self.id, ms(deadline).max(1)));
         events::forget(self.id);
@@ -117,12 +114,12 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         events::forget(self.id);
-        // Deadline 0: Swift closes it in its own time, if it is there still.
+        // Deadline 0: Swift closes it in the background, unless it is closed already.
         drop(ffi::vz_close(self.id, 0));
     }
 }
 
-/// Clones the template's files into the bundle, a directory that is there (`clonefile(2)`: they must be on one volume).
+/// Clones the template's files into the bundle, an existing directory (`clonefile(2)`: they must be on one volume).
 /// `os` is "macos" or "linux"; a larger `disk_bytes` makes the clone's disk that large.
 pub fn clone_bundle(template: &Path, bundle: &Path, os: &str, disk_bytes: u64) -> Result<(), Failure> {
     done(ffi::vz_clone(&text(template)?, &text(bundle)?, os, disk_bytes))
@@ -130,16 +127,16 @@ pub fn clone_bundle(template: &Path, bundle: &Path, os: &str, disk_bytes: u64) -
 
 /// The host's limits (VZCore's `HostLimits`), as JSON.
 pub fn host() -> Result<String, Failure> {
-    words(ffi::vz_host())
+    text_result(ffi::vz_host())
 }
 
-/// What a restore image (IPSW) is, as JSON; "" asks Apple for the latest this host supports.
+/// Describes a restore image (IPSW), as JSON; "" asks Apple for the latest that this host supports.
 pub fn restore_image(path: &str, deadline: Duration) -> Result<String, Failure> {
-    words(ffi::vz_restore_image(path, ms(deadline)))
+    text_result(ffi::vz_restore_image(path, ms(deadline)))
 }
 
-/// Installs macOS from a restore image into a new template (VZCore's `InstallRequest`, as JSON), telling its progress
-/// to `progress`. `started` gets the number [`cancel_install`] takes. Blocks for the whole installation.
+/// Installs macOS from a restore image into a new template (VZCore's `InstallRequest`, as JSON), reporting to
+/// `progress`. `started` gets the number for [`cancel_install`]. Blocks for the whole installation.
 pub fn install(
     request: &str,
     started: impl FnOnce(u64),
@@ -148,7 +145,7 @@ pub fn install(
     let job = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut events = events::listen(job);
     let listening = Listening(job);
-    let teller = std::thread::spawn(move || {
+    let reporter = std::thread::spawn(move || {
         while let Some(event) = events.blocking_recv() {
             if let Event::Progress(done) = event {
                 progress(done);
@@ -156,24 +153,23 @@ pub fn install(
         }
     });
     started(job);
-    let outcome = words(ffi::vz_install(job, request));
-    // No more events: the teller ends.
+    let outcome = text_result(ffi::vz_install(job, request));
+    // Closes the channel, which ends the reporter.
     drop(listening);
-    drop(teller.join());
+    drop(reporter.join());
     outcome
 }
 
-/// Ends an installation; what it has made is removed.
+/// Cancels an installation and removes what it created.
 pub fn cancel_install(job: u64) -> Result<(), Failure> {
     done(ffi::vz_cancel_install(job))
 }
 
-/// Runs the process' main loop, which windows need: on the main thread, for ever.
+/// Runs the process's main loop, which windows need, on the main thread. Does not return.
 pub fn run_main_loop() {
     ffi::vz_run_main_loop();
 }
 
-/// What is alive.
 pub fn live() -> Live {
     Live { machines: ffi::vz_machines(), listeners: events::listeners() }
 }
@@ -181,7 +177,7 @@ pub fn live() -> Live {
 fn value(outcome: Outcome) -> Result<i64, Failure> {
     match Code::from_number(outcome.code) {
         Code::Ok => Ok(outcome.value),
-        code => Err(Failure { code, message: outcome.message }),
+        code => Err(Failure { code, reason: outcome.text }),
     }
 }
 
@@ -189,10 +185,10 @@ fn done(outcome: Outcome) -> Result<(), Failure> {
     value(outcome).map(drop)
 }
 
-fn words(outcome: Outcome) -> Result<String, Failure> {
+fn text_result(outcome: Outcome) -> Result<String, Failure> {
     match Code::from_number(outcome.code) {
-        Code::Ok => Ok(outcome.message),
-        code => Err(Failure { code, message: outcome.message }),
+        Code::Ok => Ok(outcome.text),
+        code => Err(Failure { code, reason: outcome.text }),
     }
 }
 
@@ -203,24 +199,28 @@ fn ms(deadline: Duration) -> u64 {
 fn text(path: &Path) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure {
         code: Code::Io,
-        message: format!("the path {path:?} is not UTF-8, which Virtualization.framework's URLs need"),
+        reason: format!("the path {path:?} is not UTF-8, which Virtualization.framework's URLs need"),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::State;
+    use crate::codes::State;
 
     #[test]
     fn both_sides_number_codes_and_states_alike() {
         for code in Code::ALL {
             assert_eq!(ffi::vz_code_name(*code as i32), code.name(), "{code:?}");
         }
-        assert_eq!(ffi::vz_code_name(Code::ALL.len() as i32), "", "Swift has a code Rust has not");
+        assert_eq!(ffi::vz_code_name(Code::ALL.len() as i32), "", "Swift has a code that Rust does not have");
         for state in State::ALL {
             assert_eq!(ffi::vz_code_name(1000 + *state as i32), state.name(), "{state:?}");
         }
-        assert_eq!(ffi::vz_code_name(1000 + State::ALL.len() as i32), "", "Swift has a state Rust has not");
+        assert_eq!(
+            ffi::vz_code_name(1000 + State::ALL.len() as i32),
+            "",
+            "Swift has a state that Rust does not have"
+        );
     }
 }

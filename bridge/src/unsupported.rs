@@ -1,34 +1,35 @@
-//! Without VZCore: every call says so.
+//! Replaces `machine` in builds without VZCore: every call fails with the reason.
 
 use std::{os::fd::OwnedFd, path::Path, time::Duration};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{Code, Event, Failure, Live, events};
+use crate::{
+    codes::{Code, Failure},
+    events::{self, Event, Live},
+};
 
-/// Whether VZCore is in this build.
 pub const fn available() -> bool {
     false
 }
 
-/// One VM of VZCore's; there can be none in this build.
+/// Cannot exist in this build.
 #[derive(Debug)]
-pub struct Machine(Nobody);
+pub struct Machine(Never);
 
 #[derive(Debug, Clone, Copy)]
-enum Nobody {}
+enum Never {}
 
 fn unsupported<T>() -> Result<T, Failure> {
     Err(Failure {
         code: Code::NotSupported,
-        message:
+        reason:
             "this build has no VZCore (Virtualization.framework's part); on Linux build with the feature \
                   \"swift\" (`make setup-swift`), or use --hypervisor qemu"
                 .into(),
     })
 }
 
-#[allow(missing_docs, reason = "as in the other build")]
 impl Machine {
     pub fn open(_: &str) -> Result<(Self, UnboundedReceiver<Event>), Failure> {
         unsupported()
@@ -79,35 +80,29 @@ impl Machine {
     }
 }
 
-/// Needs VZCore.
 pub fn clone_bundle(_: &Path, _: &Path, _: &str, _: u64) -> Result<(), Failure> {
     unsupported()
 }
 
-/// Needs VZCore.
 pub fn host() -> Result<String, Failure> {
     unsupported()
 }
 
-/// Needs VZCore.
 pub fn restore_image(_: &str, _: Duration) -> Result<String, Failure> {
     unsupported()
 }
 
-/// Needs VZCore.
 pub fn install(_: &str, _: impl FnOnce(u64), _: impl FnMut(f64) + Send + 'static) -> Result<String, Failure> {
     unsupported()
 }
 
-/// Needs VZCore.
 pub fn cancel_install(_: u64) -> Result<(), Failure> {
     unsupported()
 }
 
-/// Windows need VZCore; there are none, so there is nothing to run.
+/// Windows need VZCore: there is nothing to run.
 pub fn run_main_loop() {}
 
-/// Nothing is.
 pub fn live() -> Live {
     Live { machines: 0, listeners: events::listeners() }
 }
@@ -121,7 +116,7 @@ mod tests {
         let failure = Machine::open("{}").unwrap_err();
         assert_eq!(failure.code, Code::NotSupported);
         for word in ["VZCore", "make setup-swift", "--hypervisor qemu"] {
-            assert!(failure.message.contains(word), "{failure}");
+            assert!(failure.reason.contains(word), "{failure}");
         }
         assert!(!available());
         assert_eq!(

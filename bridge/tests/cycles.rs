@@ -6,13 +6,13 @@ mod common;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use common::{Place, spec};
+use common::{Fixture, spec};
 use shoes_vz_bridge::{Code, Failure, Live, Machine, live};
 use tokio::{task::spawn_blocking, time::timeout};
 
 const CYCLES: u64 = 10_000;
 const LONG: Duration = Duration::from_secs(60);
-/// One of so many guests is a process; the others do nothing.
+/// One in this many guests is a process; the others do nothing.
 const PROCESSES: u64 = 100;
 
 /// A generator whose sequence the seed decides (splitmix64).
@@ -36,7 +36,7 @@ async fn call(
     spawn_blocking(move || call(&vm)).await.unwrap()
 }
 
-/// One life. Dropping it at any moment drops the machine as well, once the call under way has come back.
+/// One life. Dropping it drops the machine as well, once the pending call has returned.
 async fn life(bundle: &Path, steps: u64) {
     let json = spec(bundle);
     let (vm, mut events) = match spawn_blocking(move || Machine::open(&json)).await.unwrap() {
@@ -54,7 +54,7 @@ async fn life(bundle: &Path, steps: u64) {
         };
         match done {
             Ok(()) => {}
-            // Machines of lives cut short may still be on their way out when the third one starts.
+            // Machines that were dropped early may still be closing when the third one starts.
             Err(failure) if step == 0 && failure.code == Code::LimitExceeded => break,
             Err(failure) => panic!("step {step}: {failure}"),
         }
@@ -79,15 +79,15 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Waits until the machines whose lives were cut short are closed.
+/// Waits until the machines that were dropped early are closed.
 async fn quiet() {
     let nothing = Live { machines: 0, listeners: 0 };
-    let gone = async {
+    let closed = async {
         while live() != nothing {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(LONG, gone).await.unwrap_or_else(|_| panic!("still there: {:?}", live()));
+    timeout(LONG, closed).await.unwrap_or_else(|_| panic!("still there: {:?}", live()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,21 +95,21 @@ async fn ten_thousand_lives_cut_short_at_random_leave_nothing() {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_124);
     println!("SEED={seed}");
     let mut random = Random(seed);
-    let (idle, busy) = (Place::new("", ""), Place::new("sleep 1000", ""));
+    let (idle, busy) = (Fixture::new("", ""), Fixture::new("sleep 1000", ""));
     let (mut settled, mut used) = (Vec::new(), Vec::new());
     for batch in 0..CYCLES / 2 {
         let mut lives = Vec::new();
         for half in 0..2 {
-            let place = if random.below(PROCESSES) == 0 { &busy } else { &idle };
-            let bundle = place.bundle(&format!("{batch}-{half}"));
-            // A third lives to its end; the others are dropped within about the time a life takes.
-            let (steps, patience) = (random.below(5), random.below(3));
-            let patience = Duration::from_micros(if patience == 0 { 60_000_000 } else { random.below(4000) });
+            let fixture = if random.below(PROCESSES) == 0 { &busy } else { &idle };
+            let bundle = fixture.bundle(&format!("{batch}-{half}"));
+            // A third runs to its end; the others are dropped within about the time that one takes.
+            let (steps, choice) = (random.below(5), random.below(3));
+            let limit = Duration::from_micros(if choice == 0 { 60_000_000 } else { random.below(4000) });
             used.push(bundle.clone());
-            lives.push(async move { drop(timeout(patience, life(&bundle, steps)).await) });
+            lives.push(async move { drop(timeout(limit, life(&bundle, steps)).await) });
         }
         futures_join(lives).await;
-        // A machine of a life cut short still uses its bundle.
+        // A machine that was dropped early still uses its bundle.
         if used.len() >= 200 {
             quiet().await;
             used.drain(..).for_each(|bundle| fs::remove_dir_all(bundle).unwrap());

@@ -8,10 +8,11 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use common::{Place, spec, spec_with};
+use common::{Fixture, spec, spec_with};
 use shoes_vz_bridge::{
     Code, Event, Machine, State, cancel_install, clone_bundle, host, install, restore_image,
 };
@@ -40,9 +41,9 @@ fn reaches(events: &mut UnboundedReceiver<Event>, state: State) {
 }
 
 #[test]
-fn a_machine_starts_pauses_resumes_and_stops_and_tells_each_state() {
-    let place = Place::new("", "");
-    let (vm, mut events) = Machine::open(&spec(&place.bundle("a"))).unwrap();
+fn a_machine_starts_pauses_resumes_and_stops_and_reports_each_state() {
+    let fixture = Fixture::new("", "");
+    let (vm, mut events) = Machine::open(&spec(&fixture.bundle("a"))).unwrap();
     vm.start(LONG).unwrap();
     reaches(&mut events, State::Running);
     vm.pause(LONG).unwrap();
@@ -59,13 +60,13 @@ fn a_machine_starts_pauses_resumes_and_stops_and_tells_each_state() {
 
 #[test]
 fn a_state_is_saved_and_restored_by_another_machine_of_the_same_bundle() {
-    let place = Place::new("", "");
-    let bundle = place.bundle("a");
-    let state = place.dir.path().join("state");
+    let fixture = Fixture::new("", "");
+    let bundle = fixture.bundle("a");
+    let state = fixture.dir.path().join("state");
     let spec = spec_with(&bundle, r#","mac_address":"02:00:00:00:00:01""#);
     let (first, _events) = Machine::open(&spec).unwrap();
     first.save_support().unwrap();
-    assert_eq!(first.save(&state, LONG).unwrap_err().code, Code::InvalidState, "it does not run yet");
+    assert_eq!(first.save(&state, LONG).unwrap_err().code, Code::InvalidState, "it is not running yet");
     first.start(LONG).unwrap();
     first.pause(LONG).unwrap();
     first.save(&state, LONG).unwrap();
@@ -80,17 +81,20 @@ fn a_state_is_saved_and_restored_by_another_machine_of_the_same_bundle() {
     let (third, _events) = Machine::open(&spec).unwrap();
     let refused = third.restore(&state, LONG).unwrap_err();
     assert_eq!(refused.code, Code::RestoreFailed);
-    assert!(refused.message.contains("VZErrorDomain 12"), "{refused}");
+    assert!(refused.reason.contains("VZErrorDomain 12"), "{refused}");
 }
 
 #[test]
-fn wrong_settings_are_all_told_at_once() {
-    let failure = Machine::open(r#"{"bundle":"relative","os":"beos","cpu":2}"#).unwrap_err();
-    assert_eq!(failure.code, Code::BadSpec);
-    for word in
-        ["os must be one of macos, linux", "cpu is no key", "memory_bytes is missing", "absolute path"]
-    {
-        assert!(failure.message.contains(word), "{word}: {failure}");
+fn wrong_settings_are_refused_by_their_key() {
+    for (from, to, expected) in [
+        ("\"macos\"", "\"beos\"", "os: "),
+        ("\"cpus\"", "\"cpu\"", "the key cpu is unknown"),
+        ("\"cpus\":2,", "", "cpus: the key is missing"),
+        ("\"/b\"", "\"b\"", "bundle must be an absolute path"),
+    ] {
+        let failure = Machine::open(&spec(Path::new("/b")).replace(from, to)).unwrap_err();
+        assert_eq!(failure.code, Code::BadSpec);
+        assert!(failure.reason.contains(expected), "{expected}: {failure}");
     }
     assert_eq!(Machine::open("not JSON").unwrap_err().code, Code::BadSpec);
     assert_eq!(Machine::open("").unwrap_err().code, Code::BadSpec);
@@ -98,27 +102,27 @@ fn wrong_settings_are_all_told_at_once() {
 
 #[test]
 fn texts_of_any_kind_cross_unharmed() {
-    let place = Place::new("", "");
+    let fixture = Fixture::new("", "");
     for name in ["Ünïcödé 🍎", "quo\"te\\back", "two\nlines"] {
-        let bundle = place.bundle(name);
+        let bundle = fixture.bundle(name);
         let (vm, _events) = Machine::open(&spec(&bundle)).unwrap();
         let failure = vm.pause(LONG).unwrap_err();
-        assert!(failure.message.contains(name), "{failure}");
+        assert!(failure.reason.contains(name), "{failure}");
         vm.close(LONG).unwrap();
     }
     let long = "x".repeat(1 << 20);
-    assert!(Machine::open(&format!("{{\"bundle\":\"/{long}\"}}")).unwrap_err().message.len() < 1 << 16);
+    assert!(Machine::open(&format!("{{\"bundle\":\"/{long}\"}}")).unwrap_err().reason.len() < 1 << 16);
 }
 
 #[test]
-fn a_guests_power_off_and_its_crash_are_told_with_their_reason() {
-    let off = Place::new("exit 0", "");
+fn a_guests_power_off_and_its_crash_are_reported_with_their_reason() {
+    let off = Fixture::new("exit 0", "");
     let (vm, mut events) = Machine::open(&spec(&off.bundle("a"))).unwrap();
     vm.start(LONG).unwrap();
     until(&mut events, |event| matches!(event, Event::GuestStopped).then_some(()));
     drop(vm);
 
-    let crash = Place::new("exit 3", "");
+    let crash = Fixture::new("exit 3", "");
     let (vm, mut events) = Machine::open(&spec(&crash.bundle("a"))).unwrap();
     vm.start(LONG).unwrap();
     let failure = until(&mut events, |event| match event {
@@ -126,18 +130,18 @@ fn a_guests_power_off_and_its_crash_are_told_with_their_reason() {
         _ => None,
     });
     assert_eq!(failure.code, Code::Internal);
-    assert!(failure.message.contains("VZErrorDomain 1"), "{failure}");
+    assert!(failure.reason.contains("VZErrorDomain 1"), "{failure}");
     drop(vm);
 }
 
 #[test]
 fn both_sides_open_connections_and_each_carries_its_own_bytes() {
-    // The guest answers on port 7 and knocks at the host's port 5422.
+    // The guest answers on port 7 and announces itself on the host's port 5422.
     let guest = r#"exec python3 - <<'PY'
 import os, socket, threading
 d = os.environ["VZ_GUEST_VSOCK"]
 s = socket.socket(socket.AF_UNIX); s.bind(d + "/guest-7"); s.listen()
-k = socket.socket(socket.AF_UNIX); k.connect(d + "/host-5422"); k.sendall(b"knock")
+k = socket.socket(socket.AF_UNIX); k.connect(d + "/host-5422"); k.sendall(b"hello")
 while True:
     c, _ = s.accept()
     def echo(c):
@@ -145,18 +149,18 @@ while True:
         c.close()
     threading.Thread(target=echo, args=(c,)).start()
 PY"#;
-    let place = Place::new(guest, "");
-    let (vm, mut events) = Machine::open(&spec(&place.bundle("a"))).unwrap();
-    assert_eq!(vm.connect(7, LONG).unwrap_err().code, Code::InvalidState, "it does not run yet");
+    let fixture = Fixture::new(guest, "");
+    let (vm, mut events) = Machine::open(&spec(&fixture.bundle("a"))).unwrap();
+    assert_eq!(vm.connect(7, LONG).unwrap_err().code, Code::InvalidState, "it is not running yet");
     vm.start(LONG).unwrap();
-    let (port, knock) = until(&mut events, |event| match event {
+    let (port, announcement) = until(&mut events, |event| match event {
         Event::GuestConnected { port, connection } => Some((port, connection)),
         _ => None,
     });
     assert_eq!(port, 5422);
-    let mut said = [0; 5];
-    UnixStream::from(knock).read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"knock");
+    let mut received = [0; 5];
+    UnixStream::from(announcement).read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"hello");
     let mut streams: Vec<_> = (0..3).map(|_| UnixStream::from(vm.connect(7, LONG).unwrap())).collect();
     for (i, stream) in streams.iter_mut().enumerate() {
         stream.write_all(format!("stream {i}").as_bytes()).unwrap();
@@ -168,20 +172,24 @@ PY"#;
     }
     assert_eq!(vm.connect(8, LONG).unwrap_err().code, Code::ConnectFailed);
     vm.close(LONG).unwrap();
-    assert_eq!(streams[0].read(&mut [0]).unwrap(), 0, "the guest is gone, and its end of the connection");
+    assert_eq!(
+        streams[0].read(&mut [0]).unwrap(),
+        0,
+        "the guest has ended, and its end of the connection is closed"
+    );
 }
 
 #[test]
 fn a_call_keeps_its_deadline_and_a_late_one_harms_nothing() {
-    let place = Place::new("", r#"{"standin":{"hang":["start"]}}"#);
-    let (vm, _events) = Machine::open(&spec(&place.bundle("a"))).unwrap();
+    let fixture = Fixture::new("", r#"{"standin":{"hang":["start"]}}"#);
+    let (vm, _events) = Machine::open(&spec(&fixture.bundle("a"))).unwrap();
     let began = Instant::now();
     let failure = vm.start(Duration::from_millis(50)).unwrap_err();
     assert_eq!(failure.code, Code::TimedOut);
-    assert!(failure.message.contains("50 ms") && began.elapsed() < LONG, "{failure}");
+    assert!(failure.reason.contains("50 ms") && began.elapsed() < LONG, "{failure}");
     vm.close(LONG).unwrap();
 
-    let slow = Place::new("", r#"{"standin":{"start_delay_ms":100}}"#);
+    let slow = Fixture::new("", r#"{"standin":{"start_delay_ms":100}}"#);
     let (vm, mut events) = Machine::open(&spec(&slow.bundle("a"))).unwrap();
     assert_eq!(vm.start(Duration::from_millis(1)).unwrap_err().code, Code::TimedOut);
     reaches(&mut events, State::Running);
@@ -189,39 +197,39 @@ fn a_call_keeps_its_deadline_and_a_late_one_harms_nothing() {
 }
 
 #[test]
-fn what_the_framework_refuses_keeps_its_code_and_words() {
+fn what_the_framework_refuses_keeps_its_code_and_reason() {
     for (firmware, code, word) in [
         (r#"{"standin":{"fail":{"start":6}}}"#, Code::LimitExceeded, "VZErrorDomain 6"),
         (r#"{"standin":{"fail":{"start":8}}}"#, Code::DiskFull, "VZErrorDomain 8"),
         (r#"{"standin":{"fail":{"start":5}}}"#, Code::DiskImage, "VZErrorDomain 5"),
         (r#"{"standin":{"fail":{"start":1}}}"#, Code::Internal, "VZErrorDomain 1"),
     ] {
-        let place = Place::new("", firmware);
-        let (vm, _events) = Machine::open(&spec(&place.bundle("a"))).unwrap();
+        let fixture = Fixture::new("", firmware);
+        let (vm, _events) = Machine::open(&spec(&fixture.bundle("a"))).unwrap();
         let failure = vm.start(LONG).unwrap_err();
         assert_eq!(failure.code, code);
-        assert!(failure.message.contains(word), "{failure}");
+        assert!(failure.reason.contains(word), "{failure}");
     }
 }
 
 #[test]
 fn a_clone_is_whole_independent_and_never_over_another() {
-    let place = Place::new("exit 0", "");
-    let bundle = place.bundle("a");
-    let original = fs::read(place.template().join("Disk.img")).unwrap();
+    let fixture = Fixture::new("exit 0", "");
+    let bundle = fixture.bundle("a");
+    let original = fs::read(fixture.template().join("Disk.img")).unwrap();
     assert_eq!(fs::read(bundle.join("Disk.img")).unwrap(), original);
     assert_ne!(
         fs::read(bundle.join("MachineIdentifier")).unwrap(),
-        fs::read(place.bundle("b").join("MachineIdentifier")).unwrap()
+        fs::read(fixture.bundle("b").join("MachineIdentifier")).unwrap()
     );
-    let again = clone_bundle(&place.template(), &bundle, "macos", 0).unwrap_err();
+    let again = clone_bundle(&fixture.template(), &bundle, "macos", 0).unwrap_err();
     assert_eq!(again.code, Code::Exists);
-    let larger = place.dir.path().join("large");
-    clone_bundle(&place.template(), &larger, "macos", 1 << 20).unwrap();
+    let larger = fixture.dir.path().join("large");
+    clone_bundle(&fixture.template(), &larger, "macos", 1 << 20).unwrap();
     assert_eq!(fs::metadata(larger.join("Disk.img")).unwrap().len(), 1 << 20);
-    assert_eq!(clone_bundle(&place.template(), &larger, "dos", 0).unwrap_err().code, Code::BadSpec);
-    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
-    let far = clone_bundle(&place.template(), &elsewhere.path().join("x"), "macos", 0).unwrap_err();
+    assert_eq!(clone_bundle(&fixture.template(), &larger, "dos", 0).unwrap_err().code, Code::BadSpec);
+    let other_volume = tempfile::tempdir_in("/dev/shm").unwrap();
+    let far = clone_bundle(&fixture.template(), &other_volume.path().join("x"), "macos", 0).unwrap_err();
     assert_eq!(far.code, Code::DifferentVolume);
 }
 
@@ -234,7 +242,7 @@ fn the_hosts_limits_are_json() {
 }
 
 /// A restore image as the stand-in's are.
-fn image(dir: &std::path::Path) -> std::path::PathBuf {
+fn image(dir: &Path) -> std::path::PathBuf {
     let path = dir.join("image.ipsw");
     fs::write(
         &path,
@@ -255,7 +263,7 @@ fn a_damaged_restore_image_is_refused_and_an_unknown_installation_cannot_be_canc
 }
 
 #[test]
-fn an_installation_tells_its_progress_and_makes_a_template() {
+fn an_installation_reports_its_progress_and_makes_a_template() {
     let dir = tempfile::tempdir().unwrap();
     let image = image(dir.path());
     let info = restore_image(image.to_str().unwrap(), LONG).unwrap();
@@ -264,10 +272,10 @@ fn an_installation_tells_its_progress_and_makes_a_template() {
     let request = format!(
         r#"{{"ipsw":{image:?},"template":{template:?},"disk_bytes":1048576,"cpus":2,"memory_bytes":4294967296}}"#
     );
-    let (sender, told) = std::sync::mpsc::channel();
+    let (sender, reported) = std::sync::mpsc::channel();
     install(&request, |_| {}, move |done| sender.send(done).unwrap()).unwrap();
-    let told: Vec<f64> = told.iter().collect();
-    assert!(told.windows(2).all(|w| w[0] <= w[1]) && told.last() == Some(&1.0), "{told:?}");
+    let reported: Vec<f64> = reported.iter().collect();
+    assert!(reported.windows(2).all(|w| w[0] <= w[1]) && reported.last() == Some(&1.0), "{reported:?}");
     for name in ["Disk.img", "AuxiliaryStorage", "HardwareModel.json"] {
         assert!(template.join(name).is_file(), "{name}");
     }

@@ -45,7 +45,7 @@ open class NSApplication: NSResponder {
         isRunning = false
     }
 
-    /// Makes `run()` return after the next event. What is no event (a block on the main queue) does not
+    /// Makes `run()` return after the next event. Anything but an event (a block on the main queue) does not
     /// count.
     // objc: NSApplication stop: 10.0
     open func stop(_ sender: Any?) { stopped = true }
@@ -76,7 +76,7 @@ open class NSApplication: NSResponder {
     }
 }
 
-/// Told about the application. Every method is optional.
+/// Receives the application's events. Every method is optional.
 // objc: NSApplicationDelegate 10.0
 @MainActor
 public protocol NSApplicationDelegate: NSObjectProtocol {
@@ -100,7 +100,7 @@ extension NSApplicationDelegate {
 /// An event.
 // objc: NSEvent 10.0
 open class NSEvent: NSObject {
-    /// An event of the application's own.
+    /// An event that the application defines.
     // objc: NSEvent +otherEventWithType:location:modifierFlags:timestamp:windowNumber:context:subtype:data1:data2: 10.0
     open class func otherEvent(
         with type: EventType, location: NSPoint, modifierFlags flags: ModifierFlags,

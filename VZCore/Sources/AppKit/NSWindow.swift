@@ -1,6 +1,6 @@
 import Foundation
 
-/// A window. The stand-in keeps what it is told and shows nothing.
+/// A window. The stand-in stores its properties and shows nothing.
 // objc: NSWindow 10.0
 @MainActor
 open class NSWindow: NSResponder {
@@ -73,7 +73,7 @@ open class NSWindow: NSResponder {
     }
 }
 
-/// Told about a window. Every method is optional.
+/// Receives a window's events. Every method is optional.
 // objc: NSWindowDelegate 10.0
 @MainActor
 public protocol NSWindowDelegate: NSObjectProtocol {

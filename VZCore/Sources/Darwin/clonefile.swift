@@ -9,12 +9,12 @@ public let CLONE_NOFOLLOW: Int32 = 0x0001
 // c: CLONE_NOOWNERCOPY 10.13
 public let CLONE_NOOWNERCOPY: Int32 = 0x0002
 
-/// Makes `dst` a clone of `src`, as clonefile(2): a file of its own with the same content, mode and times,
+/// Makes `dst` a clone of `src`, as clonefile(2): a separate file with the same content, mode and times,
 /// all at once or not at all. Blocks are shared where the file system can (FICLONE); elsewhere holes stay
 /// holes and the rest is copied.
 ///
 /// Returns 0, or -1 with errno: EEXIST when there is a `dst`, EXDEV when it would be on another volume,
-/// EINVAL for unknown flags, ENOTSUP for what is no file, directory or link; else what opening, writing or
+/// EINVAL for unknown flags, ENOTSUP for anything but a file, directory or link; else what opening, writing or
 /// linking says.
 // c: clonefile 10.12
 @discardableResult

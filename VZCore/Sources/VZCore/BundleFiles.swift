@@ -8,15 +8,15 @@ struct BundleFiles {
 
     init(_ directory: String) { self.directory = directory }
 
-    /// Both: the guest's disk, raw or ASIF.
+    /// Template and bundle: the guest's disk, raw or ASIF.
     var disk: String { path("Disk.img") }
-    /// Both, macOS: `VZMacAuxiliaryStorage`.
+    /// Template and bundle of macOS: `VZMacAuxiliaryStorage`.
     var auxiliaryStorage: String { path("AuxiliaryStorage") }
-    /// Both, macOS: `{"hardwareModel":"<base64>"}`.
+    /// Template and bundle of macOS: `{"hardwareModel":"<base64>"}`.
     var hardwareModel: String { path("HardwareModel.json") }
     /// Bundle: `VZMacMachineIdentifier` or `VZGenericMachineIdentifier`, as their bytes.
     var machineIdentifier: String { path("MachineIdentifier") }
-    /// Both, Linux by EFI: `VZEFIVariableStore`; made by the first start.
+    /// Template and bundle of Linux with EFI: `VZEFIVariableStore`; the first start creates it.
     var variableStore: String { path("EFIVariableStore") }
 
     private func path(_ name: String) -> String { directory + "/" + name }
@@ -34,14 +34,15 @@ struct BundleFiles {
         else {
             throw VZFailure(
                 code: .invalidConfiguration,
-                message:
-                    "reading \(hardwareModel): it is no {\"hardwareModel\": \"<base64>\"} with a model in it")
+                reason:
+                    "reading \(hardwareModel): it is not {\"hardwareModel\": \"<base64>\"} with a valid hardware model"
+            )
         }
         guard model.isSupported else {
             throw VZFailure(
                 code: .notSupported,
-                message: "reading \(hardwareModel): this host cannot run that hardware model; "
-                    + "its macOS wants a newer macOS here, or another Mac")
+                reason: "reading \(hardwareModel): this host cannot run that hardware model; "
+                    + "its macOS needs a newer macOS on this host, or another Mac")
         }
         return model
     }
@@ -69,7 +70,6 @@ struct BundleFiles {
         return identifier
     }
 
-    /// A new identity.
     func writeIdentifier(for os: MachineSpec.OS) throws(VZFailure) {
         switch os {
         case .macos: try create(machineIdentifier, VZMacMachineIdentifier().dataRepresentation)
@@ -80,10 +80,12 @@ struct BundleFiles {
     private var brokenIdentifier: VZFailure {
         VZFailure(
             code: .invalidConfiguration,
-            message: "reading \(machineIdentifier): it holds no machine identifier; clone the bundle again")
+            reason:
+                "reading \(machineIdentifier): it does not hold a valid machine identifier; clone the bundle again"
+        )
     }
 
-    /// The URL of a file that is there.
+    /// The URL of an existing, readable file.
     func existing(_ path: String) throws(VZFailure) -> URL {
         guard access(path, R_OK) == 0 else { throw VZFailure(errno: errno, doing: "reading \(path)") }
         return URL(fileURLWithPath: path)
@@ -97,7 +99,7 @@ struct BundleFiles {
         }
     }
 
-    /// Makes a file that is not there yet, closed to others.
+    /// Creates a file that does not exist yet, with mode 0600.
     private func create(_ path: String, _ data: Data) throws(VZFailure) {
         let file = try NewFile(path)
         do {
@@ -108,7 +110,7 @@ struct BundleFiles {
     }
 }
 
-/// A file this made, open for writing until it goes away.
+/// A file that this value created, open for writing until the value is destroyed.
 struct NewFile: ~Copyable {
     let descriptor: Int32
     private let path: String
@@ -117,19 +119,19 @@ struct NewFile: ~Copyable {
     init(_ path: String) throws(VZFailure) {
         self.path = path
         descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-        let reason = errno
+        let error = errno
         guard descriptor >= 0 else {
             throw VZFailure(
-                errno: reason, doing: "making \(path)", otherwise: reason == EEXIST ? .exists : .io)
+                errno: error, doing: "creating \(path)", otherwise: error == EEXIST ? .exists : .io)
         }
     }
 
     deinit { close(descriptor) }
 
-    /// Makes it that long, without taking space for it.
+    /// Extends it to that size as a sparse file.
     func extend(to bytes: UInt64) throws(VZFailure) {
         guard ftruncate(descriptor, off_t(clamping: bytes)) == 0 else {
-            throw VZFailure(errno: errno, doing: "making \(path) \(bytes) bytes long")
+            throw VZFailure(errno: errno, doing: "extending \(path) to \(bytes) bytes")
         }
     }
 }

@@ -2,20 +2,20 @@ import Darwin
 import Foundation
 import Virtualization
 
-/// Bundles: made from a template in milliseconds, whatever the disk's size.
+/// Clones bundles from templates in milliseconds, whatever the disk's size.
 public enum Bundles {
-    /// Makes a VM's files in `bundle` out of `template`: `Disk.img` and, where the template has them, `AuxiliaryStorage`
+    /// Creates a VM's files in `bundle` from `template`: `Disk.img` and, where the template has them, `AuxiliaryStorage`
     /// and `EFIVariableStore` by `clonefile(2)`, a copy of `HardwareModel.json`, and last a fresh `MachineIdentifier`. A bundle without
     /// that one is unfinished, and `Machine` refuses it.
     ///
-    /// The directory is made (0700) unless it is there; files in it that are not a VM's do not matter. On failure
-    /// everything made here is taken away again.
+    /// The directory is created (0700) unless it exists; files in it that are not a VM's do not matter. On failure
+    /// everything created here is removed.
     ///
     /// - Parameters:
     ///   - template: a directory, absolute.
     ///   - bundle: a directory, absolute, on the same volume.
     ///   - os: decides which files there must be.
-    ///   - diskBytes: how large the disk is to be at least, whole 512-byte sectors; 0 = as the template's.
+    ///   - diskBytes: minimum size of the disk, a multiple of 512; 0 = the template's size.
     /// - Throws: `differentVolume`, `exists`, `notSupported`, `badSpec`, `invalidConfiguration`, `diskFull`, `io`.
     public static func clone(
         template: String, bundle: String, os: MachineSpec.OS, diskBytes: UInt64 = 0
@@ -26,12 +26,12 @@ public enum Bundles {
         do {
             try job.make(&undo)
         } catch {
-            throw undo.undone(after: error)
+            throw undo.cleanUp(after: error)
         }
     }
 }
 
-/// One template on its way into one bundle.
+/// Clones one template into one bundle.
 private struct CloneJob {
     let from: BundleFiles
     let to: BundleFiles
@@ -40,22 +40,22 @@ private struct CloneJob {
 
     private var doing: String { "cloning \(from.directory) to \(to.directory)" }
 
-    /// Everything that can be known before anything is made.
+    /// Checks everything that can be checked before anything is created.
     func check() throws(VZFailure) {
         guard diskBytes.isMultiple(of: 512) else {
-            throw refused(.badSpec, "a disk has whole sectors of 512 bytes, not \(diskBytes) bytes")
+            throw refused(.badSpec, "the disk size must be a multiple of 512 bytes, not \(diskBytes)")
         }
         if os == .macos { _ = try from.readHardwareModel() }
         for (source, copy) in try clones() {
             let (file, parent) = (try status(source), try status(existingDirectory))
             // A clone of a link would be the template's own file.
             guard file.st_mode & S_IFMT == S_IFREG else {
-                throw refused(.invalidConfiguration, "\(source) is no regular file")
+                throw refused(.invalidConfiguration, "\(source) is not a regular file")
             }
             guard file.st_dev == parent.st_dev else {
                 throw refused(
                     .differentVolume,
-                    "they are on different volumes, and only a clone within one is made at once")
+                    "they are on different volumes; clonefile(2) works within one volume only")
             }
             try refuseExisting(copy)
         }
@@ -66,17 +66,17 @@ private struct CloneJob {
 
     func make(_ undo: inout Undo) throws(VZFailure) {
         if mkdir(to.directory, 0o700) == 0 {
-            undo.made(directory: to.directory)
+            undo.created(directory: to.directory)
         } else if errno != EEXIST {
-            throw VZFailure(errno: errno, doing: "\(doing): making the bundle")
+            throw VZFailure(errno: errno, doing: "\(doing): creating the bundle")
         }
         for (source, copy) in try clones() {
             guard clonefile(source, copy, UInt32(CLONE_NOFOLLOW)) == 0 else {
                 throw cloneFailure(errno, source, copy)
             }
-            undo.made(file: copy)
+            undo.created(file: copy)
             guard chmod(copy, 0o600) == 0 else {
-                throw VZFailure(errno: errno, doing: "\(doing): closing \(copy)")
+                throw VZFailure(errno: errno, doing: "\(doing): setting the mode of \(copy)")
             }
         }
         if try grows {
@@ -86,12 +86,12 @@ private struct CloneJob {
         }
         if os == .macos {
             let bytes = try from.readHardwareModel().dataRepresentation
-            try undo.making(to.hardwareModel) { () throws(VZFailure) in try to.writeHardwareModel(bytes) }
+            try undo.creating(to.hardwareModel) { () throws(VZFailure) in try to.writeHardwareModel(bytes) }
         }
-        try undo.making(to.machineIdentifier) { () throws(VZFailure) in try to.writeIdentifier(for: os) }
+        try undo.creating(to.machineIdentifier) { () throws(VZFailure) in try to.writeIdentifier(for: os) }
     }
 
-    /// What is cloned, and where to.
+    /// Each source file and its copy.
     private func clones() throws(VZFailure) -> [(String, String)] {
         var clones = [(from.disk, to.disk)]
         switch os {
@@ -106,7 +106,7 @@ private struct CloneJob {
         get throws(VZFailure) { diskBytes > UInt64(clamping: try status(from.disk).st_size) }
     }
 
-    /// An ASIF image (macOS 26) knows its size; making the file longer would not make the disk longer.
+    /// An ASIF image (macOS 26) records its size; a longer file would not make the disk larger.
     private func refuseSparseImage() throws(VZFailure) {
         let magic = Data("shdw".utf8)
         guard let file = FileHandle(forReadingAtPath: from.disk),
@@ -116,18 +116,18 @@ private struct CloneJob {
             throw refused(
                 .notSupported,
                 "\(from.disk) is an ASIF image, which cannot be grown here; "
-                    + "grow the template's, or ask for its size (0)")
+                    + "grow the template's disk, or request its size (0)")
         }
     }
 
     private func refuseExisting(_ path: String) throws(VZFailure) {
         var found = stat()
         if lstat(path, &found) == 0 {
-            throw refused(.exists, "\(path) is there already; remove that VM first")
+            throw refused(.exists, "\(path) already exists; remove that VM first")
         }
     }
 
-    /// The bundle, or where it will be.
+    /// The bundle, or the directory it will be in.
     private var existingDirectory: String {
         access(to.directory, F_OK) == 0 ? to.directory : (to.directory as NSString).deletingLastPathComponent
     }
@@ -135,59 +135,59 @@ private struct CloneJob {
     private func status(_ path: String) throws(VZFailure) -> stat {
         var found = stat()
         guard lstat(path, &found) == 0 else {
-            throw VZFailure(errno: errno, doing: "\(doing): looking at \(path)")
+            throw VZFailure(errno: errno, doing: "\(doing): reading the status of \(path)")
         }
         return found
     }
 
-    private func cloneFailure(_ reason: Int32, _ source: String, _ copy: String) -> VZFailure {
+    private func cloneFailure(_ error: Int32, _ source: String, _ copy: String) -> VZFailure {
         let code: FailureCode =
-            switch reason {
+            switch error {
             case EXDEV: .differentVolume
             case EEXIST: .exists
             case ENOTSUP: .notSupported
             default: .io
             }
         let failure = VZFailure(
-            errno: reason, doing: "\(doing): clonefile \(source) \(copy)", otherwise: code)
-        guard reason == ENOTSUP else { return failure }
-        return VZFailure(code: code, message: failure.message + "; only APFS volumes can clone")
+            errno: error, doing: "\(doing): clonefile \(source) \(copy)", otherwise: code)
+        guard error == ENOTSUP else { return failure }
+        return VZFailure(code: code, reason: failure.reason + "; only APFS supports clones")
     }
 
-    private func refused(_ code: FailureCode, _ why: String) -> VZFailure {
-        VZFailure(code: code, message: "\(doing): \(why)")
+    private func refused(_ code: FailureCode, _ reason: String) -> VZFailure {
+        VZFailure(code: code, reason: "\(doing): \(reason)")
     }
 }
 
-/// What was made, and is taken away when the rest fails: this and nothing else.
+/// The files created so far, which are removed when a later step fails: these and nothing else.
 private struct Undo {
     private var directory: String?
     private var files: [String] = []
 
-    mutating func made(directory: String) { self.directory = directory }
-    mutating func made(file: String) { files.append(file) }
+    mutating func created(directory: String) { self.directory = directory }
+    mutating func created(file: String) { files.append(file) }
 
-    /// Counts a file as made even if it is only half written; not if it was there before.
-    mutating func making(_ file: String, _ write: () throws(VZFailure) -> Void) throws(VZFailure) {
+    /// Counts a file as created even if it is only partly written, but not if it existed before.
+    mutating func creating(_ file: String, _ write: () throws(VZFailure) -> Void) throws(VZFailure) {
         do {
             try write()
         } catch {
-            if error.code != .exists { made(file: file) }
+            if error.code != .exists { created(file: file) }
             throw error
         }
-        made(file: file)
+        created(file: file)
     }
 
-    func undone(after failure: VZFailure) -> VZFailure {
+    func cleanUp(after failure: VZFailure) -> VZFailure {
         var left: [String] = []
         for file in files where unlink(file) != 0 && errno != ENOENT { left.append(file) }
-        // Another's files in it are not ours to speak of.
+        // A directory that also holds another program's files is left without a message.
         if let directory, rmdir(directory) != 0, errno != ENOENT, errno != ENOTEMPTY {
             left.append(directory)
         }
         guard !left.isEmpty else { return failure }
         return VZFailure(
             code: failure.code,
-            message: "\(failure.message); and this could not be removed: \(left.joined(separator: ", "))")
+            reason: "\(failure.reason); and these could not be removed: \(left.joined(separator: ", "))")
     }
 }

@@ -1,7 +1,7 @@
 import Foundation
 import Virtualization
 
-/// A validated `VZVirtualMachineConfiguration` and what must live as long as its VM.
+/// A validated `VZVirtualMachineConfiguration` and the resources that must live as long as its VM.
 ///
 /// The devices stand in one fixed order and depend on the spec alone: a saved state needs an identical configuration.
 final class Configuration {
@@ -9,8 +9,8 @@ final class Configuration {
     let effective: Machine.Effective
     let saveSupport: VZFailure?
     let spec: MachineSpec
-    /// Descriptors and networks the VM uses, closed after it.
-    let held: Held
+    /// Descriptors and networks the VM uses; they are released after the VM.
+    let resources: HostResources
 
     /// - Throws: `invalidConfiguration`, `diskImage`, `notSupported`, `network`, `io`.
     init(_ spec: MachineSpec) throws(VZFailure) {
@@ -19,10 +19,10 @@ final class Configuration {
         guard limits.isSupported else {
             throw VZFailure(
                 code: .notSupported,
-                message: "\(doing): this host cannot run VMs (VZVirtualMachine.isSupported)")
+                reason: "\(doing): this host cannot run VMs (VZVirtualMachine.isSupported)")
         }
         let files = BundleFiles(spec.bundle)
-        let held = Held()
+        let resources = HostResources()
 
         vz.cpuCount = limits.cpus(nearest: spec.cpus)
         vz.memorySize = limits.memoryBytes(nearest: spec.memoryBytes)
@@ -31,19 +31,21 @@ final class Configuration {
         case .linux: try vz.setUpLinux(files, spec)
         }
         vz.storageDevices = [try .disk(files, spec.diskSync)]
-        if let network = try VZNetworkDeviceConfiguration.make(spec, held) { vz.networkDevices = [network] }
+        if let network = try VZNetworkDeviceConfiguration.make(spec, resources) {
+            vz.networkDevices = [network]
+        }
         vz.socketDevices = [VZVirtioSocketDeviceConfiguration()]
         vz.memoryBalloonDevices = [VZVirtioTraditionalMemoryBalloonDeviceConfiguration()]
         if !spec.savable { vz.entropyDevices = [VZVirtioEntropyDeviceConfiguration()] }
         if !spec.consoleLog.isEmpty {
-            vz.serialPorts = [try .appending(to: spec.path(spec.consoleLog), held)]
+            vz.serialPorts = [try .appending(to: spec.path(spec.consoleLog), resources)]
         }
 
         do { try vz.validate() } catch {
             throw VZFailure(error, doing: doing, otherwise: .invalidConfiguration)
         }
         self.spec = spec
-        self.held = held
+        self.resources = resources
         saveSupport = Self.saveSupport(of: vz, spec)
         effective = Machine.Effective(
             cpus: vz.cpuCount, memoryBytes: vz.memorySize,
@@ -61,16 +63,16 @@ final class Configuration {
     }
 }
 
-/// What a VM uses without owning it. Let go of after the VM.
-final class Held {
+/// Host resources a VM uses without owning them.
+final class HostResources {
     private var handles: [FileHandle] = []
-    private var networks: [OwnNetwork] = []
+    private var networks: [IsolatedNetwork] = []
 
     func keep(_ handle: FileHandle) { handles.append(handle) }
-    func keep(_ network: OwnNetwork) { networks.append(network) }
+    func keep(_ network: IsolatedNetwork) { networks.append(network) }
 
     deinit {
-        // Closing a descriptor of one's own fails only when it is closed already.
+        // Closing one of these descriptors fails only if it is already closed.
         for handle in handles { try? handle.close() }
     }
 }

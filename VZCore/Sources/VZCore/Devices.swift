@@ -3,7 +3,7 @@ import Foundation
 import Virtualization
 
 extension VZStorageDeviceConfiguration {
-    /// The bundle's disk, through the host's page cache. What a flush of the guest's reaches is the spec's choice.
+    /// The bundle's disk, through the host's page cache. The spec decides how far the guest's flushes reach.
     static func disk(
         _ files: BundleFiles, _ sync: MachineSpec.DiskSync
     ) throws(VZFailure) -> VZStorageDeviceConfiguration {
@@ -30,17 +30,19 @@ extension MachineSpec.DiskSync {
 
 extension VZNetworkDeviceConfiguration {
     /// The one network device; nil for `network` "none".
-    static func make(_ spec: MachineSpec, _ held: Held) throws(VZFailure) -> VZNetworkDeviceConfiguration? {
+    static func make(_ spec: MachineSpec, _ resources: HostResources) throws(VZFailure)
+        -> VZNetworkDeviceConfiguration?
+    {
         let device = VZVirtioNetworkDeviceConfiguration()
         switch spec.network {
         case .none: return nil
         case .nat: device.attachment = VZNATNetworkDeviceAttachment()
         case .vmnet:
-            let network = try OwnNetwork(for: spec.bundle)
-            held.keep(network)
+            let network = try IsolatedNetwork(for: spec.bundle)
+            resources.keep(network)
             device.attachment = network.attachment
         }
-        // The spec's address was found good when the spec was checked.
+        // `MachineSpec.check` has validated the spec's address.
         device.macAddress =
             spec.macAddress.flatMap(VZMACAddress.init(string:)) ?? VZMACAddress.randomLocallyAdministered()
         return device
@@ -49,11 +51,13 @@ extension VZNetworkDeviceConfiguration {
 
 extension VZSerialPortConfiguration {
     /// A serial console that appends to a file and reads nothing.
-    static func appending(to path: String, _ held: Held) throws(VZFailure) -> VZSerialPortConfiguration {
+    static func appending(to path: String, _ resources: HostResources) throws(VZFailure)
+        -> VZSerialPortConfiguration
+    {
         let reading = try FileHandle.opened("/dev/null", O_RDONLY)
-        held.keep(reading)
+        resources.keep(reading)
         let writing = try FileHandle.opened(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW)
-        held.keep(writing)
+        resources.keep(writing)
         let port = VZVirtioConsoleDeviceSerialPortConfiguration()
         port.attachment = VZFileHandleSerialPortAttachment(
             fileHandleForReading: reading, fileHandleForWriting: writing)
@@ -62,11 +66,11 @@ extension VZSerialPortConfiguration {
 }
 
 extension FileHandle {
-    /// A file of this process's alone: 0600 where it is made, closed in programs started from here.
+    /// Opens a file with mode 0600 where it is created, close-on-exec.
     fileprivate static func opened(_ path: String, _ flags: Int32) throws(VZFailure) -> FileHandle {
         let descriptor = open(path, flags | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
-            throw VZFailure(errno: errno, doing: "opening the serial console's \(path)")
+            throw VZFailure(errno: errno, doing: "opening \(path) for the serial console")
         }
         return FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
     }

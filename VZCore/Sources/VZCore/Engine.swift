@@ -3,35 +3,35 @@ import Dispatch
 import Foundation
 import Virtualization
 
-/// The VM, what is asked of it, and its end. Confined to the VM's queue: everything here runs there (only `dropped` and
-/// `cancelInstallation` come from elsewhere and go there), which is what makes it sendable.
+/// The VM, the calls on it, and its end. Confined to the VM's queue: everything runs there (`dropped` and
+/// `cancelInstallation` may be called from any thread and dispatch to it), which is what makes it sendable.
 ///
-/// It outlives a dropped `Machine` until the guest is gone, and nothing else holds it.
+/// It outlives a dropped `Machine` until the guest has ended; nothing else retains it.
 final class Engine: @unchecked Sendable {
-    /// Something the framework has not answered yet.
-    private struct UnderWay {
+    /// A call that the framework has not completed yet.
+    private struct PendingCall {
         let changesState: Bool
-        /// Answers whoever waits, when the VM is let go first.
+        /// Fails the caller's reply when the VM is released first.
         let abandon: () -> Void
     }
 
     private let queue: DispatchQueue
     private let spec: MachineSpec
     private let saveSupport: VZFailure?
-    private let tell: (MachineEvent) -> Void
+    private let emit: (MachineEvent) -> Void
     private let alive = VZCoreLiveness.Token()
 
     private var vm: VZVirtualMachine?
     private var relay: Relay?
-    private var held: Held?
+    private var resources: HostResources?
     private var installation: Installation?
     private var display: ((VZVirtualMachine?) -> Void)?
 
-    private var told = MachineState.stopped
-    private var tickets: UInt64 = 0
-    private var underWay: [UInt64: UnderWay] = [:]
-    private var stopsUnderWay = 0
-    private var onceSettled: [() -> Void] = []
+    private var reported = MachineState.stopped
+    private var lastTicket: UInt64 = 0
+    private var pending: [UInt64: PendingCall] = [:]
+    private var pendingStops = 0
+    private var afterStateChange: [() -> Void] = []
     private var closing: Closing?
 
     private struct Closing {
@@ -39,12 +39,12 @@ final class Engine: @unchecked Sendable {
         var waiting: [() -> Void]
     }
 
-    init(_ configured: Configuration, queue: DispatchQueue, tell: @escaping (MachineEvent) -> Void) {
+    init(_ configured: Configuration, queue: DispatchQueue, emit: @escaping (MachineEvent) -> Void) {
         self.queue = queue
-        self.tell = tell
+        self.emit = emit
         spec = configured.spec
         saveSupport = configured.saveSupport
-        held = configured.held
+        resources = configured.resources
         let vm = VZVirtualMachine(configuration: configured.vz, queue: queue)
         self.vm = vm
         let relay = Relay(engine: self)
@@ -55,7 +55,7 @@ final class Engine: @unchecked Sendable {
 
     var state: MachineState { vm.map { MachineState($0.state) } ?? .stopped }
 
-    // MARK: - What callers ask
+    // MARK: - Calls
 
     func start(_ reply: Reply<Void>) {
         change("starting", reply, if: \.canStart, ask: { vm, done in vm.start(completionHandler: done) })
@@ -73,7 +73,7 @@ final class Engine: @unchecked Sendable {
         if let saveSupport { return reply.fail(saveSupport) }
         guard !FileManager.default.fileExists(atPath: path) else {
             return reply.fail(
-                .exists, "\(doing("saving the state of")) to \(path): that file is there already")
+                .exists, "\(doing("saving the state of")) to \(path): that file already exists")
         }
         let file = SaveFile(path)
         change(
@@ -98,17 +98,17 @@ final class Engine: @unchecked Sendable {
     func stop(_ reply: Reply<Void>) {
         guard !reply.isSettled, present("stopping", reply) != nil else { return }
         if mayStop {
-            stopsUnderWay += 1
+            pendingStops += 1
             change(
                 "stopping", reply, if: \.canStop, ask: { vm, done in vm.stop { done(Result($0)) } },
                 wrapUp: { [self] result in
-                    stopsUnderWay -= 1
-                    // The guest may have ended by itself meanwhile: what was asked for is so.
-                    return isOver ? .success(()) : result
+                    pendingStops -= 1
+                    // The guest may have ended by itself in the meantime: the stop has succeeded then.
+                    return hasEnded ? .success(()) : result
                 })
         } else if changesState || isInTransit {
-            onceSettled.append { [self] in stop(reply) }
-        } else if isOver {
+            afterStateChange.append { [self] in stop(reply) }
+        } else if hasEnded {
             reply.settle(.success(()))
         } else {
             reply.fail(.invalidState, "\(doing("stopping")): it is \(state)")
@@ -117,9 +117,9 @@ final class Engine: @unchecked Sendable {
 
     func requestStop() throws(VZFailure) {
         let doing = doing("pressing the power button of")
-        guard let vm else { throw gone(doing) }
+        guard let vm else { throw closedFailure(doing) }
         guard vm.canRequestStop else {
-            throw VZFailure(code: .invalidState, message: "\(doing): it is \(state)")
+            throw VZFailure(code: .invalidState, reason: "\(doing): it is \(state)")
         }
         do { try vm.requestStop() } catch { throw VZFailure(error, doing: doing) }
         report()
@@ -133,10 +133,10 @@ final class Engine: @unchecked Sendable {
             reply.fail(.invalidState, "\(doing): it is \(state)")
             return
         }
-        let ticket = takeTicket(changesState: false, abandon: reply.giveUp)
+        let ticket = takeTicket(changesState: false, abandon: reply.cancel)
         device.connect(toPort: port) { [self] result in
             dispatchPrecondition(condition: .onQueue(queue))
-            underWay[ticket] = nil
+            pending[ticket] = nil
             switch result {
             case .success(let connection):
                 let taken = connection.takeDescriptor(doing: doing)
@@ -165,47 +165,47 @@ final class Engine: @unchecked Sendable {
     /// From any thread.
     func cancelInstallation() { queue.async { self.installation?.cancel() } }
 
-    /// Gives `display` the VM now and nil when it is let go.
+    /// Passes the VM to `display` now, and nil when the VM is released.
     func show(in display: @escaping (VZVirtualMachine?) -> Void) throws(VZFailure) {
-        guard let vm else { throw gone(doing("showing the screen of")) }
+        guard let vm else { throw closedFailure(doing("showing the screen of")) }
         self.display?(nil)
         self.display = display
         display(vm)
     }
 
-    // MARK: - What the framework says
+    // MARK: - Events of the framework
 
     func guestStopped() {
         dispatchPrecondition(condition: .onQueue(queue))
-        if stopsUnderWay == 0 { tell(.guestStopped) }
+        if pendingStops == 0 { emit(.guestStopped) }
         installation?.machineEnded(.success(()))
         stateChanged()
     }
 
     func stopped(with error: any Error) {
         dispatchPrecondition(condition: .onQueue(queue))
-        tell(.stoppedWithError(VZFailure(error, doing: doing("running"))))
+        emit(.stoppedWithError(VZFailure(error, doing: doing("running"))))
         installation?.machineEnded(.failure(error))
         stateChanged()
     }
 
     func networkDisconnected(_ error: any Error) {
         dispatchPrecondition(condition: .onQueue(queue))
-        tell(
+        emit(
             .networkDisconnected(
-                VZFailure(error, doing: doing("connecting to the network"), always: .network).message))
+                VZFailure(error, doing: doing("connecting to the network"), always: .network).reason))
     }
 
-    /// Whether the guest's connection was taken.
+    /// Returns whether the guest's connection was accepted.
     func guestConnected(_ connection: VZVirtioSocketConnection) -> Bool {
         dispatchPrecondition(condition: .onQueue(queue))
         let port = connection.destinationPort
-        // Refused, the guest sees a reset: that is all this host can say without a descriptor left.
+        // After a refusal the guest sees a reset; without an available descriptor the host can do no more.
         guard closing == nil,
             case .success(let descriptor) = connection.takeDescriptor(
-                doing: doing("taking a connection from"))
+                doing: doing("accepting a connection from"))
         else { return false }
-        tell(.guestConnected(port: port, descriptor: descriptor))
+        emit(.guestConnected(port: port, descriptor: descriptor))
         return true
     }
 
@@ -220,35 +220,35 @@ final class Engine: @unchecked Sendable {
         }
         let deadline = DispatchSource.makeTimerSource(queue: queue)
         deadline.schedule(deadline: .now() + .milliseconds(grace.milliseconds))
-        deadline.setEventHandler { [weak self] in self?.letGo() }
+        deadline.setEventHandler { [weak self] in self?.release() }
         closing = Closing(deadline: deadline, waiting: [closed])
         deadline.activate()
         installation?.cancel()
-        windUp()
+        continueClosing()
     }
 
-    /// Nobody holds the `Machine` any more. From any thread.
+    /// The last reference to the `Machine` was dropped. From any thread.
     func dropped() { queue.async { self.close(grace: .seconds(10), then: {}) } }
 
-    /// While closing: stops the guest as soon as that can be, then lets go.
-    private func windUp() {
+    /// While closing: stops the guest as soon as its state allows, then releases the VM.
+    private func continueClosing() {
         guard closing != nil, let vm else { return }
         if mayStop {
-            stopsUnderWay += 1
+            pendingStops += 1
             vm.stop { [self] error in
                 dispatchPrecondition(condition: .onQueue(queue))
-                stopsUnderWay -= 1
+                pendingStops -= 1
                 report()
-                // A guest that cannot be stopped ends with its VM.
-                if error == nil || isOver { windUp() } else { letGo() }
+                // A guest that cannot be stopped ends when its VM is released.
+                if error == nil || hasEnded { continueClosing() } else { release() }
             }
             report()
-        } else if stopsUnderWay == 0, !changesState, !isInTransit {
-            letGo()
+        } else if pendingStops == 0, !changesState, !isInTransit {
+            release()
         }
     }
 
-    private func letGo() {
+    private func release() {
         guard let closing else { return }
         closing.deadline.cancel()
         for port in spec.vsockListen { vm?.socketDevice?.removeSocketListener(forPort: port) }
@@ -258,20 +258,20 @@ final class Engine: @unchecked Sendable {
         installation = nil
         relay = nil
         vm = nil
-        // After the VM, which uses these.
-        held = nil
+        // Last, because the VM uses them.
+        resources = nil
         report()
-        let abandoned = underWay.values
-        underWay = [:]
+        let abandoned = pending.values
+        pending = [:]
         for call in abandoned { call.abandon() }
         self.closing = nil
-        settled()
+        runWaiting()
         for closed in closing.waiting { closed() }
     }
 
     // MARK: - Bookkeeping
 
-    /// Asks the framework for a change of state, and settles `reply` when it has answered.
+    /// Requests a state change from the framework, and settles `reply` when it has completed.
     private func change(
         _ what: String, _ reply: Reply<Void>, otherwise code: FailureCode = .internalError,
         if possible: (VZVirtualMachine) -> Bool,
@@ -284,62 +284,62 @@ final class Engine: @unchecked Sendable {
         guard possible(vm) else { return reply.fail(.invalidState, "\(doing): it is \(state)") }
         let ticket = takeTicket(changesState: true) {
             abandon()
-            reply.giveUp()
+            reply.cancel()
         }
         ask(vm) { [self] result in
             dispatchPrecondition(condition: .onQueue(queue))
-            // The VM was let go before it answered.
-            guard underWay.removeValue(forKey: ticket) != nil else { return abandon() }
+            // The VM was released before it answered.
+            guard pending.removeValue(forKey: ticket) != nil else { return abandon() }
             let answer = wrapUp(result.mapError { VZFailure($0, doing: doing, otherwise: code) })
-            if case .failure = answer, isOver {
-                // The end came in between; its reason, which the delegate hears next, is told before it.
+            if case .failure = answer, hasEnded {
+                // The VM ended in between. The delegate gets the reason next; emit it before the state.
                 queue.async { self.report() }
             } else {
                 report()
             }
             reply.settle(answer)
-            goOn()
+            proceed()
         }
         report()
     }
 
     private func takeTicket(changesState: Bool, abandon: @escaping () -> Void) -> UInt64 {
-        tickets += 1
-        underWay[tickets] = UnderWay(changesState: changesState, abandon: abandon)
-        return tickets
+        lastTicket += 1
+        pending[lastTicket] = PendingCall(changesState: changesState, abandon: abandon)
+        return lastTicket
     }
 
     private func stateChanged() {
         report()
-        goOn()
+        proceed()
     }
 
-    /// Whoever waited for the change of state has their turn.
-    private func goOn() {
-        if !changesState { settled() }
-        windUp()
+    /// Runs what waited for the state change.
+    private func proceed() {
+        if !changesState { runWaiting() }
+        continueClosing()
     }
 
-    private func settled() {
-        let waiting = onceSettled
-        onceSettled = []
-        for go in waiting { go() }
+    private func runWaiting() {
+        let waiting = afterStateChange
+        afterStateChange = []
+        for resume in waiting { resume() }
     }
 
     private func report() {
         let now = state
-        guard now != told else { return }
-        told = now
-        tell(.state(now))
+        guard now != reported else { return }
+        reported = now
+        emit(.state(now))
     }
 
-    private var changesState: Bool { underWay.values.contains(where: \.changesState) }
+    private var changesState: Bool { pending.values.contains(where: \.changesState) }
 
-    private var isOver: Bool { vm?.isOver ?? true }
+    private var hasEnded: Bool { vm?.hasEnded ?? true }
 
-    private var mayStop: Bool { vm?.canStop == true && stopsUnderWay == 0 && installation == nil }
+    private var mayStop: Bool { vm?.canStop == true && pendingStops == 0 && installation == nil }
 
-    /// The state changes, asked for here or not (a VM stops by itself once macOS is installed on it).
+    /// Whether the state is changing, requested here or not (a VM stops by itself after an installation of macOS).
     private var isInTransit: Bool {
         switch state {
         case .starting, .pausing, .resuming, .stopping, .saving, .restoring: true
@@ -349,14 +349,14 @@ final class Engine: @unchecked Sendable {
 
     private func doing(_ what: String) -> String { "\(what) the VM of \(spec.bundle)" }
 
-    private func gone(_ doing: String) -> VZFailure {
-        VZFailure(code: .noSuchMachine, message: "\(doing): the machine is closed")
+    private func closedFailure(_ doing: String) -> VZFailure {
+        VZFailure(code: .noSuchMachine, reason: "\(doing): the machine is closed")
     }
 
-    /// The VM, unless it is closed or closing.
+    /// Returns the VM, unless it is closed or closing.
     private func present<Value>(_ what: String, _ reply: Reply<Value>) -> VZVirtualMachine? {
         if let vm, closing == nil { return vm }
-        reply.fail(gone(doing(what)))
+        reply.fail(closedFailure(doing(what)))
         return nil
     }
 }

@@ -4,88 +4,82 @@ import Virtualization
 
 /// What kind of failure, for code that must decide. The numbers cross the seam to Rust and never change.
 public enum FailureCode: Int32, CaseIterable, Sendable {
-    /// It was done.
+    /// Not a failure.
     case ok = 0
-    /// The settings are no valid JSON, or wrong; the message tells every mistake.
+    /// The settings are not valid JSON, or a key or value in them is wrong; the reason names it.
     case badSpec = 1
     /// The framework refuses the configuration.
     case invalidConfiguration = 2
-    /// Not in this state.
+    /// The machine's state does not allow the call.
     case invalidState = 3
     /// The host runs as many VMs as macOS allows.
     case limitExceeded = 4
     /// The host's disk is full.
     case diskFull = 5
-    /// The disk image is damaged, in use, or no disk image.
+    /// The disk image is damaged, in use, or not a disk image.
     case diskImage = 6
     /// This host or framework cannot do it.
     case notSupported = 7
-    /// The state could not be saved.
     case saveFailed = 8
-    /// The saved state was refused; boot instead.
+    /// The saved state was refused; start cold instead.
     case restoreFailed = 9
-    /// The network.
     case network = 10
-    /// A file operation failed.
     case io = 11
     /// A clone must be on its template's volume.
     case differentVolume = 12
-    /// What was to be made is there already.
+    /// The file or directory to create already exists.
     case exists = 13
-    /// Not within the deadline.
+    /// Not completed within the deadline.
     case timedOut = 14
-    /// No machine of this number any more.
+    /// There is no open machine with this number.
     case noSuchMachine = 15
-    /// Whoever asked gave up, or the machine was closed meanwhile.
+    /// The caller cancelled the call, or the machine was closed in the meantime.
     case cancelled = 16
-    /// The installation of macOS failed.
     case installFailed = 17
-    /// Nobody in the guest answers on that port.
+    /// Nothing in the guest listens on that port.
     case connectFailed = 18
-    /// The framework's own error, or one this version does not know.
+    /// The framework's internal error, or an unknown error.
     case internalError = 19
 }
 
-/// What was not done, and why.
+/// A call that failed, and its reason.
 public struct VZFailure: Error, Sendable, Equatable, CustomStringConvertible {
-    /// Which kind.
     public let code: FailureCode
     /// What was tried, on what, and why it failed: "starting the VM of /b: The disk is full. (VZErrorDomain 8)".
-    public let message: String
+    public let reason: String
 
-    /// A failure of that kind, in those words.
-    public init(code: FailureCode, message: String) {
+    public init(code: FailureCode, reason: String) {
         self.code = code
-        self.message = message
+        self.reason = reason
     }
 
-    public var description: String { message }
+    public var description: String { reason }
 }
 
 extension VZFailure {
-    /// What the framework, Foundation or the kernel said while `doing` ("starting the VM of /b").
-    /// `otherwise` is the code for an error that names no reason this version knows.
+    /// An error of the framework, Foundation or the kernel while `doing` ("starting the VM of /b").
+    /// `otherwise` is the code for an error whose code is unknown.
     init(_ error: any Error, doing: String, otherwise: FailureCode = .internalError) {
         let error = error as NSError
         let code = Self.code(of: error) ?? otherwise
-        var message = "\(doing): \(Self.words(of: error))"
-        if code == .limitExceeded { message += "; \(Self.limitAdvice)" }
-        self.init(code: code, message: message)
+        var reason = "\(doing): \(Self.describe(error))"
+        if code == .limitExceeded { reason += "; \(Self.limitAdvice)" }
+        self.init(code: code, reason: reason)
     }
 
-    /// The same, where only one kind is possible.
+    /// The same, where only one code is possible.
     init(_ error: any Error, doing: String, always code: FailureCode) {
-        self.init(code: code, message: "\(doing): \(Self.words(of: error as NSError))")
+        self.init(code: code, reason: "\(doing): \(Self.describe(error as NSError))")
     }
 
-    /// What a system call's `errno` means.
+    /// A system call that failed with this `errno`.
     init(errno: Int32, doing: String, otherwise: FailureCode = .io) {
         self.init(NSError(domain: NSPOSIXErrorDomain, code: Int(errno)), doing: doing, otherwise: otherwise)
     }
 
     private static let limitAdvice =
-        "macOS runs two macOS VMs at a time on one host, whoever started them: see which other programs run some, "
-        + "and if none does, restart the host (macOS sometimes keeps counting a VM that is gone)"
+        "macOS runs two macOS VMs at a time on one host, across all programs: find other programs that run VMs, "
+        + "and if there are none, restart the host (macOS sometimes keeps counting a VM that has ended)"
 
     private static func code(of error: NSError) -> FailureCode? {
         switch error.domain {
@@ -99,13 +93,13 @@ extension VZFailure {
 
     private static let fullDisk: Set<Int32> = [ENOSPC, EDQUOT]
 
-    /// The error's own words, then those of the errors under it.
-    private static func words(of error: NSError) -> String {
-        var words = error.localizedDescription
-        if let reason = error.localizedFailureReason, !words.contains(reason) { words += " \(reason)" }
-        words += " (\(error.domain) \(error.code))"
-        if let cause = underlying(error) { words += ", because: \(self.words(of: cause))" }
-        return words
+    /// The error's description and reason, then those of its underlying errors.
+    private static func describe(_ error: NSError) -> String {
+        var text = error.localizedDescription
+        if let reason = error.localizedFailureReason, !text.contains(reason) { text += " \(reason)" }
+        text += " (\(error.domain) \(error.code))"
+        if let cause = underlying(error) { text += ", because: \(describe(cause))" }
+        return text
     }
 
     private static func underlying(_ error: NSError) -> NSError? {
@@ -113,8 +107,35 @@ extension VZFailure {
     }
 }
 
+extension VZFailure {
+    /// Decodes a JSON text that Rust wrote.
+    /// - Throws: `badSpec` with the first key that is missing or has a wrong value.
+    public static func decode<Value: Decodable>(
+        _ type: Value.Type, _ what: String, _ json: String
+    ) throws(VZFailure) -> Value {
+        do {
+            return try JSONDecoder().decode(type, from: Data(json.utf8))
+        } catch {
+            throw VZFailure(code: .badSpec, reason: "reading \(what): \(decodingReason(error))")
+        }
+    }
+
+    private static func decodingReason(_ error: any Error) -> String {
+        let path: [any CodingKey]
+        let reason: String
+        switch error as? DecodingError {
+        case .keyNotFound(let key, let context):
+            (path, reason) = (context.codingPath + [key], "the key is missing")
+        case .typeMismatch(_, let context), .valueNotFound(_, let context), .dataCorrupted(let context):
+            (path, reason) = (context.codingPath, context.debugDescription)
+        default: return "\(error)"
+        }
+        return (path.isEmpty ? "" : path.map(\.stringValue).joined(separator: ".") + ": ") + reason
+    }
+}
+
 extension FailureCode {
-    /// The one table of the framework's codes (SDK 26.5, `VZErrorCode`); nil for one of a later SDK.
+    /// The framework's codes (SDK 26.5, `VZErrorCode`); nil for a code of a later SDK.
     init?(_ code: VZError.Code) {
         switch code {
         case .internalError: self = .internalError

@@ -10,9 +10,9 @@ extension VZVirtualMachineConfiguration {
         mac.auxiliaryStorage = VZMacAuxiliaryStorage(url: try files.existing(files.auxiliaryStorage))
         platform = mac
         bootLoader = VZMacOSBootLoader()
-        // VZVirtualMachineConfiguration.h wants screen, keyboard and trackpad for macOS. They are there without a
-        // window too, so that one configuration, and one saved state, serves both. Mac models, not USB ones: those
-        // keep a state from being saved.
+        // VZVirtualMachineConfiguration.h requires screen, keyboard and trackpad for macOS. They are configured without
+        // a window too, so that one configuration, and one saved state, serves both. Mac models, not USB ones: USB
+        // devices prevent saving the state.
         let graphics = VZMacGraphicsDeviceConfiguration()
         graphics.displays = [
             VZMacGraphicsDisplayConfiguration(
@@ -51,7 +51,7 @@ extension VZVirtualMachineConfiguration {
                 : try VZEFIVariableStore(creatingVariableStoreAt: url, options: [])
         } catch {
             throw VZFailure(
-                error, doing: "making the EFI variable store \(files.variableStore)", otherwise: .io)
+                error, doing: "creating the EFI variable store \(files.variableStore)", otherwise: .io)
         }
         return loader
     }
@@ -66,7 +66,7 @@ extension VZVirtualMachineConfiguration {
     }
 }
 
-/// The guest's screen, with a window or without.
+/// The guest's screen, with or without a window.
 enum Screen {
     static let width = 1024
     static let height = 768

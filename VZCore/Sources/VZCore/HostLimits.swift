@@ -1,17 +1,14 @@
 import Virtualization
 
-/// What the framework allows one VM on this host.
+/// The framework's limits for one VM on this host.
 public struct HostLimits: Sendable, Equatable {
     /// Whether this host can run VMs at all (`VZVirtualMachine.isSupported`).
     public let isSupported: Bool
-    /// Virtual CPUs.
     public let minimumCPUs: Int
     public let maximumCPUs: Int
-    /// Memory, in bytes.
     public let minimumMemoryBytes: UInt64
     public let maximumMemoryBytes: UInt64
 
-    /// This host's.
     public static var current: HostLimits {
         HostLimits(
             isSupported: VZVirtualMachine.isSupported,
@@ -21,11 +18,11 @@ public struct HostLimits: Sendable, Equatable {
             maximumMemoryBytes: VZVirtualMachineConfiguration.maximumAllowedMemorySize)
     }
 
-    /// The nearest number of CPUs that is allowed.
+    /// The nearest allowed number of CPUs.
     func cpus(nearest wanted: Int) -> Int { min(max(wanted, minimumCPUs), maximumCPUs) }
 
-    /// The nearest size that is allowed: between the bounds and, as `VZVirtualMachineConfiguration.memorySize` wants
-    /// it, whole mebibytes (rounded down).
+    /// The nearest allowed size: between the bounds and, as `VZVirtualMachineConfiguration.memorySize` requires,
+    /// whole mebibytes (rounded down).
     func memoryBytes(nearest wanted: UInt64) -> UInt64 {
         let mebibyte: UInt64 = 1 << 20
         return min(max(wanted, minimumMemoryBytes), maximumMemoryBytes) / mebibyte * mebibyte

@@ -1,11 +1,11 @@
 import Foundation
 import Virtualization
 
-/// Makes templates: installs macOS from a restore image (IPSW).
+/// Creates templates by installing macOS from a restore image (IPSW).
 public enum Installer {
-    /// What a restore image holds and wants.
+    /// A restore image and its requirements.
     public struct RestoreImage: Codable, Sendable, Equatable {
-        /// Where it is: a file's URL, or Apple's to download it from.
+        /// A file URL, or Apple's download URL.
         public let url: String
         /// "25A354".
         public let build: String
@@ -13,7 +13,7 @@ public enum Installer {
         public let version: String
         /// Whether this host can run it.
         public let isSupported: Bool
-        /// What its guest needs at least.
+        /// The minimum for its guest.
         public let minimumCPUs: Int
         public let minimumMemoryBytes: UInt64
         /// `VZMacHardwareModel.dataRepresentation`; nil when this host cannot run it.
@@ -32,7 +32,7 @@ public enum Installer {
         }
     }
 
-    /// What is in the restore image file at `path`.
+    /// Reads the restore image file at `path`.
     /// - Throws: `installFailed`, `cancelled`.
     public static func restoreImage(at path: String) async throws(VZFailure) -> RestoreImage {
         try await image("reading the restore image \(path)") { done in
@@ -40,10 +40,10 @@ public enum Installer {
         }
     }
 
-    /// The newest restore image this host can run, for downloading. Asks Apple.
+    /// Asks Apple for the newest restore image that this host can run, for downloading.
     /// - Throws: `installFailed`, `cancelled`.
     public static func latestRestoreImage() async throws(VZFailure) -> RestoreImage {
-        try await image("asking Apple for the newest restore image") { done in
+        try await image("requesting the newest restore image from Apple") { done in
             VZMacOSRestoreImage.fetchLatestSupported(completionHandler: done)
         }
     }
@@ -53,7 +53,7 @@ public enum Installer {
         _ load: (@escaping @Sendable (Result<VZMacOSRestoreImage, any Error>) -> Void) -> Void
     ) async throws(VZFailure) -> RestoreImage {
         let reply = Reply<RestoreImage>(
-            ifGivenUp: VZFailure(code: .cancelled, message: "\(doing): whoever asked gave up waiting"))
+            ifCancelled: VZFailure(code: .cancelled, reason: "\(doing): the caller cancelled the call"))
         let answer = await withTaskCancellationHandler {
             await reply.wait {
                 load { result in
@@ -63,20 +63,20 @@ public enum Installer {
                 }
             }
         } onCancel: {
-            reply.giveUp()
+            reply.cancel()
         }
         return try answer.get()
     }
 
-    /// Makes the directory `template` with `Disk.img` (sparse), `AuxiliaryStorage` and `HardwareModel.json`, and installs
-    /// macOS there. It grows as `<template>.installing` and takes its name when it is whole; when the installation
-    /// fails or the calling task is cancelled, nothing is left.
+    /// Creates the directory `template` with `Disk.img` (sparse), `AuxiliaryStorage` and `HardwareModel.json`, and
+    /// installs macOS there. The files are in `<template>.installing` until the template is complete; when the
+    /// installation fails or the calling task is cancelled, they are removed.
     ///
     /// - Parameters:
-    ///   - diskBytes: the disk's size, whole 512-byte sectors.
-    ///   - cpus: for the installation; the restore image's minimum and the host's limits hold.
-    ///   - memoryBytes: likewise.
-    ///   - progress: told 0…1, now and then.
+    ///   - diskBytes: the disk's size, a multiple of 512.
+    ///   - cpus: for the installation; raised to the restore image's minimum, within the host's limits.
+    ///   - memoryBytes: in bytes; raised and limited in the same way.
+    ///   - progress: called with 0…1 about twice a second.
     /// - Throws: `exists`, `notSupported`, `badSpec`, `installFailed`, `limitExceeded`, `diskFull`, `io`, `cancelled`.
     public static func install(
         ipsw: String, template: String, diskBytes: UInt64, cpus: Int, memoryBytes: UInt64,
@@ -86,28 +86,28 @@ public enum Installer {
         guard diskBytes > 0, diskBytes.isMultiple(of: 512) else {
             throw VZFailure(
                 code: .badSpec,
-                message: "\(doing): a disk has whole sectors of 512 bytes, not \(diskBytes) bytes")
+                reason: "\(doing): the disk size must be a multiple of 512 bytes, not \(diskBytes)")
         }
         let image = try await restoreImage(at: ipsw)
         guard image.isSupported, let hardwareModel = image.hardwareModel else {
             throw VZFailure(
                 code: .notSupported,
-                message: "\(doing): this host cannot run macOS \(image.version) (\(image.build)) in a VM")
+                reason: "\(doing): this host cannot run macOS \(image.version) (\(image.build)) in a VM")
         }
-        let site = try Site(for: template, doing: doing)
+        let staging = try StagingDirectory(for: template, doing: doing)
         do {
-            try site.lay(hardwareModel, diskBytes: diskBytes)
+            try staging.create(hardwareModel, diskBytes: diskBytes)
             let spec = MachineSpec(
-                bundle: site.files.directory, os: .macos, cpus: max(cpus, image.minimumCPUs),
+                bundle: staging.files.directory, os: .macos, cpus: max(cpus, image.minimumCPUs),
                 memoryBytes: max(memoryBytes, image.minimumMemoryBytes))
             let machine = try Machine(id: 0, spec: spec, observer: NoObserver())
             let result = await machine.outcome { machine throws(VZFailure) in
                 try await machine.install(restoreImage: URL(fileURLWithPath: ipsw), progress: progress)
             }
             try result.get()
-            try site.publish()
+            try staging.publish()
         } catch {
-            throw site.removed(after: error)
+            throw staging.remove(after: error)
         }
         progress(1)
     }
@@ -118,7 +118,7 @@ private struct NoObserver: MachineObserver {
 }
 
 extension Machine {
-    /// What came of `use`, with the machine closed in any case.
+    /// The result of `use`; the machine is closed in any case.
     nonisolated func outcome(
         _ use: (Machine) async throws(VZFailure) -> Void
     ) async -> Result<Void, VZFailure> {

@@ -1,6 +1,6 @@
 import Synchronization
 
-/// What is alive in this process, for leak tests and metrics.
+/// Counts the machines that exist in this process, for leak tests and metrics.
 public struct VZCoreLiveness: Sendable {
     private static let counted = Atomic<Int>(0)
 
@@ -8,7 +8,7 @@ public struct VZCoreLiveness: Sendable {
     /// neither closed nor dropped.
     public static var machines: Int { counted.load(ordering: .acquiring) }
 
-    /// Counts as one machine for as long as it lives.
+    /// Counts as one machine while it exists.
     final class Token: Sendable {
         init() { counted.add(1, ordering: .acquiringAndReleasing) }
         deinit { counted.subtract(1, ordering: .acquiringAndReleasing) }

@@ -1,7 +1,7 @@
 import Foundation
 
-/// A value behind a lock. `Synchronization.Mutex` would do, but on Linux the kernel hands a contended one over where the
-/// thread sanitizer cannot see it, which then tells of races that are none; this lock it sees.
+/// A value behind a lock. Not `Synchronization.Mutex`: on Linux the kernel hands over a contended one (futex), which
+/// ThreadSanitizer cannot see, so that it reports false races. It understands this lock.
 final class Locked<Value>: @unchecked Sendable {
     private let lock = NSLock()
     private var value: Value

@@ -1,20 +1,22 @@
 import Foundation
+import Virtualization
 
-/// Everything one machine is made from. As JSON its keys are in snake_case; unknown ones are refused.
+/// Everything one machine is made from. As JSON its keys are in snake_case; only `mac_address` and `linux` may be left
+/// out, and unknown keys are refused.
 ///
 /// The bundle holds `Disk.img` and `MachineIdentifier` and, for macOS, `AuxiliaryStorage` and `HardwareModel.json`.
 public struct MachineSpec: Codable, Sendable, Equatable {
     /// What runs in the guest.
-    public enum OS: String, Codable, CaseIterable, Sendable {
+    public enum OS: String, Codable, Sendable {
         case macos
         case linux
     }
 
     /// How the guest reaches the world.
-    public enum Network: String, Codable, CaseIterable, Sendable {
+    public enum Network: String, Codable, Sendable {
         /// The host's shared NAT network.
         case nat
-        /// A NAT network of the VM's own: no other guest is on it.
+        /// A NAT network for this VM alone: no other guest is on it.
         case vmnet
         /// No network device.
         case none
@@ -42,7 +44,7 @@ public struct MachineSpec: Codable, Sendable, Equatable {
     public struct Linux: Codable, Sendable, Equatable {
         /// The kernel; a path in the bundle or an absolute one; "" with `efi`.
         public var kernel: String
-        /// The initial RAM disk, likewise; "" = none.
+        /// The initial RAM disk; a path of the same kind; "" = none.
         public var initrd: String
         /// The kernel's command line.
         public var commandLine: String
@@ -56,7 +58,7 @@ public struct MachineSpec: Codable, Sendable, Equatable {
             self.efi = efi
         }
 
-        enum CodingKeys: String, CodingKey, CaseIterable {
+        enum CodingKeys: String, CodingKey {
             case kernel, initrd
             case commandLine = "command_line"
             case efi
@@ -69,7 +71,7 @@ public struct MachineSpec: Codable, Sendable, Equatable {
     public var os: OS
     /// Virtual CPUs; the nearest the host allows is used (`Machine.effective`).
     public var cpus: Int
-    /// Memory in bytes; likewise.
+    /// Memory in bytes; the nearest the host allows is used.
     public var memoryBytes: UInt64
     /// The network device's address ("52:54:00:12:34:56"); nil = a random one.
     public var macAddress: String?
@@ -124,17 +126,54 @@ public struct MachineSpec: Codable, Sendable, Equatable {
 }
 
 extension MachineSpec {
-    /// Reads a spec from its JSON.
-    /// - Throws: `badSpec` with every mistake in it.
+    /// Reads a spec from its JSON. `check` looks at the values.
+    /// - Throws: `badSpec` with the first key that is unknown, missing or of another type.
     public static func parse(_ json: String) throws(VZFailure) -> MachineSpec {
-        do {
-            return try JSONDecoder().decode(MachineSpec.self, from: Data(json.utf8))
-        } catch let failure as VZFailure {
-            throw failure
-        } catch {
-            throw VZFailure(
-                error, doing: "reading the machine's settings, which are no valid JSON", otherwise: .badSpec)
+        let what = "the machine's settings"
+        let known = Set(CodingKeys.allCases.map(\.rawValue))
+        let keys = try VZFailure.decode([String: AnyValue].self, what, json).keys
+        if let unknown = keys.filter({ !known.contains($0) }).min() {
+            throw VZFailure(code: .badSpec, reason: "reading \(what): the key \(unknown) is unknown")
         }
+        return try VZFailure.decode(MachineSpec.self, what, json)
+    }
+
+    private struct AnyValue: Decodable {
+        init(from _: any Decoder) {}
+    }
+
+    /// - Throws: `badSpec` with the first value that no machine can be made from.
+    func check() throws(VZFailure) {
+        let reason: String? =
+            if !bundle.hasPrefix("/") {
+                "bundle must be an absolute path, not \"\(bundle)\""
+            } else if cpus < 1 {
+                "cpus must be at least 1, not \(cpus)"
+            } else if memoryBytes == 0 {
+                "memory_bytes must be more than 0"
+            } else if let macAddress, !Self.isUnicast(macAddress) {
+                "mac_address must be a unicast address like 52:54:00:12:34:56, not \"\(macAddress)\""
+            } else if linux != nil && os == .macos {
+                "linux is for os linux only"
+            } else if let linux, linux.efi == !linux.kernel.isEmpty {
+                "linux needs either a kernel or efi, not both"
+            } else if let port = vsockListen.first(where: { $0 == 0 || $0 == .max }) {
+                "vsock_listen has \(port), which is not a port"
+            } else if Set(vsockListen).count != vsockListen.count {
+                "vsock_listen names a port twice"
+            } else {
+                nil
+            }
+        if let reason {
+            throw VZFailure(code: .badSpec, reason: "checking the machine's settings: \(reason)")
+        }
+    }
+
+    private static func isUnicast(_ address: String) -> Bool {
+        guard VZMACAddress(string: address) != nil, let first = UInt8(address.prefix(2), radix: 16) else {
+            return false
+        }
+        return first & 1 == 0
     }
 
     /// A path of the spec's, taken from the bundle unless it is absolute.

@@ -1,7 +1,7 @@
 import Dispatch
 
-/// Runs an actor on a serial dispatch queue: the framework demands that a VM is used on its queue and answers there,
-/// so the queue is the actor. (`DispatchSerialQueue` is the same on macOS alone.)
+/// Runs an actor on a serial dispatch queue: the framework requires that a VM is used on its queue and completes calls
+/// there, so the queue is the actor's executor. (`DispatchSerialQueue` does the same, but only on macOS.)
 final class QueueExecutor: SerialExecutor {
     let queue: DispatchQueue
 
@@ -18,9 +18,9 @@ final class QueueExecutor: SerialExecutor {
     func checkIsolated() { dispatchPrecondition(condition: .onQueue(queue)) }
 }
 
-/// The main queue, which need not be served by the main thread.
+/// The main queue, which is not necessarily served by the main thread.
 enum MainQueue {
-    // A key is an identity and nothing else, which Dispatch does not say in Swift's words.
+    // A key is only an identity, but Dispatch does not mark it Sendable.
     private nonisolated(unsafe) static let mark: DispatchSpecificKey<Bool> = {
         let mark = DispatchSpecificKey<Bool>()
         DispatchQueue.main.setSpecific(key: mark, value: true)

@@ -2,8 +2,8 @@ import Darwin
 import Foundation
 import Virtualization
 
-/// Hands the framework's calls to the engine; they come on the VM's queue. The framework holds its delegates weakly, so
-/// the engine holds this.
+/// The framework's delegate: forwards its calls, which come on the VM's queue, to the engine. The framework holds its
+/// delegates weakly, so the engine holds this.
 final class Relay: NSObject, VZVirtualMachineDelegate, VZVirtioSocketListenerDelegate {
     let listener = VZVirtioSocketListener()
     private weak var engine: Engine?
@@ -36,10 +36,10 @@ final class Relay: NSObject, VZVirtualMachineDelegate, VZVirtioSocketListenerDel
 }
 
 extension VZVirtualMachine {
-    /// Nothing runs, and nothing is on its way.
-    var isOver: Bool { state == .stopped || state == .error }
+    /// Neither running nor changing its state.
+    var hasEnded: Bool { state == .stopped || state == .error }
 
-    /// Each configuration has exactly one.
+    /// Every configuration has exactly one.
     var socketDevice: VZVirtioSocketDevice? { socketDevices.first as? VZVirtioSocketDevice }
 }
 
@@ -47,9 +47,9 @@ extension VZVirtioSocketConnection {
     /// A descriptor of the same connection that outlives this object, which is closed.
     func takeDescriptor(doing: String) -> Result<Int32, VZFailure> {
         let copy = fcntl(fileDescriptor, F_DUPFD_CLOEXEC, 0)
-        let reason = errno
+        let error = errno
         close()
-        return copy >= 0 ? .success(copy) : .failure(VZFailure(errno: reason, doing: doing))
+        return copy >= 0 ? .success(copy) : .failure(VZFailure(errno: error, doing: doing))
     }
 }
 

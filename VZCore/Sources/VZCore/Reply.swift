@@ -1,21 +1,21 @@
-/// One caller's wait for one answer. Whoever comes first settles it: the framework, or the caller who gives up.
+/// One caller's wait for one answer. The first of two settles it: the framework's answer or the caller's cancellation.
 final class Reply<Value: Sendable>: Sendable {
     typealias Answer = Result<Value, VZFailure>
 
-    private enum Waiting {
-        case notYet
-        case with(CheckedContinuation<Answer, Never>)
-        case noMore
+    private enum Phase {
+        case idle
+        case waiting(CheckedContinuation<Answer, Never>)
+        case settled
     }
 
-    private let waiting = Locked<Waiting>(.notYet)
-    private let givenUp: VZFailure
+    private let phase = Locked<Phase>(.idle)
+    private let cancelled: VZFailure
 
-    /// `givenUp` is what a caller hears who gives up.
-    init(ifGivenUp givenUp: VZFailure) { self.givenUp = givenUp }
+    /// - Parameter cancelled: the failure of a caller who cancels.
+    init(ifCancelled cancelled: VZFailure) { self.cancelled = cancelled }
 
-    /// Begins what is asked, in the caller's isolation, and waits for the answer. A caller who gave up before has
-    /// theirs, and nothing is begun.
+    /// Calls `begin`, in the caller's isolation, and waits for the answer. If the caller has cancelled already, `begin`
+    /// is not called.
     func wait(isolation: isolated (any Actor)? = #isolation, _ begin: () -> Void) async -> Answer {
         await withCheckedContinuation(isolation: isolation) { continuation in
             if expect(continuation) { begin() }
@@ -23,26 +23,26 @@ final class Reply<Value: Sendable>: Sendable {
     }
 
     private func expect(_ continuation: CheckedContinuation<Answer, Never>) -> Bool {
-        let inTime = waiting.with { waiting in
-            guard case .notYet = waiting else { return false }
-            waiting = .with(continuation)
+        let inTime = phase.with { phase in
+            guard case .idle = phase else { return false }
+            phase = .waiting(continuation)
             return true
         }
-        if !inTime { continuation.resume(returning: .failure(givenUp)) }
+        if !inTime { continuation.resume(returning: .failure(cancelled)) }
         return inTime
     }
 
-    /// Nobody waits any more.
+    /// Whether the caller no longer waits.
     var isSettled: Bool {
-        waiting.with { if case .noMore = $0 { true } else { false } }
+        phase.with { if case .settled = $0 { true } else { false } }
     }
 
-    /// The answer. False when nobody waits for it, and what it holds is to be let go of.
+    /// Answers the caller. Returns false when the caller no longer waits, and what the answer holds must be released.
     @discardableResult
     func settle(_ answer: Answer) -> Bool {
-        let continuation = waiting.with { waiting -> CheckedContinuation<Answer, Never>? in
-            defer { waiting = .noMore }
-            guard case .with(let continuation) = waiting else { return nil }
+        let continuation = phase.with { phase -> CheckedContinuation<Answer, Never>? in
+            defer { phase = .settled }
+            guard case .waiting(let continuation) = phase else { return nil }
             return continuation
         }
         continuation?.resume(returning: answer)
@@ -51,8 +51,8 @@ final class Reply<Value: Sendable>: Sendable {
 
     func fail(_ failure: VZFailure) { settle(.failure(failure)) }
 
-    func fail(_ code: FailureCode, _ message: String) { fail(VZFailure(code: code, message: message)) }
+    func fail(_ code: FailureCode, _ reason: String) { fail(VZFailure(code: code, reason: reason)) }
 
-    /// The caller waits no longer, and hears so.
-    func giveUp() { settle(.failure(givenUp)) }
+    /// Ends the caller's wait with the `cancelled` failure.
+    func cancel() { settle(.failure(cancelled)) }
 }

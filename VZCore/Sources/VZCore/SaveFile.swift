@@ -1,9 +1,9 @@
 import Darwin
 import Foundation
 
-/// A saved state on its way to its path: it appears there whole or not at all.
+/// A saved state that is being written. It appears at its path atomically.
 struct SaveFile {
-    /// Where the framework writes.
+    /// The file the framework writes.
     let partial: URL
     private let path: String
 
@@ -12,8 +12,8 @@ struct SaveFile {
         partial = URL(fileURLWithPath: path + ".partial")
     }
 
-    /// After the framework wrote it or failed to: puts the whole file in its place, closed to others (it holds the
-    /// guest's memory), or removes what there is of it.
+    /// Call when the framework has finished: renames a complete file to its path, with mode 0600 (it holds the guest's
+    /// memory), or removes an incomplete one.
     func finish(_ written: Result<Void, VZFailure>) -> Result<Void, VZFailure> {
         let result = written.flatMap { publish() }
         if case .failure = result { discard() }
@@ -22,11 +22,11 @@ struct SaveFile {
 
     private func publish() -> Result<Void, VZFailure> {
         guard chmod(partial.path, 0o600) == 0, rename(partial.path, path) == 0 else {
-            return .failure(VZFailure(errno: errno, doing: "putting a saved state in its place, \(path)"))
+            return .failure(VZFailure(errno: errno, doing: "renaming a saved state to \(path)"))
         }
         return .success(())
     }
 
-    /// Removes what was written, now or by a process that died.
+    /// Removes a partial file of this process or of one that died.
     func discard() { unlink(partial.path) }
 }

@@ -2,21 +2,21 @@ import AppKit
 import Dispatch
 import Virtualization
 
-/// The window of `--enable-graphics`: the guest's screen, for a person to look at. Closing it leaves the VM running.
+/// The window of `--enable-graphics`, which shows the guest's screen. Closing it leaves the VM running.
 @MainActor
 public enum VMWindow {
-    /// Runs the main loop, which a machine with a window needs, on the main thread until `stopMainLoop`.
+    /// Runs the main loop, which a machine with a window needs, on the main thread until `stopMainLoop` is called.
     public static func runMainLoop() {
         let application = NSApplication.shared
         application.setActivationPolicy(.regular)
         application.run()
     }
 
-    /// Lets `runMainLoop` return.
+    /// Makes `runMainLoop` return.
     public static func stopMainLoop() {
         let application = NSApplication.shared
         application.stop(nil)
-        // The loop looks whether it was stopped after an event only.
+        // The loop checks only after an event whether it was stopped.
         let event = NSEvent.otherEvent(
             with: .applicationDefined, location: .zero, modifierFlags: [], timestamp: 0, windowNumber: 0,
             context: nil,
@@ -30,8 +30,9 @@ public enum VMWindow {
         guard machine.spec.display == .window else {
             throw VZFailure(
                 code: .invalidState,
-                message:
-                    "opening the window of the VM of \(machine.spec.bundle): it was made without a display")
+                reason:
+                    "opening the window of the VM of \(machine.spec.bundle): it was created without a display"
+            )
         }
         let screen = GuestScreen(title)
         try machine.assumeIsolated { machine in
@@ -55,14 +56,14 @@ private final class GuestScreen {
         window = NSWindow(
             contentRect: NSRect(x: 0, y: 0, width: Screen.width, height: Screen.height),
             styleMask: [.titled, .closable, .miniaturizable, .resizable], backing: .buffered, defer: false)
-        // The window belongs to this object, not to its close button.
+        // This object owns the window, not its close button.
         window.isReleasedWhenClosed = false
         window.title = title
         window.contentView = view
         window.center()
     }
 
-    /// Shows that VM; without one, closes.
+    /// Shows the VM; nil closes the window.
     func show(_ vm: VZVirtualMachine?) {
         view.virtualMachine = vm
         if vm == nil {

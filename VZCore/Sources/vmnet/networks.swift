@@ -8,7 +8,7 @@ final class NetworkConfiguration {
     init(mode: vmnet_mode_t) { self.mode = mode }
 }
 
-/// What `vmnet_network_ref` points to: a network with a subnet of its own as long as it lives.
+/// What `vmnet_network_ref` points to: a network that has its subnet as long as it exists.
 final class Network {
     /// The third byte of 192.168.x.0/24.
     let third: UInt8

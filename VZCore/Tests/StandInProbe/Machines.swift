@@ -1,7 +1,7 @@
 import Foundation
 @_spi(StandIn) import Virtualization
 
-/// A machine that boots a disk, on a queue of its own.
+/// A machine that boots a disk, on a separate queue.
 final class Held: @unchecked Sendable {
     let queue = DispatchQueue(label: "probe")
     let vm: VZVirtualMachine
@@ -64,7 +64,7 @@ func must(_ what: String, _ body: () throws -> Void) {
     }
 }
 
-/// Runs a machine until it is killed. The guest's words come on standard output.
+/// Runs a machine until it is killed. The guest's output goes to standard output.
 func hold(disk: String) {
     let held = made(disk)
     must("start") { try held.start() }
@@ -93,7 +93,7 @@ struct Leftovers: CustomStringConvertible {
     let descriptors: Int
     let children: Int
 
-    /// Once the machines are gone: their last reference is dropped on their queue.
+    /// Once the machines are released: their last reference is dropped on their queue.
     static func counted() -> Leftovers {
         while StandIn.liveMachines > 0 || StandIn.liveGuests > 0 { sched_yield() }
         let descriptors = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd"))?.count

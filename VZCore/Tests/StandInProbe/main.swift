@@ -1,6 +1,6 @@
 import Foundation
 
-// What the tests of the stand-in run in a process of its own. The first argument says what.
+// What the tests of the stand-in run in a separate process. The first argument selects what.
 let arguments = Array(CommandLine.arguments.dropFirst())
 switch arguments.first {
 case "hold": hold(disk: arguments[1])

@@ -8,9 +8,9 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Clones {
-        let place = Place()
+        let place = TestDirectory()
 
-        @Test func a_macos_clone_has_the_templates_files_and_an_identity_of_its_own() throws {
+        @Test func a_macos_clone_has_the_templates_files_and_a_new_identity() throws {
             let template = try place.template(guest: "#!/bin/sh\n")
             for name in ["a", "b"] {
                 try Bundles.clone(template: template, bundle: place(name), os: .macos, diskBytes: 0)
@@ -73,7 +73,7 @@ extension VZCoreTests {
                 try Bundles.clone(template: template, bundle: place("other"), os: .macos, diskBytes: 1 << 20)
             }
             #expect(refused.code == .notSupported)
-            #expect(refused.message.contains("ASIF"))
+            #expect(refused.reason.contains("ASIF"))
             #expect(try place.names() == ["template", "vm"])
         }
 
@@ -95,7 +95,7 @@ extension VZCoreTests {
                 try Bundles.clone(template: template, bundle: place("vm"), os: .macos)
             }
             #expect(refused.code == .exists)
-            #expect(refused.message.contains(place("vm/" + name)))
+            #expect(refused.reason.contains(place("vm/" + name)))
             #expect(try place.read("vm/" + name) == "precious")
             #expect(try place.names(in: "vm") == [name])
         }
@@ -108,13 +108,13 @@ extension VZCoreTests {
                 try Bundles.clone(template: template, bundle: place("vm"), os: .macos)
             }
             #expect(refused.code == .io)
-            #expect(refused.message.contains(template + "/" + name))
+            #expect(refused.reason.contains(template + "/" + name))
             #expect(try place.names() == ["template"])
         }
 
         @Test func a_hardware_model_this_host_cannot_run_is_refused_before_anything_is_made() async throws {
             let template = try place.template()
-            let model = try Place.hardwareModel(minimum: 99).base64EncodedString()
+            let model = try TestDirectory.hardwareModel(minimum: 99).base64EncodedString()
             try place.write("{\"hardwareModel\":\"\(model)\"}", to: "template/HardwareModel.json")
             let refused = await failure {
                 try Bundles.clone(template: template, bundle: place("vm"), os: .macos)
@@ -130,7 +130,7 @@ extension VZCoreTests {
                 try Bundles.clone(template: template, bundle: elsewhere, os: .macos)
             }
             #expect(refused.code == .differentVolume)
-            #expect(refused.message.hasPrefix("cloning \(template) to \(elsewhere): "))
+            #expect(refused.reason.hasPrefix("cloning \(template) to \(elsewhere): "))
             #expect(access(elsewhere, F_OK) != 0)
         }
 
@@ -140,7 +140,7 @@ extension VZCoreTests {
                 try Bundles.clone(template: template, bundle: place("no/vm"), os: .macos)
             }
             #expect(refused.code == .io)
-            #expect(refused.message.contains(place("no")))
+            #expect(refused.reason.contains(place("no")))
         }
 
         @Test func a_link_in_a_template_is_refused_and_not_followed() async throws {
@@ -152,7 +152,7 @@ extension VZCoreTests {
                 try Bundles.clone(template: template, bundle: place("vm"), os: .macos)
             }
             #expect(refused.code == .invalidConfiguration)
-            #expect(refused.message.contains("\(template)/Disk.img is no regular file"))
+            #expect(refused.reason.contains("\(template)/Disk.img is not a regular file"))
             #expect(try place.mode(of: "elsewhere.img") == 0o644)
             #expect(try place.names() == ["elsewhere.img", "template"])
         }
@@ -165,7 +165,7 @@ extension VZCoreTests {
                     template: template, bundle: place("new"), os: .macos, diskBytes: 1 << 63)
             }
             #expect(refused.code == .io)
-            #expect(refused.message.hasPrefix("cloning \(template) to \(place("new")): growing the disk"))
+            #expect(refused.reason.hasPrefix("cloning \(template) to \(place("new")): growing the disk"))
             #expect(try place.names() == ["template"])
 
             try FileManager.default.createDirectory(atPath: place("old"), withIntermediateDirectories: false)
@@ -188,7 +188,7 @@ extension VZCoreTests {
                 return await group.reduce(into: []) { $0.append($1) }
             }
             let failures = results.compactMap {
-                if case .failure(let why) = $0 { why as? VZFailure } else { nil }
+                if case .failure(let error) = $0 { error as? VZFailure } else { nil }
             }
             #expect(failures.count == 7)
             for failure in failures { #expect(failure.code == .exists) }

@@ -6,9 +6,9 @@ import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
-    /// Calls that meet one another, and callers that give up.
+    /// Calls that meet one another, and callers that are cancelled.
     @Suite struct Calls {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test func a_stop_waits_for_the_start_under_way() async throws {
             try await withMachine(.small(place.bundle(faults: "\"start_delay_ms\":50"))) { machine, log in
@@ -26,7 +26,7 @@ extension VZCoreTests {
                 await log.first(.state(.starting))
                 let refused = await failure { try await machine.start() }
                 #expect(refused.code == .invalidState)
-                #expect(refused.message.hasSuffix("it is starting"))
+                #expect(refused.reason.hasSuffix("it is starting"))
                 try await started
             }
         }
@@ -43,21 +43,21 @@ extension VZCoreTests {
             }
         }
 
-        @Test func a_caller_who_gives_up_hears_so_at_once_and_the_start_goes_on() async throws {
+        @Test func a_cancelled_caller_returns_at_once_and_the_start_continues() async throws {
             try await withMachine(.small(place.bundle(faults: "\"start_delay_ms\":200"))) { machine, log in
                 let caller = Task { try await machine.start() }
                 await log.first(.state(.starting))
                 caller.cancel()
-                let heard = await failure { try await caller.value }
-                #expect(heard.code == .cancelled)
-                #expect(heard.message.contains(machine.spec.bundle))
+                let refused = await failure { try await caller.value }
+                #expect(refused.code == .cancelled)
+                #expect(refused.reason.contains(machine.spec.bundle))
                 #expect(await machine.state == .starting)
                 await log.first(.state(.running))
                 try await machine.pause()
             }
         }
 
-        @Test func who_gave_up_before_asking_changes_nothing() async throws {
+        @Test func a_caller_cancelled_before_its_call_changes_nothing() async throws {
             try await withMachine(.small(place.bundle())) { machine, log in
                 let caller = Task {
                     await until { Task.isCancelled }
@@ -70,7 +70,7 @@ extension VZCoreTests {
             }
         }
 
-        @Test func a_stop_given_up_while_it_waits_stops_nothing() async throws {
+        @Test func a_stop_cancelled_while_it_waits_stops_nothing() async throws {
             try await withMachine(.small(place.bundle(faults: "\"start_delay_ms\":100"))) { machine, log in
                 async let started: Void = machine.start()
                 await log.first(.state(.starting))
@@ -111,7 +111,7 @@ extension VZCoreTests {
 
     /// The end of machines: in every state, closed or dropped.
     @Suite struct Ends {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test(arguments: ["", "start", "start pause", "start stop"])
         func a_closed_machine_leaves_nothing(calls: String) async throws {
@@ -134,15 +134,15 @@ extension VZCoreTests {
                 await machine.close()
                 #expect(await machine.state == .stopped)
                 #expect(log.states.last ?? .stopped == .stopped)
-                let told = log.events.count
+                let before = log.events.count
                 await machine.close()
-                #expect(log.events.count == told)
+                #expect(log.events.count == before)
             }
             await until { VZCoreLiveness.machines == 0 }
             try await until { try openDescriptors() == before }
         }
 
-        @Test func everything_asked_of_a_closed_machine_fails_as_gone() async throws {
+        @Test func every_call_on_a_closed_machine_fails() async throws {
             let machine = try Machine(id: 7, spec: .small(place.bundle()), observer: Log())
             await machine.close()
             let calls: [() async throws -> Void] = [
@@ -152,9 +152,9 @@ extension VZCoreTests {
                 { _ = try await machine.connect(toPort: 1) },
             ]
             for call in calls {
-                let gone = await failure(of: call)
-                #expect(gone.code == .noSuchMachine)
-                #expect(gone.message.hasSuffix("the machine is closed"))
+                let refused = await failure(of: call)
+                #expect(refused.code == .noSuchMachine)
+                #expect(refused.reason.hasSuffix("the machine is closed"))
             }
         }
 
@@ -206,10 +206,10 @@ extension VZCoreTests {
                 id: 7, spec: .small(place.bundle(guest: Guest.powersOff)), observer: log)
             try await machine.start()
             await machine.close()
-            let told = log.events
-            #expect(told.last == .state(.stopped))
+            let before = log.events
+            #expect(before.last == .state(.stopped))
             _ = await machine.state
-            #expect(log.events == told)
+            #expect(log.events == before)
         }
 
         @Test func a_dropped_machine_takes_its_guest_along() async throws {

@@ -8,7 +8,7 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Configurations {
-        let place = Place()
+        let place = TestDirectory()
 
         private func linux(_ adjust: (inout MachineSpec) -> Void = { _ in }) throws -> MachineSpec {
             var spec = MachineSpec(
@@ -130,13 +130,13 @@ extension VZCoreTests {
             }
         }
 
-        @Test func a_variable_store_that_cannot_be_made_is_told() async throws {
+        @Test func a_variable_store_that_cannot_be_made_is_reported() async throws {
             let spec = MachineSpec(
                 bundle: try place.linuxBundle(), os: .linux, cpus: 1, memoryBytes: 256 << 20)
             try #require(symlink("/nowhere/at/all", place("vm/EFIVariableStore")) == 0)
             let refused = await failure { _ = try Configuration(spec) }
             #expect(
-                refused.message.hasPrefix("making the EFI variable store \(place("vm/EFIVariableStore")): "))
+                refused.reason.hasPrefix("creating the EFI variable store \(place("vm/EFIVariableStore")): "))
         }
 
         @Test func a_linux_window_has_a_screen_and_headless_has_none() throws {
@@ -158,7 +158,7 @@ extension VZCoreTests {
             try FileManager.default.removeItem(atPath: place("vm/" + name))
             let refused = await failure { _ = try Machine(id: 1, spec: .small(bundle), observer: Log()) }
             #expect(refused.code == code)
-            #expect(refused.message.contains("\(bundle)/\(name)"))
+            #expect(refused.reason.contains("\(bundle)/\(name)"))
         }
 
         @Test(arguments: ["kernel", "initrd"])
@@ -168,7 +168,7 @@ extension VZCoreTests {
             }
             let refused = await failure { _ = try Configuration(spec) }
             #expect(refused.code == .io)
-            #expect(refused.message.contains(place("vm/nothing")))
+            #expect(refused.reason.contains(place("vm/nothing")))
         }
 
         @Test(arguments: [
@@ -176,62 +176,62 @@ extension VZCoreTests {
             ("HardwareModel.json", "{\"model\":\"AA\"}"),
             ("HardwareModel.json", "{\"hardwareModel\":\"QUJD\"}"),
         ])
-        func a_damaged_file_is_told(name: String, content: String) async throws {
+        func a_damaged_file_is_reported(name: String, content: String) async throws {
             let bundle = try place.bundle()
             try place.write(content, to: "vm/" + name)
             let refused = await failure { _ = try Configuration(.small(bundle)) }
             #expect(refused.code == .invalidConfiguration)
-            #expect(refused.message.hasPrefix("reading \(bundle)/\(name): "))
+            #expect(refused.reason.hasPrefix("reading \(bundle)/\(name): "))
         }
 
-        @Test func a_damaged_identity_of_a_linux_guest_is_told() async throws {
+        @Test func a_damaged_identity_of_a_linux_guest_is_reported() async throws {
             let spec = try linux()
             try place.write("", to: "vm/MachineIdentifier")
             let refused = await failure { _ = try Configuration(spec) }
             #expect(refused.code == .invalidConfiguration)
-            #expect(refused.message.contains("clone the bundle again"))
+            #expect(refused.reason.contains("clone the bundle again"))
         }
 
-        @Test func a_hardware_model_of_a_newer_macos_is_not_supported_in_words() async throws {
+        @Test func a_hardware_model_of_a_newer_macos_is_not_supported_with_a_reason() async throws {
             let bundle = try place.bundle()
-            let model = try Place.hardwareModel(minimum: 99).base64EncodedString()
+            let model = try TestDirectory.hardwareModel(minimum: 99).base64EncodedString()
             try place.write("{\"hardwareModel\":\"\(model)\"}", to: "vm/HardwareModel.json")
             let refused = await failure { _ = try Configuration(.small(bundle)) }
             #expect(refused.code == .notSupported)
-            #expect(refused.message.contains("this host cannot run that hardware model"))
+            #expect(refused.reason.contains("this host cannot run that hardware model"))
         }
 
-        @Test func what_the_framework_finds_invalid_is_told_in_its_words() async throws {
+        @Test func what_the_framework_refuses_has_its_reason() async throws {
             let bundle = try place.bundle()
             try place.write("no whole sector", to: "vm/Disk.img")
             let refused = await failure { _ = try Configuration(.small(bundle)) }
             #expect([.invalidConfiguration, .diskImage].contains(refused.code))
-            #expect(refused.message.contains("(VZErrorDomain "))
+            #expect(refused.reason.contains("(VZErrorDomain "))
         }
 
-        @Test func a_storage_of_another_hardware_model_is_invalid_in_the_frameworks_words() async throws {
+        @Test func a_storage_of_another_hardware_model_is_invalid_with_the_frameworks_reason() async throws {
             let bundle = try place.bundle()
-            let other = try Place.hardwareModel(minimum: 12).base64EncodedString()
+            let other = try TestDirectory.hardwareModel(minimum: 12).base64EncodedString()
             try place.write("{\"hardware_model\":\"\(other)\"}", to: "vm/AuxiliaryStorage")
             let refused = await failure { _ = try Configuration(.small(bundle)) }
             #expect(refused.code == .invalidConfiguration)
-            #expect(refused.message.hasPrefix("configuring the VM of \(bundle): "))
-            #expect(refused.message.contains("(VZErrorDomain 2)"))
+            #expect(refused.reason.hasPrefix("configuring the VM of \(bundle): "))
+            #expect(refused.reason.contains("(VZErrorDomain 2)"))
         }
 
-        @Test func a_network_vmnet_refuses_is_told_and_networks_are_given_back() async throws {
+        @Test func a_network_vmnet_refuses_is_reported_and_networks_are_given_back() async throws {
             let bundle = try place.bundle()
             for _ in 0..<2 {
-                var networks: [OwnNetwork] = []
+                var networks: [IsolatedNetwork] = []
                 // The stand-in has subnets for fewer.
                 let refused = await failure {
-                    for _ in 0..<300 { networks.append(try OwnNetwork(for: bundle)) }
+                    for _ in 0..<300 { networks.append(try IsolatedNetwork(for: bundle)) }
                 }
                 #expect(refused.code == .network)
-                #expect(refused.message.contains("the network of the VM of \(bundle): vmnet refused it"))
+                #expect(refused.reason.contains("the network of the VM of \(bundle): vmnet refused it"))
                 #expect(networks.count > 100)
             }
-            _ = try OwnNetwork(for: bundle)
+            _ = try IsolatedNetwork(for: bundle)
         }
 
         @Test func the_console_is_appended_to_and_closed_to_others() async throws {
@@ -255,7 +255,7 @@ extension VZCoreTests {
                 _ = try Configuration(.small(bundle) { $0.consoleLog = "console.log" })
             }
             #expect(refused.code == .io)
-            #expect(refused.message.contains("\(bundle)/console.log"))
+            #expect(refused.reason.contains("\(bundle)/console.log"))
         }
     }
 }

@@ -24,10 +24,10 @@ extension VZCoreTests {
             let failure = VZFailure(
                 NSError(domain: "VZErrorDomain", code: raw), doing: "starting", otherwise: .io)
             #expect(failure.code == code)
-            #expect(failure.message.contains("(VZErrorDomain \(raw))"))
+            #expect(failure.reason.contains("(VZErrorDomain \(raw))"))
         }
 
-        @Test func a_code_nobody_knows_means_what_was_tried() {
+        @Test func an_unknown_code_becomes_that_of_the_call() {
             #expect(
                 VZFailure(NSError(domain: "VZErrorDomain", code: 77), doing: "x", otherwise: .saveFailed).code
                     == .saveFailed)
@@ -54,21 +54,21 @@ extension VZCoreTests {
                 ])
             let failure = VZFailure(top, doing: "starting the VM of /b")
             #expect(
-                failure.message.hasPrefix(
+                failure.reason.hasPrefix(
                     "starting the VM of /b: It failed. The disk said no. (Top 2), because: No block. (Middle 3), because: "
                 ))
-            #expect(failure.message.hasSuffix("(NSPOSIXErrorDomain \(ENOSPC))"))
+            #expect(failure.reason.hasSuffix("(NSPOSIXErrorDomain \(ENOSPC))"))
             #expect(failure.code == .diskFull, "what lies under an unknown error decides")
-            #expect("\(failure)" == failure.message)
+            #expect("\(failure)" == failure.reason)
         }
 
-        @Test func a_reason_already_told_is_not_told_twice() {
+        @Test func a_reason_in_the_description_is_not_repeated() {
             let error = NSError(
                 domain: "D", code: 1,
                 userInfo: [
                     NSLocalizedDescriptionKey: "Not now.", NSLocalizedFailureReasonErrorKey: "Not now.",
                 ])
-            #expect(VZFailure(error, doing: "x").message == "x: Not now. (D 1)")
+            #expect(VZFailure(error, doing: "x").reason == "x: Not now. (D 1)")
         }
 
         @Test func a_full_disk_is_known_by_every_name() {
@@ -80,8 +80,8 @@ extension VZCoreTests {
 
         @Test func pain_04_the_limit_comes_with_advice() {
             let failure = VZFailure(VZError(.virtualMachineLimitExceeded), doing: "starting the VM of /b")
-            #expect(failure.message.contains("two macOS VMs"))
-            #expect(failure.message.contains("restart the host"))
+            #expect(failure.reason.contains("two macOS VMs"))
+            #expect(failure.reason.contains("restart the host"))
         }
     }
 }

@@ -8,17 +8,17 @@ import Testing
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Installations {
-        let place = Place()
+        let place = TestDirectory()
 
-        /// What an installation was told of its progress.
-        private final class Told: Sendable {
+        /// The progress values of an installation.
+        private final class ProgressLog: Sendable {
             private let values = Locked<[Double]>([])
             var all: [Double] { values.with { $0 } }
-            func tell(_ value: Double) { values.with { $0.append(value) } }
+            func add(_ value: Double) { values.with { $0.append(value) } }
         }
 
         private func ipsw(_ extra: String = "", minimum: Int = 13) throws -> String {
-            let model = try Place.hardwareModel(minimum: minimum).base64EncodedString()
+            let model = try TestDirectory.hardwareModel(minimum: minimum).base64EncodedString()
             try place.write(
                 "{\"build\":\"25A354\",\"version\":\"26.0.1\",\"hardware_model\":\"\(model)\"\(extra)}",
                 to: "macos.ipsw")
@@ -26,12 +26,13 @@ extension VZCoreTests {
         }
 
         private func install(
-            _ ipsw: String, diskBytes: UInt64 = 1 << 30, memoryBytes: UInt64 = 1 << 30, told: Told = Told()
+            _ ipsw: String, diskBytes: UInt64 = 1 << 30, memoryBytes: UInt64 = 1 << 30,
+            progress: ProgressLog = ProgressLog()
         ) async throws {
             try await Installer.install(
                 ipsw: ipsw, template: place("template"), diskBytes: diskBytes, cpus: 1,
                 memoryBytes: memoryBytes,
-                progress: { told.tell($0) })
+                progress: { progress.add($0) })
         }
 
         @Test func a_restore_image_says_what_it_holds_and_wants() async throws {
@@ -45,11 +46,11 @@ extension VZCoreTests {
         }
 
         @Test(arguments: ["no json", "{\"build\":1}"])
-        func what_is_no_restore_image_is_told(content: String) async throws {
+        func an_invalid_restore_image_is_refused(content: String) async throws {
             try place.write(content, to: "macos.ipsw")
             let refused = await failure { _ = try await Installer.restoreImage(at: place("macos.ipsw")) }
             #expect(refused.code == .installFailed)
-            #expect(refused.message.hasPrefix("reading the restore image \(place("macos.ipsw")): "))
+            #expect(refused.reason.hasPrefix("reading the restore image \(place("macos.ipsw")): "))
         }
 
         @Test func the_newest_restore_image_is_asked_for() async throws {
@@ -59,23 +60,23 @@ extension VZCoreTests {
             StandIn.latestRestoreImage = nil
             let refused = await failure { _ = try await Installer.latestRestoreImage() }
             #expect(refused.code == .installFailed)
-            #expect(refused.message.hasPrefix("asking Apple for the newest restore image: "))
+            #expect(refused.reason.hasPrefix("requesting the newest restore image from Apple: "))
         }
 
         @Test func an_installation_makes_a_template_to_clone() async throws {
-            let told = Told()
-            try await install(ipsw(",\"boot_program\":\"#!/bin/sh\\nexit 0\\n\""), told: told)
+            let progress = ProgressLog()
+            try await install(ipsw(",\"boot_program\":\"#!/bin/sh\\nexit 0\\n\""), progress: progress)
             #expect(try place.names() == ["macos.ipsw", "template"])
             #expect(
                 try place.names(in: "template") == ["AuxiliaryStorage", "Disk.img", "HardwareModel.json"],
-                "an identity is each clone's own")
+                "every clone gets a new identity")
             var disk = stat()
             try #require(stat(place("template/Disk.img"), &disk) == 0)
             #expect(disk.st_size == 1 << 30)
             #expect(disk.st_blocks < 1 << 16, "it takes no more space than it holds")
-            #expect(told.all.last == 1)
-            #expect(told.all == told.all.sorted())
-            #expect(told.all.allSatisfy { (0...1).contains($0) })
+            #expect(progress.all.last == 1)
+            #expect(progress.all == progress.all.sorted())
+            #expect(progress.all.allSatisfy { (0...1).contains($0) })
 
             try Bundles.clone(template: place("template"), bundle: place("vm"), os: .macos)
             try await withMachine(.small(place("vm"))) { machine, log in
@@ -96,10 +97,10 @@ extension VZCoreTests {
             let image = try ipsw(minimum: 99)
             let refused = await failure { try await install(image) }
             #expect(refused.code == .notSupported)
-            #expect(refused.message.contains("macOS 26.0.1 (25A354)"))
+            #expect(refused.reason.contains("macOS 26.0.1 (25A354)"))
             #expect(try place.names() == ["macos.ipsw"])
-            let told = try await Installer.restoreImage(at: image)
-            #expect(!told.isSupported && told.hardwareModel == nil)
+            let described = try await Installer.restoreImage(at: image)
+            #expect(!described.isSupported && described.hardwareModel == nil)
         }
 
         @Test(arguments: ["template", "template.installing"])
@@ -108,7 +109,7 @@ extension VZCoreTests {
             try place.write("mine", to: name + "/note")
             let refused = await failure { try await install(ipsw()) }
             #expect(refused.code == .exists)
-            #expect(refused.message.contains(place(name)))
+            #expect(refused.reason.contains(place(name)))
             #expect(try place.read(name + "/note") == "mine")
             #expect(try place.names() == ["macos.ipsw", name])
         }
@@ -122,10 +123,10 @@ extension VZCoreTests {
                     progress: { _ in })
             }
             #expect(refused.code == .io)
-            #expect(refused.message.contains(place("no/template.installing")))
+            #expect(refused.reason.contains(place("no/template.installing")))
         }
 
-        @Test func a_failed_installation_leaves_nothing_and_says_so() async throws {
+        @Test func a_failed_installation_leaves_nothing_and_reports_it() async throws {
             // The two macOS VMs a host may run are there.
             try await withMachine(.small(place.bundle("a"))) { first, _ in
                 try await withMachine(.small(place.bundle("b"))) { second, _ in
@@ -133,8 +134,9 @@ extension VZCoreTests {
                     try await second.start()
                     let refused = await failure { try await install(ipsw()) }
                     #expect(refused.code == .limitExceeded)
-                    #expect(refused.message.contains("installing macOS on the VM of"))
-                    #expect(refused.message.hasSuffix("; nothing of \(place("template")) was kept"))
+                    #expect(refused.reason.contains("installing macOS on the VM of"))
+                    #expect(
+                        refused.reason.hasSuffix("; everything created for \(place("template")) was removed"))
                     #expect(try place.names() == ["a", "b", "macos.ipsw"])
                 }
             }
@@ -151,25 +153,25 @@ extension VZCoreTests {
                             atPath: template + "/mine", withIntermediateDirectories: true)
                     })
             }
-            #expect(refused.message.contains("giving \(template).installing its name"))
+            #expect(refused.reason.contains("renaming \(template).installing to the template's name"))
             #expect(try place.names() == ["macos.ipsw", "template"])
             #expect(try place.names(in: "template") == ["mine"])
         }
 
-        @Test func a_cancelled_installation_leaves_nothing_and_says_so() async throws {
+        @Test func a_cancelled_installation_leaves_nothing_and_reports_it() async throws {
             let image = try ipsw()
             for give in ["before", "during"] {
-                let told = Told()
+                let progress = ProgressLog()
                 let caller = Task {
-                    defer { told.tell(1) }
+                    defer { progress.add(1) }
                     if give == "before" { await until { Task.isCancelled } }
-                    try await install(image, told: told)
+                    try await install(image, progress: progress)
                 }
-                if give == "during" { await until { !told.all.isEmpty } }
+                if give == "during" { await until { !progress.all.isEmpty } }
                 caller.cancel()
                 let result = await caller.result
-                if case .failure(let why) = result {
-                    let failure = try #require(why as? VZFailure)
+                if case .failure(let error) = result {
+                    let failure = try #require(error as? VZFailure)
                     #expect(failure.code == .cancelled)
                     #expect(try place.names() == ["macos.ipsw"])
                 } else {

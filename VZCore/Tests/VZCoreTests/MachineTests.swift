@@ -7,7 +7,7 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Life {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test func a_machine_starts_runs_and_is_stopped() async throws {
             try await withMachine(.small(place.bundle())) { machine, log in
@@ -50,7 +50,7 @@ extension VZCoreTests {
             }
         }
 
-        @Test func a_guest_that_powers_off_is_told_apart() async throws {
+        @Test func a_power_off_of_the_guest_is_an_event() async throws {
             try await withMachine(.small(place.bundle(guest: Guest.powersOff))) { machine, log in
                 try await machine.start()
                 await log.first(.state(.stopped))
@@ -63,13 +63,13 @@ extension VZCoreTests {
             try await withMachine(.small(place.bundle(guest: Guest.crashes))) { machine, log in
                 try await machine.start()
                 await log.first(.state(.error))
-                guard case .stoppedWithError(let reason) = log.events.dropLast().last else {
+                guard case .stoppedWithError(let end) = log.events.dropLast().last else {
                     Issue.record("no reason in \(log.events)")
                     return
                 }
-                #expect(reason.code == .internalError)
-                #expect(reason.message.hasPrefix("running the VM of \(machine.spec.bundle): "))
-                #expect(reason.message.contains("(VZErrorDomain 1)"))
+                #expect(end.code == .internalError)
+                #expect(end.reason.hasPrefix("running the VM of \(machine.spec.bundle): "))
+                #expect(end.reason.contains("(VZErrorDomain 1)"))
                 try await machine.stop()
                 #expect(!log.events.contains(.guestStopped))
             }
@@ -104,25 +104,25 @@ extension VZCoreTests {
             try await withMachine(.small(bundle)) { machine, log in
                 try await machine.start()
                 let event = await log.first { if case .stoppedWithError = $0 { true } else { false } }
-                guard case .stoppedWithError(let reason) = event else { return }
-                #expect(reason.code == .diskFull)
+                guard case .stoppedWithError(let end) = event else { return }
+                #expect(end.code == .diskFull)
                 await log.first(.state(.error))
             }
         }
 
-        @Test func a_lost_network_is_told_and_the_guest_runs_on() async throws {
+        @Test func a_lost_network_is_reported_and_the_guest_runs_on() async throws {
             let bundle = try place.bundle(faults: "\"disconnect_network_after_ms\":1")
             try await withMachine(.small(bundle)) { machine, log in
                 try await machine.start()
                 let event = await log.first { if case .networkDisconnected = $0 { true } else { false } }
-                guard case .networkDisconnected(let words) = event else { return }
-                #expect(words.hasPrefix("connecting to the network the VM of \(bundle): "))
-                #expect(words.contains("(VZErrorDomain "))
+                guard case .networkDisconnected(let reason) = event else { return }
+                #expect(reason.hasPrefix("connecting to the network the VM of \(bundle): "))
+                #expect(reason.contains("(VZErrorDomain "))
                 #expect(await machine.state == .running)
             }
         }
 
-        @Test func what_does_not_fit_the_state_is_refused_in_words() async throws {
+        @Test func what_does_not_fit_the_state_is_refused_with_a_reason() async throws {
             try await withMachine(.small(place.bundle())) { machine, _ in
                 let saved = place("state")
                 let calls: [(String, () async throws -> Void)] = [
@@ -134,13 +134,13 @@ extension VZCoreTests {
                 for (what, call) in calls {
                     let refused = await failure(of: call)
                     #expect(refused.code == .invalidState)
-                    #expect(refused.message == "\(what) the VM of \(machine.spec.bundle): it is stopped")
+                    #expect(refused.reason == "\(what) the VM of \(machine.spec.bundle): it is stopped")
                 }
                 try await machine.start()
                 for call in [machine.start, { try await machine.restore(from: saved) }] {
                     let refused = await failure { try await call() }
                     #expect(refused.code == .invalidState)
-                    #expect(refused.message.hasSuffix("it is running"))
+                    #expect(refused.reason.hasSuffix("it is running"))
                 }
             }
         }
@@ -160,8 +160,8 @@ extension VZCoreTests {
                     try await withMachine(.small(place.bundle("c"))) { third, _ in
                         let refused = await failure { try await third.start() }
                         #expect(refused.code == .limitExceeded)
-                        #expect(refused.message.contains("(VZErrorDomain 6)"))
-                        #expect(refused.message.contains("two macOS VMs"))
+                        #expect(refused.reason.contains("(VZErrorDomain 6)"))
+                        #expect(refused.reason.contains("two macOS VMs"))
                         try await first.stop()
                         try await third.start()
                     }
@@ -189,7 +189,7 @@ extension VZCoreTests {
                 try await machine.stop()
             }
             #expect(refused.code == code)
-            #expect(refused.message.contains("(VZErrorDomain \(raw))"))
+            #expect(refused.reason.contains("(VZErrorDomain \(raw))"))
             #expect(try place.names() == ["vm"], "nothing half-made stays")
             await machine.close()
             #expect(await machine.state == .stopped, "a VM that cannot be stopped ends with its object")

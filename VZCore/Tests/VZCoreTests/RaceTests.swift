@@ -34,7 +34,7 @@ private final class Closer: MachineObserver {
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Races {
-        let place = Place()
+        let place = TestDirectory()
 
         /// One machine's life: a few calls at once, some of whose callers give up, then a close or a drop.
         private func live(_ id: UInt64, _ spec: MachineSpec, _ observer: Closer, _ dice: inout Dice)
@@ -90,7 +90,7 @@ extension VZCoreTests {
                         for life in 0..<(number % 4 == 0 ? 25 : 200) {
                             let id = UInt64(number * 1000 + life)
                             try await live(id, spec, observer, &dice)
-                            // A dropped machine's files are its own until it is gone.
+                            // A dropped machine uses its files until it is closed.
                             await until { VZCoreLiveness.machines < 64 }
                         }
                     }

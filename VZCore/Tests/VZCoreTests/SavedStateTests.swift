@@ -7,7 +7,7 @@ import Virtualization
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct SavedStates {
-        let place = Place()
+        let place = TestDirectory()
 
         /// Says on the console whether it was booted or restored.
         private static let guest = "#!/bin/sh\necho \"restored=${VZ_GUEST_RESTORED:-0}\"\nexec sleep 1000\n"
@@ -53,7 +53,7 @@ extension VZCoreTests {
                 try await machine.pause()
                 let refused = await failure { try await machine.save(to: place("state")) }
                 #expect(refused.code == .exists)
-                #expect(refused.message.contains(place("state")))
+                #expect(refused.reason.contains(place("state")))
             }
             #expect(try place.read("state") == "precious")
         }
@@ -64,7 +64,7 @@ extension VZCoreTests {
             #expect(try place.names() == ["state", "vm"])
         }
 
-        @Test func a_state_that_cannot_be_written_is_told() async throws {
+        @Test func a_state_that_cannot_be_written_is_reported() async throws {
             try await withMachine(try spec()) { machine, _ in
                 try await machine.start()
                 try await machine.pause()
@@ -86,13 +86,13 @@ extension VZCoreTests {
             }
         }
 
-        @Test func a_state_that_cannot_take_its_place_is_told_and_removed() async throws {
+        @Test func a_state_that_cannot_take_its_place_is_reported_and_removed() async throws {
             let machine = try Machine(id: 7, spec: spec(), observer: InTheWay(path: place("state/mine")))
             try await machine.start()
             try await machine.pause()
             let refused = await failure { try await machine.save(to: place("state")) }
             #expect(refused.code == .io)
-            #expect(refused.message.hasPrefix("putting a saved state in its place, \(place("state")): "))
+            #expect(refused.reason.hasPrefix("renaming a saved state to \(place("state")): "))
             #expect(await machine.state == .paused)
             await machine.close()
             #expect(try place.names() == ["state", "vm"])
@@ -106,8 +106,8 @@ extension VZCoreTests {
             try await withMachine(other) { machine, log in
                 let refused = await failure { try await machine.restore(from: place("state")) }
                 #expect(refused.code == .restoreFailed)
-                #expect(refused.message.contains("(VZErrorDomain 12)"))
-                #expect(refused.message.hasPrefix("restoring the state of the VM of \(spec.bundle): "))
+                #expect(refused.reason.contains("(VZErrorDomain 12)"))
+                #expect(refused.reason.hasPrefix("restoring the state of the VM of \(spec.bundle): "))
                 #expect(log.states.first == .restoring)
             }
             try await withMachine(other) { machine, _ in try await machine.start() }
@@ -124,7 +124,7 @@ extension VZCoreTests {
             let bundle = try place.bundle(faults: "\"no_save\":true")
             try await withMachine(.small(bundle)) { machine, log in
                 let verdict = try #require(machine.saveSupport)
-                #expect(verdict.message.hasPrefix("saving the state of the VM of \(bundle): "))
+                #expect(verdict.reason.hasPrefix("saving the state of the VM of \(bundle): "))
                 try await machine.start()
                 try await machine.pause()
                 #expect(await failure { try await machine.save(to: place("state")) } == verdict)

@@ -10,8 +10,8 @@ import Virtualization
 @Suite(.serialized, .timeLimit(.minutes(10)))
 enum VZCoreTests {}
 
-/// A directory of a test's own, gone after it.
-final class Place: Sendable {
+/// A directory for one test, removed after it.
+final class TestDirectory: Sendable {
     let path: String
 
     init() {
@@ -45,7 +45,7 @@ final class Place: Sendable {
     }
 }
 
-/// What a guest does. The stand-in runs a disk that begins with "#!"; any other is a guest that does nothing and ends when
+/// A guest. The stand-in runs a disk that begins with "#!"; any other is a guest that does nothing and ends when
 /// it is stopped.
 enum Guest {
     static let idle = "blank"
@@ -53,10 +53,10 @@ enum Guest {
     static let crashes = "#!/bin/sh\nexit 3\n"
     /// Powers off when asked to.
     static let obedient = "#!/bin/sh\ntrap 'kill $!; exit 0' TERM\necho up\nsleep 1000 &\nwait\n"
-    /// Writes where its sockets are to the FIFO `told` beside its disk, then does nothing.
+    /// Writes where its sockets are to the FIFO `sockets` beside its disk, then does nothing.
     static let talkative = """
         #!/bin/sh
-        echo "$VZ_GUEST_VSOCK" > "$(dirname "$VZ_GUEST_DISK")/told"
+        echo "$VZ_GUEST_VSOCK" > "$(dirname "$VZ_GUEST_DISK")/sockets"
         exec sleep 1000
 
         """
@@ -70,7 +70,7 @@ enum Guest {
     }
 }
 
-extension Place {
+extension TestDirectory {
     /// `VZMacHardwareModel.dataRepresentation` of a Mac for macOS `minimum` or newer.
     static func hardwareModel(minimum: Int = 13) throws -> Data {
         try PropertyListSerialization.data(
@@ -93,7 +93,7 @@ extension Place {
         return self(name)
     }
 
-    /// A macOS bundle likewise.
+    /// A macOS bundle with the same contents.
     func bundle(_ name: String = "vm", guest: String = Guest.idle, faults: String = "") throws -> String {
         try template(name, guest: guest, faults: faults)
         try VZMacMachineIdentifier().dataRepresentation.write(
@@ -192,7 +192,7 @@ func failure(
     } catch {
         Issue.record(error, sourceLocation: location)
     }
-    return VZFailure(code: .ok, message: "")
+    return VZFailure(code: .ok, reason: "")
 }
 
 /// Returns once `condition` holds; the suite's time limit ends a wait for what never comes.

@@ -5,17 +5,17 @@ import Virtualization
 
 @testable import VZCore
 
-/// The guest's end of its sockets, played by the test: `Guest.talkative` tells where they are.
+/// The guest's end of its sockets, played by the test: `Guest.talkative` writes where they are.
 struct GuestSide: Sendable {
-    private let told: String
+    private let fifo: String
 
     /// For the bundle `vm`, before its guest starts.
-    init(_ place: Place) throws {
-        told = place("vm/told")
-        try #require(mkfifo(told, 0o600) == 0)
+    init(_ place: TestDirectory) throws {
+        fifo = place("vm/sockets")
+        try #require(mkfifo(fifo, 0o600) == 0)
     }
 
-    /// Listens on a port; the listener accepts nobody by itself.
+    /// Listens on a port; the listener accepts nothing by itself.
     func listen(_ port: UInt32) async throws -> Socket {
         let directory = try await directory()
         let socket = try Socket()
@@ -25,8 +25,8 @@ struct GuestSide: Sendable {
 
     /// Where the guest's sockets are.
     func directory() async throws -> String {
-        let told = told
-        let fifo = Socket(taking: try await blocking { open(told, O_RDONLY | O_CLOEXEC) })
+        let path = fifo
+        let fifo = Socket(taking: try await blocking { open(path, O_RDONLY | O_CLOEXEC) })
         defer { fifo.close() }
         return try await fifo.read().trimmingCharacters(in: .whitespacesAndNewlines)
     }
@@ -48,7 +48,7 @@ struct Socket: Sendable {
         try #require(Darwin.listen(descriptor, 64) == 0)
     }
 
-    /// -1 when nobody listens there.
+    /// -1 when there is no listener.
     func connect(_ path: String) -> Int32 { Self.withAddress(path) { Darwin.connect(descriptor, $0, $1) } }
 
     func accept() async throws -> Socket {
@@ -90,7 +90,7 @@ struct Socket: Sendable {
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Vsock {
-        let place = Place()
+        let place = TestDirectory()
 
         @Test func a_connection_to_the_guest_is_a_descriptor_of_the_callers() async throws {
             try await withMachine(.small(place.bundle(guest: Guest.talkative))) { machine, _ in
@@ -105,21 +105,21 @@ extension VZCoreTests {
                 try accepted.write("pong")
                 #expect(try await host.read() == "pong")
                 host.close()
-                #expect(try await accepted.read() == "", "nobody but the caller holds the connection")
+                #expect(try await accepted.read() == "", "only the caller holds the connection")
                 accepted.close()
                 listener.close()
             }
         }
 
-        @Test func a_port_nobody_listens_on_is_a_failed_connection() async throws {
+        @Test func a_port_without_a_listener_is_a_failed_connection() async throws {
             try await withMachine(.small(place.bundle())) { machine, _ in
                 try await machine.start()
                 let refused = await failure { _ = try await machine.connect(toPort: 4242) }
                 #expect(refused.code == .connectFailed)
                 #expect(
-                    refused.message.hasPrefix("connecting to port 4242 of the VM of \(machine.spec.bundle): ")
+                    refused.reason.hasPrefix("connecting to port 4242 of the VM of \(machine.spec.bundle): ")
                 )
-                #expect(refused.message.contains("(NSPOSIXErrorDomain \(ECONNRESET))"))
+                #expect(refused.reason.contains("(NSPOSIXErrorDomain \(ECONNRESET))"))
             }
         }
 
@@ -146,7 +146,7 @@ extension VZCoreTests {
 
                 await machine.close()
                 let late = try Socket()
-                #expect(late.connect(directory + "/host-1024") != 0, "nobody listens any more")
+                #expect(late.connect(directory + "/host-1024") != 0, "there is no listener any more")
                 late.close()
             }
         }

@@ -8,7 +8,7 @@ import Testing
 // swift-format-ignore: AlwaysUseLowerCamelCase
 extension VZCoreTests {
     @Suite struct Windows {
-        let place = Place()
+        let place = TestDirectory()
 
         private func spec() throws -> MachineSpec {
             .small(try place.bundle()) { $0.display = .window }
@@ -36,8 +36,8 @@ extension VZCoreTests {
                 try await VMWindow.show(machine, title: "first")
                 try await VMWindow.show(machine, title: "second")
                 await machine.close()
-                let gone = await failure { try await VMWindow.show(machine, title: "third") }
-                #expect(gone.code == .noSuchMachine)
+                let refused = await failure { try await VMWindow.show(machine, title: "third") }
+                #expect(refused.code == .noSuchMachine)
             }
             await until { VZCoreLiveness.machines == 0 && StandIn.liveMachines == 0 }
         }
@@ -46,7 +46,7 @@ extension VZCoreTests {
             try await withMachine(.small(place.bundle())) { machine, _ in
                 let refused = await failure { try await VMWindow.show(machine, title: "vm") }
                 #expect(refused.code == .invalidState)
-                #expect(refused.message.contains("it was made without a display"))
+                #expect(refused.reason.contains("it was created without a display"))
             }
         }
 

@@ -4,9 +4,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct CloneTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// 0 or errno.
     private func clone(_ source: String, _ target: String, flags: Int32 = 0) -> Int32 {
@@ -84,7 +84,7 @@ import Testing
         var here = stat()
         var there = stat()
         try #require(stat(workshop.path, &here) == 0 && stat("/dev/shm", &there) == 0)
-        try #require(here.st_dev != there.st_dev, "the test needs /dev/shm to be a file system of its own")
+        try #require(here.st_dev != there.st_dev, "the test needs /dev/shm to be a separate file system")
         #expect(clone(source, other) == EXDEV)
         #expect(access(other, F_OK) != 0)
     }
@@ -101,7 +101,7 @@ import Testing
             try FileManager.default.contentsOfDirectory(atPath: workshop.path).sorted() == ["fifo", "source"])
     }
 
-    @Test func a_link_is_followed_unless_told_otherwise() throws {
+    @Test func a_link_is_followed_by_default() throws {
         _ = try workshop.file("source", "content")
         #expect(symlink("source", path("link")) == 0)
         #expect(clone(path("link"), path("file")) == 0)

@@ -5,9 +5,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct FaultTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func each_operation_fails_as_asked_and_leaves_the_state_as_it_was() async throws {
         let faults = """
@@ -68,8 +68,8 @@ import Testing
     @Test func a_guest_fails_by_itself_when_asked() async throws {
         let rig = try Rig(workshop.linux(faults: #"{"stop_after_ms": 10, "stop_error": 8}"#))
         try await rig.start()
-        let words = "A fault was asked for: running ends with outOfDiskSpace (8)."
-        #expect(try await rig.log.next() == .failed(.error, code: 8, words: words))
+        let reason = "A fault was asked for: running ends with outOfDiskSpace (8)."
+        #expect(try await rig.log.next() == .failed(.error, code: 8, reason: reason))
     }
 
     @Test func the_power_button_is_ignored_when_asked() async throws {

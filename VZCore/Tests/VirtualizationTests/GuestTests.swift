@@ -5,7 +5,7 @@ import Testing
 
 /// Looks at processes.
 enum Processes {
-    /// Its state as /proc says it ("S", "R", "T", "Z"), or nil if it is gone.
+    /// Its state as /proc says it ("S", "R", "T", "Z"), or nil if it has ended.
     static func state(_ process: pid_t) -> String? {
         let status = try? String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8)
         return status?.split(separator: ")").last?.split(separator: " ").first.map(String.init)
@@ -16,9 +16,9 @@ enum Processes {
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct GuestTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func a_guest_that_ends_with_0_powered_off() async throws {
         let rig = try Rig(workshop.linux("#!/bin/sh\nexit 0\n"))
@@ -30,28 +30,28 @@ enum Processes {
     @Test func a_guest_that_ends_otherwise_crashed_and_can_be_started_again() async throws {
         let rig = try Rig(workshop.linux("#!/bin/sh\nexit 3\n"))
         try await rig.start()
-        let words = "The guest stopped unexpectedly: it ended with exit status 3."
-        #expect(try await rig.log.next() == .failed(.error, code: 1, words: words))
+        let reason = "The guest stopped unexpectedly: it ended with exit status 3."
+        #expect(try await rig.log.next() == .failed(.error, code: 1, reason: reason))
         #expect(rig.look { $0.canStart && !$0.canStop })
         try await rig.start()
-        #expect(try await rig.log.next() == .failed(.error, code: 1, words: words))
+        #expect(try await rig.log.next() == .failed(.error, code: 1, reason: reason))
     }
 
     @Test func a_guest_that_is_killed_by_another_crashed() async throws {
         let rig = try Rig(workshop.linux("#!/bin/sh\nkill -SEGV $$\n"))
         try await rig.start()
-        let words = "The guest stopped unexpectedly: it ended by signal 11."
-        #expect(try await rig.log.next() == .failed(.error, code: 1, words: words))
+        let reason = "The guest stopped unexpectedly: it ended by signal 11."
+        #expect(try await rig.log.next() == .failed(.error, code: 1, reason: reason))
     }
 
     @Test func a_guest_whose_interpreter_is_missing_crashes_after_its_start() async throws {
         let rig = try Rig(workshop.linux("#!/nowhere/sh\n"))
         try await rig.start()
-        guard case .failed(.error, code: 1, let words) = try await rig.log.next() else {
+        guard case .failed(.error, code: 1, let reason) = try await rig.log.next() else {
             Issue.record("the guest did not fail")
             return
         }
-        #expect(words.contains("exit status 127"))
+        #expect(reason.contains("exit status 127"))
     }
 
     @Test func a_guest_without_an_interpreter_cannot_be_run() async throws {
@@ -62,7 +62,7 @@ enum Processes {
         #expect((error?.userInfo[NSUnderlyingErrorKey] as? NSError)?.code == Int(ENOEXEC))
     }
 
-    @Test func the_guest_is_told_what_it_is() async throws {
+    @Test func the_guest_gets_its_description() async throws {
         let script = """
             #!/bin/sh
             echo "cpus $VZ_GUEST_CPUS memory $VZ_GUEST_MEMORY mac $VZ_GUEST_MAC"
@@ -90,7 +90,7 @@ enum Processes {
         #expect(!FileManager.default.fileExists(atPath: String(directory)))
     }
 
-    @Test func a_mac_in_recovery_is_told_so() async throws {
+    @Test func a_mac_in_recovery_gets_a_variable() async throws {
         let rig = try Rig(workshop.mac("#!/bin/sh\necho recovery ${VZ_GUEST_RECOVERY:-no}\n"))
         try await rig.start()
         #expect(try await rig.console.line() == "recovery no")
@@ -192,13 +192,13 @@ enum Processes {
         try await rig.start()
         var processes: [pid_t] = []
         for _ in 0..<3 {
-            let words = try #require(try await rig.console.line()).split(separator: " ")
-            processes.append(try #require(words.last.flatMap { pid_t($0) }))
+            let fields = try #require(try await rig.console.line()).split(separator: " ")
+            processes.append(try #require(fields.last.flatMap { pid_t($0) }))
         }
         #expect(processes.allSatisfy { !Processes.isGone($0) })
         try await rig.stop()
         #expect(rig.state == .stopped)
-        #expect(rig.log.isEmpty, "stopping is no end the guest chose")
+        #expect(rig.log.isEmpty, "a stop is not an end that the guest chose")
         try await until { processes.allSatisfy(Processes.isGone) }
     }
 
@@ -266,14 +266,14 @@ enum Processes {
         #expect(try await rig.console.line() == "on")
     }
 
-    @Test func a_guest_that_dies_while_it_is_paused_is_told_of() async throws {
+    @Test func a_guest_that_dies_while_it_is_paused_is_reported() async throws {
         let rig = try Rig(workshop.linux("#!/bin/sh\necho $$\nexec sleep 1000\n"))
         try await rig.start()
         let guest = try #require(try await rig.console.line().flatMap { pid_t($0) })
         try await rig.pause()
         kill(guest, SIGKILL)
-        let words = "The guest stopped unexpectedly: it ended by signal 9."
-        #expect(try await rig.log.next() == .failed(.error, code: 1, words: words))
+        let reason = "The guest stopped unexpectedly: it ended by signal 9."
+        #expect(try await rig.log.next() == .failed(.error, code: 1, reason: reason))
     }
 
     @Test func a_guest_has_default_signals_whatever_this_process_ignores() async throws {
@@ -284,7 +284,7 @@ enum Processes {
         try await rig.start()
         #expect(try await rig.console.line() == "Blk 0000000000000000")
         let line = try #require(try await rig.console.line())
-        // 32 and 33 are glibc's own: its posix_spawn has children ignore them, so whatever make starts does.
+        // glibc uses 32 and 33 itself: its posix_spawn has children ignore them, so whatever make starts does.
         let internals: UInt64 = 3 << 31
         let ignored = try #require(UInt64(line.dropFirst("Ign ".count), radix: 16), "\(line)")
         #expect(ignored & ~internals == 0, "\(line)")
@@ -298,7 +298,7 @@ enum Processes {
         try await rig.start()
         var descriptors: [String] = []
         while let line = try await rig.console.line(), line != "end" { descriptors.append(line) }
-        // What the shell reads the script through is its own.
+        // The shell opens the descriptor through which it reads the script.
         #expect(descriptors.filter { Int($0) ?? 0 < 10 && $0 != "3" } == ["0", "1", "2"])
         #expect(!descriptors.contains("\(leak)") || leak < 4)
     }

@@ -4,11 +4,11 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-/// Every test here but the last few works on a Mac of its own.
+/// Every test here but the last few works on a separate Mac.
 @Suite(.timeLimit(.minutes(5))) struct InstallTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     private func image(_ json: String = #"{"build": "25A354", "version": "26.0.1"}"#) throws -> URL {
         try workshop.file("restore.ipsw", json)

@@ -5,9 +5,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct LimitTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     private func macs(_ count: Int) throws -> [Rig] {
         try (0..<count).map { try Rig(workshop.mac(name: "mac\($0)")) }
@@ -37,10 +37,10 @@ import Testing
         var macs = try macs(3)
         try await macs[0].start()
         try await macs[1].start()
-        let gone = Waiting<Void>()
+        let released = Waiting<Void>()
         let queue = macs.removeFirst().queue
-        queue.async { gone.add(()) }
-        try await gone.next()
+        queue.async { released.add(()) }
+        try await released.next()
         try await macs[1].start()
         #expect(macs.map(\.state) == [.running, .running])
     }

@@ -8,9 +8,9 @@ import vmnet
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct NetworkTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// A network, which the caller releases.
     private func network() throws -> vmnet_network_ref {
@@ -32,7 +32,7 @@ import vmnet
         return String(cString: inet_ntoa(address))
     }
 
-    @Test func every_network_has_a_subnet_of_its_own() throws {
+    @Test func every_network_has_a_different_subnet() throws {
         let networks = try (0..<5).map { _ in try network() }
         let subnets = networks.map(subnet)
         #expect(Set(subnets).count == 5)
@@ -106,7 +106,7 @@ import vmnet
         let window = NSWindow(
             contentRect: NSRect(x: 0, y: 0, width: 640, height: 400), styleMask: [.titled, .closable],
             backing: .buffered, defer: false)
-        let (watcher, workshop) = (Watcher(), try Workshop())
+        let (watcher, workshop) = (Watcher(), try TestDirectory())
         window.delegate = watcher
         let view = VZVirtualMachineView()
         view.virtualMachine = VZVirtualMachine(configuration: try workshop.linux())

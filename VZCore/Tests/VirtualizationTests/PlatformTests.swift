@@ -6,9 +6,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct PlatformTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func a_hardware_model_from_a_mac_is_understood() throws {
         // The form of a real Mac's, as templates keep it.
@@ -48,7 +48,7 @@ import Testing
         #expect(VZGenericMachineIdentifier(dataRepresentation: one.dataRepresentation) == nil)
     }
 
-    @Test func an_auxiliary_storage_is_made_for_a_model_and_replaces_nothing_unless_told() throws {
+    @Test func an_auxiliary_storage_is_made_for_a_model_and_replaces_nothing_by_default() throws {
         let url = workshop.url("aux")
         let model = VZMacHardwareModel.make(minimumOS: [13, 0, 0])
         let storage = try VZMacAuxiliaryStorage(creatingStorageAt: url, hardwareModel: model)
@@ -72,9 +72,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct ConfigurationTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// What is wrong with a configuration, if anything.
     private func mistake(_ configuration: VZVirtualMachineConfiguration) -> String? {
@@ -89,14 +89,16 @@ import Testing
 
     private typealias Change = (VZVirtualMachineConfiguration) throws -> Void
 
-    private func expect(_ words: String, _ kind: () throws -> VZVirtualMachineConfiguration, _ change: Change)
+    private func expect(
+        _ reason: String, _ kind: () throws -> VZVirtualMachineConfiguration, _ change: Change
+    )
         throws
     {
         let configuration = try kind()
         #expect(mistake(configuration) == nil)
         try change(configuration)
-        let told = mistake(configuration)
-        #expect(told?.contains(words) == true, "told: \(told ?? "nothing")")
+        let found = mistake(configuration)
+        #expect(found?.contains(reason) == true, "found: \(found ?? "nothing")")
     }
 
     private func linux() throws -> VZVirtualMachineConfiguration { try workshop.linux() }
@@ -174,9 +176,9 @@ import Testing
         }
     }
 
-    @Test func a_network_card_needs_an_attachment_and_an_address_of_its_own() throws {
+    @Test func a_network_card_needs_an_attachment_and_a_unicast_address() throws {
         try expect("has no attachment", mac) { $0.networkDevices.first?.attachment = nil }
-        try expect("no unicast address", mac) {
+        try expect("not a unicast address", mac) {
             $0.networkDevices.first?.macAddress = try #require(VZMACAddress(string: "01:00:00:00:00:00"))
         }
     }
@@ -224,9 +226,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite struct DiskTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     private func attach(_ url: URL, readOnly: Bool = false) async -> NSError? {
         await failure {
@@ -270,13 +272,13 @@ import Testing
     }
 
     @Test func an_underlying_error_is_kept() {
-        let error = VZError.configuration("why", underlying: NSError.posix(EAGAIN)) as NSError
+        let error = VZError.configuration("reason", underlying: NSError.posix(EAGAIN)) as NSError
         let underlying = error.userInfo[NSUnderlyingErrorKey] as? NSError
         #expect(underlying?.domain == NSPOSIXErrorDomain && underlying?.code == Int(EAGAIN))
-        #expect(error.localizedFailureReason == "why")
+        #expect(error.localizedFailureReason == "reason")
     }
 
-    @Test func every_code_has_a_number_of_its_own() {
+    @Test func every_code_has_a_different_number() {
         let numbers =
             [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12] + Array(10001...10007) + [20001, 20002]
             + Array(30001...30004)
@@ -304,7 +306,7 @@ import Testing
         }
     }
 
-    @Test func kinds_of_addresses_are_told_apart() throws {
+    @Test func kinds_of_addresses_are_distinguished() throws {
         let broadcast = try #require(VZMACAddress(string: "ff:ff:ff:ff:ff:ff"))
         #expect(broadcast.isBroadcastAddress && broadcast.isMulticastAddress && !broadcast.isUnicastAddress)
         let ours = try #require(VZMACAddress(string: "00:1b:2c:3d:4e:5f"))

@@ -4,11 +4,11 @@ import Testing
 @testable @_spi(StandIn) import Virtualization
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
-/// What only a process of its own can show: see StandInProbe.
+/// What needs a separate process: see StandInProbe.
 @Suite(.timeLimit(.minutes(5))) struct ProcessTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// The probe, running, and what it writes.
     private final class Run: Sendable {
@@ -16,7 +16,7 @@ import Testing
         let console: Console
         private let ending = Waiting<Int32>()
 
-        init(_ arguments: [String], in workshop: Workshop) throws {
+        init(_ arguments: [String], in workshop: TestDirectory) throws {
             console = try Console()
             let null = try Descriptor(copying: nil)
             process = try Spawn(
@@ -71,7 +71,7 @@ import Testing
         #expect(try await run.end() == -signal)
         try await until { guests.allSatisfy(Processes.isGone) }
         try await until { access(directory, F_OK) != 0 }
-        // Nobody holds the console any more.
+        // No process has the console open any more.
         _ = try await run.lines()
     }
 

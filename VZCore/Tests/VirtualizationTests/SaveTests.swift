@@ -5,11 +5,11 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct SaveTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
     private let state: URL
 
     init() throws {
-        workshop = try Workshop()
+        workshop = try TestDirectory()
         state = workshop.url("state")
     }
 

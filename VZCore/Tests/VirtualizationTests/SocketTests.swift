@@ -11,7 +11,7 @@ enum Probe {
     }
 }
 
-/// A listener's delegate that tells of every connection, and keeps or refuses it.
+/// A listener's delegate that reports every connection, and keeps or refuses it.
 private final class Door: NSObject, VZVirtioSocketListenerDelegate, Sendable {
     struct Visit: Sendable {
         let descriptor: Int32
@@ -37,15 +37,15 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct SocketTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     /// A machine whose guest is the probe.
-    private func guest(_ words: String) throws -> VZVirtualMachineConfiguration {
+    private func guest(_ commandLine: String) throws -> VZVirtualMachineConfiguration {
         let configuration = try workshop.linux()
         let loader = VZLinuxBootLoader(kernelURL: URL(fileURLWithPath: Probe.path))
-        loader.commandLine = words
+        loader.commandLine = commandLine
         configuration.bootLoader = loader
         return configuration
     }
@@ -63,7 +63,7 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
         #expect(write(descriptor, bytes, bytes.count) == bytes.count)
     }
 
-    private func heard(_ descriptor: Int32, _ count: Int) -> String {
+    private func received(_ descriptor: Int32, _ count: Int) -> String {
         var buffer = [UInt8](repeating: 0, count: count)
         let got = recv(descriptor, &buffer, count, Int32(MSG_WAITALL))
         return String(decoding: buffer.prefix(max(0, got)), as: UTF8.self)
@@ -77,11 +77,11 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
             let descriptor = try await rig.connect(1024)
             defer { close(descriptor) }
             say(word, to: descriptor)
-            #expect(heard(descriptor, word.utf8.count) == word)
+            #expect(received(descriptor, word.utf8.count) == word)
         }
     }
 
-    @Test func a_port_nobody_listens_on_resets_the_connection() async throws {
+    @Test func a_port_without_a_listener_resets_the_connection() async throws {
         let rig = try Rig(guest("echo 1024"))
         try await rig.start()
         let error = await failure { try await rig.connect(1025) }
@@ -125,7 +125,7 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
         try await rig.start()
         let visit = try await door.visits.next()
         #expect(visit.ports[1] == 7 && visit.ports[0] != 7)
-        #expect(heard(visit.descriptor, 6) == "hello\n")
+        #expect(received(visit.descriptor, 6) == "hello\n")
         say("welcome", to: visit.descriptor)
         close(visit.descriptor)
         #expect(try await rig.console.line() == "answer: welcome")
@@ -167,18 +167,18 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
         try await rig.start()
         let directory = try #require(try await rig.console.line())
         let (first, second) = (Door(isOpen: true), Door(isOpen: true))
-        func knock() throws -> Int32 { try UnixSocket.connect(to: "\(directory)/host-9") }
+        func connect() throws -> Int32 { try UnixSocket.connect(to: "\(directory)/host-9") }
 
-        #expect(throws: NSError.self) { _ = try knock() }
+        #expect(throws: NSError.self) { _ = try connect() }
         listen(rig, first, port: 9)
-        close(try knock())
+        close(try connect())
         close(try await first.visits.next().descriptor)
         listen(rig, second, port: 9)
-        close(try knock())
+        close(try connect())
         close(try await second.visits.next().descriptor)
         #expect(first.visits.isEmpty)
         rig.look { ($0.socketDevices.first as? VZVirtioSocketDevice)?.removeSocketListener(forPort: 9) }
-        #expect(throws: NSError.self) { _ = try knock() }
+        #expect(throws: NSError.self) { _ = try connect() }
     }
 
     @Test func listeners_are_there_again_when_the_machine_is_started_again() async throws {
@@ -188,7 +188,7 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
         for _ in 0..<2 {
             try await rig.start()
             let visit = try await door.visits.next()
-            #expect(heard(visit.descriptor, 6) == "hello\n")
+            #expect(received(visit.descriptor, 6) == "hello\n")
             close(visit.descriptor)
             try await rig.stop()
         }
@@ -201,8 +201,8 @@ private final class Unconcerned: NSObject, VZVirtioSocketListenerDelegate {}
         let descriptor = try await rig.connect(1024)
         defer { close(descriptor) }
         say("x", to: descriptor)
-        #expect(heard(descriptor, 1) == "x")
+        #expect(received(descriptor, 1) == "x")
         try await rig.stop()
-        #expect(heard(descriptor, 1) == "")
+        #expect(received(descriptor, 1) == "")
     }
 }

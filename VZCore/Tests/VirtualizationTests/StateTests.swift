@@ -5,9 +5,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct StateTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func a_machine_goes_through_its_states_and_back() async throws {
         let rig = try Rig(workshop.linux())
@@ -130,7 +130,7 @@ import Testing
         weak var vm = rig?.astray
         rig = nil
         #expect(vm == nil)
-        // The last writer of the console is gone with the guest.
+        // The last writer of the console has ended with the guest.
         try console.output.close()
         #expect(try await console.line() == nil)
     }
@@ -138,9 +138,9 @@ import Testing
 
 // swift-format-ignore: AlwaysUseLowerCamelCase
 @Suite(.timeLimit(.minutes(5))) struct QueueTests {
-    private let workshop: Workshop
+    private let workshop: TestDirectory
 
-    init() throws { workshop = try Workshop() }
+    init() throws { workshop = try TestDirectory() }
 
     @Test func every_use_of_a_machine_outside_its_queue_is_caught() throws {
         let rig = try Rig(workshop.linux())

@@ -4,8 +4,8 @@ import Testing
 
 @testable @_spi(StandIn) import Virtualization
 
-/// A directory of a test's own, and what machines are made of. Gone when it is let go.
-final class Workshop: Sendable {
+/// A directory for one test, and what machines are made of. Removed when it is released.
+final class TestDirectory: Sendable {
     let path: String
     /// Macs of this test are not counted with another's.
     let group = UUID().uuidString
@@ -144,7 +144,7 @@ final class Rig: Sendable {
     }
 }
 
-/// Waits for what nobody tells of, such as the state of a process that is no child of ours. The time limit of
+/// Waits for what sends no event, such as the state of a process that is not a child of this one. The time limit of
 /// the suite is the deadline.
 func until(_ isSo: () throws -> Bool) async throws {
     while try !isSo() { try await Task.sleep(for: .milliseconds(1)) }
@@ -164,11 +164,11 @@ func isError(_ error: NSError?, _ code: VZError.Code) -> Bool {
     error?.domain == VZErrorDomain && error?.code == code.rawValue
 }
 
-/// What a machine's delegate is told, and where.
+/// The events that a machine's delegate receives, and their queue.
 final class Log: NSObject, VZVirtualMachineDelegate, Sendable {
     enum Event: Equatable {
         case stopped(VZVirtualMachine.State)
-        case failed(VZVirtualMachine.State, code: Int, words: String)
+        case failed(VZVirtualMachine.State, code: Int, reason: String)
         case networkLost(code: Int, isGone: Bool)
     }
 
@@ -181,7 +181,7 @@ final class Log: NSObject, VZVirtualMachineDelegate, Sendable {
 
     func virtualMachine(_ virtualMachine: VZVirtualMachine, didStopWithError error: any Error) {
         let error = error as NSError
-        events.add(.failed(virtualMachine.state, code: error.code, words: error.localizedDescription))
+        events.add(.failed(virtualMachine.state, code: error.code, reason: error.localizedDescription))
     }
 
     func virtualMachine(

@@ -2,12 +2,12 @@ import CVZBridge
 import Foundation
 import VZCore
 
-// What Rust calls. Each function blocks its caller, which is a thread of Rust's made for that, until it is done or its
-// deadline is over; none runs on a machine's queue or on Swift's own threads.
+// The functions that Rust calls. Each blocks its caller, a Rust thread for blocking calls, until it is done or its
+// deadline has passed; none runs on a machine's queue or on Swift's threads.
 
 func vz_open(machine id: UInt64, spec_json: RustStr) -> Outcome {
     let json = spec_json.toString()
-    return answer {
+    return outcome {
         try Machines.all.open(id, spec: MachineSpec.parse(json))
         return .done
     }
@@ -46,26 +46,26 @@ func vz_stop(machine id: UInt64, deadline_ms: UInt64) -> Outcome {
 }
 
 func vz_connect(machine id: UInt64, port: UInt32, deadline_ms: UInt64) -> Outcome {
-    answer {
+    outcome {
         let machine = try Machines.all.find(id)
         let descriptor = try Deadline.run(
             deadline_ms, "connecting to the guest's port \(port)",
             late: { Descriptors.close($0) },
             { try await machine.connect(toPort: port) })
-        return Answer(value: Int64(descriptor), message: "")
+        return CallResult(value: Int64(descriptor), text: "")
     }
 }
 
 func vz_save_support(machine id: UInt64) -> Outcome {
-    answer {
-        if let why = try Machines.all.find(id).saveSupport { throw why }
+    outcome {
+        if let failure = try Machines.all.find(id).saveSupport { throw failure }
         return .done
     }
 }
 
-/// Deadline 0 closes it later. Of a machine that is gone already nothing is left to close.
+/// Deadline 0 closes it in the background. Succeeds if the machine is closed already.
 func vz_close(machine id: UInt64, deadline_ms: UInt64) -> Outcome {
-    answer {
+    outcome {
         guard let machine = Machines.all.take(id) else { return .done }
         if deadline_ms == 0 {
             Task.detached { await machine.close() }
@@ -78,9 +78,9 @@ func vz_close(machine id: UInt64, deadline_ms: UInt64) -> Outcome {
 
 func vz_clone(template: RustStr, bundle: RustStr, os: RustStr, disk_bytes: UInt64) -> Outcome {
     let (template, bundle, os) = (template.toString(), bundle.toString(), os.toString())
-    return answer {
+    return outcome {
         guard let os = MachineSpec.OS(rawValue: os) else {
-            throw VZFailure(code: .badSpec, message: "\"\(os)\" is neither macos nor linux")
+            throw VZFailure(code: .badSpec, reason: "\"\(os)\" is neither macos nor linux")
         }
         try Bundles.clone(template: template, bundle: bundle, os: os, diskBytes: disk_bytes)
         return .done
@@ -88,7 +88,7 @@ func vz_clone(template: RustStr, bundle: RustStr, os: RustStr, disk_bytes: UInt6
 }
 
 func vz_host() -> Outcome {
-    answer { Answer(value: 0, message: try Host.json(HostLimits.current)) }
+    outcome { CallResult(value: 0, text: try Host.json(HostLimits.current)) }
 }
 
 func vz_show_window(machine id: UInt64, title: RustStr, deadline_ms: UInt64) -> Outcome {
@@ -98,7 +98,7 @@ func vz_show_window(machine id: UInt64, title: RustStr, deadline_ms: UInt64) -> 
     }
 }
 
-/// On the main thread, for ever.
+/// On the main thread. Does not return.
 func vz_run_main_loop() {
     MainActor.assumeIsolated { VMWindow.runMainLoop() }
 }
@@ -107,7 +107,7 @@ func vz_machines() -> Int64 {
     Int64(VZCoreLiveness.machines)
 }
 
-/// A code's name, or from 1000 on a state's; "" where there is none.
+/// The name of a code, or from 1000 on of a state; "" if there is none.
 func vz_code_name(code: Int32) -> String {
     if code >= 1000 {
         return MachineState(rawValue: code - 1000).map { "\($0)" } ?? ""
@@ -115,12 +115,12 @@ func vz_code_name(code: Int32) -> String {
     return FailureCode(rawValue: code).map { "\($0)" } ?? ""
 }
 
-/// Does something with a machine, within a deadline.
+/// Calls a machine, with a deadline.
 private func within(
     _ deadline: UInt64, _ what: String, _ id: UInt64,
     _ body: @escaping @Sendable (Machine) async throws -> Void
 ) -> Outcome {
-    answer {
+    outcome {
         let machine = try Machines.all.find(id)
         try Deadline.run(deadline, what) { try await body(machine) }
         return .done

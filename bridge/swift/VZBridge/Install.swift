@@ -3,7 +3,7 @@ import Foundation
 import Synchronization
 import VZCore
 
-/// What `shoes_vz_bridge::install` asks for.
+/// The request of `shoes_vz_bridge::install`.
 private struct InstallRequest: Decodable, Sendable {
     let ipsw: String
     let template: String
@@ -12,7 +12,7 @@ private struct InstallRequest: Decodable, Sendable {
     let memory_bytes: UInt64
 }
 
-/// Installations under way, so that they can be cancelled.
+/// The running installations, so that they can be cancelled.
 private final class Installations: Sendable {
     static let all = Installations()
     private let running = Mutex<[UInt64: Task<Void, any Error>]>([:])
@@ -34,13 +34,8 @@ private final class Installations: Sendable {
 
 func vz_install(job: UInt64, request_json: RustStr) -> Outcome {
     let json = request_json.toString()
-    return answer {
-        let request: InstallRequest
-        do {
-            request = try JSONDecoder().decode(InstallRequest.self, from: Data(json.utf8))
-        } catch {
-            throw VZFailure(code: .badSpec, message: "the request to install macOS is not valid: \(error)")
-        }
+    return outcome {
+        let request = try VZFailure.decode(InstallRequest.self, "the request to install macOS", json)
         let task = Task.detached {
             try await Installer.install(
                 ipsw: request.ipsw, template: request.template, diskBytes: request.disk_bytes,
@@ -49,17 +44,17 @@ func vz_install(job: UInt64, request_json: RustStr) -> Outcome {
         }
         Installations.all.begin(job, task)
         defer { Installations.all.end(job) }
-        // An installation has no deadline: it takes as long as the disk does, and a person can cancel it.
+        // An installation has no deadline: it takes as long as the disk needs, and the operator can cancel it.
         try Deadline.run(.max, "installing macOS") { try await task.value }
         return .done
     }
 }
 
 func vz_cancel_install(job: UInt64) -> Outcome {
-    answer {
+    outcome {
         guard Installations.all.cancel(job) else {
             throw VZFailure(
-                code: .noSuchMachine, message: "there is no installation number \(job) (any more)")
+                code: .noSuchMachine, reason: "there is no running installation \(job)")
         }
         return .done
     }
@@ -68,13 +63,13 @@ func vz_cancel_install(job: UInt64) -> Outcome {
 /// "" asks Apple.
 func vz_restore_image(path: RustStr, deadline_ms: UInt64) -> Outcome {
     let path = path.toString()
-    return answer {
-        let image = try Deadline.run(deadline_ms, "looking at the restore image") {
+    return outcome {
+        let image = try Deadline.run(deadline_ms, "reading the restore image") {
             path.isEmpty
                 ? try await Installer.latestRestoreImage() : try await Installer.restoreImage(at: path)
         }
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return Answer(value: 0, message: String(decoding: try encoder.encode(image), as: UTF8.self))
+        return CallResult(value: 0, text: String(decoding: try encoder.encode(image), as: UTF8.self))
     }
 }

@@ -17,11 +17,11 @@ const HARDWARE_MODEL: &str = concat!(
 );
 
 /// A template, and the bundles made of it.
-pub struct Place {
+pub struct Fixture {
     pub dir: TempDir,
 }
 
-impl Place {
+impl Fixture {
     /// `guest` is the script the guest is; "" = a guest that does nothing until it is stopped. `firmware` is the
     /// auxiliary storage's content: the stand-in's faults.
     pub fn new(guest: &str, firmware: &str) -> Self {

@@ -158,9 +158,7 @@ fn every_cargo_call_on_a_mac_has_the_deployment_target() {
 /// Copies the scripts into a separate checkout, since they write into it.
 fn checkout(machine: &Machine) -> PathBuf {
     let root = machine.dir.path().join("checkout");
-    for name in
-        ["Makefile", "Cargo.toml", "entitlements.plist", "scripts/setup.sh", "scripts/build.sh"]
-    {
+    for name in ["Makefile", "Cargo.toml", "entitlements.plist", "scripts/setup.sh", "scripts/build.sh"] {
         let to = root.join(name);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(repository().join(name), to).unwrap();

@@ -11,7 +11,7 @@ enum DiskImage {
         defer { close(file) }
         var status = stat()
         guard fstat(file, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-            throw VZError.disk("The disk image \(url.path) is no file.")
+            throw VZError.disk("The disk image \(url.path) is not a file.")
         }
         guard status.st_size > 0, status.st_size % 512 == 0 else {
             throw VZError.disk("The disk image \(url.path) is not made of whole sectors of 512 bytes.")

@@ -41,7 +41,7 @@ open class VZMacGraphicsDisplayConfiguration: VZGraphicsDisplayConfiguration {
     }
 }
 
-/// Virtio graphics, for guests that are no Macs.
+/// Virtio graphics, for guests that are not Macs.
 // objc: VZVirtioGraphicsDeviceConfiguration 13.0
 open class VZVirtioGraphicsDeviceConfiguration: VZGraphicsDeviceConfiguration {
     /// At most one is valid.

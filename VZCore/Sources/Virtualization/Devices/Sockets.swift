@@ -48,7 +48,7 @@ open class VZVirtioSocketDevice: VZSocketDevice {
         }
     }
 
-    /// Leaves the port to nobody: the guest's connections are refused.
+    /// Removes the port's listener: the guest's connections are refused.
     // objc: VZVirtioSocketDevice removeSocketListenerForPort: 11.0
     open func removeSocketListener(forPort port: UInt32) {
         affinity.check("VZVirtioSocketDevice.removeSocketListener(forPort:)")
@@ -56,7 +56,7 @@ open class VZVirtioSocketDevice: VZSocketDevice {
         ports.removeValue(forKey: port)?.close()
     }
 
-    /// Connects to a port the guest listens on. Ends with ECONNRESET of NSPOSIXErrorDomain when nobody
+    /// Connects to a port the guest listens on. Ends with ECONNRESET of NSPOSIXErrorDomain when nothing
     /// listens there, with `VZError.invalidVirtualMachineState` unless the machine is running.
     // objc: VZVirtioSocketDevice connectToPort:completionHandler: 11.0
     open func connect(
@@ -88,7 +88,7 @@ open class VZVirtioSocketDevice: VZSocketDevice {
         for port in listeners.keys { try listen(on: port, in: directory) }
     }
 
-    /// The guest is over.
+    /// The guest has ended.
     func shut() {
         directory = nil
         for port in ports.values { port.close() }

@@ -3,7 +3,7 @@ import Foundation
 
 /// Unix stream sockets, which stand for vsock. Every descriptor is closed on exec.
 enum UnixSocket {
-    /// Throws the POSIX error. Never waits: with nobody there to take the connection it fails.
+    /// Throws the POSIX error. Never waits: without a listener it fails.
     static func connect(to path: String) throws -> Int32 {
         let descriptor = try make(nonblocking: true)
         let failure = withAddress(path) { Foundation.connect(descriptor, $0, $1) == 0 ? 0 : errno }

@@ -1,7 +1,7 @@
 import Foundation
 
-/// A guest: one process group, from its start until nothing of it is left. Its thread waits for it, tells
-/// what happens, and clears up after it, also when nobody listens any more. May be used from any thread.
+/// A guest: one process group, from its start until it has been cleaned up. Its thread waits for it, reports
+/// its events, and cleans up after it, also when there is no listener any more. May be used from any thread.
 final class Guest: Sendable {
     enum Event {
         /// It runs.
@@ -10,7 +10,7 @@ final class Guest: Sendable {
         case failed(any Error)
         case paused
         case resumed
-        /// It is over, and nothing is left of it.
+        /// It has ended and was cleaned up.
         case ended(End)
     }
 
@@ -32,22 +32,22 @@ final class Guest: Sendable {
     }
 
     private enum Life {
-        case unborn
-        /// It has no program, and is only said to run.
+        case notStarted
+        /// It has no program, and is only reported as running.
         case idle
         case running(ProcessTree, stopped: Bool)
-        case over
+        case finished
     }
 
     private let launch: Launch
     private let lease: Lease
-    private let tell: @Sendable (Guest, Event) -> Void
-    private let life = Lock((life: Life.unborn, killed: false))
+    private let report: @Sendable (Guest, Event) -> Void
+    private let life = Lock((life: Life.notStarted, killed: false))
 
-    init(_ launch: Launch, lease: Lease, tell: @escaping @Sendable (Guest, Event) -> Void) {
+    init(_ launch: Launch, lease: Lease, report: @escaping @Sendable (Guest, Event) -> Void) {
         self.launch = launch
         self.lease = lease
-        self.tell = tell
+        self.report = report
         StandIn.guests.increment()
     }
 
@@ -96,77 +96,76 @@ final class Guest: Sendable {
     /// Lets a guest without a program power itself off. Answered by `.ended`.
     func powerOff() { control(idle: .ended(.poweredOff)) { _, _ in nil } }
 
-    /// Acts on the process, if there is one, and tells what is so at once; the rest its thread will tell.
+    /// Acts on the process, if there is one, and reports what happens at once; its thread reports the rest.
     private func control(idle: Event?, _ act: (ProcessTree, _ stopped: Bool) -> Event?) {
         let event = life.withLock { now -> Event? in
             switch now.life {
-            case .unborn, .over: return nil
+            case .notStarted, .finished: return nil
             case .running(let tree, let stopped): return act(tree, stopped)
             case .idle:
-                if case .ended = idle { now.life = .over }
+                if case .ended = idle { now.life = .finished }
                 return idle
             }
         }
         guard let event else { return }
-        if case .ended = event { clearUp() }
-        tell(self, event)
+        if case .ended = event { cleanUp() }
+        report(self, event)
     }
 
     private func idle() {
         let killed = life.withLock { now in
-            now.life = now.killed ? .over : .idle
+            now.life = now.killed ? .finished : .idle
             return now.killed
         }
         guard !killed else {
-            clearUp()
-            return tell(self, .ended(.killed))
+            cleanUp()
+            return report(self, .ended(.killed))
         }
-        tell(self, .started)
-        if launch.startsPaused { tell(self, .paused) }
+        report(self, .started)
+        if launch.startsPaused { report(self, .paused) }
     }
 
     // MARK: - The guest's thread
 
     private func run(_ program: GuestProgram) {
         do {
-            let warden = try Warden(of: launch.directory)
+            let watchdog = try GuestWatchdog(of: launch.directory)
             do {
-                let process = try begin(program, warden)
-                tell(self, .started)
+                let process = try begin(program, watchdog)
+                report(self, .started)
                 let end = wait(for: process)
                 finish(process)
-                warden.dismiss()
-                clearUp()
-                tell(self, .ended(end))
+                watchdog.dismiss()
+                cleanUp()
+                report(self, .ended(end))
             } catch {
-                warden.dismiss()
+                watchdog.dismiss()
                 throw error
             }
         } catch {
-            life.withLock { $0.life = .over }
-            clearUp()
-            tell(self, .failed(error))
+            life.withLock { $0.life = .finished }
+            cleanUp()
+            report(self, .failed(error))
         }
     }
 
-    /// Runs the program. It waits at a gate until the warden knows it, and at the end of this process with
-    /// it.
-    private func begin(_ program: GuestProgram, _ warden: Warden) throws -> pid_t {
+    /// Runs the program, which waits until the watchdog has its pid, or ends with this process.
+    private func begin(_ program: GuestProgram, _ watchdog: GuestWatchdog) throws -> pid_t {
         var gate: [Int32] = [-1, -1]
         let stream = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
         guard socketpair(AF_UNIX, stream, 0, &gate) == 0 else { throw NSError.posix(errno) }
         defer { for end in gate { close(end) } }
         let port = launch.serialPort
-        let words = try program.words(copyingTo: launch.directory)
+        let command = try program.arguments(copyingTo: launch.directory)
         let pass = launch.startsPaused ? "kill -STOP $$; " : ""
         let process = try Spawn(
-            arguments: ["/bin/sh", "-c", "read -r go <&3 || exit; exec 3<&-; \(pass)exec \"$@\"", words[0]]
-                + words,
+            arguments: ["/bin/sh", "-c", "read -r go <&3 || exit; exec 3<&-; \(pass)exec \"$@\"", command[0]]
+                + command,
             environment: launch.environment, directory: launch.directory.path,
             descriptors: [port.input.number, port.output.number, port.output.number, gate[1]]
         ).run()
         do {
-            try warden.watch(process)
+            try watchdog.watch(process)
             guard write(gate[0], "\n", 1) == 1 else { throw NSError.posix(errno) }
         } catch {
             kill(process, SIGKILL)
@@ -180,7 +179,7 @@ final class Guest: Sendable {
         return process
     }
 
-    /// Waits until the process is over, and leaves it a zombie: so long its number is nobody else's.
+    /// Waits until the process has ended, and leaves it a zombie: until then its pid is not reused.
     private func wait(for process: pid_t) -> End {
         while true {
             var info = siginfo_t()
@@ -193,11 +192,11 @@ final class Guest: Sendable {
             case Int(CLD_STOPPED), Int(CLD_TRAPPED):
                 waitid(P_PID, id_t(process), &info, WSTOPPED | WNOHANG)
                 noteStopped(true)
-                tell(self, .paused)
+                report(self, .paused)
             case Int(CLD_CONTINUED):
                 waitid(P_PID, id_t(process), &info, WCONTINUED | WNOHANG)
                 noteStopped(false)
-                tell(self, .resumed)
+                report(self, .resumed)
             case Int(CLD_EXITED):
                 return status == 0 ? .poweredOff : .crashed("it ended with exit status \(status)")
             default:
@@ -214,7 +213,7 @@ final class Guest: Sendable {
     }
 
     private func finish(_ process: pid_t) {
-        life.withLock { $0.life = .over }
+        life.withLock { $0.life = .finished }
         // What it left behind in its group.
         kill(-process, SIGKILL)
         reap(process)
@@ -225,7 +224,7 @@ final class Guest: Sendable {
         while waitpid(process, &status, 0) < 0, errno == EINTR {}
     }
 
-    private func clearUp() {
+    private func cleanUp() {
         launch.serialPort.close()
         launch.directory.remove()
         lease.release()

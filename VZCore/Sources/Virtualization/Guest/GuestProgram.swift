@@ -20,9 +20,9 @@ enum GuestProgram: Sendable {
         }
     }
 
-    /// The words to run it with. A script is copied into `directory` and its interpreter named: run by
+    /// The arguments to run it with. A script is copied into `directory` and its interpreter named: run by
     /// itself, the copy could still be open for writing in a child another thread is just making (ETXTBSY).
-    func words(copyingTo directory: GuestDirectory) throws -> [String] {
+    func arguments(copyingTo directory: GuestDirectory) throws -> [String] {
         switch self {
         case .executable(let url, let arguments): return [url.path] + arguments
         case .script(let url):
@@ -31,11 +31,11 @@ enum GuestProgram: Sendable {
             try BackingFile.create(text, at: URL(fileURLWithPath: copy), mode: 0o700)
             let line = text.dropFirst(2).prefix { $0 != UInt8(ascii: "\n") }
             // As the kernel reads it: an interpreter, and the rest of the line as one argument.
-            let words = String(decoding: line, as: UTF8.self).trimmingCharacters(in: .whitespaces)
+            let interpreter = String(decoding: line, as: UTF8.self).trimmingCharacters(in: .whitespaces)
                 .split(maxSplits: 1) { $0 == " " || $0 == "\t" }
                 .map { $0.trimmingCharacters(in: .whitespaces) }
-            guard !words.isEmpty else { throw NSError.posix(ENOEXEC) }
-            return words + [copy]
+            guard !interpreter.isEmpty else { throw NSError.posix(ENOEXEC) }
+            return interpreter + [copy]
         }
     }
 

@@ -17,7 +17,7 @@ final class SerialPort: Sendable {
     }
 }
 
-/// A descriptor of our own, closed once at the latest when it is let go.
+/// A descriptor that this object owns; closed once, at the latest when it is released.
 final class Descriptor: Sendable {
     private let open: Lock<Int32>
 

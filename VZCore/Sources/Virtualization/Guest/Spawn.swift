@@ -1,6 +1,6 @@
 import Foundation
 
-/// A child process: in a process group of its own, with no descriptors but those it is given, default
+/// A child process: in a new process group, with no descriptors but those it is given, default
 /// signals.
 struct Spawn {
     var arguments: [String]
@@ -46,10 +46,10 @@ struct Spawn {
         posix_spawnattr_setflags(&attributes, Int16(flags))
 
         var process: pid_t = 0
-        let words = CStrings(arguments)
+        let argv = CStrings(arguments)
         let variables = CStrings(environment.map { "\($0.key)=\($0.value)" })
         let failure = posix_spawn(
-            &process, arguments[0], &actions, &attributes, words.pointers, variables.pointers)
+            &process, arguments[0], &actions, &attributes, argv.pointers, variables.pointers)
         guard failure == 0 else { throw NSError.posix(failure) }
         return process
     }

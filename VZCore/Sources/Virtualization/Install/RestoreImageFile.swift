@@ -12,7 +12,7 @@ struct RestoreImageFile: Decodable, Sendable {
     var minimumMemoryBytes: UInt64?
     var bootProgram: String?
 
-    /// Throws `VZError.restoreImageLoadFailed` for what cannot be read or is no JSON, `.invalidRestoreImage`
+    /// Throws `VZError.restoreImageLoadFailed` for what cannot be read or is not JSON, `.invalidRestoreImage`
     /// for other JSON.
     static func read(_ url: URL) throws -> RestoreImageFile {
         let content: Data

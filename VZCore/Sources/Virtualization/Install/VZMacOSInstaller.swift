@@ -18,7 +18,7 @@ open class VZMacOSInstaller: NSObject {
     // objc: VZMacOSInstaller initWithVirtualMachine:restoreImageURL: 12.0
     public init(virtualMachine: VZVirtualMachine, restoringFromImageAt restoreImageFileURL: URL) {
         if !restoreImageFileURL.isFileURL {
-            Violations.report("the restore image \(restoreImageFileURL) is no local file")
+            Violations.report("the restore image \(restoreImageFileURL) is not a local file")
         }
         self.virtualMachine = virtualMachine
         restoreImageURL = restoreImageFileURL
@@ -51,7 +51,7 @@ open class VZMacOSInstaller: NSObject {
     }
 }
 
-/// One installation. It works on a thread of its own and answers on the machine's queue.
+/// One installation. It works on its thread and answers on the machine's queue.
 private final class InstallationRun: Sendable {
     private let image: RestoreImageFile
     private let faults: Faults
@@ -85,7 +85,7 @@ private final class InstallationRun: Sendable {
         thread.start()
     }
 
-    /// Nobody holds the installer any more.
+    /// The last reference to the installer was dropped.
     func abandon() { progress.cancel() }
 
     /// Writes the beginning of the disk, in ten parts.

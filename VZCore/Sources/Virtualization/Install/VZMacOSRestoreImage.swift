@@ -36,14 +36,14 @@ open class VZMacOSRestoreImage: NSObject {
         from fileURL: URL,
         completionHandler: @escaping @Sendable (Result<VZMacOSRestoreImage, any Error>) -> Void
     ) {
-        if !fileURL.isFileURL { Violations.report("the restore image \(fileURL) is no local file") }
+        if !fileURL.isFileURL { Violations.report("the restore image \(fileURL) is not a local file") }
         FileWork.queue.async {
             completionHandler(Result { try VZMacOSRestoreImage(fileURL) })
         }
     }
 
     /// Asks for the newest restore image this host can run; its URL is one to download. The handler is called
-    /// on some thread. The stand-in knows one only when a test has told it (`StandIn.latestRestoreImage`);
+    /// on some thread. The stand-in knows one only when a test has set it (`StandIn.latestRestoreImage`);
     /// else it ends with `VZError.restoreImageCatalogLoadFailed`.
     // objc: VZMacOSRestoreImage +fetchLatestSupportedWithCompletionHandler: 12.0
     @preconcurrency

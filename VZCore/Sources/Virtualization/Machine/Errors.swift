@@ -1,7 +1,7 @@
 import Foundation
 
 extension VZError {
-    /// An error worded as the framework's: what failed, and why.
+    /// An error with texts like the framework's: what failed, and the reason.
     init(_ code: Code, failure: String, reason: String, underlying: (any Error)? = nil) {
         var info: [String: Any] = [
             NSLocalizedDescriptionKey: reason, NSLocalizedFailureReasonErrorKey: reason,

@@ -28,7 +28,7 @@ final class MachineCore: @unchecked Sendable {
     private var answer: Answer?
     private var transition: UInt64 = 0
     private var guest: Guest?
-    /// How a guest that a fault ends is said to have ended.
+    /// How a guest that a fault ends is reported to have ended.
     private var arrangedEnd: ArrangedEnd?
     private var isInstalling = false
     private var timersSet = false

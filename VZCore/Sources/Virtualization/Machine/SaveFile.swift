@@ -1,7 +1,7 @@
 import Foundation
 
 /// The file a state is saved in: readable by this host only and by a machine with the same configuration
-/// only, and by nobody if a byte of it is changed.
+/// only, and not at all if a byte of it is changed.
 ///
 /// `SHOESVZ-STATE 1\n`, the checksum of the rest as 16 hexadecimal digits, a line end, the host, a zero byte,
 /// the configuration's fingerprint.
@@ -9,7 +9,7 @@ struct SaveFile: Equatable {
     var host: String
     var fingerprint: String
 
-    /// Why a file cannot be restored, as the errno the framework's words name.
+    /// The reason why a file cannot be restored, as the errno in the framework's text.
     struct Refusal: Error, Equatable { let number: Int32 }
 
     static func thisHost() -> String {
@@ -88,10 +88,10 @@ extension VZError {
             try SaveFile.check(url, fingerprint: fingerprint)
             return nil
         } catch {
-            let words = String(cString: strerror(error.number)).lowercased()
+            let description = String(cString: strerror(error.number)).lowercased()
             return VZError(
                 .restore, failure: "An error occurred while restoring the virtual machine.",
-                reason: "The virtual machine failed to restore with error “\(words)”.",
+                reason: "The virtual machine failed to restore with error “\(description)”.",
                 underlying: NSError.posix(error.number))
         }
     }

@@ -67,7 +67,7 @@ public struct VZError: CustomNSError, @unchecked Sendable {
     /// What went wrong.
     // objc: VZErrorCode 11.0
     public let code: Code
-    /// NSError's dictionary: the words, the reason, an underlying error.
+    /// NSError's dictionary: the description, the reason, an underlying error.
     // objc: VZErrorCode 11.0
     public let userInfo: [String: Any]
 

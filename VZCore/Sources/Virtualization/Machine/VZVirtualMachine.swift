@@ -34,7 +34,7 @@ open class VZVirtualMachine: NSObject {
     public let queue: DispatchQueue
     private let affinity: QueueAffinity
     private let core: MachineCore
-    private weak var told: (any VZVirtualMachineDelegate)?
+    private weak var observer: (any VZVirtualMachineDelegate)?
 
     /// A machine on the main queue.
     // objc: VZVirtualMachine initWithConfiguration: 11.0
@@ -65,11 +65,11 @@ open class VZVirtualMachine: NSObject {
     open weak var delegate: (any VZVirtualMachineDelegate)? {
         get {
             affinity.check("VZVirtualMachine.delegate")
-            return told
+            return observer
         }
         set {
             affinity.check("VZVirtualMachine.delegate")
-            told = newValue
+            observer = newValue
         }
     }
     // objc: VZVirtualMachine state 11.0

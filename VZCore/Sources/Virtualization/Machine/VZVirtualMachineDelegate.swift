@@ -1,6 +1,6 @@
 import Foundation
 
-/// Told about what the guest does. Every method is optional, and called on the virtual machine's queue.
+/// Receives the guest's events. Every method is optional, and called on the virtual machine's queue.
 // objc: VZVirtualMachineDelegate 11.0
 public protocol VZVirtualMachineDelegate: NSObjectProtocol {
     /// The guest powered itself off; the machine is `.stopped`.

@@ -124,7 +124,7 @@ enum Validation {
             }
             guard device.macAddress.isUnicastAddress else {
                 throw VZError.configuration(
-                    "The MAC address \(device.macAddress.string) is no unicast address.")
+                    "The MAC address \(device.macAddress.string) is not a unicast address.")
             }
         }
     }

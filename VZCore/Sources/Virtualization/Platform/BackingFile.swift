@@ -1,7 +1,7 @@
 import Dispatch
 import Foundation
 
-/// Where files are read and written that a machine's queue must not wait for. A queue of our own, as it gets a thread
+/// Where files are read and written that a machine's queue must not wait for. A separate queue, as it gets a thread
 /// also when those of the global queues are all busy.
 enum FileWork {
     static let queue = DispatchQueue(label: "Virtualization.files", attributes: .concurrent)

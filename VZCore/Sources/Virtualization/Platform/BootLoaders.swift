@@ -49,7 +49,7 @@ open class VZEFIVariableStore: NSObject {
     // objc: VZEFIVariableStore initWithURL: 13.0
     public init(url: URL) { self.url = url }
 
-    /// Makes a new store. Throws `VZError.invalidVirtualMachineConfiguration` if the file is there already
+    /// Makes a new store. Throws `VZError.invalidVirtualMachineConfiguration` if the file already exists
     /// and may not be overwritten, or cannot be written.
     // objc: VZEFIVariableStore initCreatingVariableStoreAtURL:options:error: 13.0
     public init(creatingVariableStoreAt url: URL, options: InitializationOptions = []) throws {

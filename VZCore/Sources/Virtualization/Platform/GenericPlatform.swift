@@ -6,7 +6,7 @@ open class VZPlatformConfiguration: NSObject {
     override init() {}
 }
 
-/// The platform of guests that are no Macs.
+/// The platform of guests that are not Macs.
 // objc: VZGenericPlatformConfiguration 12.0
 open class VZGenericPlatformConfiguration: VZPlatformConfiguration {
     /// Which machine this is; a saved state can only be restored by a machine with the same one.

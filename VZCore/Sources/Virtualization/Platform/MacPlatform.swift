@@ -32,7 +32,7 @@ open class VZMacHardwareModel: NSObject {
     public let dataRepresentation: Data
     let model: Model?
 
-    /// Nil if the data is no hardware model.
+    /// Nil if the data is not a hardware model.
     // objc: VZMacHardwareModel initWithDataRepresentation: 12.0
     public init?(dataRepresentation: Data) {
         guard let list = PropertyList.dictionary(dataRepresentation),

@@ -18,7 +18,7 @@ enum PropertyList {
         }
     }
 
-    /// Keys and texts must need no escaping: here they are words and UUIDs.
+    /// Keys and texts must need no escaping: here they are names and UUIDs.
     static func data(_ dictionary: KeyValuePairs<String, Value>) -> Data {
         let entries = dictionary.map { "<key>\($0.key)</key>\($0.value.xml)" }.joined()
         return Data(

@@ -29,7 +29,7 @@ import Foundation
     /// What it ends with then; nil: it powers off.
     // spi: part of Faults
     @_spi(StandIn) public var stopError: VZError.Code?
-    /// The guest is not told of `requestStop()`.
+    /// The guest does not get a `requestStop()`.
     // spi: part of Faults
     @_spi(StandIn) public var ignoreRequestStop = false
     /// How long after its start the guest's networks are lost, in milliseconds.
@@ -38,7 +38,7 @@ import Foundation
     /// The configuration cannot be saved: `validateSaveRestoreSupport()` throws.
     // spi: part of Faults
     @_spi(StandIn) public var noSave = false
-    /// Macs are limited to two in a group; every one is in the group "" unless told otherwise.
+    /// Macs are limited to two in a group; every one is in the group "" by default.
     // spi: tests of one process must not count each other's machines
     @_spi(StandIn) public var limitGroup = ""
 
@@ -67,7 +67,7 @@ import Foundation
             for (name, number) in try Self.as([String: Any].self, key, value) {
                 fail[try Self.operation(name)] = try Self.code(name, number)
             }
-        default: throw Malformed(text: "there is no fault \"\(key)\"")
+        default: throw Malformed(text: "the fault \"\(key)\" does not exist")
         }
     }
 
@@ -87,7 +87,7 @@ import Foundation
 
     private static func operation(_ name: String) throws(Malformed) -> Operation {
         guard let operation = Operation(rawValue: name) else {
-            throw Malformed(text: "there is no \"\(name)\"")
+            throw Malformed(text: "\"\(name)\" does not exist")
         }
         return operation
     }
@@ -102,7 +102,7 @@ extension VZError {
     /// The error of a fault.
     init(askedFor code: Code, of operation: String) {
         self.init(
-            code, failure: "The virtual machine was told to fail.",
+            code, failure: "The virtual machine was configured to fail.",
             reason: "A fault was asked for: \(operation) ends with \(code) (\(code.rawValue)).")
     }
 }

@@ -1,7 +1,7 @@
 import Foundation
 
 /// A value behind a lock that the thread sanitizer sees. Of a contended `Synchronization.Mutex` it sees nothing on Linux,
-/// and tells of races that are none (as VZCore's `Locked`).
+/// and reports false races (see VZCore's `Locked`).
 final class Lock<Value>: @unchecked Sendable {
     private let lock = NSLock()
     private var value: Value

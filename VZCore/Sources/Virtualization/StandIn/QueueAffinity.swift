@@ -22,7 +22,7 @@ final class QueueAffinity: Sendable {
         return false
     }
 
-    // A key is only an identity; Dispatch has not marked it so.
+    // A key is only an identity; Dispatch does not mark it Sendable.
     nonisolated(unsafe) private static let key = DispatchSpecificKey<UUID>()
     private static let marking = NSLock()
 

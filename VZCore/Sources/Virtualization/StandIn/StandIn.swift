@@ -1,21 +1,21 @@
 import Foundation
 import Synchronization
 
-/// The stand-in for Virtualization.framework, as far as tests see behind its surface and tell it what to do.
+/// The stand-in for Virtualization.framework, as far as tests inspect and control it.
 ///
 /// It enforces the framework's rules (the queue, the states, valid configurations, two Macs, files in use, saved
 /// states bound to host and configuration) and runs a program as the guest. Which:
 /// - for `VZMacOSBootLoader` and `VZEFIBootLoader` the script at the beginning of the first disk, if that begins
 ///   with `#!`, up to the first zero byte;
-/// - for `VZLinuxBootLoader` the kernel, if it may be executed or is a script, with the command line's words;
+/// - for `VZLinuxBootLoader` the kernel, if it may be executed or is a script, with the command line's arguments;
 /// - else none: such a guest runs, does nothing, and has to be stopped.
 ///
-/// The program has a process group of its own; its standard streams are the serial port. It finds in its
+/// The program has its process group; its standard streams are the serial port. It finds in its
 /// environment `VZ_GUEST_DISK` (the first disk), `VZ_GUEST_MAC`, `VZ_GUEST_CPUS`, `VZ_GUEST_MEMORY` (bytes),
 /// `VZ_GUEST_RESTORED=1` after a restoration, `VZ_GUEST_RECOVERY=1` in recovery, `PATH`, and `HOME`, a directory
-/// that is gone with it; and with a socket device `VZ_GUEST_VSOCK`, a directory where it listens on port 7 as the
+/// that is removed with it; and with a socket device `VZ_GUEST_VSOCK`, a directory where it listens on port 7 as the
 /// Unix socket `guest-7`, and reaches the host's port 7 as `host-7`. Exit status 0 is a power-off, any other end a
-/// crash, SIGTERM the power button. Nothing of it outlives this process (`Warden`).
+/// crash, SIGTERM the power button. Nothing of it outlives this process (`GuestWatchdog`).
 // spi: tests look behind the framework's surface
 @_spi(StandIn) public enum StandIn {
     /// Virtual machines that exist, in this process.

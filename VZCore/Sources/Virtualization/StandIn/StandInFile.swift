@@ -11,7 +11,7 @@ struct StandInFile {
         Data("{\"hardware_model\": \"\(hardwareModel.base64EncodedString())\"}\n".utf8)
     }
 
-    /// Nil if the file is not there or is no such JSON. A fault that does not exist is a violation.
+    /// Nil if the file does not exist or is not such JSON. A fault that does not exist is a violation.
     init?(_ url: URL) {
         guard let json = Self.object(url) else { return nil }
         hardwareModel = (json["hardware_model"] as? String).flatMap { Data(base64Encoded: $0) }
@@ -20,7 +20,9 @@ struct StandInFile {
             return
         }
         do throws(Faults.Malformed) {
-            guard let asked = asked as? [String: Any] else { throw Faults.Malformed(text: "it is no object") }
+            guard let asked = asked as? [String: Any] else {
+                throw Faults.Malformed(text: "it is not an object")
+            }
             faults = try Faults(asked)
         } catch {
             Violations.report("\"standin\" in \(url.path): \(error.text)")

@@ -165,15 +165,15 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     spawn_blocking(call).await.unwrap_or_else(|panic| {
-        Err(Failure { code: Code::Internal, message: format!("a call to VZCore was lost: {panic}") })
+        Err(Failure { code: Code::Internal, reason: format!("a call to VZCore was lost: {panic}") })
     })
 }
 
 fn refused(what: &'static str, failure: Failure) -> HypervisorError {
     match failure.code {
-        Code::NotSupported => HypervisorError::Unsupported(failure.message),
-        Code::DiskFull => HypervisorError::Ended(End::new(EndKind::DiskError, failure.message)),
-        _ => HypervisorError::Refused { what, reason: failure.message },
+        Code::NotSupported => HypervisorError::Unsupported(failure.reason),
+        Code::DiskFull => HypervisorError::Ended(End::new(EndKind::DiskError, failure.reason)),
+        _ => HypervisorError::Refused { what, reason: failure.reason },
     }
 }
 
@@ -369,9 +369,9 @@ fn stopped(failure: &Failure, asked: bool) -> End {
             EndKind::DiskError,
             format!("the host's disk is full: free space where the runners' bundles are ({failure})"),
         ),
-        Code::DiskImage => End::new(EndKind::DiskError, failure.message.clone()),
+        Code::DiskImage => End::new(EndKind::DiskError, failure.reason.clone()),
         _ if asked => End::as_asked(),
-        _ => End::new(EndKind::HypervisorFailed, failure.message.clone()),
+        _ => End::new(EndKind::HypervisorFailed, failure.reason.clone()),
     }
 }
 
@@ -405,7 +405,7 @@ mod tests {
     use super::*;
 
     fn failure(code: Code) -> Failure {
-        Failure { code, message: "because".into() }
+        Failure { code, reason: "because".into() }
     }
 
     #[test]

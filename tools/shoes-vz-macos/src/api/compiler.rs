@@ -1,23 +1,23 @@
-//! The compiler's own lists, where a Swift toolchain is: the stand-ins' public symbols, so that none escapes the
-//! parser, and the symbols VZCore's code refers to, so that none of them escapes the comparison.
+//! Compares with the compiler's lists, if there is a Swift toolchain: the stand-ins' public symbols, so that the parser
+//! overlooks none, and the symbols that VZCore refers to, so that each of them is compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::api::compare::MADE_BY_IMPORTER;
-use crate::api::declaration::{Access, Declaration, Kind, Place};
+use crate::api::compare::SYNTHESIZED_BY_IMPORTER;
+use crate::api::declaration::{Access, Declaration, Finding, Kind, Place};
+use crate::api::error::CheckError;
 use crate::api::facts::Facts;
-use crate::api::{CheckError, Finding};
 
-/// The stand-ins' modules as they are compiled. Package.swift builds Darwin's under a name of its own.
+/// The stand-ins' modules as they are compiled. Package.swift builds `Darwin` as `StandInDarwin`.
 const BUILT_AS: [&str; 4] = ["Virtualization", "vmnet", "AppKit", "StandInDarwin"];
 
 /// The C library's modules on Linux. On macOS they are Darwin's.
 const LIBC: [&str; 2] = ["Glibc", "SwiftGlibc"];
 
-/// What Darwin's overlay has that is no function of the C library's.
+/// Symbols of Darwin's overlay that are not functions of the C library.
 const OVERLAY: [&str; 1] = ["errno"];
 
 /// Modules of the language and of macOS, and VZCore itself.
@@ -27,24 +27,24 @@ const ON_MACOS: [&str; 10] = [
     "Dispatch", "Synchronization", "System", "VZCore",
 ];
 
-/// Members the compiler makes by itself beside the importer's: of raw values, options, equality.
-const MADE_BY_COMPILER: [&str; 5] = ["RawValue", "Element", "ArrayLiteralElement", "hashValue", "!=(_:_:)"];
+/// Members that the compiler synthesizes besides the importer's: for raw values, options, equality.
+const SYNTHESIZED_BY_COMPILER: [&str; 5] =
+    ["RawValue", "Element", "ArrayLiteralElement", "hashValue", "!=(_:_:)"];
 
-/// What comparing with the compiler's lists gave.
+/// The result of comparing with the compiler's lists.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
-    /// Public symbols of the stand-ins.
+    /// Number of the stand-ins' public symbols.
     pub public: usize,
-    /// Symbols of the stand-ins VZCore refers to.
+    /// Number of the stand-ins' symbols that VZCore refers to.
     pub used: usize,
-    /// Symbols of the C library VZCore refers to.
+    /// Number of the C library's symbols that VZCore refers to.
     pub of_libc: usize,
-    /// Everything that differs.
     pub findings: Vec<Finding>,
 }
 
-/// Compares with what scripts/api-check.sh has the compiler write into a directory: a symbol graph for each
-/// stand-in, and `vzcore.ast`, the syntax tree of VZCore.
+/// Compares with the compiler's output in a directory (scripts/api-check.sh): a symbol graph for each stand-in,
+/// and `vzcore.ast`, the syntax tree of VZCore.
 ///
 /// # Errors
 /// A file is missing or cannot be read.
@@ -62,7 +62,7 @@ pub fn compare(
         symbols.extend(graph(&text).map_err(|source| CheckError::Graph { path, source })?);
     }
     let path = directory.join("vzcore.ast");
-    // The compiler writes bytes that are no UTF-8 where a string literal has them.
+    // The compiler writes a string literal's bytes, which are not always UTF-8.
     let tree = std::fs::read(&path).map_err(|source| CheckError::Read { path: path.clone(), source })?;
     let uses = references(&String::from_utf8_lossy(&tree));
     if !uses.contains_key("VZCore") {
@@ -77,7 +77,7 @@ pub fn compare(
 
 fn same_symbols(symbols: &BTreeSet<String>, public: &[&Declaration], compiled: &mut Compiled) {
     let known: BTreeSet<String> = public.iter().map(|it| path(it)).collect();
-    for symbol in symbols.iter().filter(|symbol| !known.contains(*symbol) && !is_made(symbol)) {
+    for symbol in symbols.iter().filter(|symbol| !known.contains(*symbol) && !is_synthesized(symbol)) {
         compiled.findings.push(found(format!("the compiler has `{symbol}`, which the comparison overlooks")));
     }
     for it in public.iter().filter(|it| !symbols.contains(&path(it))) {
@@ -93,7 +93,7 @@ fn used_symbols(
     compiled: &mut Compiled,
 ) {
     let mut known: BTreeSet<String> = public.iter().map(|it| reference(it)).collect();
-    // A class without initializers has NSObject's; where the SDK's has not, the comparison says so.
+    // A class without initializers inherits NSObject's; `compare` reports it if the SDK's class does not.
     let own = |class: &&&Declaration| {
         !public.iter().any(|it| it.kind == Kind::Initializer && it.owner == class.path())
     };
@@ -108,7 +108,8 @@ fn used_symbols(
         let module = module.as_str();
         if BUILT_AS.contains(&module) {
             compiled.used += symbols.len();
-            for symbol in symbols.iter().filter(|symbol| !known.contains(*symbol) && !is_made(symbol)) {
+            for symbol in symbols.iter().filter(|symbol| !known.contains(*symbol) && !is_synthesized(symbol))
+            {
                 compiled
                     .findings
                     .push(found(format!("VZCore uses `{module}.{symbol}`, which is not compared")));
@@ -119,12 +120,14 @@ fn used_symbols(
                 symbols.iter().filter(|symbol| !facts.c.has(symbol) && !OVERLAY.contains(&symbol.as_str()))
             {
                 compiled.findings.push(found(format!(
-                    "VZCore uses `{symbol}` of the C library, and the table of macOS' has it not (is it new? run \
-                     scripts/sdk-facts.py)"
+                    "VZCore uses `{symbol}` of the C library, which the table of macOS does not have (run \
+                     scripts/sdk-facts.py if it is new)"
                 )));
             }
         } else if !ON_MACOS.contains(&module) {
-            compiled.findings.push(found(format!("VZCore uses the module `{module}`, which macOS has not")));
+            compiled
+                .findings
+                .push(found(format!("VZCore uses the module `{module}`, which does not exist on macOS")));
         }
     }
 }
@@ -133,12 +136,12 @@ fn found(message: String) -> Finding {
     Finding { place: Place { file: "the compiler".to_owned(), line: 0 }, message }
 }
 
-fn is_made(symbol: &str) -> bool {
+fn is_synthesized(symbol: &str) -> bool {
     let member = symbol.rsplit_once('.').map_or(symbol, |(_, member)| member);
     let operator = member.strip_suffix("(_:_:)").unwrap_or(member);
-    MADE_BY_COMPILER.contains(&member)
-        || MADE_BY_IMPORTER.contains(&member)
-        || MADE_BY_IMPORTER.contains(&operator)
+    SYNTHESIZED_BY_COMPILER.contains(&member)
+        || SYNTHESIZED_BY_IMPORTER.contains(&member)
+        || SYNTHESIZED_BY_IMPORTER.contains(&operator)
 }
 
 #[derive(Deserialize)]
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbol_only_the_compiler_or_only_the_parser_has_is_told() {
+    fn a_symbol_that_only_the_compiler_or_only_the_parser_has_is_reported() {
         let mut graph = ALL.to_vec();
         graph.retain(|it| *it != "A.go(to:)");
         graph.push("A.hidden()");
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_use_that_macos_has_not_is_told() {
+    fn a_use_of_a_symbol_that_does_not_exist_on_macos_is_reported() {
         let tree = "decl=\"VZCore.(file).a\" decl=\"Virtualization.(file).A.secret\" decl=\"Glibc.(file).accept4\" \
                     decl=\"CLinux.(file).b\"";
         let compiled = compared(&ALL, tree);
@@ -259,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_without_references_is_no_tree() {
+    fn a_tree_without_references_is_refused() {
         let facts = Facts::built_in().expect("facts");
         let directory = tempfile::tempdir().expect("directory");
         for module in BUILT_AS {

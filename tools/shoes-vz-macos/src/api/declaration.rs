@@ -1,4 +1,4 @@
-//! What the parser finds in the stand-ins: declarations others can see, each with its annotation.
+//! The stand-ins' declarations, each with its annotation.
 
 use std::fmt;
 
@@ -7,17 +7,14 @@ use crate::api::swift_type::SwiftType;
 /// One declaration of a type, a member, a function or a constant.
 #[derive(Debug, Clone)]
 pub struct Declaration {
-    /// Where it stands.
     pub place: Place,
     /// The type it is in, dotted; empty at the top level.
     pub owner: String,
-    /// What it declares.
     pub kind: Kind,
     /// Its name: `start`, `init`, `==`.
     pub name: String,
-    /// What it takes.
     pub parameters: Vec<Parameter>,
-    /// A function's result, a property's type; none where none is written.
+    /// A function's result or a property's type; none if it is not written.
     pub gives: Option<SwiftType>,
     /// Of the type (`static`, `class`) rather than of its instances.
     pub on_type: bool,
@@ -47,12 +44,11 @@ pub struct Declaration {
     pub annotations: Vec<Annotation>,
 }
 
-/// A file, named as the user would, and a line in it, from 1; line 0 is what stands in no line.
+/// A file and a line in it, from 1; line 0 is the whole file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The file's path from the repository's root.
     pub file: String,
-    /// The line.
     pub line: usize,
 }
 
@@ -65,9 +61,21 @@ impl fmt::Display for Place {
     }
 }
 
+/// A difference between the sources and the facts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    pub place: Place,
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
 /// What is declared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Kind {
     Class,
     Struct,
@@ -110,7 +118,6 @@ impl fmt::Display for Kind {
 pub struct Parameter {
     /// The argument label; empty for `_`.
     pub label: String,
-    /// Its type.
     pub kind: SwiftType,
     /// Its default as written, if it has one.
     pub default: Option<String>,
@@ -119,38 +126,36 @@ pub struct Parameter {
 /// Which modules see a declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// Only its own.
+    /// Only the module that declares it.
     Internal,
-    /// Those that import it with `@_spi(StandIn)`.
+    /// Modules that import it with `@_spi(StandIn)`.
     Spi,
-    /// All.
+    /// All modules.
     Public,
 }
 
 /// `// objc: …`, `// c: …` or `// spi: …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Annotation {
-    /// Its line.
     pub line: usize,
-    /// Which of the three.
     pub kind: AnnotationKind,
     /// What follows the colon.
     pub text: String,
 }
 
-/// What an annotation claims.
+/// The kind of an annotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnnotationKind {
     /// The declaration is an Objective-C symbol's import.
     ObjC,
     /// The declaration is a C symbol's import.
     C,
-    /// The declaration has no counterpart and is for tests alone; the text says why.
+    /// The declaration has no counterpart and is for tests only; the text is the reason.
     Spi,
 }
 
 impl Annotation {
-    /// The annotation a comment is, if it is one. `text` is what follows the slashes.
+    /// Reads an annotation from a comment. `text` is what follows the slashes.
     pub fn read(text: &str, line: usize) -> Option<Annotation> {
         let (tag, text) = text.trim_start().split_once(':')?;
         let kind = match tag {
@@ -166,7 +171,6 @@ impl Annotation {
 /// An extension that makes a type conform to protocols.
 #[derive(Debug, Clone)]
 pub struct Conformance {
-    /// Where it stands.
     pub place: Place,
     /// The type, dotted.
     pub owner: String,
@@ -175,7 +179,7 @@ pub struct Conformance {
 }
 
 impl Declaration {
-    /// A declaration of which only the place is known.
+    /// A declaration with only its place filled in.
     pub fn at(place: Place, owner: &str, access: Access) -> Declaration {
         Declaration {
             place,
@@ -205,7 +209,7 @@ impl Declaration {
         if self.owner.is_empty() { self.name.clone() } else { format!("{}.{}", self.owner, self.name) }
     }
 
-    /// `start(options:completionHandler:)`, `state`, `init(url:)`: what Swift calls it.
+    /// The Swift name: `start(options:completionHandler:)`, `state`, `init(url:)`.
     pub fn full_name(&self) -> String {
         let labels = |parameters: &[Parameter]| {
             parameters
@@ -223,7 +227,7 @@ impl Declaration {
 }
 
 impl fmt::Display for Declaration {
-    /// The declaration in one line, without what only its body needs: how two are compared and shown.
+    /// The declaration in one line, as two are compared and shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.on_type {
             write!(f, "class ")?;

@@ -1,4 +1,4 @@
-//! The tables of `facts/`: what others read out of the SDK, and what was looked up by hand.
+//! The tables of `facts/`: what other projects read from the SDK, and facts added by hand.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -6,10 +6,10 @@ use std::fmt;
 use crate::api::declaration::Declaration;
 use crate::api::parser;
 
-/// The newest macOS every symbol must be in: the deployment target.
+/// The deployment target, in which every symbol must exist.
 pub const NEWEST: Version = Version(26, 0);
 
-/// What Objective-C itself gives every object, in no framework's table.
+/// Objective-C's root class, which is in no framework's table.
 const ROOT: &str = "NSObject";
 
 const PYOBJC: [(&str, &str); 2] = [
@@ -28,7 +28,7 @@ const BY_HAND: (&str, &str) = ("by-hand.tsv", include_str!("../../facts/by-hand.
 pub struct Version(pub u16, pub u16);
 
 impl Version {
-    /// `11.0`; what has no version was there from the first macOS.
+    /// `11.0`; a symbol without a version exists since the first macOS.
     pub fn parse(text: &str) -> Option<Version> {
         let (major, minor) = text.split_once('.')?;
         Some(Version(major.parse().ok()?, minor.parse().ok()?))
@@ -41,10 +41,9 @@ impl fmt::Display for Version {
     }
 }
 
-/// One source's view of a class.
+/// One source's description of a class.
 #[derive(Debug, Clone)]
 pub struct Class {
-    /// Its superclass.
     pub superclass: String,
     /// The protocols it adopts itself (pyobjc).
     pub protocols: Vec<String>,
@@ -52,38 +51,35 @@ pub struct Class {
     pub flags: Vec<String>,
 }
 
-/// One source's view of a method or a property's getter.
+/// One source's description of a method or a property's getter.
 #[derive(Debug, Clone)]
 pub struct Method {
     /// The class or protocol that declares it.
     pub owner: String,
     /// Whether it is the class's rather than its instances'.
     pub on_class: bool,
-    /// Its selector.
     pub selector: String,
-    /// The macOS it came with; none in objc2.
+    /// The first macOS version; none in objc2.
     pub introduced: Option<Version>,
     /// `property`, `readonly`, `optional`, `required`, `deprecated=…`.
     pub flags: Vec<String>,
     /// Its result: Objective-C in pyobjc, Rust in objc2.
     pub result: String,
-    /// Its arguments' types, likewise.
     pub arguments: Vec<String>,
 }
 
 impl Method {
-    /// Whether the source says so.
     pub fn is(&self, flag: &str) -> bool {
         self.flags.iter().any(|it| it == flag)
     }
 
-    /// The macOS it is deprecated from.
+    /// The macOS version that deprecates it.
     pub fn deprecated(&self) -> Option<&str> {
         self.flags.iter().find_map(|flag| flag.strip_prefix("deprecated="))
     }
 }
 
-/// One source's view of an enum.
+/// One source's description of an enum.
 #[derive(Debug, Clone, Default)]
 pub struct Enum {
     /// Its encoding (pyobjc: `q`, `Q`) or type (objc2: `NSInteger`).
@@ -92,7 +88,7 @@ pub struct Enum {
     pub cases: HashMap<String, i64>,
 }
 
-/// What one source knows of Objective-C.
+/// One source's tables of Objective-C.
 #[derive(Debug, Default)]
 pub struct ObjC {
     /// Classes by name.
@@ -101,10 +97,10 @@ pub struct ObjC {
     pub protocols: HashMap<String, Vec<String>>,
     /// Enums by name.
     pub enums: HashMap<String, Enum>,
-    /// Constants by name, with the macOS they came with.
+    /// Constants by name, with their first macOS version.
     pub constants: HashMap<String, Option<Version>>,
     methods: HashMap<(String, String, bool), Method>,
-    /// The oldest member's macOS, by owner.
+    /// The oldest member's macOS version, by owner.
     since: HashMap<String, Version>,
 }
 
@@ -117,7 +113,7 @@ impl ObjC {
     /// The method, of the class or of one it inherits from.
     pub fn method(&self, owner: &str, selector: &str, on_class: bool) -> Option<&Method> {
         let mut owner = owner;
-        // A table that goes in circles must not hang the tool.
+        // The bound is for a table with a circle.
         for _ in 0..20 {
             if let Some(method) = self.own(owner, selector, on_class) {
                 return Some(method);
@@ -135,7 +131,7 @@ impl ObjC {
         owners
     }
 
-    /// When a class or protocol came: its oldest member's macOS. A class without members has none.
+    /// The first macOS version of a class or protocol: its oldest member's. None without members.
     pub fn introduced(&self, owner: &str) -> Option<Version> {
         self.since.get(owner).copied()
     }
@@ -145,8 +141,8 @@ impl ObjC {
             let malformed = || FactsError { table: name.to_owned(), line };
             match fields.as_slice() {
                 ["class", class, superclass, rest] => {
-                    let words = words(rest);
-                    let (protocols, flags) = if dated { (words, Vec::new()) } else { (Vec::new(), words) };
+                    let items = items(rest);
+                    let (protocols, flags) = if dated { (items, Vec::new()) } else { (Vec::new(), items) };
                     self.classes.insert(
                         (*class).to_owned(),
                         Class { superclass: (*superclass).to_owned(), protocols, flags },
@@ -156,7 +152,7 @@ impl ObjC {
                     self.protocols.insert((*protocol).to_owned(), Vec::new());
                 }
                 ["protocol", protocol, _, flags] => {
-                    self.protocols.insert((*protocol).to_owned(), words(flags));
+                    self.protocols.insert((*protocol).to_owned(), items(flags));
                 }
                 ["method", owner, sign, selector, rest @ ..] => {
                     let (introduced, rest) = if dated {
@@ -171,7 +167,7 @@ impl ObjC {
                         on_class: *sign == "+",
                         selector: (*selector).to_owned(),
                         introduced,
-                        flags: words(flags),
+                        flags: items(flags),
                         result: (*result).to_owned(),
                         arguments: arguments.iter().map(|it| (*it).to_owned()).collect(),
                     };
@@ -185,7 +181,7 @@ impl ObjC {
                     self.enums.entry((*name).to_owned()).or_default().kind = (*kind).to_owned()
                 }
                 ["case", owner, name, value] => {
-                    // Values past an i64 are masks nobody asks for by number.
+                    // Values beyond an i64 are masks, which are not compared by number.
                     let value = value.parse().unwrap_or(i64::MAX);
                     self.enums
                         .entry((*owner).to_owned())
@@ -203,7 +199,7 @@ impl ObjC {
     }
 }
 
-/// What the crates know of C.
+/// The crates' tables of C.
 #[derive(Debug, Default)]
 pub struct C {
     /// Functions by name: result, then arguments, in Rust.
@@ -223,20 +219,18 @@ impl C {
     }
 }
 
-/// One line of `by-hand.tsv`: a declaration as Swift has it, and what no package tells about it.
+/// One line of `by-hand.tsv`: a Swift declaration, and facts about it that no package has.
 #[derive(Debug)]
 pub struct Row {
-    /// Its line.
     pub line: usize,
     /// The declaration, as documented.
     pub declaration: Declaration,
-    /// The Objective-C or C symbol, where the importer's rules do not lead to it.
+    /// The Objective-C or C symbol, if the importer's rules do not give it.
     pub symbol: Option<String>,
-    /// The macOS it came with, where no package tells.
+    /// The first macOS version, if no package has it.
     pub introduced: Option<Version>,
 }
 
-/// All facts there are.
 #[derive(Debug)]
 pub struct Facts {
     /// PyObjC's metadata.
@@ -245,9 +239,9 @@ pub struct Facts {
     pub objc2: ObjC,
     /// The crates vmnet and libc.
     pub c: C,
-    /// Looked up by hand.
+    /// Added by hand.
     pub rows: Vec<Row>,
-    /// What objc2 leaves out: the line that says so, owner and selector.
+    /// Members that objc2 leaves out: line in the table, owner and selector.
     pub gaps: Vec<(usize, (String, String))>,
     /// Rows by owner, name and whether it is the type's.
     index: HashMap<(String, String, bool), usize>,
@@ -266,7 +260,7 @@ pub struct FactsError {
 }
 
 impl Facts {
-    /// The tables this program was built with.
+    /// The tables that are compiled into this program.
     ///
     /// # Errors
     /// A table has a line that cannot be read.
@@ -339,7 +333,7 @@ impl Facts {
                         Some(text) => Some(Version::parse(&text).ok_or_else(malformed)?),
                         None => None,
                     };
-                    // A type's members are not given, but the parser wants their brackets.
+                    // The table has no members of a type, but the parser needs their brackets.
                     let is_type = ["class ", "struct ", "enum ", "protocol "];
                     let bracketed = is_type.iter().any(|word| declaration.starts_with(word))
                         && !declaration.starts_with("class var ")
@@ -351,7 +345,7 @@ impl Facts {
                     declaration.owner = given(owner).unwrap_or_default();
                     declaration.place.line = line;
                     if let Some(symbol) = given(symbol).filter(|_| declaration.kind.is_type()) {
-                        // Of two, the deeper: VZErrorCode is VZError and VZError.Code, and a number is only the latter.
+                        // Of two, the deeper one: VZErrorCode is VZError and VZError.Code; only the latter is a number.
                         let path = declaration.path();
                         let known = self.types.entry(symbol).or_default();
                         if known.is_empty() || path.matches('.').count() > known.matches('.').count() {
@@ -394,7 +388,7 @@ fn rows(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
         .map(|(line, text)| (line, text.split('\t').collect()))
 }
 
-fn words(field: &str) -> Vec<String> {
+fn items(field: &str) -> Vec<String> {
     field.split(' ').filter(|word| *word != "-").map(str::to_owned).collect()
 }
 

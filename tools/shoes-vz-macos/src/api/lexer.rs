@@ -1,4 +1,4 @@
-//! Swift text as tokens. Comments of one line are tokens too: the annotations are such.
+//! Splits Swift text into tokens. Line comments are tokens too, because the annotations are line comments.
 
 /// One token and where it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Token {
     }
 }
 
-/// All tokens of a text. Text that is no Swift gives tokens all the same; what they mean is the parser's matter.
+/// All tokens of a text. Text that is not Swift gives tokens too; the parser interprets them.
 pub fn tokens(text: &str) -> Vec<Token> {
     Lexer { rest: text, line: 1, fresh: true, tokens: Vec::new() }.run()
 }
@@ -139,7 +139,7 @@ impl Lexer<'_> {
         self.push(TokenKind::Directive(self.rest[..length].to_owned()), length);
     }
 
-    /// A string literal with `hashes` before and after its quotes. `\(…)` may hold strings of its own.
+    /// A string literal with `hashes` before and after its quotes. `\(…)` may contain strings.
     fn text(&mut self, hashes: usize) {
         let fence = "#".repeat(hashes);
         let quotes = if self.rest[hashes..].starts_with("\"\"\"") { "\"\"\"" } else { "\"" };
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_swift_is_read_to_its_end() {
+    fn text_that_is_not_swift_is_read_to_its_end() {
         for text in ["\"", "#", "`a", "/*", "\"\"\"", "\"\\", "\"\\(", "#\"", "0x", "\u{1F600}", "\\"] {
             tokens(text);
         }

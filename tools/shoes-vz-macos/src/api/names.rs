@@ -1,5 +1,5 @@
-//! What Swift calls an Objective-C symbol, by the importer's rules (SE-0005), as far as the stand-ins need them. Names
-//! the SDK gives itself (`NS_SWIFT_NAME`, `NS_REFINED_FOR_SWIFT`) stand in `facts/by-hand.tsv`.
+//! The Swift name of an Objective-C symbol, by those of the importer's rules (SE-0005) that the stand-ins need. Names
+//! that the SDK defines (`NS_SWIFT_NAME`, `NS_REFINED_FOR_SWIFT`) stand in `facts/by-hand.tsv`.
 
 use crate::api::facts::Method;
 

@@ -1,28 +1,18 @@
-//! Declarations out of tokens. Bodies are passed over; what cannot be read is told, never guessed.
+//! Reads declarations from tokens. Bodies are skipped; what cannot be read is a finding.
 
+mod cursor;
 mod signature;
 
-use crate::api::Finding;
 use crate::api::declaration::{Access, Annotation, AnnotationKind, Conformance, Declaration, Kind, Place};
 use crate::api::lexer::{Token, TokenKind, tokens};
-use crate::api::swift_type::{SwiftType, TypeReader};
+use crate::api::swift_type::SwiftType;
+use cursor::{INTRODUCERS, MODIFIERS, Parser};
 
-/// What a file holds.
-#[derive(Debug, Default)]
-pub struct Source {
-    /// Its declarations, whoever may see them.
-    pub declarations: Vec<Declaration>,
-    /// What its extensions make types conform to.
-    pub conformances: Vec<Conformance>,
-    /// Modules it passes on with `@_exported`.
-    pub exports: Vec<(Place, String)>,
-    /// What could not be read.
-    pub findings: Vec<Finding>,
-}
+pub use cursor::Source;
 
 /// Reads a file's declarations. `file` is how findings call it.
 pub fn parse(file: &str, text: &str) -> Source {
-    // Of the comments only annotations matter, and those stand on lines of their own.
+    // Of the comments only annotations matter, and each of those has a separate line.
     let mut tokens = tokens(text);
     tokens.retain(|token| match &token.kind {
         TokenKind::Comment(text) => token.first && Annotation::read(text, token.line).is_some(),
@@ -39,23 +29,8 @@ pub fn parse(file: &str, text: &str) -> Source {
     parser.source
 }
 
-/// Nesting deeper than this is no stand-in's.
+/// No stand-in nests deeper.
 const DEEPEST: usize = 30;
-
-/// Words before a declaration's own.
-#[rustfmt::skip]
-const MODIFIERS: [&str; 29] = [
-    "public", "open", "internal", "private", "fileprivate", "package", "static", "final", "override", "convenience",
-    "required", "weak", "unowned", "lazy", "mutating", "nonmutating", "dynamic", "optional", "indirect", "nonisolated",
-    "isolated", "prefix", "postfix", "infix", "consuming", "borrowing", "distributed", "sending", "actor_independent",
-];
-
-/// A declaration's own words.
-#[rustfmt::skip]
-const INTRODUCERS: [&str; 16] = [
-    "class", "struct", "enum", "protocol", "actor", "extension", "func", "init", "var", "let", "subscript", "case",
-    "typealias", "deinit", "import", "associatedtype",
-];
 
 enum ScopeKind {
     File,
@@ -87,14 +62,6 @@ struct Before {
     nonisolated: bool,
     /// `private(set)`.
     set_within: bool,
-}
-
-struct Parser<'a> {
-    file: &'a str,
-    tokens: &'a [Token],
-    at: usize,
-    source: Source,
-    nested: usize,
 }
 
 impl Parser<'_> {
@@ -142,7 +109,7 @@ impl Parser<'_> {
 
     fn lost_annotations(&mut self, before: &mut Before) {
         for annotation in std::mem::take(&mut before.annotations) {
-            self.tell(annotation.line, "the annotation stands before no declaration");
+            self.report(annotation.line, "the annotation is not before a declaration");
         }
     }
 
@@ -226,7 +193,7 @@ impl Parser<'_> {
             _ => self.subscript(it, before.set_within),
         };
         if read.is_none() {
-            self.tell(before.line, format!("this {word} cannot be read"));
+            self.report(before.line, format!("this {word} cannot be read"));
         }
     }
 
@@ -248,7 +215,7 @@ impl Parser<'_> {
 
     fn extension(&mut self, scope: &Scope, before: Before) {
         let Some(SwiftType::Named(owner, _)) = self.read_type() else {
-            return self.tell(before.line, "this extension cannot be read");
+            return self.report(before.line, "this extension cannot be read");
         };
         let inherits = self.inherited();
         let mut default = before.access.unwrap_or(Access::Internal);
@@ -257,9 +224,9 @@ impl Parser<'_> {
         }
         for annotation in before.annotations {
             if annotation.kind != AnnotationKind::Spi || default != Access::Spi {
-                self.tell(
+                self.report(
                     annotation.line,
-                    "the annotation stands before an extension; its members need one each",
+                    "the annotation is before an extension; annotate each of its members instead",
                 );
             }
         }
@@ -273,7 +240,7 @@ impl Parser<'_> {
             kind: ScopeKind::Extension,
         };
         if self.members(&scope).is_none() {
-            self.tell(before.line, "this extension cannot be read");
+            self.report(before.line, "this extension cannot be read");
         }
     }
 
@@ -313,90 +280,6 @@ impl Parser<'_> {
             }
         }
         names
-    }
-
-    // --- tokens -------------------------------------------------------------------------------------------------
-
-    fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at)
-    }
-
-    fn next_is(&self, symbol: char) -> bool {
-        self.peek().is_some_and(|token| token.is(symbol))
-    }
-
-    fn next_is_word(&self, word: &str) -> bool {
-        self.peek().is_some_and(|token| token.is_word(word))
-    }
-
-    fn name(&mut self) -> Option<String> {
-        let name = self.peek()?.word()?.to_owned();
-        self.at += 1;
-        Some(name)
-    }
-
-    fn read_type(&mut self) -> Option<SwiftType> {
-        let mut reader = TypeReader { tokens: self.tokens, at: self.at, depth: 0 };
-        let it = reader.read();
-        if it.is_some() {
-            self.at = reader.at;
-        }
-        it
-    }
-
-    fn tell(&mut self, line: usize, message: impl Into<String>) {
-        let place = Place { file: self.file.to_owned(), line };
-        self.source.findings.push(Finding { place, message: message.into() });
-    }
-
-    /// Past a bracket, what is in it and its partner; false if none stands here.
-    fn pass_brackets(&mut self) -> bool {
-        let mut depth = 0_usize;
-        while let Some(token) = self.peek() {
-            match token.kind {
-                TokenKind::Symbol('(' | '[' | '{') => depth += 1,
-                TokenKind::Symbol(')' | ']' | '}') if depth > 0 => depth -= 1,
-                _ if depth == 0 => return false,
-                _ => {}
-            }
-            self.at += 1;
-            if depth == 0 {
-                return true;
-            }
-        }
-        depth > 0
-    }
-
-    fn pass_generics(&mut self) {
-        if !self.next_is('<') {
-            return;
-        }
-        let mut depth = 0_usize;
-        while let Some(token) = self.peek() {
-            match token.kind {
-                TokenKind::Symbol('<') => depth += 1,
-                TokenKind::Symbol('>') => depth -= 1,
-                TokenKind::Symbol('{') => return,
-                _ => {}
-            }
-            self.at += 1;
-            if depth == 0 {
-                return;
-            }
-        }
-    }
-
-    fn pass_line(&mut self) {
-        while self.peek().is_some_and(|token| !token.first) {
-            self.at += 1;
-        }
-    }
-
-    /// Past the `{ … }` that is next, if one is.
-    fn pass_body(&mut self) {
-        if self.next_is('{') {
-            self.pass_brackets();
-        }
     }
 }
 

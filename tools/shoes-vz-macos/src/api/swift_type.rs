@@ -19,7 +19,6 @@ pub enum SwiftType {
     Tuple(Vec<SwiftType>),
     /// `(A) -> B`.
     Function {
-        /// What it takes.
         takes: Vec<SwiftType>,
         /// What it gives.
         gives: Box<SwiftType>,
@@ -181,7 +180,7 @@ impl TypeReader<'_> {
         let mut it = self.read_plain(sendable)?;
         if existential {
             it = match it {
-                // `any A?` is not Swift, but `(any A)?` read with its brackets gone is.
+                // `any A?` is not Swift, but `(any A)?` is read without its brackets.
                 SwiftType::Optional(inner) => SwiftType::Optional(Box::new(SwiftType::Any(inner))),
                 it => SwiftType::Any(Box::new(it)),
             };
@@ -220,12 +219,12 @@ impl TypeReader<'_> {
         let mut elements = Vec::new();
         while !self.takes(')') {
             // `name: Type`, `_ name: Type`
-            for words in [1, 2] {
-                let labelled = self.tokens.get(self.at..self.at + words + 1).is_some_and(|tokens| {
-                    tokens[words].is(':') && tokens[..words].iter().all(|token| token.word().is_some())
+            for names in [1, 2] {
+                let labelled = self.tokens.get(self.at..self.at + names + 1).is_some_and(|tokens| {
+                    tokens[names].is(':') && tokens[..names].iter().all(|token| token.word().is_some())
                 });
                 if labelled {
-                    self.at += words + 1;
+                    self.at += names + 1;
                     break;
                 }
             }
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_type_is_none() {
+    fn text_that_is_not_a_type_is_none() {
         let deep = "[".repeat(10_000);
         for text in ["", "(", "[A", "A<", "A<B", "A.", "[A:", ")", "A B", "@", "any", "A &", &deep] {
             assert_eq!(spelled(text), "none", "{text}");

@@ -1,16 +1,16 @@
-//! What Swift makes of Objective-C's and C's types. A type that is not here is told, so that somebody adds it.
+//! How Swift imports Objective-C's and C's types. An unknown type is a finding, and must be added here.
 
 use crate::api::facts::Facts;
 use crate::api::swift_type::SwiftType;
 
-/// Objective-C's own and Foundation's types, and what Swift's importer makes of them (SE-0072 bridging).
+/// Objective-C's and Foundation's types, and how Swift imports them (SE-0072 bridging).
 #[rustfmt::skip]
 const OBJC: [(&str, &str); 26] = [
     ("BOOL", "Bool"),
     ("CGFloat", "CGFloat"),
     ("CGSize", "CGSize"),
     ("NSInteger", "Int"),
-    ("NSUInteger", "Int"), // Int, not UInt, in Apple's own headers
+    ("NSUInteger", "Int"), // Int, not UInt, in Apple's headers
     ("NSPoint", "CGPoint"),
     ("NSRect", "CGRect"),
     ("NSSize", "CGSize"),
@@ -34,11 +34,11 @@ const OBJC: [(&str, &str); 26] = [
     ("ether_addr_t", "ether_addr_t"),
 ];
 
-/// Types of other headers that Swift calls what C calls them.
+/// Types of other headers, with the same name in Swift and C.
 const SAME: [&str; 1] = ["vmnet_network_ref"];
 
-/// The Swift types an Objective-C type may become, nil left out: more than one for a completion handler, which an
-/// overlay may turn into one that takes a `Result`. Empty if the type is not known here.
+/// The Swift types that an Objective-C type may become, without nil: more than one for a completion handler, which an
+/// overlay may turn into one that takes a `Result`. Empty if the type is unknown.
 pub fn of_objc(facts: &Facts, objc: &str) -> Vec<SwiftType> {
     let objc = objc.trim().trim_start_matches("__kindof ").trim_start_matches("const ");
     if let Some((_, swift)) = OBJC.iter().find(|(name, _)| *name == objc) {
@@ -120,7 +120,7 @@ const C: [(&str, &[&str]); 15] = [
     ("*mut VmnetReturnT", &["UnsafeMutablePointer<vmnet_return_t>"]),
 ];
 
-/// The Swift types a C type may become, nil left out, by how a crate spells it in Rust.
+/// The Swift types that a C type may become, without nil, by its spelling in a Rust crate.
 pub fn of_c(rust: &str) -> Vec<SwiftType> {
     let found = C.iter().find(|(name, _)| *name == rust);
     found.into_iter().flat_map(|(_, swift)| *swift).filter_map(|swift| SwiftType::parse(swift)).collect()

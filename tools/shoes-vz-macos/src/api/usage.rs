@@ -1,22 +1,21 @@
-//! VZCore's side: which of the stand-ins' symbols it uses, and what it must not use, for it would escape the comparison.
+//! VZCore: the stand-ins' symbols that it uses, and what it must not use because the comparison would not see it.
 
 use std::collections::BTreeSet;
 
-use crate::api::Finding;
-use crate::api::compare::MADE_BY_IMPORTER;
-use crate::api::declaration::{Access, Declaration, Kind, Place};
+use crate::api::compare::SYNTHESIZED_BY_IMPORTER;
+use crate::api::declaration::{Access, Declaration, Finding, Kind, Place};
 use crate::api::lexer::{Token, TokenKind, tokens};
 use crate::api::parser;
 
-/// How much of the stand-ins VZCore uses. It is found by name: a name that VZCore uses for something of its own counts
-/// as used too, so only what is not used is certain.
+/// How much of the stand-ins VZCore uses. It is found by name: a name that VZCore uses for its declarations counts as
+/// used too, so only what is not used is certain.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Usage {
-    /// Declarations other modules see, overloads and defaults of optional methods once.
+    /// Declarations that other modules see, overloads and defaults of optional methods counted once.
     pub declared: usize,
-    /// Of those, the ones whose name and labels VZCore has.
+    /// Declarations whose name and labels occur in VZCore.
     pub used: usize,
-    /// Those VZCore certainly does not use.
+    /// Declarations that VZCore does not use.
     pub unused: Vec<Finding>,
 }
 
@@ -26,21 +25,21 @@ const MODULES: [&str; 9] = [
     "Foundation", "Dispatch", "Virtualization", "vmnet", "AppKit", "Darwin", "Synchronization", "System", "os",
 ];
 
-/// Words that reach a symbol past the compiler, and so past the stand-ins.
+/// Names that reach a symbol at run time, and so bypass the stand-ins.
 #[rustfmt::skip]
 const REFUSED: [(&str, &str); 9] = [
     ("NSSelectorFromString", "a selector by its name"),
     ("NSClassFromString", "a class by its name"),
     ("dlsym", "a symbol by its name"),
     ("dlopen", "a library by its name"),
-    ("_spi", "a part of a stand-in macOS has not"),
+    ("_spi", "a part of a stand-in that does not exist on macOS"),
     ("_silgen_name", "a symbol by its name"),
     ("_extern", "a symbol by its name"),
-    ("testable", "a part of a stand-in macOS has not"),
-    ("available", "a part that one macOS has and another has not"),
+    ("testable", "a part of a stand-in that does not exist on macOS"),
+    ("available", "a part that exists only on some macOS versions"),
 ];
 
-/// Calls that do so, with their first label.
+/// Calls that do so, with a label.
 #[rustfmt::skip]
 const REFUSED_CALLS: [(&str, &str, &str); 7] = [
     ("value", "forKey", "a property by its name"),
@@ -75,8 +74,8 @@ fn usage(used: &Used, declarations: &[Declaration]) -> Usage {
             continue;
         }
         usage.declared += 1;
-        // What Swift makes of itself comes with the type.
-        let made = MADE_BY_IMPORTER.contains(&it.full_name().as_str()) || it.name == "==";
+        // Synthesized members come with the type.
+        let made = SYNTHESIZED_BY_IMPORTER.contains(&it.full_name().as_str()) || it.name == "==";
         let is_used = match it.kind {
             kind if kind.is_type() || kind == Kind::Alias => types.contains(&it.path()),
             _ => used.uses(it) || (made && types.contains(&it.owner)),
@@ -94,13 +93,13 @@ fn usage(used: &Used, declarations: &[Declaration]) -> Usage {
     usage
 }
 
-/// The types VZCore names, and those it gets with them: superclasses, owners, what members it uses take and give.
+/// The types that VZCore names, and those they need: superclasses, owners, types in the signatures of used members.
 fn types_needed(used: &Used, public: &[&Declaration]) -> BTreeSet<String> {
     let mut types = BTreeSet::new();
     let mut waiting: Vec<String> = Vec::new();
     for it in public {
         let is_type = it.kind.is_type() || it.kind == Kind::Alias;
-        if is_type && used.words.contains(&it.name) {
+        if is_type && used.names.contains(&it.name) {
             waiting.push(it.path());
         }
         if !is_type && used.uses(it) {
@@ -132,8 +131,8 @@ fn types_needed(used: &Used, public: &[&Declaration]) -> BTreeSet<String> {
 /// The names VZCore has.
 #[derive(Debug, Default)]
 struct Used {
-    words: BTreeSet<String>,
-    /// `name(label:label:)`, and without the last label, which a closure behind the brackets has not.
+    names: BTreeSet<String>,
+    /// `name(label:label:)`; a trailing closure has no label.
     calls: BTreeSet<(String, Vec<String>)>,
     implemented: BTreeSet<String>,
 }
@@ -142,7 +141,7 @@ impl Used {
     fn read(&mut self, tokens: &[Token]) {
         for (at, token) in tokens.iter().enumerate() {
             let Some(word) = token.word() else { continue };
-            self.words.insert(word.to_owned());
+            self.names.insert(word.to_owned());
             match tokens.get(at + 1) {
                 Some(next) if next.is('(') => {
                     self.calls.insert((word.to_owned(), labels(&tokens[at + 1..])));
@@ -173,12 +172,12 @@ impl Used {
                     || (it.kind == Kind::Initializer && called("init", &labels))
                     || (it.kind == Kind::Function && self.implemented.contains(&it.full_name()))
             }
-            _ => self.words.contains(&it.name),
+            _ => self.names.contains(&it.name),
         }
     }
 }
 
-/// The labels between the bracket here and its partner, empty for what has none.
+/// The labels in the brackets that start here; empty for an argument without one.
 fn labels(tokens: &[Token]) -> Vec<String> {
     let mut depth = 0_usize;
     let mut labels = Vec::new();
@@ -213,20 +212,20 @@ fn labels(tokens: &[Token]) -> Vec<String> {
 }
 
 fn refuse(file: &str, tokens: &[Token], findings: &mut Vec<Finding>) {
-    let mut tell = |line, message: String| {
+    let mut report = |line, message: String| {
         findings.push(Finding { place: Place { file: file.to_owned(), line }, message });
     };
     for (at, token) in tokens.iter().enumerate() {
         match &token.kind {
             TokenKind::Directive(name) => match name.as_str() {
                 "#if" | "#elseif" => {
-                    tell(token.line, format!("`{name}`: VZCore is the same on Linux and macOS"));
+                    report(token.line, format!("`{name}`: VZCore is the same on Linux and macOS"));
                 }
                 "#selector" | "#keyPath" => {
-                    tell(token.line, format!("`{name}` reaches a symbol by its name"))
+                    report(token.line, format!("`{name}` reaches a symbol by its name"))
                 }
                 "#available" | "#unavailable" => {
-                    tell(token.line, format!("`{name}`: every symbol is in the deployment target"));
+                    report(token.line, format!("`{name}`: every symbol is in the deployment target"));
                 }
                 _ => {}
             },
@@ -234,11 +233,11 @@ fn refuse(file: &str, tokens: &[Token], findings: &mut Vec<Finding>) {
                 let attribute = at > 0 && tokens[at - 1].is('@');
                 let plain =
                     !matches!(word.as_str(), "_spi" | "_silgen_name" | "_extern" | "testable" | "available");
-                if let Some((_, why)) = REFUSED.iter().find(|(name, _)| name == word)
+                if let Some((_, reason)) = REFUSED.iter().find(|(name, _)| name == word)
                     && (plain || attribute)
                 {
                     let mark = if attribute { "@" } else { "" };
-                    tell(token.line, format!("`{mark}{word}` reaches {why}"));
+                    report(token.line, format!("`{mark}{word}` reaches {reason}"));
                 }
                 let declared = at > 0 && tokens[at - 1].is_word("func");
                 if tokens.get(at + 1).is_some_and(|next| next.is('(')) && !declared {
@@ -246,9 +245,9 @@ fn refuse(file: &str, tokens: &[Token], findings: &mut Vec<Finding>) {
                     let call = REFUSED_CALLS
                         .iter()
                         .find(|(name, label, _)| name == word && labels.iter().any(|found| found == label));
-                    if let Some((_, label, why)) = call {
+                    if let Some((_, label, reason)) = call {
                         let shown = if label.is_empty() { "_" } else { label };
-                        tell(token.line, format!("`{word}({shown}:)` reaches {why}"));
+                        report(token.line, format!("`{word}({shown}:)` reaches {reason}"));
                     }
                 }
                 if word == "import"
@@ -256,7 +255,7 @@ fn refuse(file: &str, tokens: &[Token], findings: &mut Vec<Finding>) {
                     && let Some(module) = imported(&tokens[at + 1..])
                     && !MODULES.contains(&module)
                 {
-                    tell(token.line, format!("imports `{module}`, which macOS has not"));
+                    report(token.line, format!("imports `{module}`, which does not exist on macOS"));
                 }
             }
             _ => {}
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overload_nobody_calls_is_told_from_one_that_is_called() {
+    fn an_unused_overload_is_distinguished_from_a_used_one() {
         let stand_in = "open class A { public init(url: URL) {} public init() {} open func start(completionHandler: F) {}
             open func start(options: O, completionHandler: F) {} open func stop(completionHandler: F) {} }";
         let found = unused("let a = A(url: u); a.start { _ in }; a.stop(completionHandler: done)", stand_in);
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_strings_and_comments_are_nobodys_use() {
+    fn names_in_strings_and_comments_are_not_uses() {
         assert_eq!(refused("// #if\nlet a = \"#if dlsym(\"\nlet available = value(for: b)"), [""; 0]);
     }
 }

@@ -1,4 +1,4 @@
-//! Compares every SDK symbol VZCore and the stand-ins use with facts from the SDK; exit 1 if one is not as it should be.
+//! Compares every SDK symbol VZCore and the stand-ins use with facts from the SDK; exit code 1 if one differs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,17 +14,17 @@ use shoes_vz_macos::api::{self, Report};
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The repository
+    /// Root directory of the repository
     #[arg(long, default_value = ".")]
     root: PathBuf,
-    /// A directory with what the compiler says (scripts/api-check.sh makes one): compares with its own lists of
-    /// the stand-ins' symbols and of those VZCore uses
+    /// Directory with the compiler's lists of the stand-ins' symbols and of those VZCore uses, to compare with
+    /// (scripts/api-check.sh creates it)
     #[arg(long)]
     compiler: Option<PathBuf>,
-    /// Print every declaration compared: place, SDK symbol and macOS, Swift type, Swift declaration
+    /// Print every compared declaration: place, SDK symbol and macOS version, Swift type, Swift declaration
     #[arg(long)]
     list: bool,
-    /// Print the declarations VZCore does not use
+    /// Print the declarations that VZCore does not use
     #[arg(long)]
     unused: bool,
 }
@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut compiled = None;
     if let Some(directory) = &arguments.compiler {
         let lists = compiler::compare(&Facts::built_in()?, directory, &report.declarations)
-            .with_context(|| format!("comparing with what the compiler says in {}", directory.display()))?;
+            .with_context(|| format!("comparing with the compiler's lists in {}", directory.display()))?;
         report.findings.extend(lists.findings.iter().cloned());
         compiled = Some(lists);
     }
@@ -76,7 +76,7 @@ fn summary(report: &Report, compiled: Option<&Compiled>) {
         "known to PyObjC and objc2: {}, to one package: {}, to facts/by-hand.tsv alone: {}",
         counts.in_both, counts.in_one, counts.by_hand
     );
-    println!("the same as documented: {}; for tests alone (@_spi): {}", counts.documented, counts.spi);
+    println!("the same as documented: {}; for tests only (@_spi): {}", counts.documented, counts.spi);
     if let Some(lists) = compiled {
         println!(
             "by the compiler: {} public symbols; VZCore uses {} of them, and {} of the C library",
@@ -85,7 +85,7 @@ fn summary(report: &Report, compiled: Option<&Compiled>) {
     }
     let usage = &report.usage;
     println!(
-        "VZCore uses {} of {} (by name), certainly not {}",
+        "VZCore uses {} of {} declarations (by name); {} are unused",
         usage.used,
         usage.declared,
         usage.unused.len()

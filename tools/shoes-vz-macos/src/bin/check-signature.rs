@@ -1,4 +1,4 @@
-//! Checks signed programs and bundles for macOS, on any machine. Every mistake is told, and the exit code is 1.
+//! Checks signed programs and bundles for macOS, on any machine. Prints every mistake; the exit code is then 1.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -8,22 +8,22 @@ use shoes_vz_macos::signature::{self, Signing, Version, Wanted};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    about = "Hashes signed macOS programs and bundles again, and compares them with what was asked"
+    about = "Check the hashes, signature and entitlements of signed macOS programs and bundles"
 )]
 struct Args {
     /// Programs (Mach-O) and .app directories
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// The oldest macOS they must run on, as linked
+    /// Oldest macOS version they must run on, as linked (for example 26.0)
     #[arg(long)]
     minos: Version,
-    /// Programs as the linker leaves them: signed by it, not hardened, without entitlements
+    /// Expect programs signed by the linker only: not hardened, without entitlements
     #[arg(long, conflicts_with_all = ["entitlements", "identifier"])]
     linked: bool,
-    /// The property list of the entitlements they must have, exactly
+    /// Property list with the exact entitlements they must have
     #[arg(long, required_unless_present = "linked")]
     entitlements: Option<PathBuf>,
-    /// The identifier they must be signed as
+    /// Signing identifier they must have
     #[arg(long)]
     identifier: Option<String>,
 }

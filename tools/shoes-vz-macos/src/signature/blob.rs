@@ -1,4 +1,4 @@
-//! The signature's container: an index of typed blobs, each with its own magic and length (big-endian, whatever the CPU).
+//! The signature's container: an index of typed blobs, each with its own magic and length (big-endian on every CPU).
 
 /// `CSMAGIC_EMBEDDED_SIGNATURE`
 const SUPER_BLOB: u32 = 0xfade_0cc0;
@@ -28,7 +28,7 @@ impl<'a> Blob<'a> {
 /// Every blob of the signature that starts at `data`'s begin, and how long the signature is.
 ///
 /// # Errors
-/// In words, to be read behind the file's name.
+/// The reason, as the rest of a sentence that starts with the file's name.
 pub(super) fn read(data: &[u8]) -> Result<(Vec<Blob<'_>>, usize), String> {
     let cut = || "its signature is cut off".to_owned();
     let magic = be32(data, 0).ok_or_else(cut)?;
@@ -134,9 +134,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_it_should_be_is_told_in_words() {
+    fn an_invalid_container_is_refused_with_a_reason() {
         let good = blob(0xfade_0c02, b"cd");
-        for (bytes, words) in [
+        for (bytes, expected) in [
             (container(&[(0, blob(0xfade_0c01, b"cd"))], 0), "begins with 0xfade0c01"),
             (container(&[(3, good.clone())], 0), "unknown part 0x3"),
             (container(&[(0, good.clone()), (0, good.clone())], 0), "two parts 0x0"),
@@ -146,7 +146,7 @@ mod tests {
             (Vec::new(), "cut off"),
         ] {
             let error = read(&bytes).unwrap_err();
-            assert!(error.contains(words), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -1,29 +1,56 @@
 //! An application bundle: Info.plist, launchd's property lists, the main program, and all that CodeResources seals.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fmt, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use plist::{Dictionary, Value};
 
 use super::{
-    Findings, Report, SIGN_AGAIN, Signing, Version, Wanted, launchd, plists,
-    program::{self, Outside},
+    launchd,
+    mistakes::{Findings, SIGN_AGAIN},
+    plists,
+    program::{self, Program, SealedFiles},
     resources::{self, Contents},
+    wanted::{Signing, Version, Wanted},
 };
 
-const MEND_INFO: &str = "mend packaging/macos/Info.plist, then make bundle";
+const FIX_INFO: &str = "fix packaging/macos/Info.plist, then make bundle";
 
-/// Checks one. What is wrong goes to `found`.
+/// The result of a check without mistakes.
+#[derive(Debug)]
+pub struct Report {
+    /// Every program looked at, the main one first.
+    pub programs: Vec<Program>,
+    /// Files whose seal in CodeResources was checked; 0 for a program without a bundle.
+    pub sealed: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, program) in self.programs.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{program}")?;
+        }
+        if self.sealed > 0 {
+            write!(f, "\n  every seal in CodeResources holds: {} files", self.sealed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks one and adds mistakes to `found`.
 pub(super) fn check(bundle: &Path, wanted: &Wanted, found: &mut Findings) -> Option<Report> {
     let contents = bundle.join("Contents");
     let info_file = contents.join("Info.plist");
     let info_bytes = found.read(&info_file, "name an .app directory that has one")?;
-    let info = dictionary(&info_file, &info_bytes, MEND_INFO, found)?;
+    let info = dictionary(&info_file, &info_bytes, FIX_INFO, found)?;
     judge_info(&info_file, &info, wanted, found);
     nothing_beside(bundle, found);
 
     let name = info.get("CFBundleExecutable").and_then(Value::as_string);
     let Some(name) = name.filter(|name| !name.is_empty() && !name.contains('/')) else {
-        found.add(&info_file, "names no program (CFBundleExecutable)", MEND_INFO);
+        found.add(&info_file, "names no program (CFBundleExecutable)", FIX_INFO);
         return None;
     };
     let main_file = contents.join("MacOS").join(name);
@@ -32,11 +59,11 @@ pub(super) fn check(bundle: &Path, wanted: &Wanted, found: &mut Findings) -> Opt
 
     let sealed_file = contents.join("_CodeSignature/CodeResources");
     let sealed_bytes = found.read(&sealed_file, "sign the bundle, not only its program")?;
-    let outside = Outside { info_plist: Some(&info_bytes), code_resources: Some(&sealed_bytes) };
-    let main = program::check(&main_file, &main_bytes, &outside, wanted, found);
+    let sealed_files = SealedFiles { info_plist: Some(&info_bytes), code_resources: Some(&sealed_bytes) };
+    let main = program::check(&main_file, &main_bytes, &sealed_files, wanted, found);
 
-    let elsewhere = ["Info.plist", &format!("MacOS/{name}"), "_CodeSignature/CodeResources"];
-    let files = Contents::read(&contents, &elsewhere, found);
+    let sealed_otherwise = ["Info.plist", &format!("MacOS/{name}"), "_CodeSignature/CodeResources"];
+    let files = Contents::read(&contents, &sealed_otherwise, found);
     let mut sealed = 0;
     let mut programs = Vec::from_iter(main);
     if let Some(list) = dictionary(&sealed_file, &sealed_bytes, SIGN_AGAIN, found) {
@@ -44,7 +71,7 @@ pub(super) fn check(bundle: &Path, wanted: &Wanted, found: &mut Findings) -> Opt
         let nested = |file: &Path, found: &mut Findings| {
             runnable(file, found);
             let bytes = found.read(file, "make it readable")?;
-            program::check(file, &bytes, &Outside::default(), &helper, found)
+            program::check(file, &bytes, &SealedFiles::default(), &helper, found)
         };
         let (count, helpers) = resources::check(&sealed_file, &list, &files, nested, found);
         sealed = count;
@@ -58,7 +85,7 @@ fn dictionary(file: &Path, bytes: &[u8], remedy: &str, found: &mut Findings) -> 
     plists::dictionary(bytes).map_err(|e| found.add(file, format!("is unusable: {e}"), remedy)).ok()
 }
 
-/// Helpers are signed as the main program is, and ask for nothing.
+/// Helpers are signed as the main program is, without entitlements.
 fn of_a_helper(wanted: &Wanted) -> Wanted {
     let signing = match &wanted.signing {
         Signing::Linker => Signing::Linker,
@@ -71,14 +98,14 @@ fn of_a_helper(wanted: &Wanted) -> Wanted {
 
 fn judge_info(file: &Path, info: &Dictionary, wanted: &Wanted, found: &mut Findings) {
     let text = |key: &str| info.get(key).and_then(Value::as_string).unwrap_or_default();
-    let mut wrong = |what: String| found.add(file, what, MEND_INFO);
+    let mut wrong = |what: String| found.add(file, what, FIX_INFO);
     if let Signing::Hardened { identifier: Some(identifier), .. } = &wanted.signing
         && text("CFBundleIdentifier") != identifier
     {
         wrong(format!("has CFBundleIdentifier {:?}, not {identifier:?}", text("CFBundleIdentifier")));
     }
     if text("CFBundlePackageType") != "APPL" {
-        wrong("is of no application (CFBundlePackageType is not APPL)".into());
+        wrong("is not that of an application (CFBundlePackageType is not APPL)".into());
     }
     if text("LSMinimumSystemVersion").parse() != Ok(wanted.minos) {
         let have = text("LSMinimumSystemVersion");
@@ -86,7 +113,7 @@ fn judge_info(file: &Path, info: &Dictionary, wanted: &Wanted, found: &mut Findi
     }
     for key in ["CFBundleShortVersionString", "CFBundleVersion"] {
         if text(key).parse::<Version>().is_err() {
-            wrong(format!("has {key} {:?}, which is no version", text(key)));
+            wrong(format!("has {key} {:?}, which is not a version", text(key)));
         }
     }
 }

@@ -1,16 +1,16 @@
-//! A CodeDirectory: the hashes of a program's pages and of what belongs to it, and the flags it is run under. Its own
-//! hash is what macOS knows the program by (cdhash).
+//! A CodeDirectory: the hashes of a program's pages and of its related data, and the flags it runs with. The hash of
+//! the directory identifies the program on macOS (cdhash).
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha384};
 
-use super::{Version, blob::be32};
+use super::{blob::be32, wanted::Version};
 
-/// `CS_ADHOC`: nobody vouches for it; there is no CMS signature.
+/// `CS_ADHOC`: signed without an identity; there is no CMS signature.
 pub(super) const ADHOC: u32 = 0x2;
 /// `CS_RUNTIME`: the hardened runtime.
 pub(super) const RUNTIME: u32 = 0x1_0000;
-/// `CS_LINKER_SIGNED`: made by a linker; `codesign` and `rcodesign` replace it.
+/// `CS_LINKER_SIGNED`: signed by a linker; `codesign` and `rcodesign` replace it.
 pub(super) const LINKER_SIGNED: u32 = 0x2_0000;
 
 /// From here on the directory says which bytes are executable (`CS_SUPPORTSEXECSEG`).
@@ -24,17 +24,13 @@ pub(super) struct CodeDirectory<'a> {
     bytes: &'a [u8],
     /// `CS_…`
     pub(super) flags: u32,
-    /// What it hashes with.
     pub(super) hash: HashKind,
-    /// The signing identifier.
     pub(super) identifier: &'a str,
     /// How much of the file it covers, from the begin.
     pub(super) limit: u64,
     /// How many bytes a page hash covers; the last one covers what is left.
     pub(super) page_size: u64,
-    /// How many pages.
     pub(super) pages: u32,
-    /// How many special slots.
     pub(super) specials: u32,
     /// Where `__TEXT` begins and ends in the file, and what the code is.
     pub(super) executable: Option<ExecSegment>,
@@ -53,68 +49,66 @@ pub(super) struct ExecSegment {
 }
 
 impl<'a> CodeDirectory<'a> {
-    /// Reads one.
-    ///
     /// # Errors
-    /// In words, to be read behind the file's name.
+    /// The reason, as the rest of a sentence that starts with the file's name.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, String> {
-        let word = |at| be32(bytes, at).ok_or_else(|| "its CodeDirectory is cut off".to_owned());
-        let long = |at| Ok::<u64, String>(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?));
-        let version = word(8)?;
+        let u32_at = |at| be32(bytes, at).ok_or_else(|| "its CodeDirectory is cut off".to_owned());
+        let u64_at = |at| Ok::<u64, String>(u64::from(u32_at(at)?) << 32 | u64::from(u32_at(at + 4)?));
+        let version = u32_at(8)?;
         if version < WITH_EXEC_SEGMENT {
             return Err(format!("its CodeDirectory is of version {version:#x}, too old for macOS 26"));
         }
-        let [hash_size, hash_type, _platform, page_shift] = word(36)?.to_be_bytes();
+        let [hash_size, hash_type, _platform, page_shift] = u32_at(36)?.to_be_bytes();
         let hash = HashKind::of(hash_type).filter(|kind| kind.size() == usize::from(hash_size)).ok_or_else(
             || format!("its CodeDirectory has hashes of type {hash_type} with {hash_size} bytes"),
         )?;
         if !(12..=16).contains(&page_shift) {
             return Err(format!("its CodeDirectory has pages of 2^{page_shift} bytes"));
         }
-        if word(44)? != 0 {
+        if u32_at(44)? != 0 {
             return Err("its CodeDirectory scatters its pages".into());
         }
-        let limit = match (long(56)?, word(32)?) {
+        let limit = match (u64_at(56)?, u32_at(32)?) {
             (0, limit) => u64::from(limit),
             (limit, _) => limit,
         };
-        let (specials, pages) = (word(24)?, word(28)?);
+        let (specials, pages) = (u32_at(24)?, u32_at(28)?);
         let page_size = 1u64 << page_shift;
         if u64::from(pages) != limit.div_ceil(page_size) {
             return Err(format!("its CodeDirectory has {pages} page hashes for {limit} bytes"));
         }
-        let hashes = word(16)? as usize;
+        let hashes = u32_at(16)? as usize;
         let before = (specials as usize).checked_mul(hash.size()).and_then(|size| hashes.checked_sub(size));
         let after = (pages as usize).checked_mul(hash.size()).and_then(|size| hashes.checked_add(size));
         let header = if version < WITH_RUNTIME { 88 } else { 96 };
         if before.is_none_or(|begin| begin < header) || after.is_none_or(|end| end > bytes.len()) {
             return Err("its CodeDirectory's hashes lie outside of it".into());
         }
-        let runtime = if version < WITH_RUNTIME { 0 } else { word(88)? };
+        let runtime = if version < WITH_RUNTIME { 0 } else { u32_at(88)? };
         Ok(Self {
             bytes,
-            flags: word(12)?,
+            flags: u32_at(12)?,
             hash,
-            identifier: text(bytes, word(20)? as usize)
-                .ok_or("its CodeDirectory's identifier is no text that ends")?,
+            identifier: text(bytes, u32_at(20)? as usize)
+                .ok_or("its CodeDirectory's identifier is not a NUL-terminated UTF-8 text")?,
             limit,
             page_size,
             pages,
             specials,
-            executable: Some(ExecSegment { base: long(64)?, size: long(72)?, flags: long(80)? })
+            executable: Some(ExecSegment { base: u64_at(64)?, size: u64_at(72)?, flags: u64_at(80)? })
                 .filter(|exec| exec.size > 0),
             runtime: Some(runtime).filter(|bits| *bits > 0).map(Version::of_bits),
             hashes,
         })
     }
 
-    /// What a page's bytes must hash to.
+    /// The expected hash of a page.
     pub(super) fn page(&self, page: u32) -> Option<&'a [u8]> {
         let begin = self.hashes + page as usize * self.hash.size();
         self.bytes.get(begin..begin + self.hash.size()).filter(|_| page < self.pages)
     }
 
-    /// What special slot -`slot` must hash to; `None`: nothing is there.
+    /// The expected hash of special slot -`slot`; `None`: the slot is empty.
     pub(super) fn special(&self, slot: u32) -> Option<&'a [u8]> {
         if slot == 0 || slot > self.specials {
             return None;
@@ -124,7 +118,7 @@ impl<'a> CodeDirectory<'a> {
         hash.iter().any(|byte| *byte != 0).then_some(hash)
     }
 
-    /// What macOS calls this code: its own hash, cut to 20 bytes.
+    /// The name of this code on macOS: the directory's hash, cut to 20 bytes.
     pub(super) fn cdhash(&self) -> Vec<u8> {
         let mut hash = self.hash.hash(self.bytes);
         hash.truncate(20);
@@ -141,13 +135,10 @@ fn text(bytes: &[u8], at: usize) -> Option<&str> {
 /// How hashes are made (`CS_HASHTYPE_…`), the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum HashKind {
-    /// SHA-1
     Sha1,
     /// SHA-256 cut to 20 bytes
     Sha256Truncated,
-    /// SHA-256
     Sha256,
-    /// SHA-384
     Sha384,
 }
 
@@ -170,7 +161,6 @@ impl HashKind {
         }
     }
 
-    /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Sha1 => "SHA-1",
@@ -180,7 +170,6 @@ impl HashKind {
         }
     }
 
-    /// Hashes.
     pub(super) fn hash(self, bytes: &[u8]) -> Vec<u8> {
         let mut hash = match self {
             Self::Sha1 => Sha1::digest(bytes).to_vec(),

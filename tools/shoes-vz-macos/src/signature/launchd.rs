@@ -1,14 +1,13 @@
-//! The property lists for launchd that a bundle brings along (`Contents/Resources/launchd`): that launchd would take
-//! them, and that they start programs which are there. launchd passes over keys it does not know and values it cannot
-//! use without a word, so these are refused here.
+//! The property lists for launchd in a bundle (`Contents/Resources/launchd`): launchd must accept them, and they must
+//! start existing programs. launchd silently ignores unknown keys and values of a wrong type; these are refused here.
 
 use std::{fs, path::Path};
 
 use plist::{Dictionary, Value};
 
-use super::{Findings, plists};
+use super::{mistakes::Findings, plists};
 
-const REMEDY: &str = "mend it in packaging/macos/launchd, then make bundle";
+const REMEDY: &str = "fix it in packaging/macos/launchd, then make bundle";
 
 /// What a key holds (launchd.plist(5)).
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +22,7 @@ enum Holds {
     NumbersByName,
 }
 
-/// The keys a job of ours may have; launchd knows more.
+/// The keys that this project's jobs may have, a subset of launchd's.
 const KEYS: [(&str, Holds); 26] = [
     ("AbandonProcessGroup", Holds::Yes),
     ("AssociatedBundleIdentifiers", Holds::TextOrTexts),
@@ -55,7 +54,7 @@ const KEYS: [(&str, Holds); 26] = [
 
 const PROCESS_TYPES: [&str; 4] = ["Adaptive", "Background", "Interactive", "Standard"];
 
-/// Checks every one. What is wrong goes to `found`.
+/// Checks all and adds mistakes to `found`.
 pub(super) fn check(bundle: &Path, found: &mut Findings) {
     let Ok(entries) = fs::read_dir(bundle.join("Contents/Resources/launchd")) else { return };
     let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -73,9 +72,11 @@ fn judge(bundle: &Path, file: &Path, job: &Dictionary, found: &mut Findings) {
     let mut wrong = |what: String| found.add(file, what, REMEDY);
     for (key, value) in job {
         match KEYS.iter().find(|(known, _)| known == key) {
-            None => wrong(format!("has the key {key}, which launchd would pass over or we do not use")),
+            None => {
+                wrong(format!("has the key {key}, which launchd would ignore or this project does not use"))
+            }
             Some((_, holds)) if !fits(*holds, value) => {
-                wrong(format!("has {} in {key}, which launchd would pass over", plists::kind(value)));
+                wrong(format!("has {} in {key}, which launchd would ignore", plists::kind(value)));
             }
             Some(_) => {}
         }
@@ -83,14 +84,14 @@ fn judge(bundle: &Path, file: &Path, job: &Dictionary, found: &mut Findings) {
     let text = |key: &str| job.get(key).and_then(Value::as_string);
     let label = text("Label").unwrap_or_default();
     if file.extension().is_none_or(|e| e != "plist") || file.file_stem().is_none_or(|stem| stem != label) {
-        wrong(format!("has Label {label:?}, which is not its name"));
+        wrong(format!("has Label {label:?}, which is not its file name"));
     }
     if let Some(kind) = text("ProcessType").filter(|kind| !PROCESS_TYPES.contains(kind)) {
-        wrong(format!("has ProcessType {kind:?}, which is none"));
+        wrong(format!("has ProcessType {kind:?}, which is not one of launchd's"));
     }
     for key in ["StandardErrorPath", "StandardInPath", "StandardOutPath", "WorkingDirectory"] {
         if let Some(path) = text(key).filter(|path| !path.starts_with('/')) {
-            wrong(format!("has {key} {path:?}; launchd knows no ~ and no current directory"));
+            wrong(format!("has {key} {path:?}; launchd expands no ~ and has no current directory"));
         }
     }
     let arguments = job.get("ProgramArguments").and_then(Value::as_array);
@@ -102,7 +103,7 @@ fn judge(bundle: &Path, file: &Path, job: &Dictionary, found: &mut Findings) {
         && let Ok(inside) = program.strip_prefix(Path::new("/Applications").join(name))
         && !bundle.join(inside).is_file()
     {
-        wrong(format!("starts {}, which the bundle has not", program.display()));
+        wrong(format!("starts {}, which is not in the bundle", program.display()));
     }
 }
 
@@ -142,9 +143,9 @@ mod tests {
         <key>ProgramArguments</key><array><string>/bin/true</string><string>x</string></array>";
 
     #[test]
-    fn what_launchd_would_pass_over_is_refused() {
+    fn what_launchd_would_ignore_is_refused() {
         assert_eq!(wrong(GOOD), Vec::<String>::new());
-        for (more, words) in [
+        for (more, expected) in [
             ("<key>AbandonProcesGroup</key><true/>", "the key AbandonProcesGroup"),
             ("<key>AbandonProcessGroup</key><integer>1</integer>", "an integer in AbandonProcessGroup"),
             ("<key>KeepAlive</key><string>yes</string>", "a string in KeepAlive"),
@@ -158,7 +159,7 @@ mod tests {
             ("<key>StandardOutPath</key><string>~/x.log</string>", "StandardOutPath \"~/x.log\""),
         ] {
             let wrong = wrong(&format!("{GOOD}{more}"));
-            assert!(matches!(&wrong[..], [one] if one.contains(words)), "{words}: {wrong:?}");
+            assert!(matches!(&wrong[..], [one] if one.contains(expected)), "{expected}: {wrong:?}");
         }
     }
 
@@ -172,7 +173,7 @@ mod tests {
         judge(Path::new("/x/No.app"), &file, &job, &mut found);
         assert!(found.0.is_empty(), "{:?}", found.0);
         for key in ["UserName", "GroupName", "SessionCreate"] {
-            assert!(job.get(key).is_none(), "{key} makes it a daemon of its own, or root's");
+            assert!(job.get(key).is_none(), "{key} makes it a separate daemon, or root's");
         }
         let of = |key: &str| job.get(key).and_then(Value::as_string);
         assert_eq!(of("LimitLoadToSessionType"), Some("Aqua"), "where the keychain is unlocked");

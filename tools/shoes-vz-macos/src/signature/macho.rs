@@ -8,9 +8,11 @@ use object::{
     read::macho::{LoadCommandVariant, MachHeader as _, Section as _, Segment as _},
 };
 
-use super::{Findings, LINK_AGAIN, Version};
+use super::{
+    mistakes::{Findings, LINK_AGAIN, SIGN_AGAIN},
+    wanted::Version,
+};
 
-/// What is needed of a Mach-O.
 #[derive(Debug)]
 pub(super) struct MachO<'a> {
     /// `LC_BUILD_VERSION`'s minos.
@@ -19,17 +21,15 @@ pub(super) struct MachO<'a> {
     pub(super) sdk: Version,
     /// Where `__TEXT` lies in the file.
     pub(super) text: Range<u64>,
-    /// What it is linked with.
     pub(super) libraries: Vec<String>,
     /// An Info.plist inside the program (`__TEXT,__info_plist`).
     pub(super) info_plist: Option<&'a [u8]>,
     /// Where the signature begins; it goes to the end of the file.
     pub(super) signature_at: u64,
-    /// The signature.
     pub(super) signature: &'a [u8],
 }
 
-/// Reads and judges one; `None` when it is no Mach-O that could be judged further.
+/// Reads and checks one; `None` if it cannot be checked further.
 pub(super) fn read<'a>(
     file: &Path,
     bytes: &'a [u8],
@@ -47,7 +47,11 @@ pub(super) fn read<'a>(
     }
     for library in &commands.libraries {
         if !library.starts_with("/usr/lib/") && !library.starts_with("/System/Library/") {
-            found.add(file, format!("needs {library}, which no Mac has"), "link it statically instead");
+            found.add(
+                file,
+                format!("needs {library}, which is not part of macOS"),
+                "link it statically instead",
+            );
         }
     }
     let (at, size) = match commands.signatures[..] {
@@ -77,11 +81,11 @@ pub(super) fn read<'a>(
                 linkedit.end,
                 bytes.len()
             ),
-            "sign it again; nothing may stand behind the signature",
+            "sign it again; nothing may follow the signature",
         );
     }
     if at % 16 != 0 {
-        found.add(file, format!("has its signature at {at:#x}, no multiple of 16"), super::SIGN_AGAIN);
+        found.add(file, format!("has its signature at {at:#x}, not a multiple of 16"), SIGN_AGAIN);
     }
     let signature = bytes.get(usize::try_from(at).ok()?..usize::try_from(end).ok()?.min(bytes.len()))?;
 
@@ -122,7 +126,7 @@ fn thin(bytes: &[u8]) -> Result<(), String> {
         Some([0xce, 0xfa, 0xed, 0xfe] | [0xfe, 0xed, 0xfa, _]) => {
             return Err("is a Mach-O of another kind, not a 64-bit arm64 one".into());
         }
-        _ => return Err("is no Mach-O".into()),
+        _ => return Err("is not a Mach-O".into()),
     }
     let header = MachHeader64::<LittleEndian>::parse(bytes, 0).map_err(|_| "ends within its header")?;
     let (cpu, sub) = (header.cputype(LittleEndian), header.cpusubtype(LittleEndian));
@@ -153,15 +157,15 @@ struct Commands<'a> {
 
 impl<'a> Commands<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self, String> {
-        let told = |e: object::read::Error| format!("has load commands that cannot be read ({e})");
-        let header = MachHeader64::<LittleEndian>::parse(bytes, 0).map_err(told)?;
-        let mut commands = header.load_commands(LittleEndian, bytes, 0).map_err(told)?;
+        let unreadable = |e: object::read::Error| format!("has load commands that cannot be read ({e})");
+        let header = MachHeader64::<LittleEndian>::parse(bytes, 0).map_err(unreadable)?;
+        let mut commands = header.load_commands(LittleEndian, bytes, 0).map_err(unreadable)?;
         let mut all = Self::default();
         let mut main = 0;
-        while let Some(command) = commands.next().map_err(told)? {
-            match command.variant().map_err(told)? {
+        while let Some(command) = commands.next().map_err(unreadable)? {
+            match command.variant().map_err(unreadable)? {
                 LoadCommandVariant::Segment64(segment, sections) => {
-                    all.segment(bytes, segment, sections).map_err(told)?;
+                    all.segment(bytes, segment, sections).map_err(unreadable)?;
                 }
                 LoadCommandVariant::BuildVersion(build, _) => {
                     let version = |v: object::U32<LittleEndian, macho::Version>| v.get(LittleEndian).0;
@@ -172,10 +176,10 @@ impl<'a> Commands<'a> {
                     ));
                 }
                 LoadCommandVariant::VersionMin(_) => {
-                    all.wrong.push("says by an old LC_VERSION_MIN command what it is for".into());
+                    all.wrong.push("has an old LC_VERSION_MIN command".into());
                 }
                 LoadCommandVariant::Dylib(dylib) => {
-                    let name = command.string(LittleEndian, dylib.dylib.name).map_err(told)?;
+                    let name = command.string(LittleEndian, dylib.dylib.name).map_err(unreadable)?;
                     all.libraries.push(String::from_utf8_lossy(name).into_owned());
                 }
                 LoadCommandVariant::EntryPoint(_) => main += 1,

@@ -9,7 +9,7 @@ const MAX_DEPTH: usize = 32;
 /// The dictionary that an XML property list holds.
 ///
 /// # Errors
-/// In words, to be read behind the file's name.
+/// The reason, as the rest of a sentence that starts with the file's name.
 pub(super) fn dictionary(bytes: &[u8]) -> Result<Dictionary, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("{} bytes are too many for this property list", bytes.len()));
@@ -20,7 +20,7 @@ pub(super) fn dictionary(bytes: &[u8]) -> Result<Dictionary, String> {
     match Value::from_reader_xml(bytes) {
         Ok(Value::Dictionary(dictionary)) => Ok(dictionary),
         Ok(_) => Err("it holds no dictionary".into()),
-        Err(e) => Err(format!("it is no XML property list ({e})")),
+        Err(e) => Err(format!("it is not an XML property list ({e})")),
     }
 }
 
@@ -40,7 +40,7 @@ fn depth(xml: &[u8]) -> usize {
     deepest
 }
 
-/// What a property list's value is, in a word.
+/// The kind of a property list's value, with its article.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Array(_) => "an array",
@@ -64,11 +64,11 @@ mod tests {
     }
 
     #[test]
-    fn a_dictionary_is_read_and_anything_else_is_refused_in_words() {
+    fn a_dictionary_is_read_and_anything_else_is_refused_with_a_reason() {
         let good = dictionary(plist("<dict><key>a</key><integer>1</integer></dict>").as_bytes()).unwrap();
         assert_eq!(good.get("a").and_then(Value::as_signed_integer), Some(1));
         assert!(dictionary(plist("<array/>").as_bytes()).unwrap_err().contains("no dictionary"));
-        assert!(dictionary(b"bplist00").unwrap_err().contains("no XML"));
+        assert!(dictionary(b"bplist00").unwrap_err().contains("not an XML"));
         assert!(dictionary(&vec![b' '; MAX_BYTES + 1]).unwrap_err().contains("too many"));
     }
 

@@ -8,12 +8,13 @@ use std::{
 use plist::Dictionary;
 
 use super::{
-    Findings, LINK_AGAIN, SIGN_AGAIN, Signing, Version, Wanted,
     blob::{self, Blob},
     directory::{ADHOC, CodeDirectory, ExecSegment, HashKind, LINKER_SIGNED, RUNTIME},
     entitlements,
     macho::{self, MachO},
+    mistakes::{Findings, LINK_AGAIN, SIGN_AGAIN},
     plists,
+    wanted::{Signing, Version, Wanted},
 };
 
 /// `CS_EXECSEG_MAIN_BINARY`
@@ -39,39 +40,32 @@ const SPECIAL: [&str; 11] = [
     "library constraint",
 ];
 
-/// What a program's signature seals though it lies outside of the program.
+/// Files outside of the program that its signature seals, in a bundle.
 #[derive(Debug, Default)]
-pub(super) struct Outside<'a> {
-    /// The bundle's.
+pub(super) struct SealedFiles<'a> {
     pub(super) info_plist: Option<&'a [u8]>,
-    /// The bundle's.
     pub(super) code_resources: Option<&'a [u8]>,
 }
 
-/// A program in whose signature nothing was wrong.
+/// A signed program.
 #[derive(Debug)]
 pub struct Program {
-    /// Where it is.
     pub file: PathBuf,
-    /// Its signing identifier.
     pub identifier: String,
-    /// What macOS calls its code: one for each CodeDirectory, the strongest hash first, with the hash's name.
+    /// One for each CodeDirectory, the strongest hash first, with the hash's name.
     pub cdhashes: Vec<(&'static str, Vec<u8>)>,
     /// The oldest macOS it runs on.
     pub minos: Version,
     /// The SDK it was linked with.
     pub sdk: Version,
-    /// How many pages were hashed.
     pub pages: u32,
-    /// What else was hashed.
+    /// The names of the special slots that were hashed.
     pub specials: Vec<&'static str>,
-    /// Nobody vouches for it.
+    /// Signed without an identity.
     pub ad_hoc: bool,
     /// Version of the hardened runtime.
     pub runtime: Option<Version>,
-    /// What it asks of macOS.
     pub entitlements: Dictionary,
-    /// What it is linked with.
     pub libraries: Vec<String>,
 }
 
@@ -97,16 +91,15 @@ impl fmt::Display for Program {
     }
 }
 
-/// Lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Checks one. What is wrong goes to `found`; a program comes back when enough of it could be read to say what it is.
+/// Checks one and adds mistakes to `found`. Returns the program if enough of it could be read.
 pub(super) fn check(
     file: &Path,
     bytes: &[u8],
-    outside: &Outside<'_>,
+    sealed: &SealedFiles<'_>,
     wanted: &Wanted,
     found: &mut Findings,
 ) -> Option<Program> {
@@ -125,7 +118,7 @@ pub(super) fn check(
             }
         }
     }
-    let subject = Subject { file, bytes, macho: &macho, blobs: &blobs, outside };
+    let subject = Subject { file, bytes, macho: &macho, blobs: &blobs, sealed };
     subject.agree(&directories, found);
     let mut specials = Vec::new();
     for directory in &directories {
@@ -157,7 +150,7 @@ struct Subject<'a> {
     bytes: &'a [u8],
     macho: &'a MachO<'a>,
     blobs: &'a [Blob<'a>],
-    outside: &'a Outside<'a>,
+    sealed: &'a SealedFiles<'a>,
 }
 
 impl<'a> Subject<'a> {
@@ -165,7 +158,7 @@ impl<'a> Subject<'a> {
         self.blobs.iter().find(|blob| blob.slot == slot)
     }
 
-    /// That the CodeDirectories say the same, and one of them by a hash that counts.
+    /// Checks that the CodeDirectories agree, and that one of them has a strong hash.
     fn agree(&self, directories: &[CodeDirectory<'_>], found: &mut Findings) {
         let Some(first) = directories.first() else {
             return found.add(self.file, "has no CodeDirectory in its signature", SIGN_AGAIN);
@@ -177,9 +170,9 @@ impl<'a> Subject<'a> {
             if directories[..i].iter().any(|other| other.hash == d.hash) {
                 found.add(self.file, format!("has two {} CodeDirectories", d.hash.name()), SIGN_AGAIN);
             }
-            let said = (d.identifier, d.flags, d.limit, d.executable, d.runtime);
-            if said != (first.identifier, first.flags, first.limit, first.executable, first.runtime) {
-                found.add(self.file, "has CodeDirectories that say different things", SIGN_AGAIN);
+            let fields = (d.identifier, d.flags, d.limit, d.executable, d.runtime);
+            if fields != (first.identifier, first.flags, first.limit, first.executable, first.runtime) {
+                found.add(self.file, "has CodeDirectories that differ", SIGN_AGAIN);
             }
         }
         if first.limit != self.macho.signature_at {
@@ -218,8 +211,8 @@ impl<'a> Subject<'a> {
             found.add(
                 self.file,
                 format!(
-                    "was changed after it was signed: page {page} of {all} (bytes {:#x}..{:#x}){more} has not the {name} \
-                     in the signature",
+                    "was changed after it was signed: page {page} of {all} (bytes {:#x}..{:#x}){more} does not have \
+                     the {name} in the signature",
                     range.start, range.end
                 ),
                 SIGN_AGAIN,
@@ -230,13 +223,13 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Hashes what belongs to the program; gives the names of what was there.
+    /// Checks the special slots; returns the names of the filled ones.
     fn specials(&self, directory: &CodeDirectory<'_>, found: &mut Findings) -> Vec<&'static str> {
         let mut good = Vec::new();
         for (slot, name) in (1u32..).zip(SPECIAL) {
             let data = match slot {
-                INFO_PLIST => self.outside.info_plist.or(self.macho.info_plist),
-                RESOURCES => self.outside.code_resources,
+                INFO_PLIST => self.sealed.info_plist.or(self.macho.info_plist),
+                RESOURCES => self.sealed.code_resources,
                 _ => self.blob(slot).map(|blob| blob.bytes),
             };
             match (data, directory.special(slot)) {
@@ -255,7 +248,7 @@ impl<'a> Subject<'a> {
                     );
                 }
                 (None, Some(_)) => {
-                    found.add(self.file, format!("was signed with {name}, which is gone"), SIGN_AGAIN);
+                    found.add(self.file, format!("was signed with {name}, which does not exist"), SIGN_AGAIN);
                 }
             }
         }
@@ -270,7 +263,7 @@ impl<'a> Subject<'a> {
         good
     }
 
-    /// The entitlements, when XML and DER say the same.
+    /// The entitlements; XML and DER must agree.
     fn entitlements(&self, found: &mut Findings) -> Dictionary {
         let mut decode = |slot, name, read: fn(&[u8]) -> Result<Dictionary, String>| {
             let payload = self.blob(slot)?.payload();
@@ -326,8 +319,8 @@ impl<'a> Subject<'a> {
         }
         for difference in entitlements::differences(entitlements, asked) {
             wrong(
-                format!("has other entitlements than asked for: {difference}"),
-                "sign it again with the file asked for, or ask for what it has",
+                format!("has other entitlements than required: {difference}"),
+                "sign it again with the required file, or require what it has",
             );
         }
         if self.macho.libraries.is_empty() {

@@ -12,7 +12,11 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use walkdir::WalkDir;
 
-use super::{Findings, Program, SIGN_AGAIN, plists, program::hex};
+use super::{
+    mistakes::{Findings, SIGN_AGAIN},
+    plists,
+    program::{Program, hex},
+};
 
 /// What the rules may leave unsealed: no file of ours is one of these but Info.plist, which the program seals.
 const OMITTED: [&str; 4] =
@@ -26,29 +30,29 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Looks through `contents`; what stands in `elsewhere` is sealed otherwise.
-    pub(super) fn read(contents: &Path, elsewhere: &[&str], found: &mut Findings) -> Self {
+    /// Lists `contents`, except the files in `sealed_otherwise`.
+    pub(super) fn read(contents: &Path, sealed_otherwise: &[&str], found: &mut Findings) -> Self {
         let mut files = BTreeMap::new();
         for entry in WalkDir::new(contents).sort_by_file_name() {
             let entry = match entry {
                 Ok(entry) if entry.file_type().is_dir() => continue,
                 Ok(entry) => entry.into_path(),
                 Err(e) => {
-                    found.add(contents, format!("cannot be looked through ({e})"), "make it readable");
+                    found.add(contents, format!("cannot be listed ({e})"), "make it readable");
                     continue;
                 }
             };
             match entry.strip_prefix(contents).ok().and_then(Path::to_str) {
-                Some(name) if elsewhere.contains(&name) => {}
+                Some(name) if sealed_otherwise.contains(&name) => {}
                 Some(name) => drop(files.insert(name.to_owned(), entry)),
-                None => found.add(&entry, "has a name that is no UTF-8", "rename it"),
+                None => found.add(&entry, "has a name that is not UTF-8", "rename it"),
             }
         }
         Self { files }
     }
 }
 
-/// Checks every seal; gives how many there are and calls `nested` for each nested program.
+/// Checks every seal, calling `nested` for each nested program; returns the number of seals and the programs.
 pub(super) fn check(
     file: &Path,
     sealed: &Dictionary,
@@ -94,12 +98,12 @@ pub(super) fn check(
     }
     let names = files2.keys().chain(older.into_iter().flat_map(|list| list.keys()));
     for name in names.map(String::as_str).filter(|name| !seen.contains(name)).collect::<BTreeSet<_>>() {
-        found.add(file, format!("seals {name}, which is gone"), SIGN_AGAIN);
+        found.add(file, format!("seals {name}, which does not exist"), SIGN_AGAIN);
     }
     (files2.len(), programs)
 }
 
-/// That the rules hide nothing from macOS.
+/// Checks that the rules leave nothing unsealed.
 fn rules(file: &Path, rules2: &Dictionary, found: &mut Findings) {
     for (pattern, rule) in rules2 {
         let omits = rule.as_dictionary().and_then(|rule| rule.get("omit")).and_then(Value::as_boolean);
@@ -119,11 +123,15 @@ fn file_seal(path: &Path, seal: &Dictionary, found: &mut Findings) {
     match (target, symlink) {
         (Some(target), Some(sealed)) if target == Path::new(sealed) => {
             if target.is_absolute() || target.components().any(|c| c.as_os_str() == "..") {
-                found.add(path, "is a symbolic link that leads elsewhere", "link within its own directory");
+                found.add(
+                    path,
+                    "is a symbolic link that leads out of its directory",
+                    "link within its own directory",
+                );
             }
         }
         (Some(_), _) => found.add(path, "is a symbolic link to another place than was sealed", SIGN_AGAIN),
-        (None, Some(_)) => found.add(path, "is no symbolic link any more", SIGN_AGAIN),
+        (None, Some(_)) => found.add(path, "is not a symbolic link any more", SIGN_AGAIN),
         (None, None) => {
             match seal.get("hash2").and_then(Value::as_data) {
                 Some(hash) => hashed(path, hash, "SHA-256", |bytes| Sha256::digest(bytes).to_vec(), found),
@@ -145,7 +153,7 @@ fn hashed(path: &Path, wanted: &[u8], name: &str, hash: impl Fn(&[u8]) -> Vec<u8
     }
 }
 
-/// That the bundle means this very program.
+/// Checks that the bundle seals this program.
 fn nested_seal(path: &Path, seal: &Dictionary, program: &Program, found: &mut Findings) {
     let Some((_, cdhash)) = program.cdhashes.first() else { return };
     if seal.get("cdhash").and_then(Value::as_data) != Some(&cdhash[..]) {

@@ -13,8 +13,8 @@ use std::{
 
 use shoes_vz_macos::signature::{self, Signing};
 use tiny::{
-    DER, Tiny, XML, by_the_linker, command, edit, mistakes, part, replace, seal_again,
-    signature as signature_at, told,
+    DER, Tiny, XML, assert_mistake, by_the_linker, command, edit, mistakes, part, replace, seal_again,
+    signature as signature_at,
 };
 
 #[test]
@@ -96,7 +96,7 @@ fn xml_and_der_entitlements_that_disagree_are_refused_though_both_are_sealed() {
         seal_again(bytes);
     });
     let mistakes = tiny.mistakes();
-    told(
+    assert_mistake(
         &mistakes,
         &tiny.program(),
         "DER entitlements differ from the XML ones: com.apple.security.virtualization",
@@ -130,12 +130,12 @@ fn fault_27_other_entitlements_than_asked_for_are_refused_each_by_its_key() {
     entitlements.insert("com.apple.security.virtualization".into(), false.into());
     entitlements.insert("com.apple.vm.networking".into(), true.into());
     let mistakes = mistakes(&tiny.app(), &wanted);
-    for words in [
-        "com.example.groups is one more",
+    for expected in [
+        "com.example.groups is not expected",
         "com.apple.security.virtualization is true, not false",
         "com.apple.vm.networking is missing",
     ] {
-        told(&mistakes, &tiny.program(), words);
+        assert_mistake(&mistakes, &tiny.program(), expected);
     }
     assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
 }
@@ -144,7 +144,7 @@ fn fault_27_other_entitlements_than_asked_for_are_refused_each_by_its_key() {
 fn entitlements_of_a_helper_are_refused() {
     let tiny = Tiny::unpacked();
     fs::copy(tiny.program(), tiny.inside("Helpers/helper")).unwrap();
-    tiny.refused(&tiny.inside("Helpers/helper"), "com.apple.security.virtualization is one more");
+    tiny.refused(&tiny.inside("Helpers/helper"), "com.apple.security.virtualization is not expected");
 }
 
 #[test]
@@ -169,14 +169,14 @@ fn files_that_come_or_go_after_signing_are_refused() {
     fs::remove_file(tiny.inside("Resources/readme.txt")).unwrap();
     let mistakes = tiny.mistakes();
     for file in &added {
-        told(&mistakes, file, "was added after signing");
+        assert_mistake(&mistakes, file, "was added after signing");
     }
-    told(&mistakes, &tiny.inside("Resources/.DS_Store"), "was added after signing");
-    told(&mistakes, &beside, "stands beside Contents");
-    told(
+    assert_mistake(&mistakes, &tiny.inside("Resources/.DS_Store"), "was added after signing");
+    assert_mistake(&mistakes, &beside, "stands beside Contents");
+    assert_mistake(
         &mistakes,
         &tiny.inside("_CodeSignature/CodeResources"),
-        "seals Resources/readme.txt, which is gone",
+        "seals Resources/readme.txt, which does not exist",
     );
 }
 
@@ -189,7 +189,7 @@ fn symbolic_links_are_sealed_by_where_they_lead() {
     tiny.refused(&link, "another place than was sealed");
     fs::remove_file(&link).unwrap();
     fs::copy(tiny.inside("Resources/readme.txt"), &link).unwrap();
-    tiny.refused(&link, "no symbolic link any more");
+    tiny.refused(&link, "not a symbolic link any more");
     let file = tiny.inside("Resources/readme.txt");
     fs::remove_file(&file).unwrap();
     symlink("link", &file).unwrap();
@@ -202,9 +202,9 @@ fn another_minos_is_refused_everywhere_it_stands() {
     let mut wanted = tiny.wanted();
     wanted.minos = "15.0".parse().unwrap();
     let mistakes = mistakes(&tiny.app(), &wanted);
-    told(&mistakes, &tiny.inside("Info.plist"), "LSMinimumSystemVersion \"26.0\", not 15.0");
+    assert_mistake(&mistakes, &tiny.inside("Info.plist"), "LSMinimumSystemVersion \"26.0\", not 15.0");
     for file in [tiny.program(), tiny.inside("Helpers/helper")] {
-        told(&mistakes, &file, "runs on macOS 26.0 or newer (LC_BUILD_VERSION's minos), not 15.0");
+        assert_mistake(&mistakes, &file, "runs on macOS 26.0 or newer (LC_BUILD_VERSION's minos), not 15.0");
     }
     assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
 }
@@ -230,7 +230,7 @@ fn a_missing_hardened_runtime_is_refused() {
         bytes[directory + 13] &= !1;
     });
     let mistakes = tiny.mistakes();
-    told(&mistakes, &tiny.program(), "has no hardened runtime");
+    assert_mistake(&mistakes, &tiny.program(), "has no hardened runtime");
     assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
 }
 
@@ -241,8 +241,8 @@ fn another_identifier_is_refused_in_signature_and_info_plist() {
     let Signing::Hardened { identifier, .. } = &mut wanted.signing else { unreachable!() };
     *identifier = Some("com.example.other".into());
     let mistakes = mistakes(&tiny.app(), &wanted);
-    told(&mistakes, &tiny.program(), "is signed as \"com.example.tiny\"");
-    told(&mistakes, &tiny.inside("Info.plist"), "CFBundleIdentifier \"com.example.tiny\"");
+    assert_mistake(&mistakes, &tiny.program(), "is signed as \"com.example.tiny\"");
+    assert_mistake(&mistakes, &tiny.inside("Info.plist"), "CFBundleIdentifier \"com.example.tiny\"");
 }
 
 #[test]
@@ -293,14 +293,14 @@ fn a_second_code_directory_is_checked_as_the_first() {
     };
     for slot in [0, 0x1000] {
         edit(&tiny.twice(), |bytes| bytes[offset_of_hashes(slot)] ^= 1);
-        told(&mistakes(&tiny.twice(), &by_the_linker()), &tiny.twice(), "page 0 of 13");
+        assert_mistake(&mistakes(&tiny.twice(), &by_the_linker()), &tiny.twice(), "page 0 of 13");
         fs::write(tiny.twice(), &original).unwrap();
     }
     edit(&tiny.twice(), |bytes| {
         let directory = part(bytes, 0x1000).start;
         bytes[directory + 13] &= !1;
     });
-    told(&mistakes(&tiny.twice(), &by_the_linker()), &tiny.twice(), "say different things");
+    assert_mistake(&mistakes(&tiny.twice(), &by_the_linker()), &tiny.twice(), "CodeDirectories that differ");
 }
 
 #[test]
@@ -309,21 +309,23 @@ fn what_the_linker_signed_passes_as_linked_and_not_as_hardened() {
     let report = signature::check(&tiny.linked(), &by_the_linker()).unwrap();
     assert_eq!((report.programs.len(), report.sealed), (1, 0));
     let mistakes = mistakes(&tiny.linked(), &tiny.wanted());
-    for words in ["no hardened runtime", "signed by its linker only", "is signed as \"main\"", "is missing"] {
-        told(&mistakes, &tiny.linked(), words);
+    for expected in
+        ["no hardened runtime", "signed by its linker only", "is signed as \"main\"", "is missing"]
+    {
+        assert_mistake(&mistakes, &tiny.linked(), expected);
     }
     fs::copy(tiny.linked(), tiny.program()).unwrap();
     tiny.refused(&tiny.program(), "has Info.plist, which its signature does not seal");
 }
 
 #[test]
-fn what_is_no_signed_arm64_program_is_refused_in_words() {
+fn anything_but_a_signed_arm64_program_is_refused_with_a_reason() {
     let tiny = Tiny::unpacked();
     let original = fs::read(tiny.linked()).unwrap();
     type Change = fn(&mut Vec<u8>);
     let cases: [(&str, Change); 10] = [
-        ("is no Mach-O", |bytes| bytes.truncate(3)),
-        ("is no Mach-O", |bytes| *bytes = b"#!/bin/sh\n".to_vec()),
+        ("is not a Mach-O", |bytes| bytes.truncate(3)),
+        ("is not a Mach-O", |bytes| *bytes = b"#!/bin/sh\n".to_vec()),
         ("is a fat Mach-O", |bytes| bytes[..4].copy_from_slice(&[0xca, 0xfe, 0xba, 0xbe])),
         ("of another kind", |bytes| bytes[0] = 0xce),
         ("not for arm64", |bytes| bytes[4] = 7),
@@ -339,23 +341,23 @@ fn what_is_no_signed_arm64_program_is_refused_in_words() {
             bytes[at..at + 4].fill(0);
         }),
     ];
-    for (words, change) in cases {
+    for (expected, change) in cases {
         fs::write(tiny.linked(), &original).unwrap();
         edit(&tiny.linked(), change);
-        told(&mistakes(&tiny.linked(), &by_the_linker()), &tiny.linked(), words);
+        assert_mistake(&mistakes(&tiny.linked(), &by_the_linker()), &tiny.linked(), expected);
     }
     fs::remove_file(tiny.linked()).unwrap();
-    told(&mistakes(&tiny.linked(), &by_the_linker()), &tiny.linked(), "cannot be read");
+    assert_mistake(&mistakes(&tiny.linked(), &by_the_linker()), &tiny.linked(), "cannot be read");
 }
 
 #[test]
-fn a_library_that_no_mac_has_is_refused() {
+fn a_library_that_is_not_part_of_macos_is_refused() {
     let tiny = Tiny::unpacked();
     edit(&tiny.program(), |bytes| {
         replace(bytes, "/usr/lib/libSystem.B.dylib", "/opt/lib/libSystem.B.dylib");
         seal_again(bytes);
     });
-    tiny.refused(&tiny.program(), "needs /opt/lib/libSystem.B.dylib, which no Mac has");
+    tiny.refused(&tiny.program(), "needs /opt/lib/libSystem.B.dylib, which is not part of macOS");
 }
 
 #[test]
@@ -367,15 +369,15 @@ fn rules_that_leave_files_unsealed_are_refused() {
 }
 
 #[test]
-fn property_lists_for_launchd_must_start_what_is_there_under_their_own_name() {
+fn property_lists_for_launchd_must_have_their_label_as_name_and_start_an_existing_program() {
     let tiny = Tiny::unpacked();
     let file = tiny.inside("Resources/launchd/com.example.tiny.plist");
     edit(&file, |bytes| {
         replace(bytes, "com.example.tiny", "com.example.tony");
         replace(bytes, "MacOS/tiny", "MacOS/tony");
     });
-    tiny.refused(&file, "has Label \"com.example.tony\", which is not its name");
-    tiny.refused(&file, "starts /Applications/Tiny.app/Contents/MacOS/tony, which the bundle has not");
+    tiny.refused(&file, "has Label \"com.example.tony\", which is not its file name");
+    tiny.refused(&file, "starts /Applications/Tiny.app/Contents/MacOS/tony, which is not in the bundle");
     fs::write(&file, "<plist version=\"1.0\"><array/></plist>").unwrap();
     tiny.refused(&file, "it holds no dictionary");
 }
@@ -391,7 +393,7 @@ fn a_bundle_that_was_never_sealed_or_is_none_is_refused() {
     fs::remove_file(tiny.program()).unwrap();
     tiny.refused(&tiny.program(), "cannot be read");
     let empty = tempfile::tempdir().unwrap();
-    told(
+    assert_mistake(
         &mistakes(empty.path(), &tiny.wanted()),
         &empty.path().join("Contents/Info.plist"),
         "cannot be read",
@@ -399,7 +401,7 @@ fn a_bundle_that_was_never_sealed_or_is_none_is_refused() {
 }
 
 #[test]
-fn the_command_tells_every_mistake_at_once_and_fails() {
+fn the_command_prints_every_mistake_at_once_and_fails() {
     let tiny = Tiny::unpacked();
     let check = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_check-signature"));
@@ -415,15 +417,15 @@ fn the_command_tells_every_mistake_at_once_and_fails() {
     fs::write(tiny.inside("Resources/more"), "").unwrap();
     let bad = check(&["--minos", "15.0", "--identifier", "com.example.other"]);
     assert_eq!(bad.status.code(), Some(1));
-    let words = String::from_utf8_lossy(&bad.stderr);
-    for words_of_one in [
+    let stderr = String::from_utf8_lossy(&bad.stderr);
+    for expected in [
         "page 1 of 13",
         "readme.txt",
         "more: is not sealed",
         "MACOSX_DEPLOYMENT_TARGET=15.0",
         "com.example.other",
     ] {
-        assert!(words.contains(words_of_one), "{words_of_one}: {words}");
+        assert!(stderr.contains(expected), "{expected}: {stderr}");
     }
     assert!(check(&["--minos", "x"]).status.code().is_some_and(|code| code != 0));
 }

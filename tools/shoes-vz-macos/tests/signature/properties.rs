@@ -1,4 +1,4 @@
-//! Whatever is given is answered in words, and no change of what was signed goes unseen.
+//! Any input is answered without a panic, and every change of a signed file is found.
 
 use std::fs;
 
@@ -80,7 +80,7 @@ fn a_program_cut_off_anywhere_is_refused() {
 }
 
 #[test]
-fn headers_and_signatures_full_of_rubbish_are_answered_in_words() {
+fn headers_and_signatures_full_of_rubbish_are_answered_without_a_panic() {
     let all = |bytes: &[u8]| 0..bytes.len();
     let headers = |_: &[u8]| 0..0x600;
     let signature = |bytes: &[u8]| signature(bytes)..bytes.len();

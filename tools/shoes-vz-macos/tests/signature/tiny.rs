@@ -64,10 +64,10 @@ impl Tiny {
         mistakes(&self.app(), &self.wanted())
     }
 
-    /// Asserts that the bundle is refused, with these words about that file.
+    /// Asserts that the bundle is refused, with a mistake about that file that contains `expected`.
     #[track_caller]
-    pub(crate) fn refused(&self, file: &Path, words: &str) {
-        told(&self.mistakes(), file, words);
+    pub(crate) fn refused(&self, file: &Path, expected: &str) {
+        assert_mistake(&self.mistakes(), file, expected);
     }
 }
 
@@ -75,14 +75,14 @@ pub(crate) fn mistakes(path: &Path, wanted: &Wanted) -> Vec<Mistake> {
     signature::check(path, wanted).err().map(|mistakes| mistakes.0).unwrap_or_default()
 }
 
-/// Asserts that one of the mistakes is about that file, in these words.
+/// Asserts that one of the mistakes is about that file and contains `expected`.
 #[track_caller]
-pub(crate) fn told(mistakes: &[Mistake], file: &Path, words: &str) {
-    let told = mistakes.iter().any(|m| m.file == file && m.what.contains(words) && !m.remedy.is_empty());
-    assert!(told, "{words:?} about {} is not in {mistakes:#?}", file.display());
+pub(crate) fn assert_mistake(mistakes: &[Mistake], file: &Path, expected: &str) {
+    let found = mistakes.iter().any(|m| m.file == file && m.what.contains(expected) && !m.remedy.is_empty());
+    assert!(found, "{expected:?} about {} is not in {mistakes:#?}", file.display());
 }
 
-/// What the linker's own signature is held to.
+/// The requirements for the linker's signature.
 pub(crate) fn by_the_linker() -> Wanted {
     Wanted { minos: "26.0".parse().unwrap(), signing: Signing::Linker }
 }

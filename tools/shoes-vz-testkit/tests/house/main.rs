@@ -23,7 +23,9 @@ fn no_banned_words_in_what_people_read() {
     let hits = language::hits(&files::sources());
     let (mut counts, mut lines) = (BTreeMap::new(), String::new());
     for (file, line, hit) in &hits {
-        *counts.entry(file.trim_start_matches("rust/").trim_start_matches("tools/").split('/').next().unwrap()).or_insert(0) += 1;
+        *counts
+            .entry(file.trim_start_matches("rust/").trim_start_matches("tools/").split('/').next().unwrap())
+            .or_insert(0) += 1;
         lines += &format!("{file}:{line}: {hit}\n");
     }
     assert!(hits.is_empty(), "{} hits: {counts:?}\n{lines}", hits.len());

@@ -1,22 +1,22 @@
 //! C functions, types, constants and enum cases: `// c: name macOS`.
 
-use crate::api::compare::{Comparison, Known, agrees, alternatives, shown};
+use crate::api::compare::comparison::{Comparison, Known, agrees, alternatives, shown};
 use crate::api::declaration::{Declaration, Kind};
 use crate::api::facts::Version;
 use crate::api::types;
 
 impl Comparison<'_> {
     pub(super) fn c(&mut self, it: &Declaration, text: &str) {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let [name, version] = words.as_slice() else {
-            return self.tell(&it.place, format!("the annotation `{text}` is not `name macOS`"));
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let [name, version] = fields.as_slice() else {
+            return self.report(&it.place, format!("the annotation `{text}` is not `name macOS`"));
         };
         let (name, _) = name.split_once('=').unwrap_or((name, ""));
         let facts = self.facts;
         let row = facts.row(it);
         let symbol = row.and_then(|row| row.symbol.as_deref()).unwrap_or(&it.name);
         if symbol != name {
-            self.tell(&it.place, format!("`{}` is `{symbol}` in C, not `{name}`", shown(it)));
+            self.report(&it.place, format!("`{}` is `{symbol}` in C, not `{name}`", shown(it)));
         }
         let case = facts.c.cases.get(name);
         if case.is_none() {
@@ -52,7 +52,8 @@ impl Comparison<'_> {
         let Some((result, arguments)) = signature.split_first() else { return };
         let resolved = self.resolved(it);
         if it.kind != Kind::Function || resolved.parameters.len() != arguments.len() {
-            return self.tell(&it.place, format!("`{name}` is a function of {} arguments", arguments.len()));
+            return self
+                .report(&it.place, format!("`{name}` is a function of {} arguments", arguments.len()));
         }
         let result = std::iter::once(("the result".to_owned(), result, resolved.gives.as_ref()));
         let arguments = arguments.iter().zip(&resolved.parameters).enumerate();
@@ -62,12 +63,12 @@ impl Comparison<'_> {
             let may = types::of_c(rust);
             let Some(swift) = swift else { continue };
             if may.is_empty() {
-                self.tell(
+                self.report(
                     &it.place,
                     format!("{what} of `{name}` is `{rust}`, which api/types.rs does not know; add it"),
                 );
             } else if !agrees(swift, &may) {
-                self.tell(
+                self.report(
                     &it.place,
                     format!("{what} of `{name}` is `{rust}`: {}, not `{swift}`", alternatives(&may)),
                 );
@@ -77,11 +78,11 @@ impl Comparison<'_> {
 
     fn c_case(&mut self, it: &Declaration, name: &str, owner: &str, value: i64) {
         if it.owner != owner {
-            self.tell(&it.place, format!("`{name}` belongs to `{owner}`, not `{}`", it.owner));
+            self.report(&it.place, format!("`{name}` belongs to `{owner}`, not `{}`", it.owner));
         }
         if it.number != Some(value) {
             let number = it.number.map_or("nothing".to_owned(), |number| number.to_string());
-            self.tell(&it.place, format!("`{name}` is {value}, not {number}"));
+            self.report(&it.place, format!("`{name}` is {value}, not {number}"));
         }
     }
 }

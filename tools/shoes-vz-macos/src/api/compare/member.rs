@@ -1,10 +1,10 @@
-//! Methods, initializers and properties: what an annotation with a selector claims.
+//! Methods, initializers and properties: annotations with a selector.
 
-use crate::api::compare::{Comparison, Known, agrees, alternatives, kind_word, shown};
-use crate::api::declaration::{Declaration, Kind};
+use crate::api::compare::comparison::{Comparison, Known, agrees, alternatives, kind_word, shown};
+use crate::api::declaration::{Declaration, Finding, Kind};
 use crate::api::facts::{Method, Version};
 use crate::api::swift_type::SwiftType;
-use crate::api::{Finding, names, types};
+use crate::api::{names, types};
 
 impl Comparison<'_> {
     /// `Class selector`, `Class +selector`.
@@ -15,10 +15,10 @@ impl Comparison<'_> {
             None => (false, member.strip_prefix('-').unwrap_or(member)),
         };
         if !facts.pyobjc.classes.contains_key(owner) && !facts.pyobjc.protocols.contains_key(owner) {
-            return self.tell(&it.place, format!("the SDK has no class or protocol `{owner}`"));
+            return self.report(&it.place, format!("the SDK has no class or protocol `{owner}`"));
         }
         if facts.swift_type_name(owner) != it.owner {
-            return self.tell(&it.place, format!("`{}` is named as a member of `{owner}`", shown(it)));
+            return self.report(&it.place, format!("`{}` is named as a member of `{owner}`", shown(it)));
         }
         let Some(method) = facts.pyobjc.method(owner, selector, on_class) else {
             return self.missing(it, owner, selector, on_class);
@@ -26,13 +26,13 @@ impl Comparison<'_> {
         if on_class != it.on_type {
             let (sdk, here) =
                 if on_class { ("the class'", "its instances'") } else { ("its instances'", "the class'") };
-            self.tell(
+            self.report(
                 &it.place,
                 format!("`{selector}` is {sdk} {}, `{}` is {here}", kind_word(it), shown(it)),
             );
         }
         if method.owner != owner && !it.overrides {
-            self.tell(&it.place, format!("`{selector}` is declared by `{}`, not `{owner}`", method.owner));
+            self.report(&it.place, format!("`{selector}` is declared by `{}`, not `{owner}`", method.owner));
         }
         self.version(it, version, selector, Some(method.introduced.unwrap_or(Version(10, 0))));
         self.swift_name(it, selector, &names::member(method));
@@ -53,17 +53,17 @@ impl Comparison<'_> {
         if self.facts.pyobjc.method(owner, selector, !on_class).is_some() {
             let kinds =
                 if on_class { "an instance method, not a class" } else { "a class method, not an instance" };
-            return self.tell(&it.place, format!("`{selector}` of `{owner}` is {kinds} method"));
+            return self.report(&it.place, format!("`{selector}` of `{owner}` is {kinds} method"));
         }
         let owners = self.facts.pyobjc.owners(selector);
         let elsewhere = match owners.as_slice() {
             [] => String::new(),
             owners => format!("; `{}` has", owners[..owners.len().min(3)].join("`, `")),
         };
-        self.tell(&it.place, format!("`{owner}` has no selector `{selector}` in the SDK{elsewhere}"));
+        self.report(&it.place, format!("`{owner}` has no selector `{selector}` in the SDK{elsewhere}"));
     }
 
-    /// The same in objc2, which must have it too, unless it is a listed gap.
+    /// The same method in objc2, which must have it too, unless it is a listed gap.
     fn other_source(&mut self, it: &Declaration, method: &Method, owner: &str) -> Option<Method> {
         let gap = (method.owner.clone(), method.selector.clone());
         let listed = self.facts.gaps.iter().any(|(_, listed)| *listed == gap);
@@ -75,10 +75,10 @@ impl Comparison<'_> {
             (None, false) => {
                 let message =
                     format!("objc2 has no `{}` of `{owner}`, and by-hand.tsv lists no gap", method.selector);
-                self.tell(&it.place, message);
+                self.report(&it.place, message);
             }
             (Some(_), true) => {
-                self.tell(&it.place, format!("objc2 does have `{}`; it is no gap", method.selector))
+                self.report(&it.place, format!("objc2 does have `{}`; it is not a gap", method.selector))
             }
             (Some(_), false) => {}
         }
@@ -95,10 +95,13 @@ impl Comparison<'_> {
         }
         if it.throws != throws {
             let does = if throws { "throws" } else { "does not throw" };
-            self.tell(&it.place, format!("`{}` {does} in Swift", method.selector));
+            self.report(&it.place, format!("`{}` {does} in Swift", method.selector));
         }
         if it.is_async {
-            self.tell(&it.place, "`async` forms are not compared; declare the one with a completion handler");
+            self.report(
+                &it.place,
+                "`async` forms are not compared; declare the form with a completion handler",
+            );
         }
         if resolved.parameters.len() != arguments.len() {
             let message = format!(
@@ -108,11 +111,11 @@ impl Comparison<'_> {
                 shown(it),
                 it.parameters.len()
             );
-            return self.tell(&it.place, message);
+            return self.report(&it.place, message);
         }
         let other_arguments = other.map(|other| other.arguments.as_slice());
         if other_arguments.is_some_and(|other| other.len() != arguments.len()) {
-            self.tell(&it.place, format!("objc2 has `{}` with other arguments", method.selector));
+            self.report(&it.place, format!("objc2 has `{}` with other arguments", method.selector));
         }
         for (index, (parameter, objc)) in resolved.parameters.iter().zip(arguments).enumerate() {
             let nullable =
@@ -136,7 +139,7 @@ impl Comparison<'_> {
         if it.kind == Kind::Initializer {
             if nullable.is_some_and(|nullable| nullable != it.failable) {
                 let may = if it.failable { "cannot" } else { "can" };
-                self.tell(
+                self.report(
                     &it.place,
                     format!("`{}` {may} fail: `init{}`", method.selector, if it.failable { "" } else { "?" }),
                 );
@@ -144,15 +147,15 @@ impl Comparison<'_> {
             return;
         }
         let Some(gives) = &resolved.gives else {
-            return self.tell(
+            return self.report(
                 &it.place,
-                format!("write the type of `{}`: it cannot be told from its value", shown(it)),
+                format!("write the type of `{}`: it cannot be inferred from its value", shown(it)),
             );
         };
         let what = format!("the result of `{}`", method.selector);
         if throws && method.result == "BOOL" {
             if *gives != SwiftType::named("Void") {
-                self.tell(&it.place, format!("{what} is Void in Swift"));
+                self.report(&it.place, format!("{what} is Void in Swift"));
             }
             return;
         }
@@ -173,53 +176,53 @@ impl Comparison<'_> {
         }
         if may.is_empty() {
             return self
-                .tell(&it.place, format!("{what} is `{objc}`, which api/types.rs does not know; add it"));
+                .report(&it.place, format!("{what} is `{objc}`, which api/types.rs does not know; add it"));
         }
         if !agrees(swift, &may) {
             return self
-                .tell(&it.place, format!("{what} is `{objc}`: {}, not `{swift}`", alternatives(&may)));
+                .report(&it.place, format!("{what} is `{objc}`: {}, not `{swift}`", alternatives(&may)));
         }
         match nullable {
             Some(true) if !swift.is_optional() => {
-                self.tell(&it.place, format!("{what} can be nil: `{swift}?`"))
+                self.report(&it.place, format!("{what} can be nil: `{swift}?`"))
             }
             Some(false) if swift.is_optional() => {
-                self.tell(&it.place, format!("{what} is never nil: `{}`", swift.without_optional()));
+                self.report(&it.place, format!("{what} is never nil: `{}`", swift.without_optional()));
             }
             _ => {}
         }
     }
 
-    /// Swift gives options a default of `[]`; no other default of the SDK's methods is used here.
+    /// Swift imports option parameters with the default `[]`, and others without a default.
     fn default(&mut self, it: &Declaration, objc: &str, default: Option<&str>) {
         let options = self.facts.pyobjc.enums.contains_key(objc) && objc.contains("Options");
         match default {
             Some("[]") if options => {}
             Some(default) => {
-                self.tell(&it.place, format!("`{objc}` has no default `{default}` in Swift"));
+                self.report(&it.place, format!("`{objc}` has no default `{default}` in Swift"));
             }
             None => {}
         }
     }
 
-    /// Who may set it, whether it is optional, whether it goes.
+    /// Checks whether it can be set, is required or deprecated.
     fn extras(&mut self, it: &Declaration, method: &Method) {
         if it.kind == Kind::Property && method.is("property") && !it.required {
             let settable = !method.is("readonly");
             if settable && !it.settable {
-                self.tell(&it.place, format!("`{}` can be set in the SDK", shown(it)));
+                self.report(&it.place, format!("`{}` can be set in the SDK", shown(it)));
             }
             if !settable && it.settable {
-                self.tell(&it.place, format!("`{}` cannot be set in the SDK", shown(it)));
+                self.report(&it.place, format!("`{}` cannot be set in the SDK", shown(it)));
             }
         }
         if it.in_extension && method.is("required") {
-            self.tell(
+            self.report(
                 &it.place,
                 format!("`{}` is required in the SDK; it can have no default", method.selector),
             );
         }
-        // 100000 is "to be deprecated, nobody knows when".
+        // 100000 is "to be deprecated in a future version".
         if let Some(since) = method.deprecated().filter(|since| !since.starts_with("100000")) {
             let message = format!("`{}` is deprecated since macOS {since}", method.selector);
             self.outcome.warnings.push(Finding { place: it.place.clone(), message });

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::declaration::Finding;
 use crate::api::facts::Row;
 use crate::api::parser;
 
@@ -99,7 +100,7 @@ fn a_required_method_of_a_protocol_can_have_no_default() {
 }
 
 #[test]
-fn a_type_the_table_does_not_know_is_told() {
+fn an_unknown_type_is_reported() {
     let text = "// objc: NSView 10.0\n@MainActor open class NSView: NSResponder {
         // objc: NSView inputContext 10.6
         open var inputContext: NSTextInputContext? }";
@@ -116,9 +117,9 @@ fn what_is_for_tests_alone_says_why() {
         wrong("// spi: leak tests\n@_spi(StandIn) public enum A { public static let a = 1 }"),
         [""; 0]
     );
-    assert!(wrong("@_spi(StandIn) public enum A {}")[0].contains("needs one line `// spi: why`"));
-    assert!(wrong("// spi:\n@_spi(StandIn) public enum A {}")[0].contains("needs one line `// spi: why`"));
-    assert!(wrong("// spi: why\npublic enum A {}")[0].contains("but no @_spi(StandIn)"));
+    assert!(wrong("@_spi(StandIn) public enum A {}")[0].contains("needs one line `// spi: reason`"));
+    assert!(wrong("// spi:\n@_spi(StandIn) public enum A {}")[0].contains("needs one line `// spi: reason`"));
+    assert!(wrong("// spi: reason\npublic enum A {}")[0].contains("but no @_spi(StandIn)"));
 }
 
 #[test]
@@ -131,6 +132,6 @@ fn options_and_errors_have_the_members_swift_makes_and_no_others() {
         )
     };
     assert_eq!(wrong(&mask("public let rawValue: UInt")), [""; 0]);
-    assert_eq!(wrong(&mask("public let rawValue: Int")), ["`NSWindowStyleMask` is made of `UInt`"]);
-    assert!(wrong(&mask("public var count: Int"))[0].contains("Swift makes no"));
+    assert_eq!(wrong(&mask("public let rawValue: Int")), ["`NSWindowStyleMask` has the raw type `UInt`"]);
+    assert!(wrong(&mask("public var count: Int"))[0].contains("Swift does not synthesize"));
 }

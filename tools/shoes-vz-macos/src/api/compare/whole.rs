@@ -1,14 +1,14 @@
-//! Classes, protocols, enums and constants: what an annotation with a name alone claims.
+//! Classes, protocols, enums and constants: annotations with a name only.
 
-use crate::api::compare::{Comparison, Known, shown};
+use crate::api::compare::comparison::{Comparison, Known, shown};
 use crate::api::declaration::{Access, Conformance, Declaration, Kind};
 use crate::api::facts::Version;
 use crate::api::names;
 use crate::api::swift_type::SwiftType;
 
-/// Members Swift's importer makes for an error enum (SE-0112) and for options.
+/// Members that Swift's importer synthesizes for an error enum (SE-0112) and for options.
 #[rustfmt::skip]
-pub(crate) const MADE_BY_IMPORTER: [&str; 10] = [
+pub(crate) const SYNTHESIZED_BY_IMPORTER: [&str; 10] = [
     "rawValue", "init(rawValue:)", "code", "userInfo", "init(_:userInfo:)", "errorDomain", "errorCode", "errorUserInfo",
     "==", "hash(into:)",
 ];
@@ -31,11 +31,11 @@ impl Comparison<'_> {
         } else if facts.pyobjc.enums.contains_key(symbol) {
             self.enumeration(it, symbol, version);
         } else {
-            self.tell(&it.place, format!("the SDK has no class, protocol or enum `{symbol}`"));
+            self.report(&it.place, format!("the SDK has no class, protocol or enum `{symbol}`"));
         }
     }
 
-    /// When a class, protocol or enum came. Where packages know, what was looked up must not differ.
+    /// The macOS version of a class, protocol or enum: from the packages if they have it, else from `by-hand.tsv`.
     fn since(&self, it: &Declaration, symbol: &str) -> Option<Version> {
         let by_hand = self.facts.row(it).and_then(|row| row.introduced);
         self.facts.pyobjc.introduced(symbol).or(by_hand)
@@ -47,16 +47,16 @@ impl Comparison<'_> {
         let sdk = &facts.pyobjc.classes[symbol];
         let superclass = it.inherits.first().map_or("nothing", String::as_str);
         if facts.swift_type_name(&sdk.superclass) != superclass {
-            self.tell(
+            self.report(
                 &it.place,
                 format!("`{symbol}` inherits from `{}`, not `{superclass}`", sdk.superclass),
             );
         }
         let Some(other) = facts.objc2.classes.get(symbol) else {
-            return self.tell(&it.place, format!("objc2 has no class `{symbol}`"));
+            return self.report(&it.place, format!("objc2 has no class `{symbol}`"));
         };
         if other.superclass != sdk.superclass {
-            self.tell(&it.place, format!("objc2 has `{symbol}` inherit from `{}`", other.superclass));
+            self.report(&it.place, format!("objc2 has `{symbol}` inherit from `{}`", other.superclass));
         }
         let main = |flags: &[String]| flags.iter().any(|flag| flag == "main-thread");
         self.isolation(it, symbol, main(&other.flags));
@@ -69,11 +69,11 @@ impl Comparison<'_> {
     fn protocol(&mut self, it: &Declaration, symbol: &str) {
         self.named_as(it, symbol, Kind::Protocol);
         let Some(flags) = self.facts.objc2.protocols.get(symbol) else {
-            return self.tell(&it.place, format!("objc2 has no protocol `{symbol}`"));
+            return self.report(&it.place, format!("objc2 has no protocol `{symbol}`"));
         };
         self.isolation(it, symbol, flags.iter().any(|flag| flag == "main-thread"));
         if it.inherits != ["NSObjectProtocol"] {
-            self.tell(&it.place, format!("`{symbol}` inherits from NSObjectProtocol and nothing else"));
+            self.report(&it.place, format!("`{symbol}` inherits from NSObjectProtocol and nothing else"));
         }
         self.use_row(it);
         self.saw("protocols", symbol.to_owned(), Known::InBoth);
@@ -89,33 +89,34 @@ impl Comparison<'_> {
         if !it.kind.is_type() {
             let name =
                 if it.kind == Kind::Function && it.name == "==" { it.name.clone() } else { it.full_name() };
-            if !MADE_BY_IMPORTER.contains(&name.as_str()) {
-                return self.tell(&it.place, format!("Swift makes no `{}` for `{symbol}`", shown(it)));
+            if !SYNTHESIZED_BY_IMPORTER.contains(&name.as_str()) {
+                return self
+                    .report(&it.place, format!("Swift does not synthesize `{}` for `{symbol}`", shown(it)));
             }
             let value = it.gives.as_ref().or_else(|| it.parameters.first().map(|it| &it.kind));
             if name.contains("rawValue") && value != Some(&SwiftType::named(raw)) {
-                self.tell(&it.place, format!("`{symbol}` is made of `{raw}`"));
+                self.report(&it.place, format!("`{symbol}` has the raw type `{raw}`"));
             }
             return;
         }
         let Some(row) = facts.row(it) else {
-            return self.tell(&it.place, format!("facts/by-hand.tsv has no line for the enum `{symbol}`"));
+            return self.report(&it.place, format!("facts/by-hand.tsv has no line for the enum `{symbol}`"));
         };
         self.rows_used.insert(row.line);
         if row.symbol.as_deref().unwrap_or(&it.name) != symbol {
-            self.tell(&it.place, format!("`{}` is not `{symbol}` in Swift", it.path()));
+            self.report(&it.place, format!("`{}` is not `{symbol}` in Swift", it.path()));
         }
         if row.declaration.kind != it.kind || row.declaration.inherits.first() != it.inherits.first() {
-            self.tell(&it.place, format!("`{symbol}` is documented as `{}`", described(&row.declaration)));
+            self.report(&it.place, format!("`{symbol}` is documented as `{}`", described(&row.declaration)));
         }
         if it.kind == Kind::Enum && it.inherits.first().map(String::as_str) != Some(raw) {
-            self.tell(&it.place, format!("`{symbol}` is made of `{raw}`"));
+            self.report(&it.place, format!("`{symbol}` has the raw type `{raw}`"));
         }
         self.adopts_values(it, it.inherits.get(1..).unwrap_or_default());
         if facts.objc2.enums.contains_key(symbol) {
             self.saw("enums", symbol.to_owned(), Known::InBoth);
         } else {
-            self.tell(&it.place, format!("objc2 has no enum `{symbol}`"));
+            self.report(&it.place, format!("objc2 has no enum `{symbol}`"));
         }
     }
 
@@ -124,24 +125,24 @@ impl Comparison<'_> {
         let facts = self.facts;
         let (case, value) = case.split_once('=').unwrap_or((case, ""));
         let Some(sdk) = facts.pyobjc.enums.get(owner) else {
-            return self.tell(&it.place, format!("the SDK has no enum `{owner}`"));
+            return self.report(&it.place, format!("the SDK has no enum `{owner}`"));
         };
         let Some(known) = sdk.cases.get(case) else {
-            return self.tell(&it.place, format!("`{owner}` has no case `{case}`"));
+            return self.report(&it.place, format!("`{owner}` has no case `{case}`"));
         };
         let other = facts.objc2.enums.get(owner).and_then(|it| it.cases.get(case));
         if other != Some(known) {
-            self.tell(&it.place, format!("objc2 has `{case}` as {other:?}, PyObjC as {known}"));
+            self.report(&it.place, format!("objc2 has `{case}` as {other:?}, PyObjC as {known}"));
         }
         if value.parse() != Ok(*known) {
-            self.tell(&it.place, format!("`{case}` is {known}, not {value}"));
+            self.report(&it.place, format!("`{case}` is {known}, not {value}"));
         }
         if it.number != Some(*known) {
             let number = it.number.map_or("nothing".to_owned(), |number| number.to_string());
-            self.tell(&it.place, format!("`{case}` is {known}, and `{}` is {number}", shown(it)));
+            self.report(&it.place, format!("`{case}` is {known}, and `{}` is {number}", shown(it)));
         }
         if facts.swift_type_name(owner) != it.owner {
-            self.tell(
+            self.report(
                 &it.place,
                 format!("`{case}` belongs to `{}`, not `{}`", facts.swift_type_name(owner), it.owner),
             );
@@ -167,14 +168,14 @@ impl Comparison<'_> {
         match given {
             None if it.full_name() == rule => {}
             None => {
-                self.tell(&it.place, format!("`{symbol}` is `{rule}` in Swift, not `{}`", it.full_name()))
+                self.report(&it.place, format!("`{symbol}` is `{rule}` in Swift, not `{}`", it.full_name()))
             }
             Some((_, given)) if given != symbol => {
-                self.tell(&it.place, format!("`{}` is `{given}`, not `{symbol}`", shown(it)));
+                self.report(&it.place, format!("`{}` is `{given}`, not `{symbol}`", shown(it)));
             }
             Some((line, _)) if it.full_name() == rule => {
                 let place = crate::api::declaration::Place { file: "facts/by-hand.tsv".to_owned(), line };
-                self.tell(&place, format!("`{symbol}` is `{rule}` by the importer's rules; write `-`"));
+                self.report(&place, format!("`{symbol}` is `{rule}` by the importer's rules; write `-`"));
             }
             Some(_) => {}
         }
@@ -182,11 +183,12 @@ impl Comparison<'_> {
 
     fn named_as(&mut self, it: &Declaration, symbol: &str, kind: Kind) {
         if it.kind != kind {
-            return self.tell(&it.place, format!("`{symbol}` is a {kind}, `{}` is a {}", shown(it), it.kind));
+            return self
+                .report(&it.place, format!("`{symbol}` is a {kind}, `{}` is a {}", shown(it), it.kind));
         }
         let name = self.facts.swift_type_name(symbol);
         if it.path() != name {
-            self.tell(&it.place, format!("`{symbol}` is `{name}` in Swift, not `{}`", it.path()));
+            self.report(&it.place, format!("`{symbol}` is `{name}` in Swift, not `{}`", it.path()));
         }
     }
 
@@ -194,21 +196,21 @@ impl Comparison<'_> {
     fn isolation(&mut self, it: &Declaration, symbol: &str, main: bool) {
         let mut inherited = false;
         let mut above = it.inherits.first();
-        // Up the stand-ins' own classes; a circle would not compile.
+        // Up the stand-ins' classes; the bound is for a circle, which would not compile.
         for _ in 0..20 {
             let Some(class) = above.and_then(|name| self.types.get(name)) else { break };
             inherited |= class.main_actor;
             above = class.inherits.first();
         }
         if main && !it.main_actor {
-            self.tell(&it.place, format!("`{symbol}` is confined to the main thread; it needs @MainActor"));
+            self.report(&it.place, format!("`{symbol}` is confined to the main thread; it needs @MainActor"));
         }
         if !main && it.main_actor && !inherited {
-            self.tell(&it.place, format!("`{symbol}` is not confined to the main thread; no @MainActor"));
+            self.report(&it.place, format!("`{symbol}` is not confined to the main thread; no @MainActor"));
         }
     }
 
-    /// A class' protocols: those of the SDK's class. One it has not would let VZCore do what the SDK does not allow.
+    /// A class may adopt only the SDK class's protocols: another one would let VZCore do what the SDK does not allow.
     fn adopts(&mut self, it: &Declaration, symbol: &str, protocols: &[String]) {
         let facts = self.facts;
         for protocol in protocols {
@@ -220,7 +222,7 @@ impl Comparison<'_> {
             let known = facts.pyobjc.classes.get(symbol).is_some_and(|it| it.protocols.contains(protocol));
             let allowed = known || (protocol == "Sendable" && sendable);
             if !allowed {
-                self.tell(&it.place, format!("`{symbol}` does not conform to `{protocol}` in the SDK"));
+                self.report(&it.place, format!("`{symbol}` does not conform to `{protocol}` in the SDK"));
             }
         }
     }
@@ -228,7 +230,7 @@ impl Comparison<'_> {
     fn adopts_values(&mut self, it: &Declaration, protocols: &[String]) {
         for protocol in protocols {
             if !OF_VALUES.contains(&protocol.as_str()) {
-                self.tell(&it.place, format!("Swift gives `{}` no conformance to `{protocol}`", it.path()));
+                self.report(&it.place, format!("Swift gives `{}` no conformance to `{protocol}`", it.path()));
             }
         }
     }
@@ -249,7 +251,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// `init()` that other modules can call though the SDK's class has none: it declares `init` only to forbid it.
+    /// Reports an `init()` that other modules can call although the SDK's class declares it unavailable.
     fn open_initializer(&mut self, it: &Declaration, symbol: &str) {
         let declares = self.facts.pyobjc.own(symbol, "init", false).is_some();
         let open = self.facts.rows.iter().find(|row| {
@@ -259,14 +261,16 @@ impl Comparison<'_> {
         if let Some(row) = open {
             self.rows_used.insert(row.line);
         } else if declares && self.inherits_init(it, 0) {
-            self.tell(
+            self.report(
                 &it.place,
-                format!("`{symbol}()` can be called here; the SDK forbids it: declare an initializer that is not public"),
+                format!(
+                    "`{symbol}()` can be called here, but not in the SDK: declare an internal initializer"
+                ),
             );
         }
     }
 
-    /// Whether the class has NSObject's `init()` by inheritance: no class on the way declares an initializer of its own.
+    /// Whether the class inherits NSObject's `init()`: neither it nor a superclass declares an initializer.
     fn inherits_init(&self, it: &Declaration, depth: usize) -> bool {
         let own = |other: &&Declaration| {
             other.kind == Kind::Initializer && other.owner == it.path() && !other.in_extension

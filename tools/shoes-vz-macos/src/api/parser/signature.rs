@@ -1,8 +1,8 @@
-//! Functions, initializers, properties, cases: what stands between a declaration's word and its body.
+//! Functions, initializers, properties, cases: what is between a declaration's keyword and its body.
 
 use crate::api::declaration::{Declaration, Kind, Parameter};
 use crate::api::lexer::{Token, TokenKind};
-use crate::api::parser::{INTRODUCERS, MODIFIERS, Parser};
+use crate::api::parser::cursor::{INTRODUCERS, MODIFIERS, Parser};
 use crate::api::swift_type::SwiftType;
 
 /// Whether `(a: A)` is called with `a:`.

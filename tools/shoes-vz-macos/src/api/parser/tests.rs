@@ -41,7 +41,7 @@ fn nothing_in_a_type_of_the_module_alone_is_seen() {
 }
 
 #[test]
-fn what_is_for_tests_alone_is_told_from_what_is_public() {
+fn declarations_for_tests_are_distinguished_from_public_ones() {
     let source = read(
         "// spi: tests set it
         @_spi(StandIn) public var limit = 2
@@ -82,7 +82,7 @@ fn who_may_set_a_property_is_known() {
     );
     let settable: String =
         source.declarations.iter().filter(|it| it.settable).map(|it| it.name.as_str()).collect();
-    // `e` is a getter that calls something `set`: told from an accessor only by its place, so it counts as settable.
+    // The getter of `e` contains a word `set`, which only its place distinguishes from an accessor: it counts as settable.
     assert_eq!(settable, "adefg");
 }
 
@@ -134,13 +134,13 @@ fn annotations_belong_to_what_follows_them() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_with_its_line() {
+fn what_cannot_be_read_is_reported_with_its_line() {
     let source = read("public func a(\npublic class {\n");
     assert_eq!(source.findings[0].to_string(), "a.swift:1: this func cannot be read");
 }
 
 #[test]
-fn text_that_is_no_swift_is_read_without_a_crash() {
+fn text_that_is_not_swift_is_read_without_a_crash() {
     let whole = "public open class A<B>: C { public init?(a b: (C) -> D = { $0 }) throws {} case x = -1 subscript(i: Int) -> E { get set } }";
     for end in 0..whole.len() {
         read(&whole[..end]);

@@ -4,33 +4,33 @@ import Foundation
 import Synchronization
 import VZCore
 
-/// What a call answers with when it succeeds.
-struct Answer: Sendable {
+/// The result of a successful call.
+struct CallResult: Sendable {
     var value: Int64
-    var message: String
-    static let done = Answer(value: 0, message: "")
+    var text: String
+    static let done = CallResult(value: 0, text: "")
 }
 
-/// Runs `body` and makes an outcome of its answer or error.
-func answer(_ body: () throws -> Answer) -> Outcome {
+/// Runs `body` and returns its result or error as an outcome.
+func outcome(_ body: () throws -> CallResult) -> Outcome {
     do {
-        let answer = try body()
+        let result = try body()
         return Outcome(
-            code: FailureCode.ok.rawValue, value: answer.value, message: answer.message.intoRustString())
+            code: FailureCode.ok.rawValue, value: result.value, text: result.text.intoRustString())
     } catch {
         let failure = VZFailure(error)
-        return Outcome(code: failure.code.rawValue, value: 0, message: failure.message.intoRustString())
+        return Outcome(code: failure.code.rawValue, value: 0, text: failure.reason.intoRustString())
     }
 }
 
 extension VZFailure {
-    /// Any error's. VZCore throws its own; what else may come is Foundation's.
+    /// VZCore throws `VZFailure`; anything else is an error of Foundation.
     init(_ error: any Error) {
-        self = (error as? VZFailure) ?? VZFailure(code: .internalError, message: "\(error)")
+        self = (error as? VZFailure) ?? VZFailure(code: .internalError, reason: "\(error)")
     }
 }
 
-/// Waiting for Swift's tasks from a thread that is not Swift's.
+/// Waits for Swift's tasks on a thread that is not Swift's.
 enum Deadline {
     private enum Phase<T: Sendable>: Sendable {
         case waiting
@@ -38,38 +38,38 @@ enum Deadline {
         case abandoned
     }
 
-    private final class Slot<T: Sendable>: Sendable {
+    private final class PendingResult<T: Sendable>: Sendable {
         let phase = Mutex<Phase<T>>(.waiting)
         let ready = DispatchSemaphore(value: 0)
     }
 
-    /// What `body` gives, or a timedOut failure after `milliseconds`. It runs on then, and what it gives in the end
-    /// goes to `late`.
+    /// Returns the result of `body`, or throws a timedOut failure after `milliseconds`. In that case `body` keeps
+    /// running, and its result is passed to `late`.
     static func run<T: Sendable>(
         _ milliseconds: UInt64, _ what: String,
         late: @escaping @Sendable (T) -> Void = { _ in },
         _ body: @escaping @Sendable () async throws -> T
     ) throws -> T {
-        let slot = Slot<T>()
+        let pending = PendingResult<T>()
         Task.detached {
             let result: Result<T, any Error>
             do { result = .success(try await body()) } catch { result = .failure(error) }
-            let abandoned = slot.phase.withLock { phase in
+            let abandoned = pending.phase.withLock { phase in
                 if case .abandoned = phase { return true }
                 phase = .done(result)
                 return false
             }
-            slot.ready.signal()
+            pending.ready.signal()
             if abandoned, case .success(let value) = result { late(value) }
         }
         let most = UInt64(Int.max / 2_000_000)
-        _ = slot.ready.wait(timeout: .now() + .milliseconds(Int(min(milliseconds, most))))
-        return try slot.phase.withLock { phase in
+        _ = pending.ready.wait(timeout: .now() + .milliseconds(Int(min(milliseconds, most))))
+        return try pending.phase.withLock { phase in
             if case .done(let result) = phase { return try result.get() }
             phase = .abandoned
             throw VZFailure(
                 code: .timedOut,
-                message: "\(what) took longer than \(milliseconds) ms, and may still come to its end")
+                reason: "\(what) took longer than \(milliseconds) ms, and may still complete")
         }
     }
 }

@@ -1,9 +1,8 @@
 import Foundation
 
-/// A process that outlives this one just long enough to end its guest: when this process is gone, however it
-/// went, the warden's standard input ends, and it kills the guest with all its descendants and removes its
-/// directory.
-struct Warden {
+/// A process that outlives this one just long enough to end its guest: when this process ends in any way, the
+/// watchdog's standard input ends, and it kills the guest with all its descendants and removes its directory.
+struct GuestWatchdog {
     private let process: pid_t
     private let line: Int32
 
@@ -15,7 +14,7 @@ struct Warden {
         do {
             let null = try Descriptor(copying: nil)
             process = try Spawn(
-                arguments: ["/bin/sh", "-c", Self.script, "vz-guest-warden", directory.path],
+                arguments: ["/bin/sh", "-c", Self.script, "vz-guest-watchdog", directory.path],
                 environment: GuestEnvironment.path, directory: "/",
                 descriptors: [ends[1], null.number, null.number]
             ).run()
@@ -26,13 +25,13 @@ struct Warden {
         }
     }
 
-    /// Tells it whom to end.
+    /// Sends it the process to end.
     func watch(_ guest: pid_t) throws {
         let text = Array("\(guest)\n".utf8)
         guard write(line, text, text.count) == text.count else { throw NSError.posix(errno) }
     }
 
-    /// The guest is over: so is the warden.
+    /// The guest has ended, and so does the watchdog.
     func dismiss() {
         kill(process, SIGKILL)
         var status: Int32 = 0

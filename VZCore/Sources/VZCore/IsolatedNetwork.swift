@@ -1,9 +1,9 @@
 import Virtualization
 import vmnet
 
-/// A NAT network with one VM on it. A network belongs to the process that made it (VZVmnetNetworkDeviceAttachment.h),
-/// and no two are connected, so guests cannot reach one another.
-final class OwnNetwork {
+/// A NAT network with one VM on it. A network belongs to the process that created it
+/// (VZVmnetNetworkDeviceAttachment.h), and networks are not connected, so guests cannot reach one another.
+final class IsolatedNetwork {
     let attachment: VZVmnetNetworkDeviceAttachment
     private let network: vmnet_network_ref
 
@@ -15,7 +15,7 @@ final class OwnNetwork {
         }
         defer { Self.release(configuration) }
         guard let network = vmnet_network_create(configuration, &status) else {
-            throw Self.failure("making", bundle, status)
+            throw Self.failure("creating", bundle, status)
         }
         self.network = network
         attachment = VZVmnetNetworkDeviceAttachment(network: network)
@@ -23,7 +23,7 @@ final class OwnNetwork {
 
     deinit { Self.release(network) }
 
-    /// vmnet.h hands its objects over for `CFRelease`; Swift sees bare pointers and has no `CFRelease` for those.
+    /// vmnet.h requires `CFRelease` of its objects; Swift sees bare pointers and has no `CFRelease` for those.
     private static func release(_ object: OpaquePointer) {
         Unmanaged<AnyObject>.fromOpaque(UnsafeRawPointer(object)).release()
     }
@@ -31,7 +31,7 @@ final class OwnNetwork {
     private static func failure(_ doing: String, _ bundle: String, _ status: vmnet_return_t) -> VZFailure {
         VZFailure(
             code: .network,
-            message:
+            reason:
                 "\(doing) the network of the VM of \(bundle): vmnet refused it (vmnet_return_t \(status.rawValue))"
         )
     }
