@@ -128,6 +128,12 @@ fn swift_build(root: &Path, toolchain: &Toolchain, more: &[&str]) -> PathBuf {
     let out = var("OUT_DIR");
     let profile = out.ancestors().nth(3).unwrap_or(&out);
     let scratch = profile.join("swift-build");
+    let built = scratch.join(config);
+    // SwiftPM adds to an archive: the object of a source file that was renamed would stay in it, and its symbols twice.
+    match fs::remove_file(built.join("libVZBridge.a")) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("removing the old libVZBridge.a: {e}"),
+        _ => {}
+    }
     let mut build = toolchain.command("swift");
     build
         .current_dir(root)
@@ -135,7 +141,6 @@ fn swift_build(root: &Path, toolchain: &Toolchain, more: &[&str]) -> PathBuf {
         .arg(&scratch)
         .args(more);
     run(&mut build, "building VZCore");
-    let built = scratch.join(config);
     println!("cargo:rustc-link-search=native={}", built.display());
     println!("cargo:rustc-link-lib=static:-bundle=VZBridge");
     built

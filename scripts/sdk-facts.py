@@ -4,7 +4,7 @@
 There are two independent sources, fetched by name through the configured pip and cargo: the metadata of
 PyObjC's wrappers, and the crates objc2, vmnet and libc. `check-api` compares the stand-in for Virtualization
 with both. What no package has (macOS versions of enums, Swift's names, vmnet's and clonefile's Swift forms)
-is in facts/by-hand.tsv, which this program does not change.
+is in tools/shoes-vz-macos/facts/by-hand.tsv, which this program does not change.
 
     sdk-facts.py            writes the tables
     sdk-facts.py --check    compares the committed tables with the packages; exit code 1 if they differ

@@ -28,7 +28,7 @@ impl VmSize {
         }
     }
 
-    /// Of a VM for which nobody asked for a size.
+    /// Of a VM whose request names no size.
     pub fn default_of(template: &TemplateDir) -> Self {
         Self::of(template, 0, 0, 0)
     }

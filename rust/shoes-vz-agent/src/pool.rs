@@ -12,9 +12,10 @@ mod hot_vm;
 mod keeper;
 mod plan;
 mod prepare;
+mod registry;
 
-pub(crate) use self::keeper::Offer;
+pub(crate) use self::registry::Offer;
 pub use self::{
-    keeper::{Pool, PoolLimits},
-    plan::{Count, HotPlan, Idle},
+    plan::{HotPlan, Idle},
+    registry::{Pool, PoolLimits},
 };

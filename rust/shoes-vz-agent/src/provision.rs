@@ -32,7 +32,7 @@ pub(crate) use self::{
     boot::VmRequest,
     error::ProvisionError,
     journal::{Journal, Observer},
-    resources::{EmptySlot, Launched, VmResources},
+    resources::{EmptySlot, VmResources},
     restore::Restored,
 };
 use crate::{

@@ -33,7 +33,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// sshd disconnects at the sixth rejected key (MaxAuthTries in sshd_config), so further keys are offered in the next
 /// connection.
 const KEYS_PER_CONNECTION: usize = 5;
-/// An SSH agent may ask a user to confirm a signature, and nobody may be there to do so.
+/// An SSH agent may ask a user to confirm a signature, and no user may be present.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The user, its keys, and the host key that the guest must present. Cheap to clone.

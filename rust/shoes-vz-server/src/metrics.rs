@@ -134,9 +134,9 @@ metrics_table! { Counters {
     ended: IntCounterVec = counters("shoesvz_runners_ended_total", "Ended runners by kind of end.", &["kind"]);
     starts: HistogramVec = histograms("shoesvz_runner_start_seconds", "Time from AddInstance to SSH, by start path.", "path");
     started: IntCounterVec = counters("shoesvz_runner_starts_total", "Runners that became ready, by start path.", &["path"]);
-    fallbacks: IntCounterVec = counters("shoesvz_saved_restore_fallbacks_total", "Saved states that could not be used, so that a guest was booted instead.", &["agent_id", "hostname", "reason"]);
+    fallbacks: IntCounterVec = counters("shoesvz_restore_fallbacks_total", "Saved states that could not be used, so that a guest was booted instead.", &["agent_id", "hostname", "reason"]);
     resent: IntCounter = counter("shoesvz_commands_resent_total", "Create commands sent again on a later stream.");
-    requeued: IntCounter = counter("shoesvz_creates_tried_elsewhere_total", "Runners queued again because their agent could not take them.");
+    requeued: IntCounter = counter("shoesvz_runners_requeued_total", "Runners queued again because their agent could not take them.");
     without_token: IntCounter = counter("shoesvz_calls_without_token_total", "Calls refused because they had no valid token.");
     panics: IntCounterVec = counters("shoesvz_panics_total", "Panics of the server that were caught.", &["where"]);
     store_failures: IntCounter = counter("shoesvz_store_writes_failed_total", "Attempts to write the server's state that failed.");
@@ -151,7 +151,7 @@ metrics_table! { Gauges {
     agents: GaugeVec = gauges("shoesvz_agents_total", "Agents by status.", &["status"]);
     online: Gauge = gauge("shoesvz_agents_online", "Agents that are connected.");
     cordoned: Gauge = gauge("shoesvz_agents_cordoned", "Agents that are cordoned.");
-    unschedulable: Gauge = gauge("shoesvz_agents_taking_none", "Online agents that report that they accept no new runners.");
+    unschedulable: Gauge = gauge("shoesvz_agents_unschedulable", "Online agents that report that they accept no new runners.");
     agent_capacity: GaugeVec = gauges("shoesvz_agents_capacity_runners", "Slots of an agent.", &["agent_id", "hostname"]);
     agent_runners: GaugeVec = gauges("shoesvz_agents_current_runners", "Slots of an agent that are in use or promised.", &["agent_id", "hostname"]);
     hot: GaugeVec = gauges("shoesvz_agents_hot_vms", "Hot VMs of an online agent, by state.", &["agent_id", "hostname", "state"]);

@@ -57,7 +57,7 @@ impl Progress {
         output::note(&text::lines(line));
     }
 
-    /// Shows the current activity: on a terminal as the live line, with the time since `what` (one or two words) began, and
+    /// Shows the current activity: on a terminal as the live line, with the time since `what` (a verb) began, and
     /// as much of `more` as fits; elsewhere as a line when `what` begins.
     pub fn now(&mut self, what: &str, more: &str) {
         let what: String = text::line(what).chars().take(LONGEST_PREFIX).collect();

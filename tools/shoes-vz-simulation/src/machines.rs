@@ -286,7 +286,7 @@ impl VmProcess for SimVmProcess {
     /// The world knows.
     fn moved(&self, _: &Path) {}
 
-    /// Nobody dials it: it only says whose guest it is.
+    /// It is never dialled: it only identifies the guest.
     fn guest_socket(&self) -> PathBuf {
         self.vm.bundle().join("guest.sock")
     }
@@ -373,7 +373,7 @@ impl Guest for SimGuest {
     }
 }
 
-/// A wait that may be long, and is not for ever.
+/// A wait that may be long, with an end.
 pub(crate) async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Option<T> {
     timeout(limit, what).await.ok()
 }

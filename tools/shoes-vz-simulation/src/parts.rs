@@ -92,8 +92,8 @@ pub(crate) async fn server(world: Arc<World>, running: RunningServer) -> turmoil
         owner::new(policy, loaded, durable, Arc::clone(&metrics), world.ambient(plan::SERVER));
     let inspected = Arc::clone(&world);
     let owner = owner.inspected(move |core: &Core| {
-        if let Some(words) = core.broken_invariant() {
-            inspected.violated(format!("the server's own invariant: {words}"));
+        if let Some(reason) = core.broken_invariant() {
+            inspected.violated(format!("an invariant of the server: {reason}"));
         }
         inspected.set_servers_view(core.living(), core.waiting());
         inspected.server_writes(core.can_write());
@@ -179,7 +179,7 @@ fn hot_plan(hot: plan::Hot) -> Result<HotPlan, String> {
     Ok(plan)
 }
 
-/// A template nobody boots, and the key nobody is logged in by.
+/// A template that is never booted, with a key that is never used.
 pub(crate) fn template(world: &World) -> anyhow::Result<TemplateDir> {
     let dir = world.dir.join("template");
     if !dir.exists() {
@@ -208,7 +208,7 @@ pub(crate) fn state_dir(world: &World, agent: usize) -> PathBuf {
 /// What the driver sees of an agent's present life.
 pub(crate) type RunningAgent = Arc<std::sync::Mutex<Option<Arc<Runners>>>>;
 
-/// An agent, for ever.
+/// An agent. Never returns.
 pub(crate) async fn agent(
     world: Arc<World>,
     n: usize,

@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Idle, Pool, keeper::Delivery};
+use super::{
+    plan::Idle,
+    registry::{Delivery, Pool, Purpose},
+};
 use crate::{
     host::{Host, VmSize},
     provision::{
@@ -31,15 +34,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 /// Until it must have answered the last check, for which a runner waits.
 const LAST_CHECK_DEADLINE: Duration = Duration::from_secs(2);
-
-/// What a VM is started ahead for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To wait for a runner.
-    Hot,
-    /// To save its slot's state; a runner may claim it meanwhile.
-    State,
-}
 
 /// What a hot VM's task begins with.
 pub(super) struct HotVm {

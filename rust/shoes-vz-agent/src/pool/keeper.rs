@@ -1,213 +1,29 @@
-//! Which hot VMs there are, who gets one, and when another is started.
+//! When another hot VM is started.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use tokio::time::{Instant, sleep_until};
 
 use shoes_vz_model::{bundle::RuntimeMetadata, id::RunnerId};
-use shoes_vz_proto::agent as wire;
-use tokio::{
-    sync::{oneshot, watch},
-    time::{Instant, sleep_until},
-};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Count, HotPlan,
-    hot_vm::{HotVm, Purpose},
+    hot_vm::HotVm,
+    plan::Count,
+    registry::{Pool, Purpose, State},
 };
 use crate::{
     bundles::Bundle,
-    disk::Disk,
-    host::{Host, VmSize},
-    provision::{EmptySlot, ReadyVm, VmResources},
+    host::VmSize,
+    provision::{EmptySlot, VmResources},
     saved_states::StatesMode,
-    slots::{Slots, Ticket},
+    slots::Ticket,
 };
 
 /// VMs that are started ahead at one time: more would only slow each other down.
 const AT_ONCE: usize = 2;
-/// After a VM could not be started ahead, and after the next ones.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(300);
-
-/// Sends a VM to the runner that it was promised to.
-pub(super) type Delivery = oneshot::Sender<ReadyVm>;
-
-#[derive(Debug, Clone, Copy)]
-pub struct PoolLimits {
-    /// From a hot VM's creation until SSH answers.
-    pub start_deadline: Duration,
-    /// Of the runner that claims it; `None`: no limit.
-    pub max_lifetime: Option<Duration>,
-}
-
-#[derive(Clone)]
-pub struct Pool(Arc<Inner>);
-
-struct Inner {
-    plan: HotPlan,
-    host: Arc<Host>,
-    slots: Slots,
-    disk: Disk,
-    limits: PoolLimits,
-    state: Mutex<State>,
-    changed: watch::Sender<u64>,
-    /// Runners that want a VM and have none.
-    waiting: AtomicUsize,
-}
-
-#[derive(Default)]
-struct State {
-    hot_vms: BTreeMap<RunnerId, Entry>,
-    /// Not before this is the next one started.
-    retry_at: Option<Instant>,
-    failures: u32,
-}
-
-struct Entry {
-    size: VmSize,
-    purpose: Purpose,
-    ready: bool,
-    /// `None` once it is promised to a runner.
-    claim: Option<oneshot::Sender<Delivery>>,
-    evict: CancellationToken,
-    /// When its own process ends it.
-    lives_until: Option<Instant>,
-}
-
-impl Entry {
-    fn is_free(&self) -> bool {
-        self.claim.is_some() && !self.evict.is_cancelled()
-    }
-}
-
-/// What a runner that wants a VM is to do.
-pub(crate) enum Offer {
-    /// Take this one when it comes; if it does not, ask again.
-    Hot(oneshot::Receiver<ReadyVm>),
-    /// Start one there.
-    Slot(Ticket),
-    /// Ask again after a change.
-    Wait,
-}
-
-/// A runner that wants a VM, for as long as this is there.
-pub(crate) struct Waiting(Arc<Inner>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.send_modify(|n| *n += 1);
-    }
-}
-
-/// Changes since this was created.
-pub(crate) struct Changes {
-    pool: watch::Receiver<u64>,
-    slots: watch::Receiver<u64>,
-}
-
-impl Changes {
-    pub(crate) async fn changed(&mut self) {
-        // Both senders live as long as the agent.
-        tokio::select! { _ = self.pool.changed() => {}, _ = self.slots.changed() => {} }
-    }
-}
 
 impl Pool {
-    /// Empty until [`Pool::keep`] fills it.
-    pub fn new(plan: HotPlan, host: Arc<Host>, slots: Slots, disk: Disk, limits: PoolLimits) -> Self {
-        Self(Arc::new(Inner {
-            plan,
-            host,
-            slots,
-            disk,
-            limits,
-            state: Mutex::default(),
-            changed: watch::Sender::new(0),
-            waiting: AtomicUsize::new(0),
-        }))
-    }
-
-    pub(super) fn plan(&self) -> &HotPlan {
-        &self.0.plan
-    }
-
-    pub(super) fn host(&self) -> &Arc<Host> {
-        &self.0.host
-    }
-
-    pub(super) fn limits(&self) -> PoolLimits {
-        self.0.limits
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self) {
-        self.0.changed.send_modify(|n| *n += 1);
-    }
-
-    /// A runner wants a VM from now on.
-    pub(crate) fn wait(&self) -> Waiting {
-        self.0.waiting.fetch_add(1, Ordering::AcqRel);
-        Waiting(self.0.clone())
-    }
-
-    /// Changes of the hot VMs and of the slots, from now on.
-    pub(crate) fn changes(&self) -> Changes {
-        Changes { pool: self.0.changed.subscribe(), slots: self.0.slots.freed() }
-    }
-
-    /// The counter [`Pool::shown`] may have changed with.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
-    }
-
-    /// The best there is for a runner of that class that may live for `limit`.
-    pub(crate) fn offer(&self, size: VmSize, limit: Duration) -> Offer {
-        let mut state = self.lock();
-        let needs = Instant::now() + limit;
-        for ready in [true, false] {
-            let fits = |e: &&mut Entry| {
-                e.is_free()
-                    && e.ready == ready
-                    && e.size == size
-                    && e.lives_until.is_none_or(|until| !limit.is_zero() && until >= needs)
-            };
-            for entry in state.hot_vms.values_mut().filter(fits) {
-                let (deliver, coming) = oneshot::channel();
-                // Its task may just have ended.
-                if entry.claim.take().is_some_and(|claim| claim.send(deliver).is_ok()) {
-                    return Offer::Hot(coming);
-                }
-            }
-        }
-        if let Some(ticket) = self.0.slots.take(|slot| self.0.host.saved_states.may_have(slot)) {
-            return Offer::Slot(ticket);
-        }
-        // As many make room as runners wait.
-        let going = state.hot_vms.values().filter(|e| e.evict.is_cancelled()).count();
-        if going < self.0.waiting.load(Ordering::Acquire) {
-            let least = state.hot_vms.iter().filter(|(_, e)| e.is_free()).min_by_key(|(_, e)| e.ready);
-            if let Some((id, entry)) = least {
-                tracing::info!(hot_vm = %id, "evicting a hot VM of another size to make room for a runner");
-                entry.evict.cancel();
-            }
-        }
-        Offer::Wait
-    }
-
     /// Keeps as many VMs hot, and as many states saved, as is wanted. Never returns.
     pub async fn keep(&self) {
-        let mut refusal = self.0.disk.refusal();
+        let mut refusal = self.disk().refusal();
         loop {
             let mut changes = self.changes();
             let again_at = self.fill().await;
@@ -228,12 +44,12 @@ impl Pool {
     /// Starts what is missing; returns when to try again, if nothing changes before.
     async fn fill(&self) -> Option<Instant> {
         loop {
-            if self.0.disk.refusal().borrow().is_some() {
+            if self.disk().refusal().borrow().is_some() {
                 return None;
             }
             let next = {
                 let state = self.lock();
-                if let Some(at) = state.retry_at.filter(|at| *at > Instant::now()) {
+                if let Some(at) = state.retry_at() {
                     return Some(at);
                 }
                 self.next(&state)
@@ -241,7 +57,7 @@ impl Pool {
             let (size, purpose, ticket) = match next {
                 Some(PoolAction::Start(size, ticket)) => (size, Purpose::Hot, ticket),
                 Some(PoolAction::Save) => match self.slot_to_save().await {
-                    Ok(ticket) => (self.0.host.default_size(), Purpose::State, ticket),
+                    Ok(ticket) => (self.host().default_size(), Purpose::State, ticket),
                     Err(again) => return again,
                 },
                 None => return None,
@@ -252,33 +68,30 @@ impl Pool {
 
     /// What is missing most, and can be begun.
     fn next(&self, state: &State) -> Option<PoolAction> {
-        let preparing = state.hot_vms.values().filter(|e| !e.ready).count();
-        if preparing >= AT_ONCE || self.0.slots.free().len() <= self.0.waiting.load(Ordering::Acquire) {
+        if state.preparing() >= AT_ONCE || self.slots().free().len() <= self.waiting() {
             return None;
         }
-        for (size, count) in self.0.plan.sizes(&self.0.host.template) {
-            let there = |e: &&Entry| e.size == size && e.is_free() && e.purpose == Purpose::Hot;
-            let have = state.hot_vms.values().filter(there).count();
+        for (size, count) in self.plan().sizes(&self.host().template) {
             let wanted = match count {
                 Count::All => usize::MAX,
                 Count::Of(n) => n as usize,
             };
-            if have < wanted {
-                let ticket = self.0.slots.take(|slot| self.0.host.saved_states.may_have(slot))?;
+            if state.hot(size) < wanted {
+                let ticket = self.slots().take(|slot| self.host().saved_states.may_have(slot))?;
                 return Some(PoolAction::Start(size, ticket));
             }
         }
-        (self.0.host.saved_states.mode() == StatesMode::Auto).then_some(PoolAction::Save)
+        (self.host().saved_states.mode() == StatesMode::Auto).then_some(PoolAction::Save)
     }
 
     /// A free slot that has no state and may get one now, or when to look again.
     async fn slot_to_save(&self) -> Result<Ticket, Option<Instant>> {
         let mut again: Option<Instant> = None;
-        for slot in self.0.slots.free() {
-            match self.0.host.saved_states.needs(slot, &self.0.host.default_spec(slot)).await {
+        for slot in self.slots().free() {
+            match self.host().saved_states.needs(slot, &self.host().default_spec(slot)).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    if let Some(ticket) = self.0.slots.take_index(slot) {
+                    if let Some(ticket) = self.slots().take_index(slot) {
                         return Ok(ticket);
                     }
                 }
@@ -289,7 +102,7 @@ impl Pool {
     }
 
     fn begin(&self, size: VmSize, purpose: Purpose, ticket: Ticket) {
-        let host = &self.0.host;
+        let host = self.host();
         let id = RunnerId::from(host.ambient.uuid());
         let bundle = Bundle::of(&host.runners_path, id);
         tracing::info!(hot_vm = %id, slot = ticket.index(), ?size, ?purpose, "starting a hot VM");
@@ -299,7 +112,7 @@ impl Pool {
 
     /// Whether VMs of that size are kept hot at all.
     pub(crate) fn wants(&self, size: VmSize) -> bool {
-        let wanted = self.0.plan.sizes(&self.0.host.template);
+        let wanted = self.plan().sizes(&self.host().template);
         wanted.iter().any(|(wanted, count)| *wanted == size && *count != Count::Of(0))
     }
 
@@ -309,66 +122,8 @@ impl Pool {
     }
 
     fn insert(&self, id: RunnerId, size: VmSize, purpose: Purpose) -> HotVm {
-        let limit = self.0.limits.max_lifetime;
-        let lives_until = limit.map(|limit| Instant::now() + self.0.plan.max_age + limit);
-        let (claim, claimed) = oneshot::channel();
-        let evict = CancellationToken::new();
-        let hot_vm = HotVm { pool: self.clone(), id, size, purpose, claimed, evict: evict.clone() };
-        let entry = Entry { size, purpose, ready: false, claim: Some(claim), evict, lives_until };
-        self.lock().hot_vms.insert(id, entry);
-        self.change();
-        hot_vm
-    }
-
-    /// This one can be claimed at once.
-    pub(super) fn ready(&self, id: RunnerId) {
-        let mut state = self.lock();
-        (state.failures, state.retry_at) = (0, None);
-        if let Some(entry) = state.hot_vms.get_mut(&id) {
-            entry.ready = true;
-        }
-        drop(state);
-        self.change();
-    }
-
-    /// This one is not in the pool any more: a runner has it, or its slot is free.
-    pub(super) fn remove(&self, id: RunnerId) {
-        self.lock().hot_vms.remove(&id);
-        self.change();
-    }
-
-    /// One could not be started; returns the pause before the next.
-    pub(super) fn failed(&self) -> Duration {
-        let mut state = self.lock();
-        let pause = (FIRST_RETRY * (1 << state.failures.min(9))).min(LONGEST_RETRY);
-        state.failures += 1;
-        state.retry_at = Some(Instant::now() + pause);
-        pause
-    }
-
-    /// Whether there is none, not even one that is being removed.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().hot_vms.is_empty()
-    }
-
-    /// For the server.
-    pub fn shown(&self) -> Vec<wire::HotVms> {
-        let (default, template) = (self.0.host.default_size(), &self.0.host.template.name);
-        let mut counts: BTreeMap<VmSize, (u32, u32)> = BTreeMap::from([(default, (0, 0))]);
-        for entry in self.lock().hot_vms.values().filter(|e| e.is_free()) {
-            let (ready, preparing) = counts.entry(entry.size).or_default();
-            *(if entry.ready { ready } else { preparing }) += 1;
-        }
-        let shown = counts.into_iter().map(|(size, (ready, preparing))| wire::HotVms {
-            template: template.clone(),
-            cpus: size.cpus,
-            memory_bytes: size.memory_bytes,
-            disk_bytes: size.disk_bytes,
-            ready,
-            preparing,
-            default_size: size == default,
-        });
-        shown.collect()
+        let (claimed, evict) = self.register(id, size, purpose);
+        HotVm { pool: self.clone(), id, size, purpose, claimed, evict }
     }
 }
 

@@ -11,7 +11,7 @@ use shoes_vz_vm::template::TemplateDir;
 use crate::host::VmSize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Count {
+pub(crate) enum Count {
     /// As many as there are free slots.
     All,
     /// So many, if there are slots.

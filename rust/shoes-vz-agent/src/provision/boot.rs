@@ -1,6 +1,6 @@
 //! The steps from an empty slot to SSH.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shoes_vz_model::{
     state::{Stage, StartPath, State},
@@ -12,8 +12,11 @@ use shoes_vz_vm::spec::{StateUse, VmSpec};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Bounds, EmptySlot, Launched, Observer, ProvisionError, ReadyVm, Unfinished, VmResources, identity,
-    resources::{FIRST_PAUSE, LONGEST_PAUSE},
+    Bounds, ReadyVm, Unfinished,
+    error::ProvisionError,
+    identity,
+    journal::Observer,
+    resources::{EmptySlot, FIRST_PAUSE, LONGEST_PAUSE, Launched, VmResources},
 };
 use crate::{
     bundles::Script,
@@ -24,8 +27,6 @@ use crate::{
     tasks::catch_panic,
     vms::{BundleContents, VmProcess},
 };
-use std::sync::Arc;
-
 /// Until a VM that failed to start has reported how it ended.
 const END_REPORT_DEADLINE: Duration = Duration::from_secs(2);
 

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Bounds, ProvisionError, Unfinished};
+use super::{Bounds, Unfinished, error::ProvisionError};
 use crate::{bundles::Bundle, host::Host, slots::Ticket, vms::VmProcess};
 
 /// First pause between two attempts to reach sshd or a VM process, and the longest.

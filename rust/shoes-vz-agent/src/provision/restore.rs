@@ -9,8 +9,12 @@ use shoes_vz_vm::spec::StateUse;
 use tokio::time::Instant;
 
 use super::{
-    Bounds, EmptySlot, Observer, ProvisionError, ReadyVm, Unfinished, VmRequest, boot::Up,
+    Bounds, ReadyVm, Unfinished,
+    boot::{Up, VmRequest},
+    error::ProvisionError,
     identity::GuestIdentity,
+    journal::Observer,
+    resources::EmptySlot,
 };
 
 /// A restore takes a second, and a boot many: one that takes longer is given up for a boot.

@@ -86,7 +86,7 @@ impl RunnerEnd {
         Self::new(kind, reason)
     }
 
-    /// Its VM did not become ready. A cancelled start ends as whoever cancelled it decides, so this is not for one.
+    /// Its VM did not become ready. Not for a cancelled start, which ends as decided by what cancelled it.
     pub(super) fn of_provision(error: ProvisionError, late: Late, bundle: &Path) -> Self {
         match error {
             ProvisionError::VmEnded { end, stage } => Self::of_vm(&end, stage, bundle),

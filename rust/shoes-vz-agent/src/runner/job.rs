@@ -16,7 +16,7 @@ use shoes_vz_model::guest::{RunnerActivity, SetupPhase, Status};
 pub(super) enum Verdict {
     /// Nothing yet.
     GoOn,
-    /// Nothing yet, and not for ever: the script is over and no runner was seen.
+    /// Nothing yet, up to a deadline: the script has ended and no runner was seen.
     AwaitRegistration,
     /// The runner has done its job and is gone.
     Finished,

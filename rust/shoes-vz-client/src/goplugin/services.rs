@@ -38,7 +38,7 @@ impl GrpcController for Controller {
 }
 
 /// Extra channels that a host may offer or request. The protocol of myshoes has none: offers are ignored, and go-plugin's
-/// `knock` (a request to connect to a channel of the plugin) gets an error.
+/// A request of the host to connect to a channel of the plugin gets an error.
 pub(super) struct Broker(pub(super) CancellationToken);
 
 #[tonic::async_trait]

@@ -39,7 +39,7 @@ impl From<rusqlite::Error> for LoadError {
 #[derive(Serialize, Deserialize)]
 struct RunnerDetails {
     resource_type: String,
-    #[serde(default, rename = "shape")]
+    #[serde(default, alias = "shape")]
     size: VmSize,
     #[serde(default)]
     wanted_template: String,
@@ -55,7 +55,7 @@ struct RunnerDetails {
     queued_us: u64,
     #[serde(default)]
     delivered: bool,
-    #[serde(default, rename = "doom")]
+    #[serde(default, alias = "doom")]
     termination: Option<Termination>,
     #[serde(default)]
     hostname: String,

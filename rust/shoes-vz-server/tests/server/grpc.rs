@@ -328,11 +328,11 @@ async fn a_runner_that_one_agent_cannot_take_goes_to_another_and_outlives_the_se
     let waits = server.until("a", |v| v.pending_reason.contains("mac-1 refused it: its disk is full")).await;
     assert_eq!(waits.runner.unwrap().stage(), RunnerStage::Queue);
     let metrics = server.http("/metrics", "").await.1;
-    assert!(metrics.contains("shoesvz_creates_tried_elsewhere_total 1"), "{metrics}");
+    assert!(metrics.contains("shoesvz_runners_requeued_total 1"), "{metrics}");
     full.unschedulable_reason = "its disk is full".into();
     full.sync().await;
     server.until("a", |v| v.pending_reason == "mac-1 takes no runners for now: its disk is full").await;
-    assert!(server.http("/metrics", "").await.1.contains("shoesvz_agents_taking_none 1"));
+    assert!(server.http("/metrics", "").await.1.contains("shoesvz_agents_unschedulable 1"));
     server.stop().await;
     answer(call).await.unwrap_err();
 

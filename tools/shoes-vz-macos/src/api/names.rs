@@ -82,7 +82,7 @@ const VERBS: [&str; 6] = ["attach", "detach", "close", "order", "perform", "stop
 /// Names that say nothing by themselves.
 const VACUOUS: [&str; 6] = ["get", "for", "set", "using", "with", "add"];
 
-/// The name without the words at its end that only repeat the type, if a preposition or a verb stands before them.
+/// The name without the end that only repeats the type, if a preposition or a verb stands before them.
 fn without_type(name: &str, kind: &str, role: Role) -> String {
     let Some(kind) = type_name(kind) else { return name.to_owned() };
     let (words, kinds) = (words(name), words(&kind));
