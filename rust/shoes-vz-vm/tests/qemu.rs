@@ -280,6 +280,7 @@ async fn a_vm_outlives_the_process_that_started_it_and_is_adopted() {
 }
 
 /// Whether this QEMU cannot save VMs (older than 8.2); then a line that is not captured says what is not tested.
+#[allow(clippy::explicit_write, reason = "the test harness captures what eprintln writes")]
 fn cannot_save(test: &str) -> bool {
     let possible = shoes_vz_vm::saved::possible(HypervisorKind::Qemu, &std::env::temp_dir());
     if let Err(reason) = &possible {

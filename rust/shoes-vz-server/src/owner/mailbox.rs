@@ -14,14 +14,16 @@ use crate::fleet::{
     values::{Now, SessionId, WaiterId},
 };
 
+/// Its answer is sent once everything decided before is settled.
+pub(super) type Read = Box<dyn FnOnce(&Core, Now) -> Answer + Send>;
+
 pub(super) enum Message {
     Event(Event),
     /// An event whose effect answers this call.
     Call(WaiterId, Reply, Event),
     /// Commands for a Sync stream go to this sender.
     Open(SessionId, mpsc::Sender<SessionMessage>),
-    /// Reads the fleet. The answer is sent once everything decided before is settled.
-    Read(Box<dyn FnOnce(&Core, Now) -> Answer + Send>),
+    Read(Read),
 }
 
 /// Sends the result of a read.

@@ -116,7 +116,7 @@ fn literals(tokens: TokenStream, lines: &mut [String]) {
 /// String literals and comments of a line of Swift; what a literal interpolates is taken for text.
 fn swift(line: &str) -> String {
     let line = line.replace("\\\"", "  ");
-    let is_code = |at: &usize| line[..*at].matches('"').count() % 2 == 0;
+    let is_code = |at: &usize| line[..*at].matches('"').count().is_multiple_of(2);
     let comment = line.match_indices("//").map(|(at, _)| at).find(is_code);
     let (code, comment) = line.split_at(comment.unwrap_or(line.len()));
     code.split('"').skip(1).step_by(2).collect::<Vec<_>>().join("; ") + comment

@@ -38,7 +38,7 @@ pub(crate) fn violations(name: &str, sources: &Sources) -> Vec<String> {
         collect(module.tokens, &mut paths);
         for (path, line) in paths {
             let name = path.iter().filter(|_| path[0] == "use").rfind(|part| *part != "self");
-            brought_in.extend(name.map(|name| [&module.path[..], &[name.clone()]].concat()));
+            brought_in.extend(name.map(|name| [&module.path[..], std::slice::from_ref(name)].concat()));
             let place = format!("{}:{line}: `{}`", module.file, path.join("::").replacen("use::", "use ", 1));
             imports.extend(target(&module.path, &path).map(|to| (place, module.path.clone(), to)));
         }
