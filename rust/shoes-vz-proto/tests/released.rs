@@ -161,7 +161,8 @@ fn what_vanishes_fails_the_check_and_what_is_added_does_not() {
     fn find<'a, T>(all: impl Iterator<Item = &'a mut Vec<T>>) -> &'a mut Vec<T> {
         all.into_iter().find(|all| !all.is_empty()).unwrap()
     }
-    let changes: [(&str, &dyn Fn(&mut FileDescriptorSet)); 5] = [
+    type Change = dyn Fn(&mut FileDescriptorSet);
+    let changes: [(&str, &Change); 5] = [
         ("message ", &|set| drop(find(set.file.iter_mut().map(|f| &mut f.message_type)).remove(0))),
         ("field ", &|set| {
             drop(find(set.file.iter_mut().flat_map(|f| &mut f.message_type).map(|m| &mut m.field)).remove(0))
