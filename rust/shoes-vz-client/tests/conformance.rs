@@ -19,7 +19,7 @@ const BUILD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(300);
 async fn host() -> &'static Path {
     static HOST: OnceCell<PathBuf> = OnceCell::const_new();
     HOST.get_or_init(async || {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../shoes-vz-testkit/conformance");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/shoes-vz-testkit/conformance");
         let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-plugin-host");
         let go = Command::new("go").args(["build", "-o"]).arg(&built).arg(".").current_dir(source).output();
         let output = tokio::time::timeout(BUILD_TIMEOUT, go).await.expect("`go build` ends");

@@ -137,6 +137,8 @@ pub async fn an_unusable_state_costs_a_boot_and_is_replaced(options: Options) {
         let (added, _) = add_started(&fleet, &name, &[StartPath::Restored]).await;
         // The agent does not read the state of a slot that is in use.
         damage(state.clone());
+        let manifest = state.join("SavedState.json");
+        let damaged = fs::read_to_string(&manifest).ok();
         delete(&fleet, &name, &added).await;
         let name = format!("booted-{n}");
         // The new state may be in the making already: then the runner gets its VM.
@@ -144,8 +146,8 @@ pub async fn an_unusable_state_costs_a_boot_and_is_replaced(options: Options) {
         assert!(fallbacks(&fleet, reason).await > before, "{reason} is counted\n{}", fleet.logs());
         delete(&fleet, &name, &added).await;
         let proved = async {
-            let manifest = state.join("SavedState.json");
-            while !fs::read_to_string(&manifest).is_ok_and(|text| text.contains("\"proved\": true")) {
+            let is_new = |text: String| text.contains("\"proved\": true") && damaged.as_ref() != Some(&text);
+            while !fs::read_to_string(&manifest).is_ok_and(is_new) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

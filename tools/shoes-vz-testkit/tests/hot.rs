@@ -64,7 +64,7 @@ async fn a_state_of_another_memory_size_costs_a_boot() {
     fleet.start_agent().await;
     let added = fleet.add("larger", &sleeping()).await.unwrap();
     assert_eq!(fleet.until_started("larger").await.1, StartPath::Cold);
-    assert!(fleet.logs().contains("reason=\"memory\""), "{}", fleet.logs());
+    assert!(fleet.logs().contains("kind=\"memory\""), "{}", fleet.logs());
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.finish().await;
 }
@@ -81,7 +81,7 @@ async fn a_hot_vm_that_hangs_is_never_handed_over() {
     let added = fleet.add("not-that-one", &sleeping()).await.unwrap();
     // By the faster path: a cold start, or the next hot VM.
     fleet.until_started("not-that-one").await;
-    assert!(fleet.logs().contains("the hot VM is not fit for its runner"), "{}", fleet.logs());
+    assert!(fleet.logs().contains("hot VM failed its last check"), "{}", fleet.logs());
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.until_hot(1).await;
     assert!(

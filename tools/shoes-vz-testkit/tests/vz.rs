@@ -179,7 +179,7 @@ async fn macos_is_installed_from_a_restore_image_into_a_complete_template() {
     assert!(complete && stdout.contains("macos-26"), "{stdout}{stderr}");
 
     let (again, _, stderr) = run(&install).await;
-    assert!(!again && stderr.contains("there already"), "{stderr}");
+    assert!(!again && stderr.contains("already exists"), "{stderr}");
     fs::write(ipsw, "PK").unwrap();
     let (damaged, _, stderr) =
         run(&["install-macos", "--ipsw", ipsw, "--output", &format!("{output}2")]).await;
@@ -224,6 +224,6 @@ async fn a_template_of_the_go_implementation_works_unchanged_and_without_an_ssh_
         ..Options::default()
     })
     .await;
-    assert!(fleet.logs().contains("this user's own are tried, as ssh would"), "{}", fleet.logs());
+    assert!(fleet.logs().contains("offering the keys of this user, as ssh does"), "{}", fleet.logs());
     fleet.finish().await;
 }
