@@ -81,7 +81,7 @@ async fn a_hot_vm_that_hangs_is_never_handed_over() {
     let added = fleet.add("not-that-one", &sleeping()).await.unwrap();
     // By the faster path: a cold start, or the next hot VM.
     fleet.until_started("not-that-one").await;
-    assert!(fleet.logs().contains("the hot VM is not fit for its runner"), "{}", fleet.logs());
+    assert!(fleet.logs().contains("hot VM failed its last check"), "{}", fleet.logs());
     fleet.delete(&added.cloud_id).await.unwrap();
     fleet.until_hot(1).await;
     assert!(
@@ -115,7 +115,7 @@ async fn paused_hot_vms_know_the_time_once_they_are_claimed() {
     fleet.finish().await;
 }
 
-/// The QEMU of this host, except that it refuses to save a machine with the error of QEMU 7.2 in Debian 12.
+/// The QEMU of this host, except that it refuses to save a VM with the error of QEMU 7.2 in Debian 12.
 fn qemu_without_file_migration(dir: &Path) {
     let name = format!("qemu-system-{}", std::env::consts::ARCH);
     let path = std::env::var_os("PATH").unwrap();
@@ -154,7 +154,7 @@ async fn with_a_qemu_too_old_for_saved_states_guests_boot_and_hot_vms_work_and_t
     }
     fleet.start_agent().await;
     fleet.until_hot(1).await;
-    assert!(fleet.logs().contains("saved states are off"), "{}", fleet.logs());
+    assert!(fleet.logs().contains("saved states unavailable"), "{}", fleet.logs());
     let added = fleet.add("on-an-old-qemu", &sleeping()).await.unwrap();
     assert_eq!(fleet.until_started("on-an-old-qemu").await.1, StartPath::Hot);
     fleet.delete(&added.cloud_id).await.unwrap();

@@ -224,6 +224,6 @@ async fn a_template_of_the_go_implementation_works_unchanged_and_without_an_ssh_
         ..Options::default()
     })
     .await;
-    assert!(fleet.logs().contains("this user's own are tried, as ssh would"), "{}", fleet.logs());
+    assert!(fleet.logs().contains("offering the keys of this user, as ssh does"), "{}", fleet.logs());
     fleet.finish().await;
 }
