@@ -30,7 +30,7 @@ fn find(runners_path: &Path, given: &str) -> anyhow::Result<Bundle> {
             Some(Bundle::of(runners_path, runner)).filter(|b| b.path.is_dir()).into_iter().collect()
         }
         Err(_) => bundles::scan(runners_path)
-            .with_context(|| format!("cannot look for VMs below {runners_path:?}"))?
+            .with_context(|| format!("cannot list the VMs below {runners_path:?}"))?
             .bundles
             .into_iter()
             // A bundle whose metadata cannot be read has no known name; its ID still finds it.

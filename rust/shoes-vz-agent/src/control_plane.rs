@@ -137,7 +137,7 @@ impl ControlPlane {
                             None => tracing::info!(
                                 server = self.uri,
                                 protocol = answer.protocol,
-                                "serving the server"
+                                "registered with the server"
                             ),
                         }
                         backoff.reset();
@@ -150,7 +150,7 @@ impl ControlPlane {
             let now = Away::of(&status);
             match away.replace(now) {
                 Some(before) if before == now => {
-                    tracing::debug!(server = self.uri, code = ?status.code(), reason = status.message(), "still no connection to the server");
+                    tracing::debug!(server = self.uri, code = ?status.code(), reason = status.message(), "still no connection to the server; retrying");
                 }
                 _ => self.log(now, &status),
             }
@@ -173,15 +173,13 @@ impl ControlPlane {
     fn log(&self, away: Away, status: &Status) {
         let (server, reason) = (&self.uri, status.message());
         match away {
-            Away::Unreachable => tracing::warn!(
-                server,
-                reason,
-                "the server is unreachable; VMs go on; trying again until it answers"
-            ),
+            Away::Unreachable => {
+                tracing::warn!(server, reason, "server unreachable; retrying, and the VMs keep running")
+            }
             Away::Refuses => tracing::error!(
                 server,
                 reason,
-                "the server refuses this agent; check --token-file on both sides; trying again"
+                "server refuses this agent; retrying. Check --token-file on both sides"
             ),
         }
     }
@@ -242,7 +240,7 @@ fn memory_bytes() -> u64 {
             system.total_memory()
         }
         Err(error) => {
-            tracing::warn!(%error, "reading the size of this host's memory failed");
+            tracing::warn!(reason = %error, "reading the size of this host's memory failed");
             0
         }
     }

@@ -63,7 +63,7 @@ impl Ends {
         }
         let all = wire::SyncRequest { runners: ends.values().cloned().collect(), ..Default::default() };
         if let Err(error) = files::replace(&self.path, &all.encode_to_vec(), files::Readers::Owner) {
-            tracing::error!(path = ?self.path, %error, "writing the ends of runners failed; a restart now would lose them");
+            tracing::error!(path = ?self.path, reason = %error, "writing end reports failed; a restart of the agent would lose them");
         }
     }
 }

@@ -61,7 +61,7 @@ struct Assignments {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--ip-notify-port: cannot listen on {address}: {source}; is another agent running, or the port in use?"
+    "--ip-notify-port: cannot listen on {address}: {source}; is another agent running, or is the port in use?"
 )]
 pub struct ListenError {
     address: SocketAddr,
@@ -166,10 +166,10 @@ async fn notice(
         match is_logged(times) {
             true => tracing::warn!(
                 %source, %claimed, times,
-                "refused an address notice from another source; further ones are counted and rarely logged"
+                "address notice refused: another source sent it; more of them are counted and rarely logged"
             ),
             false => {
-                tracing::debug!(%source, %claimed, times, "refused an address notice from another source")
+                tracing::debug!(%source, %claimed, times, "address notice refused: another source sent it")
             }
         }
         return respond(StatusCode::FORBIDDEN, "ip_address is not the source of this request");

@@ -61,7 +61,7 @@ fn vm(args: Vec<OsString>) -> ExitCode {
         .name("vm".into())
         .spawn(move || std::process::exit(i32::from(run() != ExitCode::SUCCESS)));
     if let Err(error) = vm {
-        say(format_args!("shoes-vz-agent: cannot start the VM thread: {error}"));
+        say(format_args!("shoes-vz-agent: starting the thread of the VM failed: {error}"));
         return ExitCode::FAILURE;
     }
     process::main_loop();
@@ -120,7 +120,7 @@ async fn serve(mut values: Values) -> anyhow::Result<ExitCode> {
     match run::run(settings).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-            tracing::error!(reason = format!("{error:#}"), "the agent failed");
+            tracing::error!(reason = format!("{error:#}"), "agent failed");
             Ok(ExitCode::FAILURE)
         }
     }

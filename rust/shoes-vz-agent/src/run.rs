@@ -42,7 +42,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Registration { agent_id, hostname: settings.hostname.clone(), max_runners: settings.max_runners };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), %agent_id, hostname = registration.hostname, slots = registration.max_runners,
-        template = settings.template.name, runners_path = %settings.runners_path.display(), "agent starts"
+        template = settings.template.name, runners_path = %settings.runners_path.display(), "agent starting"
     );
     let address = notices.as_ref().map(IpNotices::address);
     let ready_file = settings.ready_file.clone();
@@ -52,7 +52,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         _ = signals.stop() => return Ok(()),
     };
     let runners = Arc::new(Runners::new(agent.clone()));
-    runners.adopt_all().await.context("looking through the runners path")?;
+    runners.adopt_all().await.context("cannot clean up and adopt the VMs below the runners path")?;
     let server = ControlPlane::new(&server, token.as_ref(), &registration, runners)?;
     let ready = ReadyFile { path: ready_file, agent_id, address };
     ready.remove()?;
@@ -67,9 +67,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let removed = ready.remove();
     match tasks.failure() {
         Some(reason) => anyhow::bail!(
-            "a fault of the agent: {reason}. Its VMs go on; the next agent adopts them. Please report this"
+            "a task of the agent failed, which is a bug in shoes-vz: {reason}; its VMs keep \
+             running, and the next agent adopts them: restart the agent, and report this"
         ),
-        None => tracing::info!("the agent stops; its VMs go on, and the next agent adopts them"),
+        None => tracing::info!("agent stopping; its VMs keep running, and the next agent adopts them"),
     }
     removed
 }
@@ -92,7 +93,7 @@ pub(crate) async fn agent(
     let saved_states = States::below(&settings.runners_path, settings.template.clone(), mode);
     saved_states.sweep(settings.max_runners).await;
     let disk = Disk::new(settings.runners_path.clone(), settings.min_free_disk, Arc::new(disk::free_bytes));
-    let program = std::env::current_exe().context("finding this program's file")?;
+    let program = std::env::current_exe().context("cannot find this program's file")?;
     let vms = Arc::new(LocalVms::new(Arc::new(ThisProgram(program))));
     let host = Host {
         hypervisor: settings.hypervisor,
@@ -111,7 +112,10 @@ pub(crate) async fn agent(
         unresponsive_guest_limit: settings.unresponsive_guest_limit,
     };
     let ends = Ends::open(&settings.state_dir).with_context(|| {
-        format!("reading the kept ends in {:?}; if the file is damaged, remove it", settings.state_dir)
+        format!(
+            "cannot read the kept end reports in {:?}; if that file is damaged, remove it",
+            settings.state_dir
+        )
     })?;
     Ok(Agent::new(host, limits, Slots::new(settings.max_runners), settings.hot, disk, ends))
 }
@@ -122,7 +126,7 @@ fn display(settings: &Settings) -> Display {
         (HypervisorKind::Qemu, Display::Window) => match qemu_opens_windows() {
             Ok(()) => Display::Window,
             Err(reason) => {
-                tracing::warn!(reason, "--enable-graphics: no windows can be opened here; VMs run without");
+                tracing::warn!(reason, "windows unavailable (--enable-graphics); VMs run without them");
                 Display::Headless
             }
         },
@@ -158,7 +162,7 @@ fn qemu_opens_windows() -> Result<(), String> {
 /// The one on disk, or a new one put there.
 pub(crate) fn agent_id(state_dir: &Path) -> anyhow::Result<AgentId> {
     let path = state_dir.join(".agent-id");
-    match files::read(&path).with_context(|| format!("reading {path:?}"))? {
+    match files::read(&path).with_context(|| format!("cannot read {path:?}"))? {
         Some(bytes) => String::from_utf8_lossy(&bytes)
             .trim()
             .parse()
@@ -166,7 +170,7 @@ pub(crate) fn agent_id(state_dir: &Path) -> anyhow::Result<AgentId> {
         None => {
             let id = AgentId::random();
             files::replace(&path, format!("{id}\n").as_bytes(), files::Readers::Owner)
-                .with_context(|| format!("writing {path:?}"))?;
+                .with_context(|| format!("cannot write {path:?}"))?;
             Ok(id)
         }
     }
@@ -197,7 +201,7 @@ impl ReadyFile {
             "ip_notify_addr": self.address,
         });
         if let Err(error) = files::replace(path, format!("{content}\n").as_bytes(), files::Readers::Owner) {
-            tracing::error!(?path, %error, "writing --ready-file failed");
+            tracing::error!(?path, reason = %error, "writing --ready-file failed");
         }
     }
 
@@ -205,7 +209,7 @@ impl ReadyFile {
         let Some(path) = &self.path else { return Ok(()) };
         match fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("--ready-file: removing the old {path:?}"))
+                Err(e).with_context(|| format!("--ready-file: cannot remove the old {path:?}"))
             }
             _ => Ok(()),
         }

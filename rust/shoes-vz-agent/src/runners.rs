@@ -10,6 +10,7 @@ use shoes_vz_model::{
     bundle::{DiskState, RuntimeMetadata},
     id::{BadId, RunnerId, RunnerName},
 };
+use shoes_vz_process::chain::Chain;
 use shoes_vz_proto::{
     agent::{CreateRunnerCommand, DeleteRunnerCommand, SyncResponse, sync_response::Command},
     vm::VmStatus,
@@ -81,7 +82,7 @@ impl Runners {
             ..CleanupSummary::default()
         };
         for path in found.foreign {
-            tracing::warn!(?path, "not a bundle of an agent; leaving the directory alone");
+            tracing::warn!(?path, "unknown directory in the runners path; leaving it alone");
         }
         for (id, runner) in self.agent.ends.all() {
             // Its bundle is removed, so only the server's acknowledgement is missing; any other is torn down below.
@@ -113,7 +114,7 @@ impl Runners {
             Ok(Some(meta)) => meta,
             Ok(None) => nameless(),
             Err(error) => {
-                tracing::warn!(bundle = ?bundle.path, %error, "RuntimeMetadata.json cannot be read; the runner is known by its ID only");
+                tracing::warn!(bundle = ?bundle.path, reason = %error, "reading RuntimeMetadata.json failed; the runner has only its ID");
                 nameless()
             }
         };
@@ -135,7 +136,7 @@ impl Runners {
             }
             // It may be doing its job: only how to reach it is not known yet.
             Err(error) => {
-                tracing::warn!(runner_id = %id, runner_name = name, %error, "a VM process does not answer; asking again");
+                tracing::warn!(runner_id = %id, runner_name = name, reason = %Chain(&error), "VM process does not answer; retrying");
                 (Adoption::Unknown, Found::Live, None)
             }
         };
@@ -155,7 +156,7 @@ impl Runners {
         match self.agent.host.vms.rename(None, &bundle, &renamed).await {
             Ok(()) => renamed,
             Err(error) => {
-                tracing::warn!(bundle = ?bundle.path, %runner, %error, "a runner's bundle keeps the name of a hot VM");
+                tracing::warn!(bundle = ?bundle.path, runner_id = %runner, reason = %Chain(&error), "renaming the bundle of a claimed hot VM failed; the runner has the hot VM's ID");
                 Bundle { runner, ..bundle }
             }
         }
@@ -175,7 +176,7 @@ impl Runners {
             tracing::info!(hot_vm = %id, "adopting a hot VM");
             pool.adopt(size, resources, meta);
         } else {
-            tracing::info!(hot_vm = %id, "removing a hot VM that was not ready, or is not wanted any more");
+            tracing::info!(hot_vm = %id, "removing a hot VM that was not ready or is no longer wanted");
             drop(host.tasks.spawn("removing a hot VM", resources.remove()));
         }
         status.map_or(Adoption::Ended, Adoption::Live)
@@ -214,7 +215,7 @@ impl Runners {
         let id = request.id;
         // One runner, one VM, however often and by whichever stream it is requested.
         if state.live.contains_key(&id) || self.agent.board.get(id).is_some() {
-            tracing::info!(runner_id = %id, "this runner exists already");
+            tracing::info!(runner_id = %id, "runner exists already; nothing to create");
             return Ok(());
         }
         self.agent.disk.check().map_err(|reason| CommandOutcome { reason, try_elsewhere: true })?;
@@ -230,7 +231,7 @@ impl Runners {
         let template = &self.agent.host.template;
         if !create.template.is_empty() && create.template != template.name {
             return Err(format!(
-                "template {:?} is not on this host, which has {:?}",
+                "this host does not have the template {:?}, but {:?}",
                 create.template, template.name
             ));
         }
@@ -255,7 +256,7 @@ impl Runners {
                 handle.delete();
             }
             None => {
-                tracing::info!(runner_id = %id, request_id, "the runner to delete does not exist any more");
+                tracing::info!(runner_id = %id, request_id, "runner does not exist; nothing to delete");
                 // A Go server acknowledges no ends: it sends nothing after this command.
                 self.acknowledge(&[id]);
             }

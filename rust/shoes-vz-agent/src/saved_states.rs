@@ -76,7 +76,7 @@ pub(crate) fn mode(requested: StatesMode, possible: Result<(), String>) -> Resul
         (StatesMode::Auto, Err(reason)) => {
             tracing::warn!(
                 reason,
-                "saved states are off: guests boot instead, and hot VMs work as before (--saved-states off silences this)"
+                "saved states unavailable; guests boot instead, and hot VMs still work (--saved-states off silences this)"
             );
             Ok(StatesMode::Unsupported)
         }
@@ -134,7 +134,7 @@ impl States {
         let store = self.store.clone();
         let swept = spawn_blocking(move || store.sweep(slots)).await;
         if let Ok(Err(error)) = swept {
-            tracing::warn!(%error, "removing incomplete saved states failed; they only take space");
+            tracing::warn!(reason = %error, "removing incomplete saved states failed; they occupy disk space");
         }
     }
 
@@ -202,7 +202,7 @@ impl States {
     pub(crate) async fn discard(&self, slot: u32, spec: &VmSpec, reason: &'static str) {
         let discarded = self.on_disk(slot, spec, move |store, wanted| store.discard(wanted, reason)).await;
         if let Err(error) = discarded {
-            tracing::warn!(slot, %error, "removing an unusable saved state failed");
+            tracing::warn!(slot, reason = %error, "removing an unusable saved state failed");
         }
         self.lock().slots.entry(slot).or_default().usable = false;
     }

@@ -139,15 +139,14 @@ impl Login {
         match found.candidates.is_empty() {
             true => tracing::warn!(
                 skipped,
-                "no usable SSH key: neither --ssh-key nor the template names one, and this user has none; VMs fail until \
-                 there is one"
+                "no usable SSH key; VMs cannot become ready until this user has one, or --ssh-key or the template names one"
             ),
             false => {
                 let keys: Vec<&str> = found.candidates.iter().map(|c| &*c.name).collect();
                 tracing::info!(
                     ?keys,
                     skipped,
-                    "no SSH key is named; offering the keys of this user, as ssh does"
+                    "no SSH key configured; offering the keys of this user, as ssh does"
                 );
             }
         }
@@ -336,7 +335,7 @@ impl Session {
     /// Sends a disconnect message. It does not matter whether the guest receives it.
     pub async fn close(self) {
         if let Err(error) = self.handle.disconnect(Disconnect::ByApplication, "", "").await {
-            tracing::debug!(%error, "the SSH connection was closed already");
+            tracing::debug!(reason = %error, "SSH connection was closed already");
         }
     }
 }

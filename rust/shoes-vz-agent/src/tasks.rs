@@ -54,7 +54,7 @@ impl Tasks {
             }
             is_first
         });
-        tracing::error!(reason, "a task of the agent failed; the agent exits, its VMs keep running");
+        tracing::error!(reason, "task of the agent failed; the agent exits, and its VMs keep running");
     }
 
     /// Waits until a task has failed, and returns the reason.

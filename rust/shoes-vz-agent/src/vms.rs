@@ -151,9 +151,9 @@ impl BundleContents {
         };
         let (bundle, path) = (&self.bundle, &self.bundle.path);
         std::fs::DirBuilder::new().mode(0o700).create(path).map_err(fail("creating the bundle", path))?;
-        bundle.set_metadata(&self.meta).map_err(fail("writing RuntimeMetadata.json in", path))?;
+        bundle.set_metadata(&self.meta).map_err(fail("writing RuntimeMetadata.json to", path))?;
         match &self.script {
-            Some(script) => bundle.keep_script(script).map_err(fail("keeping the setup script in", path)),
+            Some(script) => bundle.keep_script(script).map_err(fail("writing the setup script to", path)),
             None => Ok(()),
         }
     }

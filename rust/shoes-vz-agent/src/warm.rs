@@ -22,7 +22,7 @@ use crate::{
 pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let runners_path = settings.runners_path.clone();
     let _lock = Lock::take(&runners_path).context(
-        "an agent that runs saves states by itself (--saved-states auto); this is for when none does",
+        "this command is for a host without a running agent; an agent saves states by itself (--saved-states auto)",
     )?;
     let there = bundles::scan(&runners_path)?.bundles.len();
     anyhow::ensure!(
@@ -43,16 +43,16 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let failed = tokio::select! {
         failed = until_done(&agent, slots, &mut progress) => failed,
         () = agent.pool.keep() => anyhow::bail!("the task that starts VMs ended"),
-        fault = agent.host.tasks.failed() => anyhow::bail!("a fault of the agent: {fault}. Please report it"),
+        fault = agent.host.tasks.failed() => anyhow::bail!("a task of the agent failed, which is a bug in shoes-vz: {fault}; please report this"),
     };
     // VMs of slots that are done are being removed.
-    progress.now("removing", "the VMs the states were saved of");
+    progress.now("removing", "the VMs whose states were saved");
     let mut changes = agent.pool.changes();
     while !agent.pool.is_empty() {
         changes.changed().await;
     }
     drop(progress);
-    anyhow::ensure!(failed == 0, "{failed} of {slots} slots have no state; their guests boot instead");
+    anyhow::ensure!(failed == 0, "{failed} of {slots} slots have no saved state; their guests boot instead");
     print(&format!("{slots} of {slots} slots have a saved state"))
 }
 
@@ -72,8 +72,7 @@ async fn until_done(agent: &Arc<Agent>, slots: u32, progress: &mut Progress) -> 
             }
             let took = units::show_duration(began.elapsed());
             match &standing {
-                Ok(()) => progress
-                    .event(&format!("slot {slot}: saved, and restored once ({took} since the beginning)")),
+                Ok(()) => progress.event(&format!("slot {slot}: saved, and restored once (after {took})")),
                 Err(reason) => progress.event(&format!("slot {slot}: no state could be saved: {reason}")),
             }
             done.insert(slot, standing.is_ok());

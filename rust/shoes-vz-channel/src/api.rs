@@ -24,9 +24,9 @@ const MAX_EVENT: usize = 1 << 20;
 /// Why a call failed; `call` is its method and path.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("reaching the guest agent: {0}")]
+    #[error("connecting to the guest agent failed: {0}")]
     Dial(#[from] DialError),
-    #[error("{call}: the connection to the guest agent broke: {source}")]
+    #[error("{call}: the connection to the guest agent failed: {source}")]
     Broken { call: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{call}: the guest agent answered {status}: {reason}")]
     Refused {

@@ -143,7 +143,7 @@ impl<S: Sessions> Link<S> {
                 theirs,
                 ours = PROTOCOL,
                 version = message.hello.agent_version,
-                "the other end speaks another guest channel protocol: rebuild the template with this release's guest agent"
+                "guest channel protocols differ; rebuild the template with this release's guest agent"
             );
         }
         if let Some(id) = reaction.begin {
@@ -177,13 +177,13 @@ impl<S: Sessions> Link<S> {
             warn!(
                 expected = current.next_seq,
                 got = frame.seq,
-                "bytes were lost on the guest channel; starting a new session"
+                "bytes lost on the guest channel; starting a new session"
             );
             return self.restart();
         }
         current.next_seq = current.next_seq.wrapping_add(1);
         if current.inbound.push(frame.payload).is_err() {
-            warn!("the other end of the guest channel sends more than it may; starting a new session");
+            warn!("guest channel flow control violated by the other end; starting a new session");
             self.restart();
         }
     }

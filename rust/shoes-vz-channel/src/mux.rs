@@ -58,8 +58,8 @@ impl Host {
         let hello = Hello::new(env!("CARGO_PKG_VERSION"), "");
         let task = tokio::spawn(async move {
             match link::run(io, Role::Host, hello, sessions).await {
-                Ok(()) => info!("byte stream to the guest ended"),
-                Err(error) => info!(%error, "byte stream to the guest broke"),
+                Ok(()) => info!("guest channel closed"),
+                Err(error) => info!(reason = %error, "guest channel failed"),
             }
         });
         Self { peer, session, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
@@ -84,7 +84,7 @@ impl Host {
             match ask(&handle, port).await {
                 Ok(stream) => return Ok(stream),
                 Err(_) if handle.ended.is_set() => {
-                    debug!(port, "the guest agent restarted; asking it again");
+                    debug!(port, "guest agent restarted; requesting the stream again");
                     // Until another session replaces it (or the link ends, which the next wait sees).
                     let _ = session.wait_for(|s| s.as_ref().is_none_or(|h| !h.ended.is_set())).await;
                 }
@@ -131,7 +131,7 @@ impl Sessions for HostSessions {
         let task = tokio::spawn(async move {
             // A guest opens no streams to its host; any that it does open are reset by dropping them.
             let error = session::drive(pipe, yamux::Mode::Client, task_ended, requests, drop).await;
-            debug!(%error, "guest channel session ended");
+            debug!(reason = %error, "guest channel session ended");
             let _ = broken.send(id); // fails only when the link has ended as well
         });
         self.task = Some(AbortOnDrop(task.abort_handle()));
@@ -196,7 +196,7 @@ where
             loop {
                 tokio::select! {
                     error = &mut driving => {
-                        debug!(%error, "guest channel session ended");
+                        debug!(reason = %error, "guest channel session ended");
                         break;
                     }
                     Some(stream) = opened.recv() => {
@@ -204,7 +204,7 @@ where
                         handlers.spawn(async move {
                             match StreamRequest::from_mux(stream).await {
                                 Ok(request) => handler(request).await,
-                                Err(error) => debug!(%error, "the host dropped a stream at once"),
+                                Err(error) => debug!(reason = %error, "host dropped a stream before its request"),
                             }
                         });
                     }

@@ -16,16 +16,18 @@ pub enum Peer {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The reason is the guest agent's.
-    #[error("the guest refused port {port}: {reason}")]
+    #[error("the guest refused a stream to its port {port}: {reason}")]
     Refused { port: u16, reason: String },
-    #[error("the channel to the guest is closed: its VM has ended")]
+    #[error("the guest channel is closed: its VM has ended")]
     Closed,
-    #[error("no further stream to the guest's port {port}: the channel carries as many as it can")]
+    #[error(
+        "no further stream to the guest's port {port}: the guest channel has reached its limit of streams"
+    )]
     Full { port: u16 },
     /// The guest dropped the request without an answer.
-    #[error("the guest dropped the request for port {port}")]
+    #[error("the guest dropped the request for its port {port}")]
     Dropped { port: u16, source: io::Error },
     /// The guest agent is up, but takes no connection (virtio sockets only). The source is the hypervisor's error.
-    #[error("no connection to the guest agent for port {port}, although it is up: {source}")]
+    #[error("connecting to the guest's port {port} failed, although its guest agent is up: {source}")]
     Unreachable { port: u16, source: io::Error },
 }

@@ -26,10 +26,10 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No process serves the socket.
-    #[error("connecting to {path}: {source}; is the VM process alive?", path = .path.display())]
+    #[error("connecting to {path} failed: {source}; is the VM process running?", path = .path.display())]
     Connect { path: PathBuf, source: io::Error },
     /// The connection broke before the answer.
-    #[error("asking {path} for the guest's port {port}: {source}", path = .path.display())]
+    #[error("requesting the guest's port {port} at {path} failed: {source}", path = .path.display())]
     Broken { path: PathBuf, port: u16, source: io::Error },
     /// The reason is the other side's.
     #[error("{reason}")]
@@ -85,13 +85,13 @@ pub async fn serve(listener: UnixListener, host: impl Open) {
                     let host = host.clone();
                     clients.spawn(async move {
                         if let Err(error) = serve_client(client, host).await {
-                            debug!(%error, "stream to the guest broke");
+                            debug!(reason = %error, "stream to the guest failed");
                         }
                     });
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: back off until some are closed.
-                    warn!(%error, "accepting on guest.sock failed; retrying");
+                    warn!(reason = %error, "accepting a connection on guest.sock failed; retrying");
                     pause = (pause * 2).clamp(std::time::Duration::from_millis(10), std::time::Duration::from_secs(1));
                     tokio::time::sleep(pause).await;
                 }

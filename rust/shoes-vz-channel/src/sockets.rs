@@ -136,13 +136,15 @@ impl Host {
                     done => return done,
                 },
                 () = replaced(&mut peer, &hello) => {
-                    debug!(port, "the guest agent restarted; asking it again");
+                    debug!(port, "guest agent restarted; requesting the stream again");
                     continue;
                 }
             };
             match timeout(self.timeouts.settle, replaced(&mut peer, &hello)).await {
-                Ok(()) => debug!(port, %error, "the guest agent ended; asking its successor"),
-                Err(_) if timed_out(&error) => debug!(port, %error, "the guest agent is slow; asking again"),
+                Ok(()) => debug!(port, reason = %error, "guest agent restarted; requesting the stream again"),
+                Err(_) if timed_out(&error) => {
+                    debug!(port, reason = %error, "guest agent is slow; requesting the stream again")
+                }
                 Err(_) => return Err(error),
             }
         }
@@ -227,7 +229,7 @@ impl PresenceTracker {
                 () = &mut requesting, if !requested => requested = true,
             }
         }
-        info!("virtio sockets closed: the VM has ended");
+        info!("guest channel closed; the VM has ended");
         self.present = None;
         self.peer.send_replace(Peer::Down);
     }
@@ -235,7 +237,8 @@ impl PresenceTracker {
     fn on_connection(&mut self, connection: BoxedStream, hellos: &mut JoinSet<Arrival>) {
         if hellos.len() >= MAX_PENDING_HELLOS {
             return debug!(
-                "dropped a connection from the guest: {MAX_PENDING_HELLOS} others owe their hello"
+                pending = hellos.len(),
+                "connection from the guest dropped; too many others have sent no announcement yet"
             );
         }
         self.arrived += 1;
@@ -254,15 +257,12 @@ impl PresenceTracker {
                 return;
             }
             Ok(Arrival { hello: Err(NoHello::Ended(error)), .. }) => {
-                return debug!(%error, "a connection from the guest ended before its hello");
+                return debug!(reason = %error, "connection from the guest ended before its announcement");
             }
-            Err(error) => return warn!(%error, "the task that reads a guest agent's hello failed"),
+            Err(error) => return warn!(reason = %error, "task that reads announcements failed"),
         };
         if number < self.latest {
-            return debug!(
-                start_id = hello.start_id,
-                "ignored an announcement: a later one was accepted first"
-            );
+            return debug!(start_id = hello.start_id, "announcement ignored; a later one was accepted first");
         }
         self.latest = number;
         self.last_refusal.clear();
@@ -288,10 +288,10 @@ impl PresenceTracker {
             Ok(_) => {
                 warn!(
                     start_id,
-                    "guest agent broke the protocol: it sent data after its hello; waiting for a new announcement"
+                    "guest agent violated the protocol: it sent data after its announcement; waiting for a new one"
                 );
             }
-            Err(error) => info!(start_id, %error, "guest agent disconnected"),
+            Err(error) => info!(start_id, reason = %error, "guest agent disconnected"),
         }
         self.peer.send_replace(Peer::Down);
     }
@@ -302,7 +302,8 @@ async fn hello_or_refusal(
     deadline: Duration,
 ) -> Result<(Hello, BoxedStream), NoHello> {
     let hello = timeout(deadline, read_hello(&mut connection)).await;
-    let reason = match hello.unwrap_or_else(|_| Err(invalid(format!("no hello within {deadline:?}")))) {
+    let reason = match hello.unwrap_or_else(|_| Err(invalid(format!("no announcement within {deadline:?}"))))
+    {
         Ok(hello) => return Ok((hello, connection)),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => one_line(&error.to_string()),
         Err(error) => return Err(NoHello::Ended(error)),
@@ -313,7 +314,7 @@ async fn hello_or_refusal(
     };
     // A guest that does not read its refusal goes without.
     if let Ok(Err(error)) = timeout(deadline, refusing).await {
-        debug!(%error, "writing a refusal to the guest failed");
+        debug!(reason = %error, "writing a refusal to the guest failed");
     }
     Err(NoHello::Refused(reason))
 }
@@ -321,10 +322,11 @@ async fn hello_or_refusal(
 /// What is wrong with the hello comes as [`io::ErrorKind::InvalidData`].
 async fn read_hello(connection: &mut BoxedStream) -> io::Result<Hello> {
     let line = read_line(connection, MAX_HELLO).await?;
-    let json =
-        line.strip_prefix("HELLO ").ok_or_else(|| invalid("the connection does not begin with HELLO {…}"))?;
+    let json = line
+        .strip_prefix("HELLO ")
+        .ok_or_else(|| invalid("the announcement does not begin with HELLO {…}"))?;
     let hello: Hello =
-        serde_json::from_str(json).map_err(|e| invalid(format!("the hello is garbled: {e}")))?;
+        serde_json::from_str(json).map_err(|e| invalid(format!("the announcement is not valid: {e}")))?;
     if hello.protocol != PROTOCOL {
         return Err(invalid(format!(
             "the guest agent {} speaks guest channel protocol {}, this host {PROTOCOL}: rebuild the template with \
@@ -356,8 +358,8 @@ async fn request_announcement(dial: &dyn Dial) {
         stream.read(&mut [0; 1]).await
     };
     match requested.await {
-        Ok(_) => debug!("the guest agent was up already; it announces itself again"),
-        Err(error) => debug!(%error, "no guest agent yet"),
+        Ok(_) => debug!("guest agent was up already; it announces itself again"),
+        Err(error) => debug!(reason = %error, "no guest agent yet"),
     }
 }
 

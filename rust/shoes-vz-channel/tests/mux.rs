@@ -173,7 +173,7 @@ async fn a_refusal_comes_with_the_guests_words() {
     let host = Host::spawn(a);
     let _guest = guest(b, "s");
     let error = host.open(2).await.unwrap_err();
-    assert_eq!(error.to_string(), "the guest refused port 2: connection to port 2 refused");
+    assert_eq!(error.to_string(), "the guest refused a stream to its port 2: connection to port 2 refused");
     assert!(matches!(host.open(4).await.unwrap_err(), OpenError::Dropped { port: 4, .. }));
 }
 

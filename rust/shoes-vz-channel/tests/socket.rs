@@ -117,7 +117,7 @@ async fn a_refusal_keeps_the_guests_reason() {
     let sock = guest(|request: StreamRequest| async move { request.refuse("no sshd\nhere").await.unwrap() });
     let error = dial(&sock.path, 22).await.unwrap_err();
     assert!(matches!(&error, DialError::Refused { port: 22, .. }));
-    assert_eq!(error.to_string(), "the guest refused port 22: no sshd; here");
+    assert_eq!(error.to_string(), "the guest refused a stream to its port 22: no sshd; here");
 }
 
 #[tokio::test]

@@ -62,9 +62,9 @@ pub async fn serve(settings: &Settings, routes: Routes, stop: CancellationToken)
     }
     if let Some(hosts) = &settings.foreign_versions {
         tracing::warn!(
-            host = hosts,
-            plugin = settings.version,
-            "the host does not list the protocol version of this plugin"
+            host_versions = hosts,
+            plugin_version = settings.version,
+            "plugin host does not list the protocol version of this plugin"
         );
     }
     // Ctrl-C in the terminal reaches the whole process group. Only the host ends its plugin, so SIGINT is ignored.
@@ -79,7 +79,7 @@ pub async fn serve(settings: &Settings, routes: Routes, stop: CancellationToken)
         tokio::pin!(parent);
         loop {
             tokio::select! {
-                _ = interrupt.recv() => tracing::debug!("SIGINT ignored: only the host ends its plugin"),
+                _ = interrupt.recv() => tracing::debug!(signal = "SIGINT", "signal ignored; only the plugin host ends its plugin"),
                 _ = terminate.recv() => break,
                 () = &mut parent => break,
                 () = ending.cancelled() => break,

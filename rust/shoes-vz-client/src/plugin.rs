@@ -155,7 +155,7 @@ fn translate(answer: fleet::AddInstanceResponse, requested: Option<ResourceType>
     let effective = match answer.resource_type.as_str() {
         "" => requested,
         text => text.parse().map(Some).unwrap_or_else(|error| {
-            tracing::warn!(%error, "unknown resource type in the server's reply");
+            tracing::warn!(reason = %error, "unknown resource type in the server's reply");
             requested
         }),
     };

@@ -43,7 +43,7 @@ pub(crate) fn gather(mut values: Values, advice: &str) -> Gathered {
     let log = values.log();
     let addr = values.parse("server", str::parse);
     if !values.is_given("server") && values.file_is_whole() {
-        values.general_mistake(format_args!("no server is named: {advice}"));
+        values.general_mistake(format_args!("no server address is set: {advice}"));
     }
     let token = values.token("token-file");
     let server = addr.map(|addr| Server::new(addr, token));

@@ -54,11 +54,11 @@ macro_rules! uuid_id {
 
 uuid_id! {
     /// Identifies a runner, its VM and its bundle (`<runner_id>.bundle`). The server creates it.
-    RunnerId, "runner id"
+    RunnerId, "runner ID"
 }
 uuid_id! {
     /// Identifies a host agent, which keeps it on its disk.
-    AgentId, "agent id"
+    AgentId, "agent ID"
 }
 
 impl AgentId {
@@ -107,7 +107,7 @@ impl FromStr for CloudId {
     fn from_str(text: &str) -> Result<Self, BadId> {
         text.strip_prefix(Self::PREFIX).and_then(|rest| Uuid::try_parse(rest).ok()).map(Self).ok_or_else(
             || BadId {
-                kind: "cloud id",
+                kind: "cloud ID",
                 text: text.chars().take(80).collect(),
                 reason: "it is not \"shoes-vz-\" and a UUID".into(),
             },

@@ -16,7 +16,7 @@ pub fn install_hook() {
         let at = info.location().map_or_else(String::new, ToString::to_string);
         let thread = std::thread::current();
         tracing::error!(
-            message = "panic; this is a bug in shoes-vz, please report it",
+            message = "panic, which is a bug in shoes-vz: please report it",
             reason = reason(info.payload()),
             at,
             thread = thread.name().unwrap_or_default(),

@@ -101,7 +101,7 @@ impl PrivilegedHelper {
         match timeout(DEADLINE, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
-                Err(format!("asking the guest's init by {} failed: {error}", self.init.display()))
+                Err(format!("requesting it from the guest's init at {} failed: {error}", self.init.display()))
             }
             Err(_) => Err(format!("the guest's init did not answer within {} s", DEADLINE.as_secs())),
         }

@@ -75,7 +75,7 @@ impl AsyncRead for SerialPort {
 }
 
 fn hung_up() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "the host's side hung up")
+    io::Error::new(io::ErrorKind::ConnectionReset, "the host closed its end of the virtio-serial port")
 }
 
 impl AsyncWrite for SerialPort {

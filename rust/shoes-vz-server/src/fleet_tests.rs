@@ -519,7 +519,7 @@ fn a_runner_that_is_not_listed_ends_only_after_the_agent_had_it() {
     host.ack(&mut world, vec![wire::CommandAck { command_id, error: String::new(), ..Default::default() }]);
     host.sync(&mut world);
     assert_eq!(world.end_of("a").kind(), wire::EndKind::VmDied);
-    assert!(world.end_of("a").reason.contains("no longer has it"));
+    assert!(world.end_of("a").reason.contains("no longer has this runner"));
     host.none(&mut world);
 }
 

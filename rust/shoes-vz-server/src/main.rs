@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tracing::error!(reason = format!("{e:#}"), "shoes-vz-server failed");
+            tracing::error!(reason = format!("{e:#}"), "server failed");
             ExitCode::FAILURE
         }
     }

@@ -280,8 +280,11 @@ impl<S: Store> Owner<S> {
         let last = self.recovered.filter(|(since, _)| at.duration_since(*since) < STEADY);
         let pause = last.map_or(FIRST_PAUSE, |(_, pause)| LONGEST_PAUSE.min(pause * 2));
         match last {
-            None => tracing::error!(reason, "the server's state cannot be written"),
-            Some(_) => tracing::debug!(reason, "the server's state still cannot be written"),
+            None => tracing::error!(
+                reason,
+                "writing the server's state failed; retrying, and nothing that must be written is accepted"
+            ),
+            Some(_) => tracing::debug!(reason, "writing the server's state failed again; retrying"),
         }
         self.failing = Some(Failing { reason: reason.clone(), since: at, again_at: at + pause, pause });
         let rolled_back = RolledBack::among(writes);
@@ -314,7 +317,7 @@ impl<S: Store> Owner<S> {
             tracing::warn!(
                 rows = writes.len(),
                 unwritable_ms = failing.since.elapsed().as_millis() as u64,
-                "the server's state can be written again"
+                "server's state written again"
             );
         }
         self.recovered = Some((at, failing.pause));

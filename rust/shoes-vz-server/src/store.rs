@@ -139,7 +139,7 @@ impl Sqlite {
     fn shrink_log(&self) {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            tracing::debug!(%error, "cannot shorten the database's log; the next probe retries");
+            tracing::debug!(reason = %error, "truncating the database's log failed; the next probe retries");
         }
     }
 

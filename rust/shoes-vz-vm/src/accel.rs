@@ -57,17 +57,20 @@ pub async fn detect(cache_dir: &Path) -> Accelerator {
         Err(reason) => Detection { accelerator: Accelerator::Tcg, reason, ..host },
     };
     match found.accelerator {
-        Accelerator::Kvm => tracing::info!(reason = found.reason, "accelerator: kvm"),
+        Accelerator::Kvm => {
+            tracing::info!(accelerator = "kvm", reason = found.reason, "accelerator selected")
+        }
         _ => tracing::warn!(
+            accelerator = "tcg",
             reason = found.reason,
-            "accelerator: tcg (emulation: guests are 5 to 15 times slower)"
+            "accelerator selected; emulated guests are 5 to 15 times slower"
         ),
     }
     let kept = serde_json::to_vec(&found)
         .map_err(io::Error::from)
         .and_then(|json| files::replace(&cached, &json, Readers::Owner));
     if let Err(error) = kept {
-        tracing::warn!(path = ?cached, %error, "keeping the accelerator failed; the next start probes it again");
+        tracing::warn!(path = ?cached, reason = %error, "keeping the accelerator's name failed; the next start probes it again");
     }
     found.accelerator
 }
@@ -186,7 +189,7 @@ impl Rom {
 impl Drop for Rom {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = ?self.path, %error, "removing the probe VM's ROM failed");
+            tracing::warn!(path = ?self.path, reason = %error, "removing the probe VM's ROM failed");
         }
     }
 }

@@ -63,7 +63,7 @@ pub enum VmError {
         /// Of the longest socket's path.
         bytes: usize,
     },
-    #[error("starting the VM process of {bundle:?}")]
+    #[error("starting the VM process of {bundle:?} failed")]
     Spawn { bundle: PathBuf, source: io::Error },
     /// The process started and ended, or never became ready.
     #[error("the VM process of {bundle:?} did not become ready: {reason}")]
@@ -143,7 +143,7 @@ impl Vm {
             drop(child.start_kill());
             let exit = child.wait().await;
             let reason = match (reason.as_str(), exit) {
-                ("", Ok(status)) => format!("it died without a message ({status}); {}", log_tail(bundle)),
+                ("", Ok(status)) => format!("it exited without a message ({status}); {}", log_tail(bundle)),
                 _ => reason,
             };
             return Err(VmError::NotReady { bundle: bundle.to_owned(), reason });
@@ -232,10 +232,7 @@ impl Vm {
             return Ok(());
         }
         if let Ok(Err(status)) = asked {
-            tracing::warn!(
-                reason = status.message(),
-                "the VM process failed to stop its VM, and did not exit"
-            );
+            tracing::warn!(reason = status.message(), "VM process did not stop its VM, and did not exit");
         }
         self.kill_process();
         match timeout(EXIT_DEADLINE, self.ended()).await {
@@ -303,9 +300,9 @@ impl Vm {
         let Some(pid) = i32::try_from(status.pid).ok().filter(|pid| *pid > 1 && status.end.is_none()) else {
             return;
         };
-        tracing::warn!(pid, "the VM process does not answer; killing it");
+        tracing::warn!(pid, "VM process does not answer; killing it");
         if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
-            tracing::warn!(pid, %error, "killing the VM process failed");
+            tracing::warn!(pid, reason = %error, "killing the VM process failed");
         }
     }
 }
@@ -387,14 +384,11 @@ impl Follower {
         match timeout(EXIT_DEADLINE, child.wait()).await {
             Ok(Ok(status)) => Some(status),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "reading the VM process' exit status failed");
+                tracing::warn!(reason = %error, "reading the VM process' exit status failed");
                 None
             }
             Err(_) => {
-                tracing::warn!(
-                    pid = child.id(),
-                    "the VM process has not exited after its VM's end; killing it"
-                );
+                tracing::warn!(pid = child.id(), "VM process has not exited after its VM's end; killing it");
                 drop(child.start_kill());
                 child.wait().await.ok()
             }
@@ -407,7 +401,7 @@ fn died(bundle: &Path, exit: Option<ExitStatus>) -> End {
     match End::read(bundle) {
         Ok(Some(end)) => return end,
         Ok(None) => {}
-        Err(error) => tracing::warn!(?bundle, %error, "reading VmEnd.json failed"),
+        Err(error) => tracing::warn!(?bundle, reason = %error, "reading VmEnd.json failed"),
     }
     let how = match exit {
         Some(status) => match status.signal() {

@@ -27,13 +27,13 @@ pub const OVERLAY: &str = "Disk.qcow2";
 /// Why a bundle was not made, or not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
-    #[error("{what} {path:?}")]
+    #[error("{what} {path:?} failed")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("the bundle {0:?} already holds a VM; remove it first")]
     Taken(PathBuf),
     #[error("{0:?} is not a bundle (its name does not end in \".bundle\"), so it is not removed")]
     NotABundle(PathBuf),
-    #[error("cloning the template {template:?} into {bundle:?}")]
+    #[error("cloning the template {template:?} into {bundle:?} failed")]
     Vz { template: PathBuf, bundle: PathBuf, source: shoes_vz_bridge::Failure },
 }
 
@@ -56,7 +56,7 @@ pub fn make_bundle(template: &TemplateDir, dir: &Path, spec: &VmSpec) -> Result<
             fs::set_permissions(dir, private)
                 .map_err(io_error("restricting the permissions of the bundle", dir))?;
         }
-        Err(e) => return Err(io_error("making the bundle", dir)(e)),
+        Err(e) => return Err(io_error("creating the bundle", dir)(e)),
     }
 
     match spec.hypervisor {
@@ -149,13 +149,13 @@ impl Drop for Undo {
             if let Err(error) = fs::remove_file(file)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(?file, %error, "removing a file of a half-made bundle failed");
+                tracing::warn!(?file, reason = %error, "removing a file of an incomplete bundle failed");
             }
         }
         if let Some(dir) = &self.dir
             && let Err(error) = fs::remove_dir(dir)
         {
-            tracing::warn!(?dir, %error, "removing a half-made bundle failed");
+            tracing::warn!(?dir, reason = %error, "removing an incomplete bundle failed");
         }
     }
 }

@@ -86,6 +86,6 @@ pub enum HypervisorError {
     /// This build or host cannot do it.
     #[error("{0}")]
     Unsupported(String),
-    #[error("{what}")]
+    #[error("{what} failed")]
     Io { what: String, source: std::io::Error },
 }

@@ -27,7 +27,7 @@ use std::{
 use futures::FutureExt as _;
 use shoes_vz_channel::socket;
 use shoes_vz_model::{bundle::file, text};
-use shoes_vz_process::{log, say};
+use shoes_vz_process::{chain::Chain, log, say};
 use shoes_vz_proto::vm::vm_service_server::VmServiceServer;
 use tokio::{
     net::UnixListener,
@@ -61,7 +61,7 @@ const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(2);
 enum ProcessError {
     #[error(transparent)]
     Spec(#[from] SpecError),
-    #[error("{what} {path:?}: {source}")]
+    #[error("{what} {path:?} failed: {source}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("another VM process already runs the bundle {0:?}")]
     Taken(PathBuf),
@@ -103,8 +103,9 @@ pub async fn run(bundle: &Path) -> ExitCode {
 }
 
 fn fail(error: &ProcessError) -> ExitCode {
-    tracing::error!(%error, "the VM process cannot start");
-    print_to_parent(&error.to_string());
+    let reason = Chain(error).to_string();
+    tracing::error!(reason, "VM process failed");
+    print_to_parent(&reason);
     ExitCode::FAILURE
 }
 
@@ -112,7 +113,7 @@ fn fail(error: &ProcessError) -> ExitCode {
 fn print_to_parent(line: &str) {
     let mut stdout = io::stdout();
     if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        tracing::warn!(%error, line, "writing to the parent failed: it has closed our stdout");
+        tracing::warn!(reason = %error, line, "writing to the parent process failed");
     }
 }
 
@@ -124,7 +125,7 @@ fn prepare(bundle: &Path) -> Result<(VmSpec, Arc<dyn Hypervisor>), ProcessError>
     log_to(Path::new(file::VM_LOG)).map_err(io_error("opening the VM's log", &bundle.join(file::VM_LOG)))?;
     if let Err(error) = session {
         // Started as a process group's leader, as from a shell, which may end this group as a whole.
-        tracing::info!(%error, "the VM process shares its parent's session");
+        tracing::info!(reason = %error, "starting a new session failed; the VM process shares its parent's");
     }
     let spec = VmSpec::read(Path::new("."))?;
     let hypervisor = hypervisor(&spec)?;
@@ -165,7 +166,7 @@ fn hypervisor(spec: &VmSpec) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
 fn close_stdout() {
     let null = fs::OpenOptions::new().write(true).open("/dev/null");
     if let Err(error) = null.and_then(|null| nix::unistd::dup2_stdout(null).map_err(io::Error::from)) {
-        tracing::warn!(%error, "closing stdout failed");
+        tracing::warn!(reason = %error, "closing stdout failed");
     }
 }
 
@@ -180,7 +181,7 @@ async fn terminated() {
     let (mut term, mut int, mut hup, mut usr1, mut usr2) = match caught() {
         Ok(all) => all,
         Err(error) => {
-            tracing::warn!(%error, "catching signals failed: SIGTERM ends the VM without a reason");
+            tracing::warn!(reason = %error, "catching signals failed; SIGTERM ends the VM without a reason");
             return std::future::pending().await;
         }
     };
@@ -220,7 +221,7 @@ async fn serve(
 
     let record = |end: &End| {
         if let Err(error) = end.write(bundle) {
-            tracing::error!(%error, "recording how the VM ended failed");
+            tracing::error!(reason = %error, "writing VmEnd.json failed");
         }
         vm.path.remove();
         guest.path.remove();
@@ -240,7 +241,7 @@ async fn serve(
             // The VM has ended with its owner.
             let end =
                 End::new(EndKind::HypervisorFailed, format!("a bug in the VM process ended the VM: {fault}"));
-            tracing::error!(reason = %end.reason, "the VM has ended");
+            tracing::error!(reason = %end.reason, "VM ended");
             record(&end);
             owner::publish_end(&status, &end);
             if service.is_finished() {
@@ -253,10 +254,10 @@ async fn serve(
     guests.abort();
     match timeout(LAST_STATUS_DEADLINE, &mut service).await {
         Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::error!(%error, "vm.sock failed"),
-        Ok(Err(error)) => tracing::error!(%error, "vm.sock failed"),
+        Ok(Ok(Err(error))) => tracing::error!(reason = %error, "serving vm.sock failed"),
+        Ok(Err(error)) => tracing::error!(reason = %error, "serving vm.sock failed"),
         Err(_) => {
-            tracing::warn!("a client still holds vm.sock; exiting anyway");
+            tracing::warn!("a client keeps its connection to vm.sock; exiting anyway");
             service.abort();
         }
     }
@@ -271,12 +272,12 @@ async fn socket_task_ended<E: std::fmt::Display>(
     tokio::select! {
         ended = service => match ended {
             Ok(Ok(())) => "serving vm.sock ended".into(),
-            Ok(Err(error)) => format!("serving vm.sock ended: {error}"),
-            Err(panic) => format!("serving vm.sock: {panic}"),
+            Ok(Err(error)) => format!("serving vm.sock failed: {error}"),
+            Err(panic) => format!("serving vm.sock failed: {panic}"),
         },
         ended = guests => match ended {
             Ok(()) => "serving guest.sock ended".into(),
-            Err(panic) => format!("serving guest.sock: {panic}"),
+            Err(panic) => format!("serving guest.sock failed: {panic}"),
         },
     }
 }
@@ -323,7 +324,7 @@ impl SocketPath {
         if let Err(error) = fs::remove_file(&self.0)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = ?self.0, %error, "removing a socket failed");
+            tracing::warn!(path = ?self.0, reason = %error, "removing a socket failed");
         }
     }
 }
@@ -352,7 +353,7 @@ fn become_child_of(parent: i32, program: OsString, args: impl Iterator<Item = Os
     use std::os::unix::process::CommandExt as _;
 
     if let Err(error) = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL) {
-        say(format_args!("asking the kernel for a parent-death signal: {error}"));
+        say(format_args!("requesting a parent-death signal failed: {error}"));
         return ExitCode::FAILURE;
     }
     // The parent may have died before the line above; then the signal never comes.

@@ -90,7 +90,10 @@ impl SavedStates {
         let (state, manifest) = self.check(wanted)?;
         match manifest.proved {
             true => Ok(state),
-            false => Err(Unusable::new(Kind::Unproved, "no guest was restored from the slot's state yet")),
+            false => Err(Unusable::new(
+                Kind::Unproved,
+                "no guest has been restored from the slot's saved state yet",
+            )),
         }
     }
 
@@ -127,7 +130,7 @@ impl SavedStates {
     /// Removes the slot's state.
     pub fn discard(&self, wanted: &Wanted, reason: &str) -> io::Result<()> {
         let slot_dir = self.slot_dir(wanted.slot);
-        tracing::info!(slot = wanted.slot, reason, "discarding the slot's saved state");
+        tracing::info!(slot = wanted.slot, reason, "discarding a saved state");
         // The manifest first: without it the rest is not a state, even if its removal fails half-way.
         match fs::remove_file(slot_dir.join(file::MANIFEST)) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
@@ -208,7 +211,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.dir) {
-            tracing::warn!(dir = ?self.dir, %error, "removing a half-made saved state failed; the agent's next start tries again");
+            tracing::warn!(dir = ?self.dir, reason = %error, "removing an incomplete saved state failed; the agent's next start retries");
         }
     }
 }

@@ -208,7 +208,7 @@ const MAX_SPEC: u64 = 1 << 20;
 /// Why a bundle's `Vm.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
-    #[error("reading the VM's settings {path:?}")]
+    #[error("reading the VM's settings {path:?} failed")]
     Read { path: PathBuf, source: io::Error },
     #[error("the VM's settings {path:?} are not valid")]
     Parse { path: PathBuf, source: serde_json::Error },

@@ -414,7 +414,7 @@ async fn a_vm_that_was_not_made_for_it_is_not_saved() {
     let vm = host.started().await;
     vm.pause().await.unwrap();
     let error = vm.save(Path::new("vm.state")).await.unwrap_err().to_string();
-    assert!(error.contains("was not made so that its state can be saved"), "{error}");
+    assert!(error.contains("was not created for saving its state"), "{error}");
     vm.resume().await.unwrap();
     vm.stop(Stop::Force).await.unwrap();
     host.assert_ended(&vm, VmEndKind::Requested).await;
@@ -445,7 +445,7 @@ async fn an_agent_that_is_not_a_program_is_named() {
     assert!(matches!(error, VmError::Spawn { .. }), "{error}");
     // A program that dies at once: its output is in the log, and in the error.
     let error = Vm::spawn(Path::new("/bin/false"), &host.bundle).await.unwrap_err().to_string();
-    assert!(error.contains("died without a message (exit status: 1)"), "{error}");
+    assert!(error.contains("exited without a message (exit status: 1)"), "{error}");
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ async fn paused_hot_vms_know_the_time_once_they_are_claimed() {
     fleet.finish().await;
 }
 
-/// The QEMU of this host, except that it refuses to save a machine with the error of QEMU 7.2 in Debian 12.
+/// The QEMU of this host, except that it refuses to save a VM with the error of QEMU 7.2 in Debian 12.
 fn qemu_without_file_migration(dir: &Path) {
     let name = format!("qemu-system-{}", std::env::consts::ARCH);
     let path = std::env::var_os("PATH").unwrap();
@@ -154,7 +154,7 @@ async fn with_a_qemu_too_old_for_saved_states_guests_boot_and_hot_vms_work_and_t
     }
     fleet.start_agent().await;
     fleet.until_hot(1).await;
-    assert!(fleet.logs().contains("saved states are off"), "{}", fleet.logs());
+    assert!(fleet.logs().contains("saved states unavailable"), "{}", fleet.logs());
     let added = fleet.add("on-an-old-qemu", &sleeping()).await.unwrap();
     assert_eq!(fleet.until_started("on-an-old-qemu").await.1, StartPath::Hot);
     fleet.delete(&added.cloud_id).await.unwrap();

@@ -118,7 +118,7 @@ impl Link<'_> {
                         let reason = self.runners.apply(response).reason;
                         if !reason.is_empty() {
                             // The server's deadline is the only way it learns of that.
-                            tracing::warn!(reason, "the Go protocol cannot report a refused command");
+                            tracing::warn!(reason, "command refused; the Go protocol cannot report it to the server");
                         }
                     }
                     None => return Ok(()),

@@ -126,7 +126,7 @@ async fn follow_status(api: GuestApi, sender: watch::Sender<Option<Status>>, reo
                     sender.send_replace(Some(status));
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "guest event stream broke; reconnecting");
+                    tracing::debug!(reason = %error, "guest event stream failed; reconnecting");
                     break;
                 }
                 None => break,
@@ -150,12 +150,12 @@ async fn follow_log(api: GuestApi, mut status: watch::Receiver<Option<Status>>, 
                 Some(Ok(bytes)) => {
                     pause.reset();
                     if let Err(error) = log.append(&bytes) {
-                        tracing::warn!(%error, "cannot write setup.log; the rest of the setup script's output is lost");
+                        tracing::warn!(reason = %error, "writing setup.log failed; the rest of the setup script's output is lost");
                         return;
                     }
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "setup log stream broke; reconnecting");
+                    tracing::debug!(reason = %error, "setup log stream failed; reconnecting");
                     break;
                 }
                 None => {

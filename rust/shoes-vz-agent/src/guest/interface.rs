@@ -40,7 +40,7 @@ pub enum GuestError {
     #[error("{0}")]
     Refused(String),
     /// Templates with the Go guest agent only.
-    #[error("SSH into the guest: {0}")]
+    #[error("SSH into the guest failed: {0}")]
     Ssh(#[from] SshError),
 }
 

@@ -61,8 +61,10 @@ impl TcpGuest {
     async fn connect(&self) -> Result<TcpStream, SshError> {
         let address = SocketAddr::new(self.ip, port::SSH);
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(stream) => stream.map_err(|e| SshError::Connect(format!("connecting to {address}: {e}"))),
-            Err(_) => Err(SshError::Connect(format!("connecting to {address}: no answer"))),
+            Ok(stream) => {
+                stream.map_err(|e| SshError::Connect(format!("connecting to {address} failed: {e}")))
+            }
+            Err(_) => Err(SshError::Connect(format!("connecting to {address} failed: no answer in time"))),
         }
     }
 
@@ -164,7 +166,7 @@ async fn follow_script(guest: TcpGuest, setup: watch::Sender<SetupStatus>, mut l
                 });
                 return;
             }
-            Err(error) => tracing::debug!(%error, "setup log stream broke; reconnecting"),
+            Err(error) => tracing::debug!(reason = %error, "setup log stream failed; reconnecting"),
         }
         pause.wait().await;
     }
@@ -187,7 +189,7 @@ async fn follow_once(guest: &TcpGuest, log: &mut SetupLog) -> Result<i32, GuestE
     let exit = session.run(&rest_command(log.len()), Bytes::new(), |bytes| append(log, bytes)).await?;
     session.close().await;
     if let Err(error) = written {
-        tracing::warn!(%error, "cannot write setup.log; the setup script's output is lost");
+        tracing::warn!(reason = %error, "writing setup.log failed; the setup script's output is lost");
     }
     match exit {
         Exit::Code(code) => Ok(i32::try_from(code).unwrap_or(i32::MAX)),
@@ -213,7 +215,7 @@ async fn follow_status(
             }
             Err(error) => {
                 if std::mem::take(&mut was_reachable) {
-                    tracing::warn!(%ip, %error, "guest agent does not report its status; retrying");
+                    tracing::warn!(%ip, reason = %error, "requesting the guest agent's status failed; retrying");
                 }
                 // The script's exit is known without the guest agent.
                 sender.send_modify(|last| last.get_or_insert_default().setup = now);
@@ -228,19 +230,22 @@ async fn follow_status(
 
 async fn get_status(ip: IpAddr) -> Result<Status, GuestError> {
     let response = call(ip, "GET", "/status", Bytes::new(), MAX_STATUS).await?;
-    serde_json::from_slice(&response).map_err(|e| GuestError::Unavailable(format!("GET /status: {e}")))
+    serde_json::from_slice(&response)
+        .map_err(|e| GuestError::Unavailable(format!("GET /status: the answer is not valid: {e}")))
 }
 
 pub(super) async fn exec(ip: IpAddr, request: ExecRequest) -> Result<ExecResponse, GuestError> {
     let body = serde_json::to_vec(&request).map_err(|e| GuestError::Refused(e.to_string()))?;
     let response = call(ip, "POST", "/exec", body.into(), MAX_RESPONSE).await?;
-    serde_json::from_slice(&response).map_err(|e| GuestError::Unavailable(format!("POST /exec: {e}")))
+    serde_json::from_slice(&response)
+        .map_err(|e| GuestError::Unavailable(format!("POST /exec: the answer is not valid: {e}")))
 }
 
 async fn call(ip: IpAddr, method: &str, path: &str, body: Bytes, limit: usize) -> Result<Bytes, GuestError> {
     let address = SocketAddr::new(ip, port::API);
-    let broken =
-        |e: &dyn std::error::Error| GuestError::Unavailable(format!("{method} {path} at {address}: {e}"));
+    let broken = |e: &dyn std::error::Error| {
+        GuestError::Unavailable(format!("{method} {path} at {address} failed: {e}"))
+    };
     let stream = TcpStream::connect(address).await.map_err(|e| broken(&e))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;

@@ -69,7 +69,7 @@ impl Leftovers {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             // It does no harm: the next writer replaces it.
             Err(error) => {
-                tracing::warn!(?path, %error, "cannot remove an incomplete file of an earlier agent")
+                tracing::warn!(?path, reason = %error, "removing an incomplete file of an earlier agent failed")
             }
         }
     }

@@ -49,7 +49,7 @@ impl OrphansEnded {
         let mut system = match System::new() {
             Ok(system) => system,
             Err(error) => {
-                tracing::warn!(%error, "listing processes failed; VMs that no agent can adopt may still run");
+                tracing::warn!(reason = %error, "listing processes failed; VMs that no agent can adopt may still run");
                 return count;
             }
         };
@@ -69,7 +69,7 @@ impl OrphansEnded {
                 }
                 Err(Errno::ESRCH) => {}
                 Err(error) => {
-                    tracing::error!(pid, ?kind, ?bundle, %error, "cannot kill a process whose VM no agent can adopt");
+                    tracing::error!(pid, ?kind, ?bundle, reason = %error, "killing a process whose VM no agent can adopt failed");
                     count.left += 1;
                 }
             }

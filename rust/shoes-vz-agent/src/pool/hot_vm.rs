@@ -122,11 +122,11 @@ impl Life {
         let Self { hot_vm: HotVm { pool, id, purpose, claimed, .. }, host, .. } = self;
         let resources = match end {
             HotVmEnd::Claimed(delivery, vm) => {
-                tracing::info!("claimed by a runner");
+                tracing::info!("hot VM claimed by a runner");
                 pool.remove(id);
                 // A runner that ended meanwhile gives it back.
                 if let Err(vm) = delivery.send(vm) {
-                    tracing::info!("the runner has ended; removing the hot VM");
+                    tracing::info!("runner ended before its claim; removing the hot VM");
                     vm.resources.remove().await;
                 }
                 return;
@@ -180,8 +180,8 @@ impl Life {
         if paused && let Err(error) = vm.vm.pause().await {
             return HotVmEnd::Failed(vm.resources, format!("pausing it failed: {}", Chain(&error)));
         }
-        let path = self.journal.meta.start_path.map_or("unknown", StartPath::as_str);
-        tracing::info!(path, slot = vm.resources.slot, "hot VM ready");
+        let start_path = self.journal.meta.start_path.map_or("unknown", StartPath::as_str);
+        tracing::info!(start_path, slot = vm.resources.slot, "hot VM ready");
         self.hot_vm.pool.ready(self.hot_vm.id);
         let too_old = sleep_until(Instant::now() + self.age_left());
         let evict = self.hot_vm.evict.clone();
@@ -243,9 +243,11 @@ impl Life {
                 Err("it has been given a setup script already".into())
             }
             Ok(Ok(Some(_))) => Ok(()),
-            Ok(Ok(None)) => Err("its guest agent's answer is not a status".into()),
-            Ok(Err(error)) => Err(format!("its guest agent does not answer: {error}")),
-            Err(_) => Err(format!("no answer within {}", units::show_duration(deadline))),
+            Ok(Ok(None)) => Err("its guest agent answered without a status".into()),
+            Ok(Err(error)) => Err(format!("requesting its guest agent's status failed: {error}")),
+            Err(_) => {
+                Err(format!("its guest agent did not answer within {}", units::show_duration(deadline)))
+            }
         }
     }
 

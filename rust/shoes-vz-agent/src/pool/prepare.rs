@@ -110,7 +110,7 @@ impl Life {
             let failed = |error: VmError| Chain(&error).to_string();
             // A restore works without, only slower.
             if let Err(error) = ready.guest.prepare_save().await {
-                tracing::warn!(%error, "preparing the guest for saving its state failed");
+                tracing::warn!(reason = %error, "preparing the guest for saving its state failed");
             }
             for _ in 1..LOGINS {
                 let login = ready.guest.try_ssh().await;

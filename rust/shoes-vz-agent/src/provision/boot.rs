@@ -220,7 +220,7 @@ async fn attempt_ssh(guest: &dyn Guest, last_error: &mut String) -> Result<(), P
             Ok(()) => return Ok(()),
             Err(error) if error.is_final() => return Err(ProvisionError::Ssh(error)),
             Err(error) => {
-                tracing::debug!(%error, "SSH does not answer yet");
+                tracing::debug!(reason = %error, "SSH does not answer yet");
                 *last_error = error.to_string();
             }
         }

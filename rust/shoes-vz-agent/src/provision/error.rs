@@ -13,7 +13,7 @@ use crate::{guest::GuestError, ssh::SshError};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProvisionError {
     /// By [`super::Bounds::cancel`]: the caller knows why.
-    #[error("cancelled")]
+    #[error("the start was cancelled")]
     Cancelled,
     /// [`super::Bounds::deadline`] has passed.
     #[error("not ready in time; the last attempt failed with: {last_error}")]
@@ -28,19 +28,19 @@ pub(crate) enum ProvisionError {
     Start(#[source] VmError),
     #[error("{0}")]
     Guest(#[source] GuestError),
-    #[error("personalizing the guest: {0}")]
+    #[error("personalizing the guest failed: {0}")]
     Identity(#[source] IdentityError),
-    #[error("personalizing the guest: {0}")]
+    #[error("personalizing the guest failed: {0}")]
     Personalize(#[source] GuestError),
-    #[error("SSH into the guest: {0}")]
+    #[error("SSH into the guest failed: {0}")]
     Ssh(#[source] SshError),
-    #[error("removing the VM to boot another failed: {0}")]
+    #[error("removing the VM, to boot another in its slot, failed: {0}")]
     Clear(String),
-    #[error("claiming the hot VM: writing the setup script into its bundle failed: {0}")]
+    #[error("claiming the hot VM failed: the setup script could not be written to its bundle: {0}")]
     KeepScript(#[source] io::Error),
-    #[error("claiming the hot VM: writing RuntimeMetadata.json failed: {0}")]
+    #[error("claiming the hot VM failed: RuntimeMetadata.json could not be written: {0}")]
     Metadata(#[source] io::Error),
-    #[error("claiming the hot VM: {}", Chain(.0))]
+    #[error("claiming the hot VM failed: {}", Chain(.0))]
     Rename(#[source] CloneError),
     #[error("no VM process serves the bundle")]
     NoVmProcess,

@@ -89,7 +89,7 @@ impl Journal {
         if self.bundle.path.is_dir()
             && let Err(error) = self.bundle.set_metadata(&self.meta)
         {
-            tracing::warn!(bundle = ?self.bundle.path, %error, "writing RuntimeMetadata.json failed");
+            tracing::warn!(bundle = ?self.bundle.path, reason = %error, "writing RuntimeMetadata.json failed");
         }
     }
 

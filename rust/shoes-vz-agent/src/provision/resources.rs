@@ -123,8 +123,8 @@ impl VmResources {
                 match self.host.vms.find(&self.bundle.path).await {
                     Ok(found) => return found,
                     Err(error) => {
-                        tracing::debug!(%error, "the VM process does not answer yet");
                         last_error = Chain(&error).to_string();
+                        tracing::debug!(reason = last_error, "VM process does not answer yet");
                     }
                 }
                 sleep(pauses.pause()).await;
@@ -137,7 +137,7 @@ impl VmResources {
         };
         match found {
             Ok(Some(vm)) => {
-                tracing::info!("the VM process answers; adopting its VM");
+                tracing::info!("VM process answers; adopting its VM");
                 Ok(self.launched(vm))
             }
             Ok(None) => Err(self.unfinished(ProvisionError::NoVmProcess)),
@@ -195,7 +195,7 @@ impl VmResources {
         let mut pauses = Backoff::new(FIRST, LONGEST);
         while let Err(reason) = self.try_to_remove().await {
             let pause = pauses.pause();
-            tracing::error!(reason, retry_in = ?pause, "removing the VM failed; its slot stays taken until it works");
+            tracing::error!(reason, retry_in = ?pause, "removing the VM failed; retrying, and its slot stays in use until then");
             sleep(pause).await;
         }
         self.armed = false;
@@ -229,7 +229,7 @@ impl Drop for VmResources {
         };
         runtime.spawn(async move {
             lost.armed = true;
-            tracing::error!(bundle = ?lost.bundle.path, "a VM lost its owner; removing it. Please report this");
+            tracing::error!(bundle = ?lost.bundle.path, "VM has no owner, which is a bug in shoes-vz: please report it; removing the VM");
             lost.remove().await;
         });
     }

@@ -100,7 +100,11 @@ impl EmptySlot {
         if matches!(restored, Restored::Ready(_))
             && let Err(reason) = host.saved_states.proved(state).await
         {
-            tracing::warn!(slot, reason, "recording that the saved state is good failed; it is not used");
+            tracing::warn!(
+                slot,
+                reason,
+                "recording that the saved state was verified failed; it is not used"
+            );
         }
         Ok(restored)
     }

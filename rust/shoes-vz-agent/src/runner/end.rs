@@ -46,8 +46,8 @@ impl RunnerEnd {
     /// A task of the runner panicked with this message.
     pub(crate) fn fault_of_the_agent(panic: &str) -> Self {
         Self::failed(format!(
-            "a fault of the agent, not of the job or the template, ended this runner: {panic}; the agent's log has more, \
-             please report it"
+            "a bug in the agent, not in the job or the template, ended this runner: {panic}; see the agent's log, and \
+             report this"
         ))
     }
 

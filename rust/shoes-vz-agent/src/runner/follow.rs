@@ -112,7 +112,7 @@ impl Runner {
 
     async fn setup_failed(&mut self, code: i32, log_bytes: u64, following: &mut GuestFollower) -> RunnerEnd {
         if timeout(LOG_DEADLINE, following.logged.wait_for(|n| *n >= log_bytes)).await.is_err() {
-            tracing::warn!("the last of the setup script's output did not arrive in time");
+            tracing::warn!("end of the setup script's output did not arrive in time");
         }
         let tail = match files::last_bytes(&self.report.journal.bundle.file(file::SETUP_LOG), 1 << 20) {
             Ok(bytes) => text::plain(&text::tail(&bytes, TAIL_LINES, TAIL_BYTES)),

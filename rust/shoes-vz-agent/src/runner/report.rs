@@ -67,7 +67,7 @@ impl Report {
         self.changed();
         self.journal.save();
         if let Err(error) = self.journal.bundle.forget_script() {
-            tracing::warn!(%error, "removing the setup script's copy from the bundle failed");
+            tracing::warn!(reason = %error, "removing the setup script's copy from the bundle failed");
         }
     }
 
@@ -110,8 +110,8 @@ impl Report {
         let failed = end.is_failure();
         let (kind, stage) = (end.kind.as_str_name(), self.stage().as_str());
         match failed {
-            true => tracing::warn!(kind, stage, reason = end.reason, "runner ends"),
-            false => tracing::info!(kind, stage, reason = end.reason, "runner ends"),
+            true => tracing::warn!(kind, stage, reason = end.reason, "runner ended"),
+            false => tracing::info!(kind, stage, reason = end.reason, "runner ended"),
         }
         let end = wire::RunnerEnd {
             kind: end.kind.into(),

@@ -74,7 +74,7 @@ pub(super) async fn silence(
             count.answered(seen.0.as_ref().map_or_else(|| "the setup script's output".into(), describe));
             continue;
         }
-        tracing::debug!(reason, "the guest agent does not answer");
+        tracing::debug!(reason, "guest agent does not answer");
         if let Some(silence) = count.missed(asked.elapsed(), reason) {
             return silence;
         }

@@ -207,7 +207,7 @@ impl Runner {
                     Ok(()) => return Ok(()),
                     Err(error) if error.is_final() => return Err(error),
                     Err(error) => {
-                        tracing::warn!(%error, "handing over the setup script failed; trying again")
+                        tracing::warn!(reason = %error, "handing over the setup script failed; retrying")
                     }
                 }
                 sleep(pauses.pause()).await;

@@ -140,7 +140,7 @@ async fn a_panic_in_an_adopted_runners_task_is_reported_as_a_fault_of_the_agent(
     host.panics.arm(At::Guest);
     let runners = host.agent().await;
     let (_, end) = until_ended(&runners, id).await;
-    for part in ["a fault of the agent, not of the job", "a test's fault at Guest"] {
+    for part in ["a bug in the agent, not in the job", "a test's fault at Guest"] {
         assert!(end.reason.contains(part), "{part:?} is not in {end:?}");
     }
     assert!(host.vms.only().has_ended());

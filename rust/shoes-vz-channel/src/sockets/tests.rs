@@ -180,7 +180,7 @@ async fn the_guest_is_up_once_it_has_announced_itself_and_streams_reach_it() {
     let early = timeout(LONG, early).await.expect("an early request is served").unwrap();
     assert_eq!(answer_to(early, "hi").await, "first:hi");
     let error = opened(&host, 2).await.err().unwrap();
-    assert_eq!(error.to_string(), "the guest refused port 2: nothing; here");
+    assert_eq!(error.to_string(), "the guest refused a stream to its port 2: nothing; here");
 }
 
 #[tokio::test]
@@ -303,7 +303,7 @@ async fn a_bad_hello_is_refused_with_the_reason_and_the_present_guest_agent_stay
     let foreign = serde_json::to_string(&Hello { protocol: 99, ..Hello::new("9.9", "f") }).unwrap();
     for (sent, reason) in [
         ("GET / HTTP/1.1\n".to_owned(), "does not begin with HELLO"),
-        ("HELLO {\"protocol\":\n".to_owned(), "garbled"),
+        ("HELLO {\"protocol\":\n".to_owned(), "is not valid"),
         ("HELLO {}\n".to_owned(), "protocol 0"),
         (format!("HELLO {foreign}\n"), "the guest agent 9.9 speaks guest channel protocol 99, this host 1"),
         (format!("HELLO {}", "x".repeat(MAX_HELLO)), "line too long"),
@@ -325,7 +325,7 @@ async fn a_bad_hello_is_refused_with_the_reason_and_the_present_guest_agent_stay
 async fn a_connection_without_a_hello_is_refused_after_a_while() {
     let (host, device) = vm(SHORT_TIMEOUTS);
     let mut silent = device.connect();
-    assert_eq!(line(&mut silent).await, "ERR no hello within 20ms");
+    assert_eq!(line(&mut silent).await, "ERR no announcement within 20ms");
     ends(&mut silent).await;
     assert_eq!(*host.peer().borrow(), Peer::Down);
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::handshake::Settings;
 
 #[derive(Debug, thiserror::Error)]
-#[error("the plugin found nowhere to listen: {}", .0.join("; "))]
+#[error("the plugin cannot listen on any address: {}", .0.join("; "))]
 pub struct BindError(Vec<String>);
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Drop for SocketFile {
         // The host also removes PLUGIN_UNIX_SOCKET_DIR, possibly first.
         match removed.and_then(|()| fs::remove_dir(&self.dir)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(dir = %self.dir.display(), error = %e, "removing the plugin socket failed");
+                tracing::warn!(dir = %self.dir.display(), reason = %e, "removing the plugin's socket failed");
             }
             _ => {}
         }
@@ -95,12 +95,16 @@ pub(super) fn bind(settings: &Settings) -> Result<Listener, BindError> {
 }
 
 fn unix(base: &Path, group: Option<&str>) -> Result<Listener, String> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what} in {}: {e}", base.display());
+    let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what} in {} failed: {e}", base.display());
     let dir = base.join(format!("shoes-vz-{}", uuid::Uuid::new_v4().simple()));
     let path = dir.join("plugin");
-    let address = path.to_str().ok_or_else(|| failed("the socket's path is not UTF-8", &""))?.to_owned();
+    let address =
+        path.to_str().ok_or_else(|| failed("creating a socket", &"the path is not UTF-8"))?.to_owned();
     if address.contains(['|', '\n', '\r']) {
-        return Err(failed("the handshake line cannot hold a path with '|' or a newline", &""));
+        return Err(failed(
+            "creating a socket",
+            &"the handshake line cannot hold a path with '|' or a newline",
+        ));
     }
     fs::DirBuilder::new()
         .mode(0o700)
@@ -109,7 +113,8 @@ fn unix(base: &Path, group: Option<&str>) -> Result<Listener, String> {
     let socket = SocketFile { dir, path };
     let listener = UnixListener::bind(&socket.path).map_err(|e| failed("binding a Unix socket", &e))?;
     if let Some(group) = group {
-        open_to(group, &socket).map_err(|e| failed(&format!("opening the socket to group {group}"), &e))?;
+        open_to(group, &socket)
+            .map_err(|e| failed(&format!("giving group {group} access to the socket"), &e))?;
     }
     Ok(Listener { socket: Some(socket), stream: Stream::Unix(listener), address })
 }
@@ -134,8 +139,11 @@ fn tcp(min: u16, max: u16) -> Result<Listener, String> {
     let bound = (min..=max).find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok());
     let listener = bound.ok_or_else(|| format!("no port of {min} to {max} on 127.0.0.1 is free"))?;
     let nonblocking = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
-    let listener = nonblocking.map_err(|e| format!("listening on 127.0.0.1: {e}"))?;
-    let address = listener.local_addr().map_err(|e| format!("asking for the port: {e}"))?.to_string();
+    let listener = nonblocking.map_err(|e| format!("listening on 127.0.0.1 failed: {e}"))?;
+    let address = listener
+        .local_addr()
+        .map_err(|e| format!("reading the port of the listener on 127.0.0.1 failed: {e}"))?
+        .to_string();
     Ok(Listener { socket: None, stream: Stream::Tcp(listener), address })
 }
 

@@ -19,7 +19,7 @@ pub(super) async fn ended() {
     let fd = match registered {
         Ok(fd) => fd,
         Err(error) => {
-            tracing::debug!(%error, "stdout is not a pipe; the end of the host cannot be detected");
+            tracing::debug!(reason = %error, "stdout is not a pipe; the end of the plugin host cannot be detected");
             return std::future::pending().await;
         }
     };

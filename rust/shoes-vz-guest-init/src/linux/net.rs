@@ -27,7 +27,7 @@ pub(super) fn ethernet_up() -> Result<(), String> {
     let path = "/sys/class/net/eth0/ifindex";
     let text = fs::read_to_string(path)
         .map_err(|e| format!("the network device eth0 was not found ({path}: {e})"))?;
-    let index = text.trim().parse().map_err(|e| format!("{path} does not hold a number: {e}"))?;
+    let index = text.trim().parse().map_err(|e| format!("{path} does not hold a valid number: {e}"))?;
     let steps = [
         ("setting the address of eth0", rtnetlink::address(index, ADDRESS, PREFIX)),
         ("bringing eth0 up", rtnetlink::link_up(index)),

@@ -212,7 +212,7 @@ impl Owner {
     fn exited(&mut self, pid: Pid, how: &str) {
         if let Some(at) = self.once.iter().position(|(once, _)| *once == pid) {
             let (_, name) = self.once.swap_remove(at);
-            step(&format!("{name} is done: {how}"));
+            step(&format!("{name} exited ({how})"));
             return;
         }
         if self.standby.is_replacing() && self.sshd.pid() == Some(pid) {

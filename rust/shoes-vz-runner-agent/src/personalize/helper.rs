@@ -103,7 +103,7 @@ fn check(personalization: &Personalization) -> Result<(), String> {
     }
     match is_id(&personalization.machine_id) && is_id(&personalization.boot_id) {
         true => Ok(()),
-        false => Err("the machine id or the boot id is not valid".into()),
+        false => Err("the machine ID or the boot ID is not valid".into()),
     }
 }
 

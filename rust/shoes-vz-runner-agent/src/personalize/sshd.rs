@@ -29,7 +29,7 @@ pub(super) fn reload_keys() -> Result<(), String> {
         return Err(format!("sshd is starting, but did not listen within {} s", DEADLINE.as_secs()));
     }
     let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
-    let pid = text.trim().parse().map_err(|_| format!("{PID_FILE} does not hold a process id"))?;
+    let pid = text.trim().parse().map_err(|_| format!("{PID_FILE} does not hold a process ID"))?;
     let version = || fs::metadata(path).map(|m| (m.ino(), m.mtime(), m.mtime_nsec())).ok();
     let before = version();
     kill(Pid::from_raw(pid), Signal::SIGHUP)

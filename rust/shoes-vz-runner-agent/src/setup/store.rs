@@ -39,7 +39,7 @@ const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 pub enum PutError {
     #[error("setup script {0:?} was handed over before; a guest accepts only one")]
     AnotherScript(String),
-    #[error("the setup id is not valid: it must have 1 to 128 letters, digits, '.', '_' or '-'")]
+    #[error("the setup ID is not valid: it must have 1 to 128 letters, digits, '.', '_' or '-'")]
     BadId,
     #[error("storing and starting the setup script failed: {0}")]
     Io(#[from] io::Error),
@@ -72,7 +72,7 @@ impl Store {
         match store.0.files.exit_code() {
             Some(code) => store.publish(id, SetupPhase::Exited, Some(code)),
             None => {
-                info!(id, "following the setup script of the previous guest agent");
+                info!(id, "following the setup script of an earlier guest agent");
                 store.publish(id.clone(), SetupPhase::Running, None);
                 store.follow(id);
             }
@@ -196,7 +196,7 @@ impl Store {
             return self.publish(id, SetupPhase::Exited, Some(code));
         }
         if !files.started().exists() && files.script().exists() {
-            info!(id, "setup script was stored but never started; starting it");
+            info!(id, "setup script stored but not started yet; starting it");
             match self.supervise() {
                 Ok(()) => return self.follow(id),
                 Err(error) => self.append_to_log(&format!("starting the setup script failed: {error}")),

@@ -105,7 +105,7 @@ async fn listen(
         };
         let request = match message {
             Some(Ok(request)) => request,
-            Some(Err(e)) => break format!("the stream broke: {}", e.message()),
+            Some(Err(e)) => break format!("the stream failed: {}", e.message()),
             None => break "the agent ended the stream".to_owned(),
         };
         let agent = match request.agent_id.parse::<AgentId>() {

@@ -54,7 +54,7 @@ impl Drain {
     async fn next(&mut self) -> Result<AgentView, Refusal> {
         let hostname = self.shown.as_ref().and_then(|v| v.agent.as_ref()).map(|a| a.hostname.clone());
         let forgotten =
-            || Refusal::Aborted(format!("{} is not known any more", hostname.unwrap_or_default()));
+            || Refusal::Aborted(format!("the agent {} is no longer known", hostname.unwrap_or_default()));
         let id = self.id();
         loop {
             let change = tokio::select! {
@@ -87,7 +87,7 @@ impl Drain {
         if view.cordon.is_none() {
             let hostname = view.agent.map(|a| a.hostname).unwrap_or_default();
             return Err(Refusal::Aborted(format!(
-                "{hostname} was uncordoned meanwhile, so it is not drained"
+                "the agent {hostname} was uncordoned meanwhile, so it is not drained"
             )));
         }
         self.shown = Some(view.clone());

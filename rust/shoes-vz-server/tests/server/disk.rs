@@ -122,7 +122,10 @@ async fn a_full_state_disk_refuses_what_must_be_written_and_nothing_else_until_t
     answer(call).await.unwrap();
     assert!((small.metric("shoesvz_store_writable").await - 1.0).abs() < 0.1);
     small.server.delete(&clouds[1]).await.unwrap();
-    assert_eq!(small.logged("the server's state cannot be written"), 1, "once for the whole outage");
-    eventually("its recovery is logged", || (small.logged("can be written again") == 1).then_some(())).await;
+    assert_eq!(small.logged("writing the server's state failed"), 1, "once for the whole outage");
+    eventually("its recovery is logged", || {
+        (small.logged("server's state written again") == 1).then_some(())
+    })
+    .await;
     assert!(small.child.try_wait().unwrap().is_none(), "it still runs");
 }

@@ -22,7 +22,7 @@ use ::qapi::qmp as api;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use shoes_vz_model::{bundle, text};
-use shoes_vz_process::backoff::Backoff;
+use shoes_vz_process::{backoff::Backoff, chain::Chain};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::{UnixStream, unix::pipe},
@@ -126,13 +126,14 @@ impl Hypervisor for Qemu {
 
         let connected = async {
             let (qmp, channel) = tokio::try_join!(qmp.accept(), channel.accept())?;
-            let (qmp, events) = Qmp::open(qmp)
-                .await
-                .map_err(|source| HypervisorError::Io { what: "QEMU's QMP greeting".into(), source })?;
+            let (qmp, events) = Qmp::open(qmp).await.map_err(|source| HypervisorError::Io {
+                what: "reading QEMU's QMP greeting".into(),
+                source,
+            })?;
             Ok::<_, HypervisorError>((qmp, events, channel))
         };
         let seconds = CREATE_DEADLINE.as_secs();
-        let what = "come up";
+        let what = "start QEMU";
         let connected = tokio::select! {
             // First: a QEMU that has exited explains every other failure.
             biased;
@@ -142,7 +143,7 @@ impl Hypervisor for Qemu {
                 Ok(Ok(all)) => Ok(all),
                 Ok(Err(error)) => {
                     // Most likely it has just exited; its stderr says more.
-                    tracing::debug!(%error, "QEMU did not come up");
+                    tracing::debug!(reason = %Chain(&error), "QEMU did not start");
                     Err(timeout(DRAIN_DEADLINE, child.exited()).await.ok())
                 }
             },
@@ -159,7 +160,7 @@ impl Hypervisor for Qemu {
             }
             Err(None) => return Err(HypervisorError::TimedOut { what, seconds }),
         };
-        tracing::info!(pid = child.pid(), accelerator = %accelerator, "QEMU is up");
+        tracing::info!(pid = child.pid(), accelerator = %accelerator, "QEMU started");
         let state_use = spec.state.clone();
         Ok(Arc::new(QemuMachine::spawn(child, stderr, qmp, events, channel, accelerator, state_use)))
     }
@@ -248,7 +249,7 @@ impl QemuMachine {
         self.without_memory(what).await?;
         let uri = Some(format!("file:{}", path.display()));
         let incoming = api::migrate_incoming { channels: None, exit_on_error: None, uri };
-        let reason = || format!("{path:?} is damaged, or of another machine");
+        let reason = || format!("{path:?} is damaged, or was saved from another VM");
         let migrated = self.migrate(what, incoming, LOAD_DEADLINE, reason).await;
         if !matches!(migrated, Err(HypervisorError::Refused { .. })) {
             return migrated;
@@ -379,16 +380,16 @@ impl Machine for QemuMachine {
         let what = "save the guest";
         let refused = |reason: String| HypervisorError::Refused { what, reason };
         if !matches!(self.state_use, StateUse::Save(_)) {
-            return Err(refused("this VM was not made so that its state can be saved".into()));
+            return Err(refused("this VM was not created for saving its state".into()));
         }
         if *self.state.borrow() != MachineState::Paused {
-            return Err(refused("it must be paused first".into()));
+            return Err(refused("the VM must be paused first".into()));
         }
         self.saved.store(true, Ordering::Release);
         self.without_memory(what).await?;
         let uri = Some(format!("file:{}", path.display()));
         let migrate = api::migrate { channels: None, detach: None, resume: None, uri };
-        let reason = || format!("writing {path:?} failed; is there room for it?");
+        let reason = || format!("writing {path:?} failed; is the disk full?");
         self.migrate(what, migrate, SAVE_DEADLINE, reason).await?;
         let timed_out = |_| HypervisorError::TimedOut { what, seconds: SAVE_DEADLINE.as_secs() };
         // The event "completed" comes a moment before the file is whole, and no event comes for the latter.
@@ -463,11 +464,11 @@ impl Owner {
             }
         });
         if drained.await.is_err() {
-            tracing::warn!("QEMU has exited and its QMP connection stays open; some events may be lost");
+            tracing::warn!("QEMU exited, but its QMP connection stays open; some events may be lost");
         }
         self.seen.kill_asked = self.kill_asked.load(Ordering::Acquire);
         let end = end_of(&self.seen, exit, &self.stderr.rest().await);
-        tracing::info!(kind = ?end.kind, reason = %end.reason, "QEMU has exited");
+        tracing::info!(kind = ?end.kind, reason = %end.reason, "QEMU exited");
         self.state.send_replace(MachineState::Ended(end));
     }
 
@@ -476,7 +477,7 @@ impl Owner {
         match event {
             None => return false,
             // An answer that came after its deadline, or an event newer than our schema.
-            Some(Err(error)) => tracing::warn!(%error, "QMP message ignored"),
+            Some(Err(error)) => tracing::warn!(reason = %error, "QMP message ignored"),
             Some(Ok(event)) => match qmp::note(event, &mut self.seen, &self.state, &self.migration) {
                 QmpAction::None => {}
                 QmpAction::Kill => self.child.killer().kill(),
@@ -499,7 +500,7 @@ impl Stderr {
         let reader = tokio::spawn(async move {
             let Some(stderr) = stderr else { return };
             if let Err(error) = read_lines(stderr, &kept).await {
-                tracing::warn!(%error, "reading QEMU's stderr failed");
+                tracing::warn!(reason = %error, "reading QEMU's stderr failed");
             }
         });
         Self { tail, reader }
@@ -508,7 +509,7 @@ impl Stderr {
     /// Its last lines, once all is read.
     async fn rest(&mut self) -> String {
         if timeout(DRAIN_DEADLINE, &mut self.reader).await.is_err() {
-            tracing::warn!("QEMU has exited and its stderr stays open");
+            tracing::warn!("QEMU exited, but its stderr stays open");
         }
         text::tail(&self.tail.lock().unwrap_or_else(PoisonError::into_inner), STDERR_LINES, STDERR_BYTES)
     }
@@ -525,7 +526,7 @@ async fn read_lines(stderr: ChildStderr, kept: &Mutex<Vec<u8>>) -> io::Result<()
     let mut line = Vec::new();
     // A line without an end comes in pieces.
     while (&mut lines).take(STDERR_BYTES as u64).read_until(b'\n', &mut line).await? > 0 {
-        tracing::warn!(line = %String::from_utf8_lossy(&line).trim_end(), "QEMU's stderr");
+        tracing::warn!(line = %String::from_utf8_lossy(&line).trim_end(), "QEMU wrote to stderr");
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.append(&mut line);
         let excess = kept.len().saturating_sub(2 * STDERR_BYTES);

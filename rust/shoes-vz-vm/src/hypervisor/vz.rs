@@ -68,7 +68,7 @@ impl Vz {
 impl Hypervisor for Vz {
     async fn create(&self, spec: &VmSpec, bundle: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
         let bundle = std::path::absolute(bundle).map_err(|source| HypervisorError::Io {
-            what: format!("finding the bundle {bundle:?}"),
+            what: format!("resolving the bundle's path {bundle:?}"),
             source,
         })?;
         let json = machine_spec(spec, &bundle)?;
@@ -82,7 +82,7 @@ impl Hypervisor for Vz {
             Ok((vm, events))
         })
         .await
-        .map_err(|failure| refused("make the VM", failure))?;
+        .map_err(|failure| refused("create the VM", failure))?;
         let vm = Arc::new(vm);
 
         let (state, _) = watch::channel(MachineState::Created);
@@ -153,7 +153,7 @@ fn machine_spec(spec: &VmSpec, bundle: &Path) -> Result<String, HypervisorError>
     };
     // Only a path that is not UTF-8 cannot be written.
     serde_json::to_string(&spec).map_err(|error| HypervisorError::Refused {
-        what: "make the VM",
+        what: "create the VM",
         reason: format!(
             "the settings of the bundle {bundle:?} cannot be written as JSON for VZCore ({error})"
         ),
@@ -165,7 +165,7 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     spawn_blocking(call).await.unwrap_or_else(|panic| {
-        Err(Failure { code: Code::Internal, reason: format!("a call to VZCore was lost: {panic}") })
+        Err(Failure { code: Code::Internal, reason: format!("a call into VZCore failed: {panic}") })
     })
 }
 
@@ -247,11 +247,11 @@ impl Machine for VzMachine {
         // Before any other refusal: the reason why this configuration's state cannot be saved at all.
         let what = "save the guest's state";
         if self.restore.is_some() {
-            let reason = "this VM was not made so that its state can be saved".into();
+            let reason = "this VM was not created for saving its state".into();
             return Err(HypervisorError::Refused { what, reason });
         }
         let path = std::path::absolute(path)
-            .map_err(|source| HypervisorError::Io { what: format!("finding {path:?}"), source })?;
+            .map_err(|source| HypervisorError::Io { what: format!("resolving the path {path:?}"), source })?;
         self.call(what, move |vm| vm.save_support().and_then(|()| vm.save(&path, SAVE_DEADLINE))).await?;
         self.saved.store(true, Ordering::Release);
         Ok(())
@@ -305,7 +305,7 @@ async fn own(
                 break match blocking(move || vm.stop(KILL_DEADLINE)).await {
                     Ok(()) => End::as_asked(),
                     Err(failure) => {
-                        tracing::warn!(%failure, "stopping the VM failed; it ends with this process");
+                        tracing::warn!(reason = %failure, "stopping the VM failed; it ends with this process");
                         End::new(EndKind::Requested, format!("{} (stopping it failed: {failure})", End::as_asked()))
                     }
                 };
@@ -314,9 +314,9 @@ async fn own(
     };
     let vm = shared.vm.clone();
     if let Err(failure) = blocking(move || vm.close(KILL_DEADLINE)).await {
-        tracing::warn!(%failure, "closing the VM failed; what is left of it ends with this process");
+        tracing::warn!(reason = %failure, "closing the VM failed; what is left of it ends with this process");
     }
-    tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM has ended");
+    tracing::info!(kind = ?end.kind, reason = %end.reason, "VM ended");
     shared.state.send_replace(MachineState::Ended(end));
 }
 
@@ -341,20 +341,22 @@ fn note(
             return Some(stopped(&failure, shared.asked.load(Ordering::Acquire)));
         }
         Some(Event::NetworkDisconnected(reason)) => {
-            tracing::error!(reason, "the guest's network was disconnected; its job goes on without it");
+            tracing::error!(reason, "guest network disconnected; the job continues without it");
             return None;
         }
         Some(Event::GuestConnected { connection, port }) => {
             match stream(connection) {
                 // Fails only when the channel is not served any more.
                 Ok(stream) => drop(announced.send(stream)),
-                Err(error) => tracing::warn!(port, %error, "a connection from the guest cannot be used"),
+                Err(error) => {
+                    tracing::warn!(port, reason = %error, "accepting a connection from the guest failed")
+                }
             }
             return None;
         }
         Some(Event::Progress(_)) => return None,
         Some(Event::Unknown(event)) => {
-            tracing::warn!(event, "VZCore sent an event that this version does not know");
+            tracing::warn!(event, "unknown event from VZCore; ignored");
             return None;
         }
     };

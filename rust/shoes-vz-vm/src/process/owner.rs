@@ -196,7 +196,7 @@ impl Owner {
         record: impl FnOnce(&End),
     ) -> End {
         let end = self.live(terminated).await;
-        tracing::info!(kind = ?end.kind, reason = %end.reason, "the VM has ended");
+        tracing::info!(kind = ?end.kind, reason = %end.reason, "VM ended");
         record(&end);
         self.guest.send_replace(None);
         publish_end(&self.status, &end);
@@ -341,13 +341,16 @@ impl Owner {
                 match tokio::time::timeout(GUEST_ANSWER, agent.shutdown()).await {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => {
-                        tracing::info!(reason = %Chain(&error), "the guest agent cannot power the guest off")
+                        tracing::info!(reason = %Chain(&error), "powering the guest off through its guest agent failed; pressing the power button")
                     }
-                    Err(_) => tracing::info!("the guest agent does not answer the request to power off"),
+                    Err(_) => tracing::info!(
+                        reason = "no answer",
+                        "powering the guest off through its guest agent failed; pressing the power button"
+                    ),
                 }
             }
             if let Err(error) = machine.request_stop().await {
-                tracing::info!(reason = %error, "the guest's power button cannot be pressed");
+                tracing::info!(reason = %Chain(&error), "pressing the guest's power button failed");
             }
         });
     }
@@ -359,7 +362,7 @@ impl Owner {
             took_ms = took,
             accelerator = machine.accelerator(),
             pid = machine.pid(),
-            "the guest runs"
+            "guest started"
         );
         self.status.send_modify(|s| {
             s.state = VmState::Running.into();
@@ -392,7 +395,7 @@ impl Owner {
         self.status.send_modify(|s| {
             if up && s.guest_up_ms == 0 {
                 s.guest_up_ms = took;
-                tracing::info!(took_ms = took, "the guest agent is up");
+                tracing::info!(took_ms = took, "guest is up");
             }
             s.guest_up = up;
         });

@@ -25,12 +25,11 @@ pub(super) fn of_qemu(program: &Path, dir: &Path) -> Result<(), String> {
     let answer = ask(program, &file.0)?;
     match answer.failure {
         None if answer.saves => Ok(()),
-        None => Err(format!(
-            "{program:?} did not answer a request to save a machine{}; {NEEDED}",
-            answer.version()
-        )),
+        None => {
+            Err(format!("{program:?} did not answer a request to save a VM{}; {NEEDED}", answer.version()))
+        }
         Some(ref reason) => {
-            Err(format!("{program:?}{} refuses to save a machine ({reason}); {NEEDED}", answer.version()))
+            Err(format!("{program:?}{} refused to save a VM ({reason}); {NEEDED}", answer.version()))
         }
     }
 }
@@ -132,7 +131,7 @@ impl Drop for ProbeFile {
         if let Err(error) = fs::remove_file(&self.0)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(path = ?self.0, %error, "removing the file of the saved state probe failed");
+            tracing::warn!(path = ?self.0, reason = %error, "removing the file of the saved state probe failed");
         }
     }
 }

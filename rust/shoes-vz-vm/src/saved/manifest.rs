@@ -93,7 +93,10 @@ impl Manifest {
         let format = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
         let format = format.as_ref().and_then(|json| json.get("format")?.as_u64());
         if format.is_some_and(|format| format != u64::from(FORMAT)) {
-            let reason = format!("{path:?} is of format {}, not {FORMAT}", format.unwrap_or_default());
+            let reason = format!(
+                "{path:?} has format {}, but this agent reads format {FORMAT}",
+                format.unwrap_or_default()
+            );
             return Err(Unusable::new(Kind::Version, reason));
         }
         serde_json::from_slice(&bytes)
@@ -108,18 +111,21 @@ impl Manifest {
     /// Whether the state is of such a VM; the error names the most significant difference.
     pub(super) fn fits(&self, wanted: &Wanted) -> Result<(), Unusable> {
         let differs = |kind, what: &str, saved: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
-            Err(Unusable::new(kind, format!("the saved state is of {what} {saved}, and now it is {now}")))
+            Err(Unusable::new(
+                kind,
+                format!("the saved state was saved with {what} {saved}, but now it is {now}"),
+            ))
         };
         let spec = wanted.essential_spec();
         if self.spec.memory_bytes != spec.memory_bytes {
-            return differs(Kind::Memory, "a memory size of", &self.spec.memory_bytes, &spec.memory_bytes);
+            return differs(Kind::Memory, "memory size", &self.spec.memory_bytes, &spec.memory_bytes);
         }
         if self.spec.cpus != spec.cpus {
-            return differs(Kind::Cpus, "a number of CPUs of", &self.spec.cpus, &spec.cpus);
+            return differs(Kind::Cpus, "number of CPUs", &self.spec.cpus, &spec.cpus);
         }
         let fingerprint = wanted.template.fingerprint();
         if self.template_fingerprint != fingerprint {
-            return differs(Kind::Version, "the template", &self.template_fingerprint, &fingerprint);
+            return differs(Kind::Version, "template fingerprint", &self.template_fingerprint, &fingerprint);
         }
         let hypervisor = version::of(spec.hypervisor);
         if self.hypervisor_version != hypervisor {
@@ -130,7 +136,7 @@ impl Manifest {
             return differs(Kind::Version, "agent version", &self.agent_version, &agent);
         }
         if self.slot != wanted.slot || self.spec != spec {
-            let reason = "the saved state is of a VM with another configuration (network, disk, accelerator, template …)";
+            let reason = "the saved state was saved from a VM with another configuration (network, disk, accelerator, template …)";
             return Err(Unusable::new(Kind::Configuration, reason));
         }
         Ok(())

@@ -56,7 +56,7 @@ impl Core {
     /// Finds an agent by its id, or by a hostname (in any case) that no other agent has.
     fn find_agent(&self, named: &str) -> Result<AgentId, Refusal> {
         if named.is_empty() {
-            return Err(Refusal::Invalid("the agent is missing: give its id or its hostname".into()));
+            return Err(Refusal::Invalid("the agent is missing: give its ID or its hostname".into()));
         }
         if let Some(id) = named.parse().ok().filter(|id| self.agents.contains_key(id)) {
             return Ok(id);
@@ -70,7 +70,7 @@ impl Core {
                 let each = several.iter().filter_map(|id| self.agents.get(id));
                 let each: Vec<String> = each.map(|a| format!("{} ({})", a.id, a.status_label())).collect();
                 Err(Refusal::Ambiguous(format!(
-                    "{} agents have the hostname {named}; name one by its id: {}",
+                    "{} agents have the hostname {named}; name one by its ID: {}",
                     several.len(),
                     each.join(", ")
                 )))
@@ -81,7 +81,7 @@ impl Core {
 
 fn unknown(named: &str) -> Refusal {
     let named: String = named.chars().take(255).collect();
-    Refusal::NotFound(format!("no agent has the id or hostname {named:?}"))
+    Refusal::NotFound(format!("no agent has the ID or hostname {named:?}"))
 }
 
 /// A reason as it is stored: one line, within bounds.

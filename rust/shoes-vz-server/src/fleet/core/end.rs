@@ -51,7 +51,7 @@ impl Core {
             (Some(termination), _) => (kind_of(termination.kind), termination.reason.clone()),
             (None, _) => (
                 wire::EndKind::VmDied,
-                format!("{} no longer has it and reported no reason", self.host_of(runner)),
+                format!("{} no longer has this runner and reported no reason", self.host_of(runner)),
             ),
         };
         let end = wire::RunnerEnd {

@@ -42,7 +42,7 @@ impl Core {
                 if let Some(suppressed) =
                     self.log_limiter.admit(&format!("odd id {id}"), LogLimit::Once, now.mono)
                 {
-                    tracing::warn!(agent_id = %id, suppressed, "invalid runner id in an agent's list; ignored");
+                    tracing::warn!(agent_id = %id, suppressed, "invalid runner ID in an agent's list; ignored");
                 }
                 continue;
             };
@@ -140,7 +140,7 @@ impl Core {
         }
         if let Some(suppressed) = self.log_limiter.admit(&format!("moved {id}"), LogLimit::Few, now.mono) {
             tracing::warn!(runner_id = %id, from = %from, to = %to, suppressed,
-                "runner moved to another agent id");
+                "runner moved to another agent ID");
         }
         self.free_slot(from, &name, id);
         self.hold_slot(to, &name, id);
@@ -225,7 +225,7 @@ impl Core {
                 self.log_limiter.admit(&format!("cloud id {id}"), LogLimit::Once, now.mono)
             {
                 tracing::warn!(runner_id = %id, agent_id = %agent, suppressed,
-                    "unknown runner with the cloud id of another runner; ignored");
+                    "unknown runner with the cloud ID of another runner; ignored");
             }
             return;
         }

@@ -53,8 +53,9 @@ impl Child {
             }
             Err(e) => drop(started.send(Err(e))),
         })?;
-        let (pid, stderr) =
-            start.await.map_err(|_| io::Error::other("the thread that starts QEMU died"))??;
+        let (pid, stderr) = start.await.map_err(|_| {
+            io::Error::other("the thread that starts QEMU ended, which is a bug in the VM process")
+        })??;
         Ok((Self { killer: Killer { pid, unreaped }, exit }, stderr))
     }
 
@@ -68,7 +69,9 @@ impl Child {
 
     /// May be dropped and called again until it has returned.
     pub(super) async fn exited(&mut self) -> io::Result<ExitStatus> {
-        (&mut self.exit).await.map_err(|_| io::Error::other("the thread that waits for QEMU died"))?
+        (&mut self.exit).await.map_err(|_| {
+            io::Error::other("the thread that waits for QEMU ended, which is a bug in the VM process")
+        })?
     }
 }
 
@@ -86,7 +89,7 @@ impl Killer {
             && let Ok(pid) = i32::try_from(self.pid)
             && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL)
         {
-            tracing::error!(pid, %error, "killing QEMU failed");
+            tracing::error!(pid, reason = %error, "killing QEMU failed");
         }
     }
 }

@@ -52,7 +52,7 @@ impl Drop for Callback {
         if let Err(error) = std::fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = ?self.path, %error, "removing a socket failed");
+            tracing::warn!(path = ?self.path, reason = %error, "removing a socket failed");
         }
     }
 }
