@@ -16,7 +16,7 @@ use shoes_vz_process::{
     about = "Run ephemeral GitHub Actions runners in VMs on this host",
     max_term_width = 100,
     after_help = "Without a subcommand, `run` is assumed. Flags may be written with one dash, as for the Go agent.\n\n\
-                  Exit codes: 0 success or stopped by a signal, 1 failure, 2 usage error. exec: the exit code of the program, \
+                  Exit codes: 0 success or stopped by a signal, 1 failure, 2 wrong flags or settings. exec: the exit code of the program, \
                   125 if it could not be run, 127 if the guest could not start it."
 )]
 pub struct Cli {
@@ -26,7 +26,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve this host's slots to a server (the default)
+    /// Run the agent, which offers this host's slots to a server (the default)
     #[command(
         after_help = "Example: shoes-vz-agent run --server vz.example:50051 --hostname mac-1 --max-runners 2"
     )]
@@ -34,7 +34,7 @@ pub enum Command {
     /// List the VMs of this host
     #[command(after_help = "Example: shoes-vz-agent list --json")]
     List(ListArgs),
-    /// Boot a stopped VM again and wait until SSH answers
+    /// Boot a stopped VM again and wait until SSH answers (only while no agent runs)
     #[command(after_help = "Example: shoes-vz-agent start ci-1")]
     Start(StartArgs),
     /// Stop a VM and keep its files (a running agent removes them, since a runner is used only once)
@@ -46,7 +46,7 @@ pub enum Command {
     /// Run a program in a VM and return its output and exit code (125 if it could not be run)
     #[command(after_help = "Example: shoes-vz-agent exec ci-1 uname -a")]
     Exec(ExecArgs),
-    /// Build or check a template
+    /// Create or check a template
     Template {
         #[command(subcommand)]
         command: TemplateCommand,
@@ -110,13 +110,13 @@ pub struct BuildLinux {
     #[arg(long, default_value = "8GiB", value_parser = bytes)]
     pub disk_size: u64,
     /// Release to build from, for example bookworm [default: this machine's]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub suite: String,
     /// Additional package to install, for example git; may be repeated
     #[arg(long)]
     pub package: Vec<String>,
     /// Name of the template [default: the name of its directory]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub name: String,
     /// Job label that selects this template; may be repeated
     #[arg(long)]
@@ -144,7 +144,7 @@ pub struct InstallMacos {
     #[arg(long, default_value = "8GiB", value_parser = bytes)]
     pub memory: u64,
     /// Name of the template [default: the name of its directory]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub name: String,
 }
 
@@ -164,7 +164,7 @@ pub static PROGRAM: Program = Program {
         Setting::new("server", "HOST:PORT", "Address of the server").or("localhost:50051"),
         Setting::new("hostname", "NAME", "Name of this host in the fleet").or_else("the system's host name"),
         Setting::new("max-runners", "N", "Number of VMs that run at the same time; at most 2 for macOS guests").or("2"),
-        Setting::new("template-path", "DIR", "Template that VMs are cloned from").or("/opt/myshoes/vz/templates/macos-26"),
+        Setting::new("template-path", "DIR", "Template to clone VMs from").or("/opt/myshoes/vz/templates/macos-26"),
         Setting::new("runners-path", "DIR", "Directory of the VMs' bundles").or("/opt/myshoes/vz/runners"),
         Setting::new("ssh-key", "FILE", "Private key to log into guests with")
             .or_else("the template's key, else the keys that ssh offers"),
@@ -183,7 +183,7 @@ pub static PROGRAM: Program = Program {
         Setting::new("unresponsive-guest-limit", "DURATION", "Remove a VM whose guest agent has been unresponsive for this long; 0 disables")
             .or("10m"),
         Setting::new("min-free-disk", "SIZE", "Refuse new VMs when free space at the runners path is below this; 0 disables").or("10GiB"),
-        Setting::new("hot", "PLAN", "Hot VMs, booted ahead of their runners: all (every free slot), none, or a number; other sizes by name, as in 1,4x8GiB=1 (CPUs x memory)")
+        Setting::new("hot", "PLAN", "Hot VMs, booted ahead of their runners: all (one in each free slot), none, or a number; other sizes as CPUSxMEMORY=NUMBER, for example 1,4x8GiB=1")
             .or("all"),
         Setting::new("hot-idle", "STATE", "State of a hot VM while it waits for a runner: running or paused").or("running"),
         Setting::new("hot-max-age", "DURATION", "Replace a hot VM that has waited for this long").or("12h"),

@@ -1,7 +1,7 @@
 //! The operator's command line.
 //!
-//! Exit codes: 0 success, 1 failure, 2 usage error. With `--json` stdout gets one JSON object (`watch`: one per line),
-//! also on failure (`{"error":{"code","message"}}`); text for people goes to stderr. Failing to write to stdout is a
+//! Exit codes: 0 success, 1 failure, 2 wrong flags or settings. With `--json` stdout gets one JSON object (`watch`: one
+//! per line), also on failure (`{"error":{"code","message"}}`); text for people goes to stderr. Failing to write to stdout is a
 //! failure, unless its reader closed it; failing to write to stderr changes nothing.
 
 mod add;

@@ -1,5 +1,5 @@
-//! Which address a listener may bind. Beyond loopback a listener must authenticate its callers (ARCHITECTURE.md, "What
-//! always holds", 5).
+//! Which address a listener may bind. Beyond loopback a listener must authenticate its callers (ARCHITECTURE.md,
+//! "Invariants", 5).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -23,18 +23,18 @@ pub static PROGRAM: Program = Program {
     settings: &[
         Setting::new("listen", "ADDR", "HTTP listen address; \":PORT\" binds loopback unless --token-file is set").or(":8080"),
         Setting::new("runner-path", "DIR", "Directory of the Actions runner; /tmp/runner is watched as well").or_else("~/_work/_runner"),
-        Setting::new("runner-processes", "WHICH", "Which processes to treat as the Actions runner: any with its name (anywhere), or only those under a runner path (runner-path)")
+        Setting::new("runner-processes", "WHICH", "Which processes to treat as the Actions runner: anywhere (all with its name) or runner-path (only those below a runner path)")
             .or("anywhere"),
-        Setting::new("runner-id", "ID", "Name of this guest in IP notices").or_else("the hardware's or the machine's id").also_env("SHOES_VZ_RUNNER_ID"),
+        Setting::new("runner-id", "ID", "Name of this guest in IP notices").or_else("the hardware's or the machine's ID").also_env("SHOES_VZ_RUNNER_ID"),
         Setting::new("host-ip", "IP", "Address of the host agent, for IP notices").or("192.168.64.1"),
         Setting::new("agent-port", "PORT", "Port of the host agent, for IP notices").or("8081"),
         Setting::new("token-file", "FILE", "File containing the bearer token that TCP callers must present"),
         Setting::new("serial-port", "PORT", "The guest channel's virtio-serial port: a device, auto (found by its name), or none").or("auto"),
-        Setting::new("vsock", "WHICH", "The guest channel over virtio sockets: auto, none, or unix:DIR, the same over Unix sockets in DIR")
+        Setting::new("vsock", "WHICH", "The guest channel over vsock: auto, none, or unix:DIR (Unix sockets in DIR, for guests of the stand-in)")
             .or_else("auto on macOS, else none"),
         Setting::new("notify-ip", "WHEN", "Whether to report this guest's address to the host agent: auto (when there is no guest channel) or none")
             .or("auto"),
-        Setting::new("ssh-addr", "IP:PORT", "This guest's sshd").or("127.0.0.1:22"),
+        Setting::new("ssh-addr", "IP:PORT", "Address of this guest's sshd").or("127.0.0.1:22"),
         Setting::new("state-dir", "DIR", "Private directory for the setup script's files").or_else("below /dev/shm, or TMPDIR"),
         CONFIG,
         LOG,
@@ -57,7 +57,7 @@ impl Table for All {
     about = "The guest agent of shoes-vz: reports the runner's state and runs commands inside a VM",
     after_help = "Flags may be written with one dash.\n\n\
                   Example: shoes-vz-runner-agent --listen :8080 --runner-path /tmp/runner --host-ip 192.168.64.1 --agent-port 8081\n\n\
-                  Exit codes: 1 failed, 2 wrong settings. SIGTERM and SIGINT end it as any program; SIGHUP, SIGUSR1 and SIGUSR2 are ignored.",
+                  Exit codes: 1 failure, 2 wrong flags or settings. SIGTERM and SIGINT end it, as they do any program; SIGHUP, SIGUSR1 and SIGUSR2 are ignored.",
     max_term_width = 100
 )]
 struct Cli {

@@ -72,7 +72,7 @@ pub static PROGRAM: Program = Program {
         Setting::new(
             "unknown-labels",
             "POLICY",
-            "What to do about a job label that no agent offers: wait, refuse (myshoes then deletes the job for good) or ignore",
+            "What to do about a job label that no agent offers: wait, refuse (myshoes then deletes the job permanently) or ignore",
         )
         .or("wait"),
         Setting::new("add-timeout", "DURATION", "How long an AddInstance without a deadline waits").or("5m"),
@@ -133,10 +133,10 @@ impl Table for All {
     about = "The control plane of shoes-vz: schedules ephemeral GitHub Actions runners on agents",
     after_help = "Every setting is also read from its environment variable, and from the --config file under its name. There, \
                   [resource_types.large] and [labels.\"macos-15\"] may hold template, cpus, memory and disk, for jobs of that \
-                  type or with that label: the largest of each size counts, a template set by a label takes precedence over one \
-                  set by the type, and such a label is accepted even if no template lists it.\n\n\
+                  type or with that label. If both apply, the largest cpus, memory and disk are used, and the label's template \
+                  takes precedence over the type's. A label with such a table is accepted even if no template lists it.\n\n\
                   Example: shoes-vz-server --grpc-addr 127.0.0.1:50051 --metrics-addr 127.0.0.1:9090\n\n\
-                  Exit codes: 0 stopped by a signal, 1 failed, 2 wrong settings.",
+                  Exit codes: 0 stopped by a signal, 1 failure, 2 wrong flags or settings.",
     max_term_width = 100
 )]
 struct Cli {

@@ -16,7 +16,7 @@ use crate::settings::GlobalFlags;
     version,
     arg_required_else_help = true,
     max_term_width = 100,
-    after_help = "Exit codes: 0 success, 1 failure, 2 usage error. A signal ends a command as usual (shells show 130 for Ctrl-C)."
+    after_help = "Exit codes: 0 success, 1 failure, 2 wrong flags or settings. A signal ends a command as usual (shells show 130 for Ctrl-C)."
 )]
 pub(super) struct Args {
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub(super) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Start a runner and wait until its VM answers SSH; an existing runner name returns the same VM
+    /// Start a runner and wait until its VM answers SSH; a name that is in use returns the same VM
     #[command(
         after_help = "Example: shoes-vz-client add --runner-name ci-1 --setup-script setup.sh --label macOS"
     )]
@@ -77,7 +77,7 @@ pub(super) enum Command {
         #[arg(value_name = "HOST")]
         agent: String,
         /// Reason shown to other operators; replaces an earlier reason
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
         /// Maximum time to wait, for example 90s, 3m or 1h30m
         #[arg(long, default_value = "10s")]
@@ -96,7 +96,7 @@ pub(super) enum Command {
     /// Cordon an agent and wait until it has no runners; it stays cordoned even if this command is interrupted
     #[command(after_help = "Example: shoes-vz-client drain mac-1 --timeout 1h")]
     Drain(Drain),
-    /// List the host agents
+    /// List the agents
     #[command(after_help = "Example: shoes-vz-client agents --json")]
     Agents {
         /// Maximum time to wait, for example 90s, 3m or 1h30m
@@ -111,7 +111,7 @@ pub(super) struct Drain {
     #[arg(value_name = "HOST")]
     pub(super) agent: String,
     /// Reason shown to other operators; replaces an earlier reason
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(super) reason: String,
     /// Wait until the agent has no runners (the default)
     #[arg(long, conflicts_with = "no_wait")]
@@ -132,10 +132,11 @@ pub(super) struct Add {
     /// Script that sets up and runs the runner; - reads it from standard input
     #[arg(long, value_name = "FILE")]
     pub(super) setup_script: PathBuf,
-    /// nano, micro, small, medium, large, xlarge, 2xlarge, 3xlarge or 4xlarge; defaults to the server's setting
+    /// Resource type: nano, micro, small, medium, large, xlarge, 2xlarge, 3xlarge or 4xlarge [default: the server's
+    /// --default-resource-type]
     #[arg(long, value_name = "TYPE")]
     pub(super) resource_type: Option<String>,
-    /// Label that the host must offer; repeatable
+    /// Job label that the agent must offer; may be repeated
     #[arg(long = "label", value_name = "LABEL")]
     pub(super) labels: Vec<String>,
     /// Maximum time to wait, for example 90s, 3m or 1h30m
