@@ -31,6 +31,7 @@ use shoes_vz_model::{
     id::{RunnerId, RunnerName},
     state::Stage,
 };
+use shoes_vz_proto::agent as wire;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep_until},
@@ -127,7 +128,7 @@ pub(crate) fn begin(agent: Arc<Agent>, request: RunnerRequest, admission: Admiss
         runner_name: request.name.to_string(),
         cloud_id: request.cloud_id.clone(),
         template_path: host.template.path.to_string_lossy().into_owned(),
-        max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs()),
+        max_lifetime_seconds: lifetime.map_or(0, |d| d.as_secs().max(1)),
         cpus: request.size.cpus,
         memory_bytes: request.size.memory_bytes,
         disk_bytes: request.size.disk_bytes,
@@ -136,7 +137,7 @@ pub(crate) fn begin(agent: Arc<Agent>, request: RunnerRequest, admission: Admiss
     // Without hot VMs there is none to claim.
     let stage = if agent.pool.is_empty() { Stage::Clone } else { Stage::Claim };
     let journal = Journal::begin(host.ambient.clone(), bundle, meta, stage);
-    Runner::spawn(agent, journal, admission, Phase::Provisioning(Provisioning::New(request)))
+    Runner::spawn(agent, journal, None, admission, Phase::Provisioning(Provisioning::New(request)))
 }
 
 /// Continues with a runner that a former agent began: its end, if that was decided, else its life.
@@ -147,34 +148,44 @@ pub(crate) fn resume(
     vm: VmResources,
     admission: Admission,
 ) -> Handle {
-    let decided = agent.ends.get(vm.bundle.runner).and_then(|runner| runner.end);
+    let kept = agent.ends.get(vm.bundle.runner);
     let phase = meta.phase;
     let journal = Journal::resume(agent.host.ambient.clone(), vm.bundle.clone(), meta);
-    let next = match (decided, found) {
-        (Some(end), _) => Phase::TearingDown(Some(vm), RunnerEnd::new(end.kind(), end.reason)),
+    let next = match (kept.as_ref().and_then(|runner| runner.end.as_ref()), found) {
+        (Some(end), _) => Phase::TearingDown(Some(vm), RunnerEnd::new(end.kind(), &*end.reason)),
         (None, Found::Ended) => {
             let end = RunnerEnd::found_dead(&vm.bundle, journal.timeline.stage());
             Phase::TearingDown(Some(vm), end)
         }
         (None, Found::Live) => Phase::Provisioning(Provisioning::Adopted(vm, phase)),
     };
-    Runner::spawn(agent, journal, admission, next)
+    Runner::spawn(agent, journal, kept, admission, next)
 }
 
 impl Runner {
-    fn spawn(agent: Arc<Agent>, journal: Journal, admission: Admission, phase: Phase) -> Handle {
+    fn spawn(
+        agent: Arc<Agent>,
+        journal: Journal,
+        kept: Option<wire::Runner>,
+        admission: Admission,
+        phase: Phase,
+    ) -> Handle {
         let (id, name) = (journal.bundle.runner, journal.meta.runner_name.clone());
         let span = tracing::info_span!("runner", runner_id = %id, runner_name = name);
         let delete = CancellationToken::new();
         let tasks = agent.host.tasks.clone();
-        // Of an adopted VM only its VM process knows the age, by a clock that nothing sets: what is given here is late for
-        // it, and ends a VM whose process does not.
+        // Only the VM process of an adopted VM knows when its lifetime ends, by a clock that is never set. The limit that is
+        // counted from here on is later, and ends a VM whose process fails to.
         let max_lifetime = match journal.meta.max_lifetime_seconds {
             0 => None,
             seconds => Some(Duration::from_secs(seconds)),
         };
+        let mut report = Report::new(agent.clone(), journal);
+        if let Some(kept) = kept {
+            report.resume_end(kept);
+        }
         let runner = Self {
-            report: Report::new(agent.clone(), journal),
+            report,
             agent,
             admission,
             delete: delete.clone(),
@@ -224,14 +235,11 @@ impl Runner {
     /// VM ended, bundle removed, slot free, in this order, and each before the next. A slot whose VM cannot be ended, or
     /// whose bundle cannot be removed, stays taken, and that is tried again until it works.
     async fn tear_down(mut self, resources: Option<VmResources>, end: &RunnerEnd) {
-        self.report.decide(end);
+        if !self.report.has_ended() {
+            self.report.decide(end);
+        }
         if let Some(resources) = resources {
             resources.remove().await;
-        }
-        if let (Some(notices), Ok(ip)) =
-            (&self.agent.host.notices, self.report.journal.meta.ip_address.parse())
-        {
-            notices.release(ip);
         }
         // Free before the end is published, so that its reader finds a slot.
         drop(self.admission);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use shoes_vz_model::{
-    bundle::{DiskState, RuntimeMetadata},
+    bundle::{DiskState, Phase, RuntimeMetadata},
     id::{BadId, RunnerId, RunnerName},
 };
 use shoes_vz_process::chain::Chain;
@@ -171,8 +171,7 @@ impl Runners {
         let vm = host.vms.find(&bundle.path).await.ok().flatten();
         let status = vm.as_ref().map(|vm| vm.status().borrow().clone());
         let resources = VmResources::found(host.clone(), bundle, ticket, vm);
-        // It has been ready once.
-        if status.is_some() && meta.start_path.is_some() && pool.wants(size) {
+        if status.is_some() && meta.phase == Phase::Hot && pool.wants(size) {
             tracing::info!(hot_vm = %id, "adopting a hot VM");
             pool.adopt(size, resources, meta);
         } else {

@@ -48,6 +48,8 @@ pub trait Vms: Send + Sync + 'static {
     async fn rename(&self, vm: Option<&dyn VmProcess>, from: &Bundle, to: &Bundle) -> Result<(), CloneError>;
     /// Removes a bundle whose VM has ended; one that does not exist is fine.
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError>;
+    /// Kills every process that runs the VM of this bundle.
+    async fn kill(&self, runners_path: &Path, bundle: &Path);
     /// Ends every process that runs a VM of a bundle below `runners_path`, except those of adopted VMs.
     async fn end_orphans(&self, runners_path: &Path, adopted: AdoptedVms) -> OrphansEnded;
 }
@@ -211,6 +213,11 @@ impl Vms for LocalVms {
     async fn remove(&self, bundle: &Path) -> Result<(), CloneError> {
         let path = bundle.to_owned();
         done(spawn_blocking(move || clone::remove_bundle(&path)).await)
+    }
+
+    async fn kill(&self, runners_path: &Path, bundle: &Path) {
+        let (path, bundle) = (runners_path.to_owned(), bundle.to_owned());
+        done(spawn_blocking(move || OrphansEnded::end_one(&path, &bundle)).await);
     }
 
     async fn end_orphans(&self, runners_path: &Path, adopted: AdoptedVms) -> OrphansEnded {

@@ -158,6 +158,14 @@ impl Vms for SimHost {
         Some(Arc::new(SimGuest { host: self.clone(), vm }))
     }
 
+    async fn kill(&self, _: &Path, bundle: &Path) {
+        self.world.step(&self.name).await;
+        if let Some(vm) = self.world.vm(bundle) {
+            self.world.stopped(&vm);
+            vm.end(VmEndKind::HypervisorKilled, "killed");
+        }
+    }
+
     async fn end_orphans(&self, _: &Path, adopted: AdoptedVms) -> OrphansEnded {
         self.world.step(&self.name).await;
         let orphans = self.world.live().into_iter().filter(|vm| vm.agent == self.agent);

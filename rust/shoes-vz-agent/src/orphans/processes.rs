@@ -45,6 +45,15 @@ impl OrphansEnded {
     /// Kills every process of this user that runs a VM of a bundle below `runners_path`, unless the VM was adopted. Blocks
     /// for some milliseconds.
     pub(crate) fn end(runners_path: &Path, adopted: &AdoptedVms) -> Self {
+        Self::kill(runners_path, |found| orphans_of(found, adopted))
+    }
+
+    /// Kills every process of this user that runs the VM of `bundle`. Blocks for some milliseconds.
+    pub(crate) fn end_one(runners_path: &Path, bundle: &Path) -> Self {
+        Self::kill(runners_path, |found| found.into_iter().filter(|f| f.bundle == bundle).collect())
+    }
+
+    fn kill(runners_path: &Path, which: impl FnOnce(Vec<BundleProcess>) -> Vec<BundleProcess>) -> Self {
         let mut count = Self::default();
         let mut system = match System::new() {
             Ok(system) => system,
@@ -53,7 +62,7 @@ impl OrphansEnded {
                 return count;
             }
         };
-        for orphan in orphans_of(list(&mut system, runners_path), adopted) {
+        for orphan in which(list(&mut system, runners_path)) {
             let BundleProcess { pid, kind, bundle, .. } = &orphan;
             // Checked again right before the signal, so that the ID still belongs to this process.
             if look_up(&mut system, runners_path, *pid).is_none_or(|now| !orphan.is_same(&now)) {

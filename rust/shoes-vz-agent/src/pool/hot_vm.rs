@@ -10,6 +10,7 @@ use shoes_vz_model::{
 };
 use shoes_vz_process::{chain::Chain, units};
 use shoes_vz_proto::vm::VmState;
+use shoes_vz_vm::client::VmError;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until, timeout},
@@ -23,13 +24,13 @@ use super::{
 };
 use crate::{
     host::{Host, VmSize},
-    provision::{
-        Bounds, EmptySlot, Journal, Observer as _, ProvisionError, ReadyVm, Unfinished, VmResources,
-    },
+    provision::{Bounds, EmptySlot, Journal, Observer as _, ReadyVm, Unfinished, VmResources},
 };
 
 /// Between two checks of one that runs.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// Why a hot VM that a runner needs the slot of is removed.
+const EVICTED: &str = "its slot is needed";
 /// Until its guest must have answered such a check; busy hosts are slow.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 /// Until it must have answered the last check, for which a runner waits.
@@ -177,8 +178,8 @@ impl Life {
             return retired(vm, "its state is saved".into());
         }
         let paused = self.hot_vm.pool.plan().idle == Idle::Paused && self.hot_vm.purpose == Purpose::Hot;
-        if paused && let Err(error) = vm.vm.pause().await {
-            return HotVmEnd::Failed(vm.resources, format!("pausing it failed: {}", Chain(&error)));
+        if paused && let Err(reason) = in_time(vm.vm.pause()).await {
+            return HotVmEnd::Failed(vm.resources, format!("pausing it failed: {reason}"));
         }
         let start_path = self.journal.meta.start_path.map_or("unknown", StartPath::as_str);
         tracing::info!(start_path, slot = vm.resources.slot, "hot VM ready");
@@ -187,6 +188,10 @@ impl Life {
         let evict = self.hot_vm.evict.clone();
         tokio::pin!(too_old);
         loop {
+            let checks = async {
+                sleep(CHECK_EVERY).await;
+                check(&self.host, &self.fingerprint, &vm, CHECK_DEADLINE).await
+            };
             tokio::select! {
                 biased;
                 () = evict.cancelled() => return retired(vm, EVICTED.into()),
@@ -195,12 +200,7 @@ impl Life {
                     let Ok(delivery) = claimed else {
                         return retired(vm, "no runner can claim it any more".into());
                     };
-                    let checked = tokio::select! {
-                        biased;
-                        () = evict.cancelled() => Err(EVICTED.into()),
-                        checked = self.last_check(&vm, paused) => checked,
-                    };
-                    return match checked {
+                    return match self.last_check(&vm, paused).await {
                         Ok(()) => HotVmEnd::Claimed(delivery, vm),
                         Err(reason) => {
                             tracing::warn!(reason, "hot VM failed its last check");
@@ -210,11 +210,9 @@ impl Life {
                     };
                 }
                 () = &mut too_old => return retired(vm, "it is too old (--hot-max-age)".into()),
-                () = sleep(CHECK_EVERY), if !paused => {
-                    if let Err(reason) = self.check(&vm, CHECK_DEADLINE).await {
-                        return retired(vm, reason);
-                    }
-                }
+                checked = checks, if !paused => if let Err(reason) = checked {
+                    return retired(vm, reason);
+                },
             }
         }
     }
@@ -222,7 +220,7 @@ impl Life {
     /// A runner waits for this.
     async fn last_check(&self, vm: &ReadyVm, paused: bool) -> Result<(), String> {
         if paused {
-            vm.vm.resume().await.map_err(|e| format!("resuming it failed: {}", Chain(&e)))?;
+            in_time(vm.vm.resume()).await.map_err(|reason| format!("resuming it failed: {reason}"))?;
             let clock = Personalization { unix_nanos: self.host.unix_nanos(), ..Personalization::default() };
             match timeout(LAST_CHECK_DEADLINE, vm.guest.personalize(&clock)).await {
                 Ok(Ok(())) => {}
@@ -230,42 +228,18 @@ impl Life {
                 Err(_) => return Err("it did not answer after its pause".into()),
             }
         }
-        self.check(vm, LAST_CHECK_DEADLINE).await
+        check(&self.host, &self.fingerprint, vm, LAST_CHECK_DEADLINE).await
     }
 
-    /// Whether it is as it was when it became ready.
-    async fn check(&self, vm: &ReadyVm, deadline: Duration) -> Result<(), String> {
-        if self.host.template.fingerprint() != self.fingerprint {
-            return Err("the template has changed since it was started".into());
-        }
-        match timeout(deadline, vm.guest.query_status()).await {
-            Ok(Ok(Some(status))) if status.setup.phase != SetupPhase::None => {
-                Err("it has been given a setup script already".into())
-            }
-            Ok(Ok(Some(_))) => Ok(()),
-            Ok(Ok(None)) => Err("its guest agent answered without a status".into()),
-            Ok(Err(error)) => Err(format!("requesting its guest agent's status failed: {error}")),
-            Err(_) => {
-                Err(format!("its guest agent did not answer within {}", units::show_duration(deadline)))
-            }
-        }
-    }
-
-    /// One that was ready before: it answers, and SSH does.
+    /// One that was ready before, and answers.
     async fn adopt(&mut self, resources: VmResources, bounds: &Bounds) -> Result<ReadyVm, HotVmEnd> {
-        let launched =
-            resources.reconnect(&bounds.cancel).await.map_err(|unfinished| match unfinished.error {
-                ProvisionError::NoVmProcess => {
-                    HotVmEnd::Retired(unfinished.resources, "it ended while no agent ran".into())
-                }
-                _ => HotVmEnd::retired(unfinished),
-            })?;
+        let launched = resources.reconnect(&bounds.cancel).await.map_err(HotVmEnd::retired)?;
         let launched = match launched.status().state() {
-            VmState::Paused => launched.resume().await.map_err(HotVmEnd::retired)?,
+            VmState::Paused => launched.resume(bounds).await.map_err(HotVmEnd::retired)?,
             _ => launched,
         };
         let vm = launched.find_guest_again(bounds, &mut self.journal).await.map_err(HotVmEnd::retired)?;
-        match self.check(&vm, CHECK_DEADLINE).await {
+        match check(&self.host, &self.fingerprint, &vm, CHECK_DEADLINE).await {
             Ok(()) => Ok(vm),
             Err(reason) => Err(HotVmEnd::Retired(vm.resources, reason)),
         }
@@ -287,4 +261,28 @@ impl Life {
     }
 }
 
-const EVICTED: &str = "its slot is needed";
+/// Whether a hot VM is as it was when it became ready.
+async fn check(host: &Host, fingerprint: &str, vm: &ReadyVm, deadline: Duration) -> Result<(), String> {
+    if host.template.fingerprint() != fingerprint {
+        return Err("the template has changed since it was started".into());
+    }
+    match timeout(deadline, vm.guest.query_status()).await {
+        Ok(Ok(Some(status))) if status.setup.phase != SetupPhase::None => {
+            Err("it has been given a setup script already".into())
+        }
+        Ok(Ok(Some(_))) => Ok(()),
+        Ok(Ok(None)) => Err("its guest agent answered without a status".into()),
+        Ok(Err(error)) => Err(format!("requesting its guest agent's status failed: {error}")),
+        Err(_) => Err(format!("its guest agent did not answer within {}", units::show_duration(deadline))),
+    }
+}
+
+/// A call to the VM process, which may hang.
+async fn in_time(call: impl Future<Output = Result<(), VmError>>) -> Result<(), String> {
+    match timeout(CHECK_DEADLINE, call).await {
+        Ok(done) => done.map_err(|error| Chain(&error).to_string()),
+        Err(_) => {
+            Err(format!("the VM process did not answer within {}", units::show_duration(CHECK_DEADLINE)))
+        }
+    }
+}

@@ -14,7 +14,7 @@ use shoes_vz_vm::{
 
 use super::hot_vm::{HotVmEnd, Life};
 use crate::{
-    provision::{Bounds, EmptySlot, ReadyVm, Restored, Unfinished, VmRequest, VmResources},
+    provision::{Bounds, EmptySlot, ProvisionError, ReadyVm, Restored, Unfinished, VmRequest, VmResources},
     saved_states::StatesMode,
 };
 
@@ -27,6 +27,13 @@ enum Unsaved {
     Vm(HotVmEnd),
     /// Only the state could not be saved; what is left of the VM.
     State(VmResources, String),
+}
+
+/// Why a VM's state is not saved.
+enum SaveError {
+    /// The start was cancelled, or its deadline has passed.
+    Ended(ProvisionError),
+    State(String),
 }
 
 impl From<Unfinished> for Unsaved {
@@ -93,7 +100,10 @@ impl Life {
         }
         let slot = match self.save(&vm, draft, bounds).await {
             Ok(()) => vm.resources.clear().await?,
-            Err(reason) => return Err(Unsaved::State(vm.resources, reason)),
+            Err(SaveError::Ended(error)) => {
+                return Err(Unsaved::Vm(HotVmEnd::Failed(vm.resources, error.to_string())));
+            }
+            Err(SaveError::State(reason)) => return Err(Unsaved::State(vm.resources, reason)),
         };
         let request = self.request();
         match slot.restore_unproved(&request, bounds, &mut self.journal).await? {
@@ -105,7 +115,7 @@ impl Life {
     }
 
     /// Saves the VM's state, which ends the VM.
-    async fn save(&self, ready: &ReadyVm, draft: Draft, bounds: &Bounds) -> Result<(), String> {
+    async fn save(&self, ready: &ReadyVm, draft: Draft, bounds: &Bounds) -> Result<(), SaveError> {
         let save = async {
             let failed = |error: VmError| Chain(&error).to_string();
             // A restore works without, only slower.
@@ -121,6 +131,6 @@ impl Life {
             ready.vm.stop(Stop::Force).await.map_err(failed)?;
             self.host.saved_states.keep(draft, ready.resources.bundle.path.clone()).await
         };
-        bounds.wait(save).await.map_err(|error| error.to_string())?
+        bounds.wait(save).await.map_err(SaveError::Ended)?.map_err(SaveError::State)
     }
 }

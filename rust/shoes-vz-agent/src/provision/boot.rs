@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     Bounds, ReadyVm, Unfinished,
     error::ProvisionError,
-    identity,
+    identity::{self, GuestIdentity},
     journal::Observer,
     resources::{EmptySlot, FIRST_PAUSE, LONGEST_PAUSE, Launched, VmResources},
 };
@@ -57,10 +57,7 @@ impl EmptySlot {
         observer: &mut dyn Observer,
     ) -> Result<ReadyVm, Unfinished> {
         observer.enter_stage(Stage::Clone);
-        let launched = self.launch(request, state, bounds, observer).await?;
-        let ready = launched.reach_ssh(bounds, observer).await?;
-        observer.journal().meta.start_path = Some(StartPath::Cold);
-        Ok(ready)
+        self.launch(request, state, bounds, observer).await?.reach_ssh(bounds, observer).await
     }
 
     /// Creates the bundle and starts the VM process.
@@ -99,13 +96,22 @@ impl EmptySlot {
 }
 
 impl Launched {
-    /// Whatever the guest does now: starts it if it does not run yet, and waits for SSH.
+    /// Whatever the guest does now: starts it if it does not run yet, personalizes it if it was restored, and waits for SSH.
     pub(crate) async fn reach_ssh(
         self,
         bounds: &Bounds,
         observer: &mut dyn Observer,
     ) -> Result<ReadyVm, Unfinished> {
-        self.reach_guest(bounds, observer).await?.log_in(bounds, observer).await
+        // An agent may have died between a restore and the personalization.
+        let restored = self.vm.status().borrow().restored;
+        let mut up = self.reach_guest(bounds, observer).await?;
+        if restored {
+            up = up.personalize(bounds, observer).await?;
+        }
+        let ready = up.log_in(bounds, observer).await?;
+        let start_path = if restored { StartPath::Restored } else { StartPath::Cold };
+        observer.journal().meta.start_path = Some(start_path);
+        Ok(ready)
     }
 
     /// Starts the guest if it does not run yet, and waits until it is up.
@@ -114,12 +120,12 @@ impl Launched {
         bounds: &Bounds,
         observer: &mut dyn Observer,
     ) -> Result<Up, Unfinished> {
-        let Self { resources, vm } = self;
+        let Self { mut resources, vm } = self;
         let ssh = identity::ssh_of(&resources.host.login, &resources.bundle.path);
         let reach = async {
             let claim = bounds.run(&*vm, Stage::Start, start(&resources, &*vm)).await?;
             observer.enter(State::Booting, Stage::Guest);
-            find_guest(&resources, &*vm, &ssh, claim, bounds, observer).await
+            find_guest(&mut resources, &*vm, &ssh, claim, bounds, observer).await
         };
         match reach.await {
             Ok(guest) => Ok(Up { resources, vm, guest, ssh }),
@@ -133,14 +139,14 @@ impl Launched {
         bounds: &Bounds,
         observer: &mut dyn Observer,
     ) -> Result<ReadyVm, Unfinished> {
-        let Self { resources, vm } = self;
+        let Self { mut resources, vm } = self;
         let ssh = identity::ssh_of(&resources.host.login, &resources.bundle.path);
         let find = async {
-            let host = &resources.host;
+            let host = resources.host.clone();
             let again = catch_panic(async { host.vms.guest_again(&*vm, &host.route(), ssh.clone()) }).await;
             match again.map_err(ProvisionError::Panicked)? {
                 Some(guest) => Ok(guest),
-                None => find_guest(&resources, &*vm, &ssh, None, bounds, observer).await,
+                None => find_guest(&mut resources, &*vm, &ssh, None, bounds, observer).await,
             }
         };
         match find.await {
@@ -176,20 +182,21 @@ async fn start(resources: &VmResources, vm: &dyn VmProcess) -> Result<Option<IpC
 }
 
 async fn find_guest(
-    resources: &VmResources,
+    resources: &mut VmResources,
     vm: &dyn VmProcess,
     ssh: &Ssh,
     claim: Option<IpClaim>,
     bounds: &Bounds,
     observer: &mut dyn Observer,
 ) -> Result<Arc<dyn Guest>, ProvisionError> {
-    let host = &resources.host;
+    let host = resources.host.clone();
     let known = observer.journal().meta.ip_address.parse().ok();
     let stage = observer.journal().timeline.stage();
     let contact = Contact { route: host.route(), ssh: ssh.clone(), known, claim };
     let find = async { host.vms.guest(vm, contact).await.map_err(ProvisionError::Guest) };
     let guest = bounds.run(vm, stage, find).await?;
     if let Some(ip) = guest.address() {
+        resources.address = Some(ip);
         observer.address(ip.to_string());
     }
     Ok(guest)
@@ -209,6 +216,36 @@ impl Up {
         match bounds.run(&*vm, Stage::Ssh, attempts).await {
             Ok(()) => Ok(ReadyVm { resources, vm, guest, ssh }),
             Err(error) => Err(resources.unfinished(error.after(last_error))),
+        }
+    }
+}
+
+impl Up {
+    /// Gives the guest an identity that no other clone of its state has. May be done again.
+    pub(super) async fn personalize(
+        self,
+        bounds: &Bounds,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Unfinished> {
+        let Self { resources, vm, guest, .. } = self;
+        observer.enter(State::Booting, Stage::Personalize);
+        let personalize = async {
+            let host = &resources.host;
+            let identity = GuestIdentity::draw(&host.ambient).map_err(ProvisionError::Identity)?;
+            identity.keep(&resources.bundle.path).map_err(ProvisionError::Identity)?;
+            let mut personalization = identity.personalization.clone();
+            personalization.unix_nanos = host.unix_nanos();
+            guest.personalize(&personalization).await.map_err(ProvisionError::Personalize)?;
+            Ok(identity.ssh(&host.login))
+        };
+        match bounds.run(&*vm, Stage::Personalize, personalize).await {
+            Ok(ssh) => {
+                // By the new keys from now on.
+                let host = &resources.host;
+                let guest = host.vms.guest_again(&*vm, &host.route(), ssh.clone()).unwrap_or(guest);
+                Ok(Self { resources, vm, guest, ssh })
+            }
+            Err(error) => Err(resources.unfinished(error)),
         }
     }
 }

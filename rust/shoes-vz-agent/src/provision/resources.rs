@@ -1,11 +1,11 @@
 //! What belongs to a VM and must be undone: the VM process, its bundle, its slot, in this order.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use shoes_vz_model::text;
+use shoes_vz_model::{state::Stage, text};
 use shoes_vz_process::{backoff::Backoff, chain::Chain, units};
 use shoes_vz_proto::vm::VmStatus;
-use shoes_vz_vm::client::{Stop, VmError};
+use shoes_vz_vm::client::Stop;
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
@@ -28,6 +28,8 @@ pub(crate) struct VmResources {
     pub(crate) bundle: Bundle,
     pub(crate) slot: u32,
     pub(crate) vm: Option<Arc<dyn VmProcess>>,
+    /// The guest's address, where it is assigned to this VM.
+    pub(super) address: Option<IpAddr>,
     /// The rest of a step that is never cut short, for a caller that does not wait for it.
     pending: Option<Pending>,
     /// `None` only while it is dropped.
@@ -51,7 +53,16 @@ pub(crate) struct Launched {
 impl EmptySlot {
     pub(crate) fn new(host: Arc<Host>, bundle: Bundle, ticket: Ticket) -> Self {
         let slot = ticket.index();
-        Self(VmResources { host, bundle, slot, vm: None, pending: None, ticket: Some(ticket), armed: false })
+        Self(VmResources {
+            host,
+            bundle,
+            slot,
+            vm: None,
+            address: None,
+            pending: None,
+            ticket: Some(ticket),
+            armed: false,
+        })
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -81,10 +92,11 @@ impl Launched {
     }
 
     /// Lets a paused VM go on.
-    pub(crate) async fn resume(self) -> Result<Self, Unfinished> {
-        match self.vm.resume().await {
+    pub(crate) async fn resume(self, bounds: &Bounds) -> Result<Self, Unfinished> {
+        let resume = async { self.vm.resume().await.map_err(ProvisionError::Start) };
+        match bounds.run(&*self.vm, Stage::Start, resume).await {
             Ok(()) => Ok(self),
-            Err(error) => Err(self.resources.unfinished(ProvisionError::Start(error))),
+            Err(error) => Err(self.resources.unfinished(error)),
         }
     }
 }
@@ -156,6 +168,7 @@ impl VmResources {
         step: impl Future<Output = T> + Send + 'static,
         vm: fn(T) -> Option<Arc<dyn VmProcess>>,
     ) -> Result<T, ProvisionError> {
+        bounds.wait(std::future::ready(())).await?;
         let mut task = tokio::spawn(step);
         match bounds.wait(&mut task).await {
             Ok(done) => done.map_err(|error| match error.try_into_panic() {
@@ -178,13 +191,24 @@ impl VmResources {
         }
         let path = &self.bundle.path;
         if self.vm.is_none() {
-            self.vm = self.host.vms.find(path).await.map_err(|e: VmError| Chain(&e).to_string())?;
+            match self.host.vms.find(path).await {
+                Ok(found) => self.vm = found,
+                // It was given time to answer before.
+                Err(error) => {
+                    tracing::warn!(reason = %Chain(&error), bundle = ?path, "VM process does not answer; killing it");
+                    self.host.vms.kill(&self.host.runners_path, path).await;
+                    self.vm = self.host.vms.find(path).await.map_err(|e| Chain(&e).to_string())?;
+                }
+            }
         }
         if let Some(vm) = &self.vm {
             vm.stop(Stop::Force).await.map_err(|e| Chain(&e).to_string())?;
         }
         self.host.vms.remove(path).await.map_err(|e| Chain(&e).to_string())?;
         self.vm = None;
+        if let (Some(notices), Some(ip)) = (&self.host.notices, self.address.take()) {
+            notices.release(ip);
+        }
         Ok(())
     }
 
@@ -222,6 +246,7 @@ impl Drop for VmResources {
             bundle: self.bundle.clone(),
             slot: self.slot,
             vm: self.vm.take(),
+            address: self.address,
             pending: self.pending.take(),
             ticket: self.ticket.take(),
             // A runtime that ends drops the task below before it runs: then nothing is removed.

@@ -2,18 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
-use shoes_vz_model::state::{Stage, StartPath, State};
+use shoes_vz_model::state::Stage;
 use shoes_vz_process::units;
 use shoes_vz_proto::vm::VmEndKind;
 use shoes_vz_vm::spec::StateUse;
 use tokio::time::Instant;
 
 use super::{
-    Bounds, ReadyVm, Unfinished,
-    boot::{Up, VmRequest},
-    error::ProvisionError,
-    identity::GuestIdentity,
-    journal::Observer,
+    Bounds, ReadyVm, Unfinished, boot::VmRequest, error::ProvisionError, journal::Observer,
     resources::EmptySlot,
 };
 
@@ -36,20 +32,25 @@ enum Blame {
 /// Whether a failed restore is followed by a boot (the metric's reason, and what is to blame), or ends the start.
 ///
 /// A full disk, or two VMs that run already, is not the state's fault.
-fn judge(error: &ProvisionError, start_deadline_passed: bool) -> Option<(&'static str, Blame)> {
+fn judge(error: &ProvisionError, stage: Stage, start_deadline_passed: bool) -> Option<(&'static str, Blame)> {
     use ProvisionError as E;
     Some(match error {
         E::Cancelled | E::Clear(_) => return None,
         // The operator ended the VM: no other one is wanted.
         E::VmEnded { end, .. } if end.kind() == VmEndKind::Requested => return None,
         E::Deadline { .. } if start_deadline_passed => return None,
+        E::Deadline { .. } if stage == Stage::Clone => ("late", Blame::Host),
         E::Deadline { .. } => ("late", Blame::State),
         E::Create(_) => ("clone", Blame::Host),
         E::VmEnded { end, .. } if end.kind() == VmEndKind::RestoreRefused => ("refused", Blame::State),
         E::VmEnded { stage: Stage::Start, .. } | E::Launch(_) | E::Start(_) => ("refused", Blame::Host),
-        E::VmEnded { stage, .. } => (stage.as_str(), Blame::State),
+        E::VmEnded { end, stage } => match end.kind() {
+            VmEndKind::DiskError | VmEndKind::HypervisorKilled => (stage.as_str(), Blame::Host),
+            _ => (stage.as_str(), Blame::State),
+        },
         E::Guest(_) => ("guest", Blame::State),
-        E::Identity(_) | E::Personalize(_) => ("personalize", Blame::State),
+        E::Identity(_) => ("personalize", Blame::Host),
+        E::Personalize(_) => ("personalize", Blame::State),
         E::Ssh(_) => ("ssh", Blame::State),
         // A fault of the agent, which ends the runner.
         E::Panicked(_) => return None,
@@ -120,13 +121,12 @@ impl EmptySlot {
         let until = Instant::now() + RESTORE_DEADLINE;
         let own = Bounds { cancel: bounds.cancel.clone(), deadline: until.min(bounds.deadline) };
         let Unfinished { resources, error } = match self.go_on_from(dir, request, &own, observer).await {
-            Ok(ready) => {
-                observer.journal().meta.start_path = Some(StartPath::Restored);
-                return Ok(Restored::Ready(ready));
-            }
+            Ok(ready) => return Ok(Restored::Ready(ready)),
             Err(unfinished) => unfinished,
         };
-        let Some((kind, blame)) = judge(&error, until >= bounds.deadline) else {
+        let Some((kind, blame)) =
+            judge(&error, observer.journal().timeline.stage(), until >= bounds.deadline)
+        else {
             return Err(resources.unfinished(error));
         };
         let reason = match &error {
@@ -154,35 +154,7 @@ impl EmptySlot {
     ) -> Result<ReadyVm, Unfinished> {
         observer.enter_stage(Stage::Clone);
         let state = StateUse::Restore(dir.to_owned());
-        let launched = self.launch(request, state, bounds, observer).await?;
-        let up = launched.reach_guest(bounds, observer).await?;
-        up.personalize(bounds, observer).await?.log_in(bounds, observer).await
-    }
-}
-
-impl Up {
-    /// Gives the guest an identity that no other clone of its state has.
-    async fn personalize(self, bounds: &Bounds, observer: &mut dyn Observer) -> Result<Self, Unfinished> {
-        let Self { resources, vm, guest, .. } = self;
-        observer.enter(State::Booting, Stage::Personalize);
-        let personalize = async {
-            let host = &resources.host;
-            let identity = GuestIdentity::draw(&host.ambient).map_err(ProvisionError::Identity)?;
-            identity.keep(&resources.bundle.path).map_err(ProvisionError::Identity)?;
-            let mut personalization = identity.personalization.clone();
-            personalization.unix_nanos = host.unix_nanos();
-            guest.personalize(&personalization).await.map_err(ProvisionError::Personalize)?;
-            Ok(identity.ssh(&host.login))
-        };
-        match bounds.run(&*vm, Stage::Personalize, personalize).await {
-            Ok(ssh) => {
-                // By the new keys from now on.
-                let host = &resources.host;
-                let guest = host.vms.guest_again(&*vm, &host.route(), ssh.clone()).unwrap_or(guest);
-                Ok(Self { resources, vm, guest, ssh })
-            }
-            Err(error) => Err(resources.unfinished(error)),
-        }
+        self.launch(request, state, bounds, observer).await?.reach_ssh(bounds, observer).await
     }
 }
 
@@ -199,16 +171,18 @@ mod tests {
             stage,
         };
         let late = || ProvisionError::Deadline { last_error: String::new() };
+        let stage = Stage::Guest;
         for (error, passed, judged) in [
             (ended(VmEndKind::Requested, Stage::Guest), false, None),
             (ended(VmEndKind::RestoreRefused, Stage::Start), false, Some(("refused", Blame::State))),
             (ended(VmEndKind::HypervisorFailed, Stage::Start), false, Some(("refused", Blame::Host))),
             (ended(VmEndKind::GuestPanic, Stage::Guest), false, Some(("guest", Blame::State))),
+            (ended(VmEndKind::DiskError, Stage::Guest), false, Some(("guest", Blame::Host))),
             (late(), false, Some(("late", Blame::State))),
             (late(), true, None),
             (ProvisionError::Cancelled, false, None),
         ] {
-            assert_eq!(judge(&error, passed), judged, "{error}");
+            assert_eq!(judge(&error, stage, passed), judged, "{error}");
         }
     }
 }

@@ -101,6 +101,8 @@ impl RunnerEnd {
     fn late(late: &Late, bundle: &Path) -> Self {
         let Late { deadline, stage, in_stage, last_error } = late;
         let doing = match stage {
+            Stage::Claim => "no VM was available",
+            Stage::Personalize => "the restored guest was being personalized",
             Stage::Clone => "the bundle was still being created",
             Stage::Start => "the hypervisor had not started the guest",
             Stage::Guest => "the guest had not booted as far as its guest agent",

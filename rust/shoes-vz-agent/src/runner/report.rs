@@ -129,6 +129,19 @@ impl Report {
         self.end = Some(end);
     }
 
+    /// The end that a former agent decided.
+    pub(super) fn resume_end(&mut self, kept: wire::Runner) {
+        self.journal.state = convert::state_from_wire(kept.state).unwrap_or(State::TearingDown);
+        (self.error, self.end) = (kept.error_message, kept.end);
+        self.setup = kept.setup.unwrap_or_default();
+        self.enter_stage(Stage::Teardown);
+    }
+
+    /// Whether it is decided how the runner ends.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// The VM and its bundle are removed.
     pub(super) fn removed(mut self) {
         self.journal.close();

@@ -125,7 +125,7 @@ impl Runner {
         let came = match bounds.wait(&mut coming).await {
             Ok(came) => came.ok(),
             Err(error) => {
-                // A VM that is on its way comes now, or stays with the pool.
+                // A VM that is on its way comes now, or its task removes it.
                 coming.close();
                 return Err(Failed(coming.try_recv().ok().map(|vm| vm.resources), error));
             }
@@ -140,7 +140,10 @@ impl Runner {
         journal.meta.start_path = Some(StartPath::Hot);
         journal.update();
         if let Err(error) = vm.claim(journal.bundle.clone(), &journal.meta, script).await {
-            return Err(Failed(Some(vm.resources), error));
+            tracing::warn!(reason = %error, "claiming the hot VM failed; falling back");
+            (journal.meta.phase, journal.meta.start_path) = (bundle::Phase::Provisioning, None);
+            vm.resources.remove().await;
+            return Ok(None);
         }
         if let Some(ip) = vm.guest.address() {
             self.report.address(ip.to_string());
@@ -177,7 +180,7 @@ impl Runner {
         let bounds =
             &Bounds { deadline: Instant::now() + self.agent.limits.start_deadline, ..bounds.clone() };
         let vm = match phase {
-            OnDisk::Provisioning | OnDisk::Preheating => {
+            OnDisk::Provisioning => {
                 let vm = launched.reach_ssh(bounds, &mut self.report).await?;
                 self.report.ready();
                 vm

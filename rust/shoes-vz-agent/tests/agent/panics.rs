@@ -95,6 +95,10 @@ impl Vms for PanickingVms {
         self.vms.remove(bundle).await
     }
 
+    async fn kill(&self, runners_path: &Path, bundle: &Path) {
+        self.vms.kill(runners_path, bundle).await;
+    }
+
     async fn end_orphans(&self, runners_path: &Path, adopted: AdoptedVms) -> OrphansEnded {
         self.vms.end_orphans(runners_path, adopted).await
     }
