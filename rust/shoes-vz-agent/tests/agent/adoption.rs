@@ -6,7 +6,7 @@ use shoes_vz_model::{
     id::RunnerId,
 };
 use shoes_vz_proto::{
-    agent::{EndKind, RunnerState},
+    agent::{EndKind, RunnerStage, RunnerState},
     vm::VmEndKind,
 };
 
@@ -158,4 +158,24 @@ async fn an_acknowledged_id_does_not_end_a_live_runner() {
     let (_, end) = until_ended(&runners, id).await;
     assert_eq!(end.kind(), EndKind::VmDied, "{end:?}");
     assert!(end.reason.contains("VM process"), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_guest_whose_agent_died_is_personalized_by_the_next_one_before_it_is_ready() {
+    let host = Host::new();
+    host.vms.boots.send_replace(false);
+    let first = host.killable_agent();
+    let id = RunnerId::random();
+    first.apply(command("1", create(id, "script")));
+    until(&first.runners, id, |r| r.stage() == RunnerStage::Guest).await;
+    first.kill();
+    let vm = host.vms.only();
+    vm.restored();
+    vm.boot();
+
+    let runners = host.agent().await;
+    let (_, end) = until_ended(&runners, id).await;
+    // The fake guest does not know the request.
+    assert!(end.kind() == EndKind::Failed && end.reason.contains("personalizing the guest"), "{end:?}");
+    assert!(vm.scripts().is_empty() && vm.has_ended());
 }

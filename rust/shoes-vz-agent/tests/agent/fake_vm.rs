@@ -257,6 +257,11 @@ impl FakeVm {
         tokio::time::timeout(TIMEOUT, set_up).await.expect("a script is handed over in time").unwrap();
     }
 
+    /// It counts as restored from a saved state.
+    pub(crate) fn restored(&self) {
+        self.inner.status.send_modify(|s| s.restored = true);
+    }
+
     /// Boots a guest that was held back.
     pub(crate) fn boot(&self) {
         self.inner.status.send_modify(|s| s.guest_up = true);

@@ -169,3 +169,19 @@ async fn the_next_agent_completes_a_claim_that_was_interrupted_before_the_rename
     vm.until_set_up().await;
     assert_eq!(vm.scripts(), [(id.to_string(), "its script".into())]);
 }
+
+#[tokio::test]
+async fn a_hot_vm_that_was_being_prepared_again_is_removed_by_the_next_agent() {
+    let host = host(1, "all");
+    let agent = host.killable_agent();
+    until_hot(&agent.runners, 1).await;
+    agent.kill();
+    // As while the state that it saved on the way is restored.
+    let preheating = RuntimeMetadata { phase: Phase::Preheating, ..metadata(&host) };
+    let bundle = host.runners_path().join(format!("{}.bundle", preheating.runner_id));
+    std::fs::write(bundle.join(file::METADATA), serde_json::to_vec(&preheating).unwrap()).unwrap();
+    let (runners, summary) = host.agent_and_summary().await;
+    assert_eq!(summary.adopted, 1, "its process is not killed: it is stopped in order");
+    until_hot(&runners, 1).await;
+    assert_ne!(metadata(&host).runner_id, preheating.runner_id);
+}
