@@ -71,6 +71,7 @@ impl EmptySlot {
         let mut resources = self.occupy();
         let (host, bundle) = (resources.host.clone(), resources.bundle.path.clone());
         let spec = host.spec(resources.slot, request.size);
+        let restored = matches!(state, StateUse::Restore(_));
         let contents = BundleContents {
             bundle: resources.bundle.clone(),
             meta: observer.journal().meta.clone(),
@@ -89,7 +90,7 @@ impl EmptySlot {
             launched.map_err(ProvisionError::Launch)
         };
         match launch.await {
-            Ok(vm) => Ok(resources.launched(vm)),
+            Ok(vm) => Ok(Launched { restored, ..resources.launched(vm) }),
             Err(error) => Err(resources.unfinished(error)),
         }
     }
@@ -102,9 +103,10 @@ impl Launched {
         bounds: &Bounds,
         observer: &mut dyn Observer,
     ) -> Result<ReadyVm, Unfinished> {
-        // An agent may have died between a restore and the personalization.
-        let restored = self.vm.status().borrow().restored;
+        let begun = self.restored;
         let mut up = self.reach_guest(bounds, observer).await?;
+        // An agent may have died between a restore and the personalization; only the VM process knows then.
+        let restored = begun || up.vm.status().borrow().restored;
         if restored {
             up = up.personalize(bounds, observer).await?;
         }
@@ -120,7 +122,7 @@ impl Launched {
         bounds: &Bounds,
         observer: &mut dyn Observer,
     ) -> Result<Up, Unfinished> {
-        let Self { mut resources, vm } = self;
+        let Self { mut resources, vm, .. } = self;
         let ssh = identity::ssh_of(&resources.host.login, &resources.bundle.path);
         let reach = async {
             let claim = bounds.run(&*vm, Stage::Start, start(&resources, &*vm)).await?;
@@ -139,7 +141,7 @@ impl Launched {
         bounds: &Bounds,
         observer: &mut dyn Observer,
     ) -> Result<ReadyVm, Unfinished> {
-        let Self { mut resources, vm } = self;
+        let Self { mut resources, vm, .. } = self;
         let ssh = identity::ssh_of(&resources.host.login, &resources.bundle.path);
         let find = async {
             let host = resources.host.clone();

@@ -48,6 +48,8 @@ pub(crate) struct EmptySlot(pub(super) VmResources);
 pub(crate) struct Launched {
     pub(super) resources: VmResources,
     pub(super) vm: Arc<dyn VmProcess>,
+    /// Whether this agent restores it from a saved state.
+    pub(super) restored: bool,
 }
 
 impl EmptySlot {
@@ -120,7 +122,7 @@ impl VmResources {
 
     pub(super) fn launched(mut self, vm: Arc<dyn VmProcess>) -> Launched {
         self.vm = Some(vm.clone());
-        Launched { resources: self, vm }
+        Launched { resources: self, vm, restored: false }
     }
 
     /// Reaches the VM process that a former agent started, unless that is done already.
