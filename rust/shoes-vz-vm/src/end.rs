@@ -2,6 +2,7 @@
 
 use std::{fmt, io, path::Path};
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use shoes_vz_model::bundle::file;
 use shoes_vz_process::files::{self, Readers};
@@ -54,6 +55,11 @@ impl EndKind {
                 | Self::RestoreRefused
         )
     }
+}
+
+/// For a reason: "SIGKILL".
+pub(crate) fn signal_name(signal: i32) -> &'static str {
+    Signal::try_from(signal).map_or("unknown", Signal::as_str)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
