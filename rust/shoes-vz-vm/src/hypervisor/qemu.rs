@@ -114,41 +114,7 @@ impl Hypervisor for Qemu {
         let started = Child::spawn(self.command(spec, accelerator, bundle)).await;
         let (mut child, stderr) = started.map_err(HypervisorError::io(what))?;
         let mut stderr = Stderr::follow(stderr);
-
-        let connected = async {
-            let (qmp, channel) = tokio::try_join!(qmp.accept(), channel.accept())?;
-            let greeted = Qmp::open(qmp).await;
-            let (qmp, events) = greeted.map_err(HypervisorError::io("QEMU's QMP greeting".into()))?;
-            Ok::<_, HypervisorError>((qmp, events, channel))
-        };
-        let seconds = CREATE_DEADLINE.as_secs();
-        let what = "come up";
-        let connected = tokio::select! {
-            // First: a QEMU that has exited explains every other failure.
-            biased;
-            exit = child.exited() => Err(Some(exit)),
-            done = timeout(CREATE_DEADLINE, connected) => match done {
-                Err(_) => return Err(HypervisorError::TimedOut { what, seconds }),
-                Ok(Ok(all)) => Ok(all),
-                Ok(Err(error)) => {
-                    // Most likely it has just exited; its stderr says more.
-                    tracing::debug!(%error, "QEMU did not come up");
-                    Err(timeout(DRAIN_DEADLINE, child.exited()).await.ok())
-                }
-            },
-        };
-        let (qmp, events, channel) = match connected {
-            Ok(all) => all,
-            Err(Some(exit)) => {
-                let end = end_of(&Observations::default(), exit, &stderr.rest().await);
-                return Err(HypervisorError::Ended(match &spec.state {
-                    // The fault is in the state, or else a boot fails in the same way.
-                    StateUse::Restore(_) => End::new(EndKind::RestoreRefused, end.reason),
-                    StateUse::None | StateUse::Save(_) => end,
-                }));
-            }
-            Err(None) => return Err(HypervisorError::TimedOut { what, seconds }),
-        };
+        let (qmp, events, channel) = come_up(&mut child, &mut stderr, qmp, channel, &spec.state).await?;
         tracing::info!(pid = child.pid(), accelerator = %accelerator, "QEMU is up");
         let (state_sender, state) = watch::channel(MachineState::Created);
         let (migration_sender, migration) = watch::channel(None);
@@ -176,6 +142,42 @@ impl Hypervisor for Qemu {
         tokio::spawn(owner.run());
         Ok(Arc::new(machine))
     }
+}
+
+/// Waits until QEMU has built the machine and connected to both sockets.
+async fn come_up(
+    child: &mut Child,
+    stderr: &mut Stderr,
+    qmp: Callback,
+    channel: Callback,
+    state_use: &StateUse,
+) -> Result<(Qmp, Events, UnixStream), HypervisorError> {
+    let connected = async {
+        let (qmp, channel) = tokio::try_join!(qmp.accept(), channel.accept())?;
+        let greeted = Qmp::open(qmp).await;
+        let (qmp, events) = greeted.map_err(HypervisorError::io("QEMU's QMP greeting".into()))?;
+        Ok::<_, HypervisorError>((qmp, events, channel))
+    };
+    let timed_out = |_| HypervisorError::TimedOut { what: "come up", seconds: CREATE_DEADLINE.as_secs() };
+    let exit = tokio::select! {
+        // First: a QEMU that has exited explains every other failure.
+        biased;
+        exit = child.exited() => exit,
+        done = timeout(CREATE_DEADLINE, connected) => match done.map_err(timed_out)? {
+            Ok(all) => return Ok(all),
+            Err(error) => {
+                // Most likely it has just exited; its stderr says more.
+                tracing::debug!(%error, "QEMU did not come up");
+                timeout(DRAIN_DEADLINE, child.exited()).await.map_err(timed_out)?
+            }
+        },
+    };
+    let end = end_of(&Observations::default(), exit, &stderr.rest().await);
+    Err(HypervisorError::Ended(match state_use {
+        // The fault is in the state, or else a boot fails in the same way.
+        StateUse::Restore(_) => End::new(EndKind::RestoreRefused, end.reason),
+        StateUse::None | StateUse::Save(_) => end,
+    }))
 }
 
 fn end_of(seen: &Observations, exit: io::Result<std::process::ExitStatus>, stderr: &str) -> End {
