@@ -1,7 +1,10 @@
 //! The guest agent's HTTP API (`shoes_vz_model::guest`), typed, over the guest channel. One connection per call; the
 //! caller sets the deadlines.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
@@ -81,24 +84,20 @@ impl GuestApi {
     /// The state now, then each change; ends with an error when the connection ends.
     pub fn events(&self) -> BoxStream<'static, Result<Status, ApiError>> {
         let chunks = self.stream("/events".to_owned()).map(Ok::<_, ApiError>);
-        struct State<S> {
-            chunks: S,
-            buffer: BytesMut,
-        }
-        let state = State { chunks: chunks.boxed(), buffer: BytesMut::new() };
-        futures::stream::try_unfold(state, |mut s| async move {
+        let state = (chunks.boxed(), BytesMut::new());
+        futures::stream::try_unfold(state, |(mut chunks, mut buffer)| async move {
             loop {
-                if let Some(end) = s.buffer.iter().position(|b| *b == b'\n') {
-                    let line = s.buffer.split_to(end + 1);
+                if let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+                    let line = buffer.split_to(end + 1);
                     let status = serde_json::from_slice(&line)
                         .map_err(|source| ApiError::Malformed { call: "GET /events".into(), source })?;
-                    return Ok(Some((status, s)));
+                    return Ok(Some((status, (chunks, buffer))));
                 }
-                if s.buffer.len() > MAX_EVENT {
+                if buffer.len() > MAX_EVENT {
                     return Err(broken("GET /events", "a line is too long".into()));
                 }
-                match s.chunks.next().await {
-                    Some(chunk) => s.buffer.extend_from_slice(&chunk??),
+                match chunks.next().await {
+                    Some(chunk) => buffer.extend_from_slice(&chunk??),
                     None => return Err(broken("GET /events", "the guest agent ended the stream".into())),
                 }
             }
@@ -107,11 +106,7 @@ impl GuestApi {
     }
 
     /// Hands the setup script over and starts it; the same `id` again changes nothing, another one is refused (409).
-    pub async fn put_setup(
-        &self,
-        id: impl std::fmt::Display,
-        script: Bytes,
-    ) -> Result<SetupStatus, ApiError> {
+    pub async fn put_setup(&self, id: impl Display, script: Bytes) -> Result<SetupStatus, ApiError> {
         self.json(Method::PUT, &format!("/setup/{id}"), script).await
     }
 

@@ -167,7 +167,7 @@ fn session_id(role: Role, mine: u64, theirs: u64) -> u64 {
 
 /// Unlike any other, never 0. Not a secret, so it need not wait for the kernel's entropy early in a guest's boot
 /// (`RandomState` does not; getrandom(2) would).
-pub(crate) fn nonce() -> u64 {
+pub fn nonce() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     hasher.write_u128(now.as_nanos());

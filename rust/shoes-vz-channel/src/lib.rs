@@ -24,7 +24,7 @@ pub mod socket;
 pub mod sockets;
 pub mod wire;
 
-pub use handshake::{Hello, PROTOCOL};
+pub use handshake::{Hello, PROTOCOL, nonce};
 pub use line::{BoxedStream, Io};
 pub use peer::{OpenError, Peer};
 pub use request::StreamRequest;

@@ -6,16 +6,18 @@
 use std::{io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use crate::{
     handshake::{Handshake, Hello, Message, PROTOCOL, Role, nonce},
-    session::{EndedFlag, Inbound, LinkEnd},
+    session::{EndedFlag, Inbound, Pipe, pipe},
     wire::{Decoder, Frame, Kind, MAX_PAYLOAD, encode, filler},
 };
 
@@ -24,20 +26,15 @@ const REPEAT_MOST: Duration = Duration::from_secs(1);
 
 /// What an end does with its sessions.
 pub(crate) trait Sessions {
-    /// A session began: run yamux over it, and send its `id` to `broken` when it breaks.
-    fn begin(
-        &mut self,
-        id: u64,
-        peer: Hello,
-        ended: EndedFlag,
-        broken: mpsc::UnboundedSender<u64>,
-    ) -> LinkEnd;
+    /// A session began. The future runs yamux over `pipe` until the session breaks; it is dropped when the session ends.
+    fn begin(&mut self, peer: Hello, pipe: Pipe, ended: EndedFlag) -> BoxFuture<'static, ()>;
     /// The session has ended; its `ended` is set.
-    fn end(&mut self);
+    fn end(&mut self) {}
 }
 
 enum Control {
-    Hello(Bytes),
+    /// Whole frames.
+    Frames(Bytes),
     /// From now on send this session's bytes, and none of the one before.
     Session(u64, mpsc::Receiver<Bytes>),
     NoSession,
@@ -48,6 +45,7 @@ struct Current {
     next_seq: u32,
     inbound: Inbound,
     ended: EndedFlag,
+    _task: AbortOnDropHandle<()>,
 }
 
 struct Link<S> {
@@ -121,7 +119,7 @@ impl<S: Sessions> Link<S> {
         let payload = message.encode();
         let mut bytes = BytesMut::new();
         encode(&Frame { kind: Kind::Hello, session: 0, seq: 0, payload }, &mut bytes);
-        drop(self.out.send(Control::Hello(bytes.freeze())));
+        drop(self.out.send(Control::Frames(bytes.freeze())));
     }
 
     fn on_frame(&mut self, frame: Frame) {
@@ -146,19 +144,29 @@ impl<S: Sessions> Link<S> {
                 "guest channel protocols differ; rebuild the template with this release's guest agent"
             );
         }
-        if let Some(id) = reaction.begin {
-            self.end_session();
-            let ended = EndedFlag::default();
-            let link_end = self.sessions.begin(id, message.hello, ended.clone(), self.broken.clone());
-            self.current = Some(Current { id, next_seq: 0, inbound: link_end.inbound, ended });
-            // The other end must know of the session before its first bytes come.
-            if let Some(reply) = &reaction.reply {
-                self.send(reply);
-            }
-            drop(self.out.send(Control::Session(id, link_end.outbound)));
-        } else if let Some(reply) = &reaction.reply {
+        let begun = reaction.begin.map(|id| Control::Session(id, self.begin_session(id, message.hello)));
+        // The other end must know of the session before its first bytes come.
+        if let Some(reply) = &reaction.reply {
             self.send(reply);
         }
+        if let Some(session) = begun {
+            drop(self.out.send(session));
+        }
+    }
+
+    /// Returns what the session is to send.
+    fn begin_session(&mut self, id: u64, peer: Hello) -> mpsc::Receiver<Bytes> {
+        self.end_session();
+        let (ended, broken) = (EndedFlag::default(), self.broken.clone());
+        let (pipe, inbound, outbound) = pipe();
+        let session = self.sessions.begin(peer, pipe, ended.clone());
+        let task = tokio::spawn(async move {
+            session.await;
+            let _ = broken.send(id); // fails only when the link has ended as well
+        });
+        let task = AbortOnDropHandle::new(task);
+        self.current = Some(Current { id, next_seq: 0, inbound, ended, _task: task });
+        outbound
     }
 
     fn on_data(&mut self, frame: Frame) {
@@ -214,56 +222,40 @@ async fn write<W: AsyncWrite + Unpin>(
     mut queue: mpsc::UnboundedReceiver<Control>,
 ) -> io::Result<()> {
     to.write_all(&filler()).await?;
-    let mut session: Option<(u64, u32, mpsc::Receiver<Bytes>)> = None;
-    let mut bytes = BytesMut::new();
-    loop {
-        let Some(step) = next(&mut queue, &mut session, &mut bytes).await else { return Ok(()) };
+    let mut session = None;
+    let mut buffer = BytesMut::new();
+    while let Some(step) = next(&mut queue, &mut session, &mut buffer).await {
         match step {
-            Step::Control(Control::Hello(hello)) => bytes.extend_from_slice(&hello),
-            Step::Control(Control::Session(id, outbound)) => session = Some((id, 0, outbound)),
-            Step::Control(Control::NoSession) | Step::SessionEnded => session = None,
-            Step::Data => {}
-        }
-        if !bytes.is_empty() {
-            to.write_all(&bytes).await?;
-            to.flush().await?;
-            bytes.clear();
+            Control::Frames(frames) => {
+                to.write_all(&frames).await?;
+                to.flush().await?;
+            }
+            Control::Session(id, outbound) => session = Some((id, 0, outbound)),
+            Control::NoSession => session = None,
         }
     }
+    Ok(())
 }
 
-enum Step {
-    Control(Control),
-    /// What was added to the bytes to write.
-    Data,
-    SessionEnded,
-}
-
-/// What to write next; control first, since a new session's hello must precede its bytes.
+/// What to do next; control first, since a new session's hello must precede its bytes.
 async fn next(
     queue: &mut mpsc::UnboundedReceiver<Control>,
     session: &mut Option<(u64, u32, mpsc::Receiver<Bytes>)>,
-    bytes: &mut BytesMut,
-) -> Option<Step> {
-    let Some((id, seq, outbound)) = session else { return queue.recv().await.map(Step::Control) };
-    let first = tokio::select! {
+    buffer: &mut BytesMut,
+) -> Option<Control> {
+    let Some((id, seq, outbound)) = session else { return queue.recv().await };
+    let mut next = tokio::select! {
         biased;
-        control = queue.recv() => return control.map(Step::Control),
-        payload = outbound.recv() => match payload {
-            Some(payload) => payload,
-            None => return Some(Step::SessionEnded),
-        },
+        control = queue.recv() => return control,
+        payload = outbound.recv() => payload,
     };
-    let mut payload = first;
-    loop {
-        encode(&Frame { kind: Kind::Data, session: *id, seq: *seq, payload }, bytes);
+    while let Some(payload) = next {
+        encode(&Frame { kind: Kind::Data, session: *id, seq: *seq, payload }, buffer);
         *seq = seq.wrapping_add(1);
-        if bytes.len() > MAX_PAYLOAD {
-            return Some(Step::Data);
-        }
-        match outbound.try_recv() {
-            Ok(more) => payload = more,
-            Err(_) => return Some(Step::Data),
-        }
+        next = if buffer.len() > MAX_PAYLOAD { None } else { outbound.try_recv().ok() };
     }
+    if buffer.is_empty() {
+        return Some(Control::NoSession);
+    }
+    Some(Control::Frames(buffer.split().freeze()))
 }

@@ -2,11 +2,13 @@
 
 use std::{future::Future, io, sync::Arc};
 
+use futures::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{mpsc, oneshot, watch},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 pub use crate::{
@@ -20,7 +22,7 @@ use crate::{
     handshake::Role,
     line::MAX_REASON,
     link::{self, Sessions},
-    session::{self, EndedFlag, LinkEnd, OpenRequest, pipe},
+    session::{self, EndedFlag, OpenRequest, Pipe},
 };
 
 /// The host's end. Clones share it; the channel closes with the last of them.
@@ -28,22 +30,13 @@ use crate::{
 pub struct Host {
     peer: watch::Receiver<Peer>,
     session: watch::Receiver<Option<Handle>>,
-    _task: Arc<AbortOnDrop>,
+    _task: Arc<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug, Clone)]
 struct Handle {
     opens: mpsc::Sender<OpenRequest>,
     ended: EndedFlag,
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Host {
@@ -54,7 +47,7 @@ impl Host {
     {
         let (peer_tx, peer) = watch::channel(Peer::Down);
         let (session_tx, session) = watch::channel(None);
-        let sessions = HostSessions { peer: peer_tx, session: session_tx, task: None };
+        let sessions = HostSessions { peer: peer_tx, session: session_tx };
         let hello = Hello::new(env!("CARGO_PKG_VERSION"), "");
         let task = tokio::spawn(async move {
             match link::run(io, Role::Host, hello, sessions).await {
@@ -62,7 +55,7 @@ impl Host {
                 Err(error) => info!(reason = %error, "guest channel failed"),
             }
         });
-        Self { peer, session, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
+        Self { peer, session, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// Whether the guest agent is up. The sender goes away with the byte stream.
@@ -114,37 +107,21 @@ async fn ask(handle: &Handle, port: u16) -> Result<Stream, OpenError> {
 struct HostSessions {
     peer: watch::Sender<Peer>,
     session: watch::Sender<Option<Handle>>,
-    task: Option<AbortOnDrop>,
 }
 
 impl Sessions for HostSessions {
-    fn begin(
-        &mut self,
-        id: u64,
-        peer: Hello,
-        ended: EndedFlag,
-        broken: mpsc::UnboundedSender<u64>,
-    ) -> LinkEnd {
-        let (pipe, link_end) = pipe();
+    fn begin(&mut self, peer: Hello, pipe: Pipe, ended: EndedFlag) -> BoxFuture<'static, ()> {
         let (opens, requests) = mpsc::channel(16);
-        let task_ended = ended.clone();
-        let task = tokio::spawn(async move {
-            // A guest opens no streams to its host; any that it does open are reset by dropping them.
-            let error = session::drive(pipe, yamux::Mode::Client, task_ended, requests, drop).await;
-            debug!(reason = %error, "guest channel session ended");
-            let _ = broken.send(id); // fails only when the link has ended as well
-        });
-        self.task = Some(AbortOnDrop(task.abort_handle()));
         info!(version = peer.agent_version, start_id = peer.start_id, "guest agent connected");
-        self.session.send_replace(Some(Handle { opens, ended }));
+        self.session.send_replace(Some(Handle { opens, ended: ended.clone() }));
         self.peer.send_replace(Peer::Up(peer));
-        link_end
+        // A guest opens no streams to its host; any that it does open are reset by dropping them.
+        Box::pin(session::drive(pipe, yamux::Mode::Client, ended, requests, drop))
     }
 
     fn end(&mut self) {
         self.session.send_replace(None);
         self.peer.send_replace(Peer::Down);
-        self.task = None;
     }
 }
 
@@ -161,13 +138,12 @@ impl Guest {
         H: Fn(StreamRequest) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        link::run(io, Role::Guest, hello, GuestSessions { handler, task: None }).await
+        link::run(io, Role::Guest, hello, GuestSessions { handler }).await
     }
 }
 
 struct GuestSessions<H> {
     handler: H,
-    task: Option<AbortOnDrop>,
 }
 
 impl<H, F> Sessions for GuestSessions<H>
@@ -175,18 +151,10 @@ where
     H: Fn(StreamRequest) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    fn begin(
-        &mut self,
-        id: u64,
-        _peer: Hello,
-        ended: EndedFlag,
-        broken: mpsc::UnboundedSender<u64>,
-    ) -> LinkEnd {
-        let (pipe, link_end) = pipe();
-        let (opens, requests) = mpsc::channel(1);
+    fn begin(&mut self, _: Hello, pipe: Pipe, ended: EndedFlag) -> BoxFuture<'static, ()> {
         let handler = self.handler.clone();
-        let task = tokio::spawn(async move {
-            let _never_used = opens; // a guest opens no streams
+        Box::pin(async move {
+            let (_, requests) = mpsc::channel(1); // a guest opens no streams
             let (streams, mut opened) = mpsc::unbounded_channel();
             let mut handlers = JoinSet::new();
             let driving = session::drive(pipe, yamux::Mode::Server, ended, requests, move |stream| {
@@ -195,10 +163,7 @@ where
             tokio::pin!(driving);
             loop {
                 tokio::select! {
-                    error = &mut driving => {
-                        debug!(reason = %error, "guest channel session ended");
-                        break;
-                    }
+                    () = &mut driving => return,
                     Some(stream) = opened.recv() => {
                         let handler = handler.clone();
                         handlers.spawn(async move {
@@ -211,13 +176,6 @@ where
                     Some(_) = handlers.join_next(), if !handlers.is_empty() => {}
                 }
             }
-            let _ = broken.send(id); // fails only when the link has ended as well
-        });
-        self.task = Some(AbortOnDrop(task.abort_handle()));
-        link_end
-    }
-
-    fn end(&mut self) {
-        self.task = None;
+        })
     }
 }

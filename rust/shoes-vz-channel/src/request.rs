@@ -1,11 +1,11 @@
 //! A stream that the host asks a guest for, before the guest has accepted or refused it.
 
-use std::{io, pin::Pin, task::Poll};
+use std::io;
 
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    line::{BoxedStream, Io, one_line, read_request, write_refusal},
+    line::{BoxedStream, one_line, write_refusal},
     session::Stream,
 };
 
@@ -36,13 +36,7 @@ impl StreamRequest {
         Ok(Self { port, io: Box::new(stream), format: ReplyFormat::Mux })
     }
 
-    /// Reads the line `CONNECT <port>` from a fresh connection (virtio socket, Unix socket).
-    pub async fn from_line(mut stream: impl Io + 'static) -> io::Result<Self> {
-        let port = read_request(&mut stream).await?;
-        Ok(Self::after_line(port, Box::new(stream)))
-    }
-
-    /// The line was read from `io` already.
+    /// The line `CONNECT <port>` was read from `io` already.
     pub(crate) fn after_line(port: u16, io: BoxedStream) -> Self {
         Self { port, io, format: ReplyFormat::Line }
     }
@@ -67,10 +61,8 @@ impl StreamRequest {
         match self.format {
             ReplyFormat::Mux => {
                 let reason = one_line(reason);
-                let mut bytes = vec![1];
-                bytes.extend_from_slice(&(reason.len() as u16).to_be_bytes());
-                bytes.extend_from_slice(reason.as_bytes());
-                self.io.write_all(&bytes).await?;
+                let length = (reason.len() as u16).to_be_bytes();
+                self.io.write_all(&[&[1], &length[..], reason.as_bytes()].concat()).await?;
             }
             ReplyFormat::Line => write_refusal(&mut self.io, reason).await?,
         }
@@ -80,14 +72,6 @@ impl StreamRequest {
     /// Resolves when the caller has closed its end. A caller sends nothing before the answer, so one that does send
     /// something is not ours, and counts as closed.
     pub async fn caller_closed(&mut self) {
-        let io = &mut self.io;
-        std::future::poll_fn(|cx| {
-            let mut byte = [0; 1];
-            match Pin::new(&mut *io).poll_read(cx, &mut ReadBuf::new(&mut byte)) {
-                Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending => Poll::Pending,
-            }
-        })
-        .await;
+        let _closed_or_sent = self.io.read(&mut [0; 1]).await;
     }
 }

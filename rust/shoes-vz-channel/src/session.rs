@@ -19,6 +19,7 @@ use tokio_util::{
     compat::{Compat, FuturesAsyncReadCompatExt},
     sync::PollSender,
 };
+use tracing::debug;
 
 use crate::wire::MAX_PAYLOAD;
 
@@ -26,14 +27,10 @@ use crate::wire::MAX_PAYLOAD;
 const MAX_STREAMS: usize = 128;
 /// yamux' window of one stream.
 const WINDOW: usize = 256 * 1024;
+/// yamux' own header before each of its frames (its specification).
+const YAMUX_HEADER: usize = 12;
 /// What an other end that keeps to the protocol can have in flight: all windows, and their frames' headers.
 pub(crate) const MAX_QUEUED: usize = MAX_STREAMS * WINDOW + (4 << 20);
-
-/// The link's side of a session's bytes.
-pub(crate) struct LinkEnd {
-    pub(crate) inbound: Inbound,
-    pub(crate) outbound: mpsc::Receiver<Bytes>,
-}
 
 /// Where the link puts received bytes; it never waits, so both ends can always read.
 pub(crate) struct Inbound {
@@ -65,7 +62,8 @@ pub(crate) struct Pipe {
     gathered: BytesMut,
 }
 
-pub(crate) fn pipe() -> (Pipe, LinkEnd) {
+/// Both sides of a session's bytes: yamux', and the link's, which are what it received and what it is to send.
+pub(crate) fn pipe() -> (Pipe, Inbound, mpsc::Receiver<Bytes>) {
     let (queue, inbound) = mpsc::unbounded_channel();
     let (outbound, outgoing) = mpsc::channel(4);
     let queued = Arc::new(AtomicUsize::new(0));
@@ -76,7 +74,7 @@ pub(crate) fn pipe() -> (Pipe, LinkEnd) {
         outbound: PollSender::new(outbound),
         gathered: BytesMut::new(),
     };
-    (pipe, LinkEnd { inbound: Inbound { queue, queued }, outbound: outgoing })
+    (pipe, Inbound { queue, queued }, outgoing)
 }
 
 impl futures::io::AsyncRead for Pipe {
@@ -205,48 +203,39 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match ready!(Pin::new(&mut self.inner).poll_write(cx, buf)) {
-            Ok(n) => Poll::Ready(Ok(n)),
-            Err(_) => Poll::Ready(Err(self.reset())),
-        }
+        Pin::new(&mut self.inner).poll_write(cx, buf).map_err(|_| self.reset())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.inner).poll_flush(cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(_) => Poll::Ready(Err(self.reset())),
-        }
+        Pin::new(&mut self.inner).poll_flush(cx).map_err(|_| self.reset())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.closed {
             return Poll::Ready(Ok(()));
         }
-        match ready!(Pin::new(&mut self.inner).poll_shutdown(cx)) {
-            Ok(()) => {
-                self.closed = true;
-                Poll::Ready(Ok(()))
-            }
-            Err(_) => Poll::Ready(Err(self.reset())),
-        }
+        let closed = ready!(Pin::new(&mut self.inner).poll_shutdown(cx));
+        self.closed = closed.is_ok();
+        Poll::Ready(closed.map_err(|_| self.reset()))
     }
 }
 
 /// Asks a session's task for a new stream to the other end.
 pub(crate) type OpenRequest = oneshot::Sender<Stream>;
 
-/// Runs yamux until the session breaks; `inbound` gets the streams the other end opens.
+/// Runs yamux until the session breaks; `inbound` gets the streams the other end opens. No stream is opened any more
+/// once the senders of `opens` are dropped.
 pub(crate) async fn drive(
     pipe: Pipe,
     mode: yamux::Mode,
     ended: EndedFlag,
     mut opens: mpsc::Receiver<OpenRequest>,
     mut inbound: impl FnMut(Stream),
-) -> yamux::ConnectionError {
+) {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(MAX_STREAMS);
     config.set_max_connection_receive_window(Some(MAX_STREAMS * WINDOW));
-    config.set_split_send_size(MAX_PAYLOAD - yamux_header());
+    config.set_split_send_size(MAX_PAYLOAD - YAMUX_HEADER);
     let mut connection = yamux::Connection::new(pipe, config, mode);
     let mut wanted: Option<OpenRequest> = None;
     let mut opens_closed = false;
@@ -287,10 +276,5 @@ pub(crate) async fn drive(
     })
     .await;
     ended.set();
-    error
-}
-
-/// yamux' own header before each of its frames (its specification).
-const fn yamux_header() -> usize {
-    12
+    debug!(reason = %error, "guest channel session ended");
 }

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tokio::{
@@ -76,12 +77,12 @@ impl Open for sockets::Host {
 /// Serves the socket until this future is dropped, which ends all its streams.
 pub async fn serve(listener: UnixListener, host: impl Open) {
     let mut clients = JoinSet::new();
-    let mut pause = std::time::Duration::ZERO;
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
-                    pause = std::time::Duration::ZERO;
+                    pause = Duration::ZERO;
                     let host = host.clone();
                     clients.spawn(async move {
                         if let Err(error) = serve_client(client, host).await {
@@ -92,7 +93,7 @@ pub async fn serve(listener: UnixListener, host: impl Open) {
                 Err(error) => {
                     // Out of file descriptors, mostly: back off until some are closed.
                     warn!(reason = %error, "accepting a connection on guest.sock failed; retrying");
-                    pause = (pause * 2).clamp(std::time::Duration::from_millis(10), std::time::Duration::from_secs(1));
+                    pause = (pause * 2).clamp(Duration::from_millis(10), Duration::from_secs(1));
                     tokio::time::sleep(pause).await;
                 }
             },

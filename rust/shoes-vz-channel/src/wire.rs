@@ -20,19 +20,12 @@ const MAGIC: [u8; 4] = [0xF5, b's', b'v', b'z'];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// See `handshake`.
-    Hello,
+    Hello = 1,
     /// Bytes of the session's multiplexer.
-    Data,
+    Data = 2,
 }
 
 impl Kind {
-    fn byte(self) -> u8 {
-        match self {
-            Kind::Hello => 1,
-            Kind::Data => 2,
-        }
-    }
-
     fn of(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Kind::Hello),
@@ -62,7 +55,7 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
     let start = out.len();
     out.reserve(HEADER + frame.payload.len());
     out.put_slice(&MAGIC);
-    out.put_u8(frame.kind.byte());
+    out.put_u8(frame.kind as u8);
     out.put_u8(0);
     out.put_u16(frame.payload.len() as u16);
     out.put_u64(frame.session);

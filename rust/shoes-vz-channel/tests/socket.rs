@@ -11,6 +11,7 @@ use shoes_vz_channel::{
     api::GuestApi,
     mux::{Guest, Host},
     socket::{DialError, Open, dial, serve},
+    sockets::HostRequest,
 };
 use shoes_vz_model::guest::{RunnerActivity, port};
 use tokio::{
@@ -155,7 +156,8 @@ async fn a_stream_asked_for_by_a_line_is_accepted_and_refused_like_any_other() {
     for (accept, answer) in [(true, "OK 22\nhello"), (false, "ERR not here\n")] {
         let (mut client, server) = duplex(4096);
         client.write_all(b"CONNECT 22\n").await.unwrap();
-        let request = StreamRequest::from_line(server).await.unwrap();
+        let request = HostRequest::read(server).await.unwrap();
+        let HostRequest::Open(request) = request else { panic!("{request:?}") };
         assert_eq!(request.port(), 22);
         if accept {
             request.accept().await.unwrap().write_all(b"hello").await.unwrap();

@@ -43,10 +43,7 @@ fn write_part(part: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
         Readers::EveryoneReadOnly => 0o444,
     };
     // A part that a crash left behind may have another mode, or may be a link that another user created.
-    match fs::remove_file(part) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        Ok(()) | Err(_) => {}
-    }
+    if_any(fs::remove_file(part))?;
     let mut file = File::options().write(true).create_new(true).mode(mode).open(part)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -87,10 +84,14 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
 
 /// [`read_bounded`]; `None` when the file does not exist.
 pub fn read_if_any(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    match read_bounded(path, limit) {
-        Ok(bytes) => Ok(Some(bytes)),
+    if_any(read_bounded(path, limit))
+}
+
+/// `None` when what `done` was about does not exist: for a file that is read, or removed, only if there is one.
+pub fn if_any<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+        done => done.map(Some),
     }
 }
 

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http::{StatusCode, header};
 use serde::Deserialize;
-use shoes_vz_model::guest::{ExecRequest, ExecResponse, Health, Personalization, SetupStatus, Status};
+use shoes_vz_model::guest::{
+    ExecRequest, ExecResponse, Health, Personalization, Personalized, SetupStatus, Status,
+};
 use shoes_vz_process::secret::Token;
 use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
@@ -29,6 +31,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A setup script that contains a payload has a few MiB at most.
 const MAX_SCRIPT: usize = 64 << 20;
+
+/// The reason goes into the answer's body, with a newline.
+type Refusal = (StatusCode, String);
 
 /// The API for the guest channel, which only the host can use.
 pub fn router(state: State) -> Router {
@@ -73,7 +78,7 @@ async fn health() -> Json<Health> {
 }
 
 /// Does not require a content type, because the Go guest agent did not.
-async fn run(Of(state): Of<State>, body: Bytes) -> Result<Json<ExecResponse>, (StatusCode, String)> {
+async fn run(Of(state): Of<State>, body: Bytes) -> Result<Json<ExecResponse>, Refusal> {
     let request: ExecRequest = serde_json::from_slice(&body).map_err(|e| {
         (StatusCode::BAD_REQUEST, format!("the request body is not a valid exec request: {e}\n"))
     })?;
@@ -97,19 +102,20 @@ async fn setup_status(Of(state): Of<State>) -> Json<SetupStatus> {
     Json(state.setup().status())
 }
 
-async fn put_setup(Of(state): Of<State>, Path(id): Path<String>, script: Bytes) -> Response {
-    match state.setup().put(&id, script).await {
-        Ok(status) => Json(status).into_response(),
-        Err(error) => {
-            let code = match &error {
-                PutError::AnotherScript(_) => StatusCode::CONFLICT,
-                PutError::BadId => StatusCode::BAD_REQUEST,
-                PutError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            warn!(id, reason = %error, "setup script refused");
-            (code, format!("{error}\n")).into_response()
-        }
-    }
+async fn put_setup(
+    Of(state): Of<State>,
+    Path(id): Path<String>,
+    script: Bytes,
+) -> Result<Json<SetupStatus>, Refusal> {
+    state.setup().put(&id, script).await.map(Json).map_err(|error| {
+        let code = match &error {
+            PutError::AnotherScript(_) => StatusCode::CONFLICT,
+            PutError::BadId => StatusCode::BAD_REQUEST,
+            PutError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        warn!(id, reason = %error, "setup script refused");
+        (code, format!("{error}\n"))
+    })
 }
 
 #[derive(Deserialize)]
@@ -118,45 +124,32 @@ struct LogQuery {
     offset: u64,
 }
 
-async fn setup_log(Of(state): Of<State>, Query(query): Query<LogQuery>) -> Response {
-    let Some(log) = state.setup().log() else {
-        return (StatusCode::NOT_FOUND, "no setup script was handed over\n").into_response();
-    };
-    match setup::follow(log, query.offset, state.watch()).await {
-        Ok(bytes) => {
-            ([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(bytes)).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("reading the setup log failed: {error}\n"))
-            .into_response(),
-    }
+async fn setup_log(Of(state): Of<State>, Query(query): Query<LogQuery>) -> Result<Response, Refusal> {
+    let none = || (StatusCode::NOT_FOUND, "no setup script was handed over\n".into());
+    let log = state.setup().log().ok_or_else(none)?;
+    let bytes = setup::follow(log, query.offset, state.watch()).await.map_err(|error| {
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("reading the setup log failed: {error}\n"))
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(bytes)).into_response())
 }
 
-async fn personalize(Of(state): Of<State>, body: Bytes) -> Response {
+async fn personalize(Of(state): Of<State>, body: Bytes) -> Result<Json<Personalized>, Refusal> {
     // serde's error would quote the body, which holds secrets.
-    let Ok(personalization) = serde_json::from_slice::<Personalization>(&body) else {
-        return (StatusCode::BAD_REQUEST, "the request body is not a valid personalization\n")
-            .into_response();
-    };
-    match state.privileged_helper().personalize(&personalization).await {
-        Ok(personalized) => {
-            if !personalization.entropy.is_empty() {
-                state.reset_start_id();
-            }
-            Json(personalized).into_response()
-        }
-        Err(reason) => {
-            warn!(reason, "personalization failed");
-            (StatusCode::NOT_IMPLEMENTED, format!("this guest cannot be personalized: {reason}\n"))
-                .into_response()
-        }
+    let personalization: Personalization = serde_json::from_slice(&body)
+        .map_err(|_| (StatusCode::BAD_REQUEST, "the request body is not a valid personalization\n".into()))?;
+    let personalized = state.privileged_helper().personalize(&personalization).await.map_err(|reason| {
+        warn!(reason, "personalization failed");
+        (StatusCode::NOT_IMPLEMENTED, format!("this guest cannot be personalized: {reason}\n"))
+    })?;
+    if !personalization.entropy.is_empty() {
+        state.reset_start_id();
     }
+    Ok(Json(personalized))
 }
 
-async fn prepare_save(Of(state): Of<State>) -> Response {
-    match state.privileged_helper().prepare_save().await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(reason) => (StatusCode::NOT_IMPLEMENTED, format!("{reason}\n")).into_response(),
-    }
+async fn prepare_save(Of(state): Of<State>) -> Result<StatusCode, Refusal> {
+    let refused = |reason| (StatusCode::NOT_IMPLEMENTED, format!("{reason}\n"));
+    state.privileged_helper().prepare_save().await.map(|()| StatusCode::NO_CONTENT).map_err(refused)
 }
 
 async fn shutdown() -> (StatusCode, String) {

@@ -10,6 +10,8 @@ use hyper_util::{
 };
 use shoes_vz_channel::StreamRequest;
 use shoes_vz_model::guest::port;
+#[cfg(target_os = "linux")]
+use shoes_vz_process::backoff::Backoff;
 use tracing::debug;
 
 use crate::forward;
@@ -17,26 +19,20 @@ use crate::forward;
 /// Serves the streams that the host opens.
 #[derive(Debug, Clone)]
 pub(crate) struct Handler {
-    router: Router,
-    ssh_addr: SocketAddr,
+    pub(crate) router: Router,
+    pub(crate) ssh_addr: SocketAddr,
 }
 
 impl Handler {
-    pub(crate) fn new(router: Router, ssh_addr: SocketAddr) -> Self {
-        Self { router, ssh_addr }
-    }
-
     pub(crate) async fn handle(self, incoming: StreamRequest) {
         let port = incoming.port();
         let served = match port {
             port::API => self.api(incoming).await,
             port::SSH => forward::forward(incoming, self.ssh_addr).await.map_err(Into::into),
             other => {
-                let reason = format!(
-                    "this guest agent serves ports {} (API) and {} (SSH), not {other}",
-                    port::API,
-                    port::SSH
-                );
+                let (api, ssh) = (port::API, port::SSH);
+                let reason =
+                    format!("this guest agent serves ports {api} (API) and {ssh} (SSH), not {other}");
                 incoming.refuse(&reason).await.map_err(Into::into)
             }
         };
@@ -63,26 +59,19 @@ pub(crate) async fn serve_serial(
     use std::time::Duration;
 
     use crate::serial::SerialPort;
-    let mut pause = Duration::ZERO;
-    let mut is_logged = false;
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
     loop {
-        let served = match SerialPort::open(&path) {
-            Ok(port) => {
-                let handler = handler.clone();
-                let began = tokio::time::Instant::now();
-                let served = shoes_vz_channel::mux::Guest::serve(port, hello.clone(), move |incoming| {
-                    handler.clone().handle(incoming)
-                })
-                .await;
-                if began.elapsed() > Duration::from_secs(1) {
-                    (pause, is_logged) = (Duration::ZERO, false);
-                }
-                served
-            }
-            Err(error) => Err(error),
+        let began = tokio::time::Instant::now();
+        let served = async {
+            let (port, handler) = (SerialPort::open(&path)?, handler.clone());
+            let handle = move |incoming| handler.clone().handle(incoming);
+            shoes_vz_channel::mux::Guest::serve(port, hello.clone(), handle).await
         };
-        if !is_logged {
-            is_logged = true;
+        let served = served.await;
+        if began.elapsed() > Duration::from_secs(1) {
+            backoff.reset();
+        }
+        if backoff.is_fresh() {
             match served {
                 Ok(()) => tracing::info!("host disconnected from the guest channel; waiting for it"),
                 Err(error) => {
@@ -90,8 +79,7 @@ pub(crate) async fn serve_serial(
                 }
             }
         }
-        pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_millis(200));
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -120,7 +108,7 @@ mod tests {
     fn host(dir: &Path, ssh_addr: SocketAddr) -> Host {
         let state =
             State::for_tests("s", dir.join("state"), Path::new("/nonexistent"), dir.to_owned()).unwrap();
-        let handler = Handler::new(api::router(state), ssh_addr);
+        let handler = Handler { router: api::router(state), ssh_addr };
         let (a, b) = duplex(4096);
         let handle = move |incoming| handler.clone().handle(incoming);
         tokio::spawn(Guest::serve(b, Hello::new("t", "s"), handle));

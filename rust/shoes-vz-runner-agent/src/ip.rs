@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike, socket};
 use shoes_vz_model::guest::IpNotice;
+use shoes_vz_process::backoff::Backoff;
 use tokio::{
     io::unix::AsyncFd,
     net::TcpStream,
@@ -63,7 +64,7 @@ pub(crate) async fn run(state: State, notify: Option<Arc<Settings>>) -> anyhow::
 async fn report_until(settings: &Settings, changed: impl Future<Output = ()>) {
     tokio::pin!(changed);
     let runner_id = runner_id(settings).await;
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let began = Instant::now();
     let mut is_logged = false;
     loop {
@@ -82,7 +83,7 @@ async fn report_until(settings: &Settings, changed: impl Future<Output = ()>) {
         }
         tokio::select! {
             () = &mut changed => return,
-            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = sleep(backoff.pause()) => {}
         }
     }
 }

@@ -50,7 +50,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
 
     // The guest channel first: the host waits for its hello.
-    let handler = channel::Handler::new(router.clone(), settings.ssh_addr);
+    let handler = channel::Handler { router: router.clone(), ssh_addr: settings.ssh_addr };
     let hello = shoes_vz_channel::Hello::new(api::VERSION, start_id);
     #[cfg(target_os = "linux")]
     if let Some(port) = serial::find(&settings.serial_port) {

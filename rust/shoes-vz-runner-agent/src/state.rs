@@ -85,12 +85,7 @@ impl State {
     }
 }
 
-/// Random enough to distinguish two starts. Does not wait for the kernel's entropy, as `RandomState` does not either.
+/// Random enough to distinguish two starts. Does not wait for the kernel's entropy.
 pub(crate) fn start_id() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    hasher.write_u128(now.as_nanos());
-    format!("{:016x}", hasher.finish())
+    format!("{:016x}", shoes_vz_channel::nonce())
 }

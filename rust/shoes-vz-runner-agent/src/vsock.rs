@@ -23,6 +23,7 @@ use shoes_vz_channel::{
     sockets::{AnnounceError, HostRequest, announce},
 };
 use shoes_vz_model::guest::port;
+use shoes_vz_process::backoff::Backoff;
 use tokio::{
     io::AsyncReadExt as _,
     net::{UnixListener, UnixStream},
@@ -154,12 +155,11 @@ pub(crate) async fn serve(transport: impl Transport, hello: Hello, handler: Hand
 
 /// Announces this guest agent, and does so again when the host drops the announcement or asks for another one.
 async fn stay_announced(transport: &impl Transport, hello: &Hello, announce_again: &Notify) -> Infallible {
-    let (mut pause, mut logged) = (Duration::ZERO, Vec::<String>::new());
+    let (mut backoff, mut logged) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), Vec::<String>::new());
     // The old connection stays until the host has accepted the new one: to the host the guest agent is always present.
     let mut held = None;
     loop {
         let began = Instant::now();
-        let mut was_steady = false;
         match announce_in_time(transport, hello).await {
             Ok(connection) => {
                 info!(start_id = hello.start_id, "host accepted the announcement");
@@ -172,7 +172,10 @@ async fn stay_announced(transport: &impl Transport, hello: &Hello, announce_agai
                     }
                     () = announce_again.notified() => info!("host asked for another announcement"),
                 }
-                was_steady = began.elapsed() >= STEADY;
+                if began.elapsed() >= STEADY {
+                    backoff.reset();
+                    continue;
+                }
             }
             Err(error) => {
                 // Each refusal is logged once. Broken connections count as one: their texts differ without meaning.
@@ -183,8 +186,7 @@ async fn stay_announced(transport: &impl Transport, hello: &Hello, announce_agai
                 }
             }
         }
-        pause = if was_steady { Duration::ZERO } else { (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE) };
-        sleep(pause).await;
+        sleep(backoff.pause()).await;
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use shoes_vz_model::text;
 use shoes_vz_process::files::{self, Readers};
 use tokio::process::Command;
 
-use crate::{arch::Arch, spec::Accelerator};
+use crate::{arch::Arch, spec::Accelerator, temporary::Temporary};
 
 /// More than enough for real KVM on a busy host.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -100,8 +100,8 @@ async fn probe(dir: &Path, accelerator: Accelerator) -> Result<(), String> {
             .open("/dev/kvm")
             .map_err(|e| format!("/dev/kvm cannot be opened ({e}); is this user in the group kvm?"))?;
     }
-    let rom = Rom::write(dir, arch)
-        .map_err(|e| format!("the probe VM's ROM cannot be written to {dir:?} ({e})"))?;
+    let rom =
+        write_rom(dir, arch).map_err(|e| format!("the probe VM's ROM cannot be written to {dir:?} ({e})"))?;
     // coreutils' timeout ends the probe even if this process is killed meanwhile.
     let mut command = Command::new("timeout");
     command.args(["-s", "KILL", &PROBE_DEADLINE.as_secs().to_string(), arch.program()]);
@@ -116,7 +116,7 @@ async fn probe(dir: &Path, accelerator: Accelerator) -> Result<(), String> {
     let out = running.await.map_err(|e| format!("timeout(1) cannot be started ({e})"))?;
     let stderr = text::tail(&out.stderr, 3, 500);
     match (out.status.code(), out.status.signal()) {
-        (Some(code), _) if code == Rom::exit_code(arch) => Ok(()),
+        (Some(code), _) if code == rom_exit_code(arch) => Ok(()),
         (Some(137), _) | (None, Some(9)) => Err(format!(
             "a probe VM that needs milliseconds did not end within {} s: this KVM emulates instructions, as in some \
              nested VMs",
@@ -127,70 +127,55 @@ async fn probe(dir: &Path, accelerator: Accelerator) -> Result<(), String> {
     }
 }
 
-/// The probe's code, in place of firmware.
-struct Rom {
-    path: PathBuf,
+/// Writes the probe's code, which takes the place of firmware.
+fn write_rom(dir: &Path, arch: Arch) -> io::Result<Temporary> {
+    let path = dir.join(format!("{ROM}.{}", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    let written = Temporary { path, failure: "removing the probe VM's ROM failed" };
+    io::Write::write_all(&mut file, &rom(arch))?;
+    Ok(written)
 }
 
-impl Rom {
-    fn write(dir: &Path, arch: Arch) -> io::Result<Self> {
-        let path = dir.join(format!("{ROM}.{}", std::process::id()));
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        let rom = Self { path };
-        io::Write::write_all(&mut file, &Self::bytes(arch))?;
-        Ok(rom)
-    }
-
-    fn exit_code(arch: Arch) -> i32 {
-        match arch {
-            // isa-debug-exit: the byte written, doubled, and one.
-            Arch::X86_64 => (0x31 << 1) | 1,
-            // PSCI SYSTEM_OFF.
-            Arch::Aarch64 => 0,
-        }
-    }
-
-    #[rustfmt::skip]
-    fn bytes(arch: Arch) -> Vec<u8> {
-        match arch {
-            Arch::X86_64 => {
-                let mut rom = vec![0u8; 64 << 10];
-                let code: [u8; 62] = [
-                    0xfa,                                           // cli
-                    0x2e, 0x66, 0x0f, 0x01, 0x16, 0x38, 0x00,       // lgdtl %cs:0x38
-                    0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, // protected mode on
-                    0x66, 0xea, 0x18, 0x00, 0xff, 0xff, 0x08, 0x00, // ljmpl $8, $0xffff0018
-                    0xb9, 0x80, 0xf0, 0xfa, 0x02,                   // 0x18: mov $50000000, %ecx
-                    0x49, 0x75, 0xfd,                               // 0x1d: dec %ecx; jnz 0x1d
-                    0xb0, 0x31, 0xe6, 0xf4,                         // mov $0x31, %al; out %al, $0xf4
-                    0xf4, 0xeb, 0xfd, 0x90,                         // hlt; jmp back to it
-                    0, 0, 0, 0, 0, 0, 0, 0,                         // 0x28: GDT: null,
-                    0xff, 0xff, 0, 0, 0, 0x9b, 0xcf, 0,             // flat code
-                    0x0f, 0x00, 0x28, 0x00, 0xff, 0xff,             // 0x38: GDT's limit and address
-                ];
-                rom[..code.len()].copy_from_slice(&code);
-                rom[0xfff0..0xfff3].copy_from_slice(&[0xe9, 0x0d, 0x00]); // reset vector: jmp 0
-                rom
-            }
-            Arch::Aarch64 => [
-                0xd2a0_5f41u32, // movz x1, #0x2fa, lsl #16 (about fifty million)
-                0xf100_0421,    // subs x1, x1, #1
-                0x54ff_ffe1,    // b.ne to it
-                0x5280_0100,    // movz w0, #8
-                0x72b0_8000,    // movk w0, #0x8400, lsl #16: PSCI SYSTEM_OFF
-                0xd400_0002,    // hvc #0
-                0x1400_0000,    // b to itself
-            ].iter().flat_map(|word| word.to_le_bytes()).collect(),
-        }
+fn rom_exit_code(arch: Arch) -> i32 {
+    match arch {
+        // isa-debug-exit: the byte written, doubled, and one.
+        Arch::X86_64 => (0x31 << 1) | 1,
+        // PSCI SYSTEM_OFF.
+        Arch::Aarch64 => 0,
     }
 }
 
-impl Drop for Rom {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = ?self.path, reason = %error, "removing the probe VM's ROM failed");
+#[rustfmt::skip]
+fn rom(arch: Arch) -> Vec<u8> {
+    match arch {
+        Arch::X86_64 => {
+            let mut rom = vec![0u8; 64 << 10];
+            let code: [u8; 62] = [
+                0xfa,                                           // cli
+                0x2e, 0x66, 0x0f, 0x01, 0x16, 0x38, 0x00,       // lgdtl %cs:0x38
+                0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, // protected mode on
+                0x66, 0xea, 0x18, 0x00, 0xff, 0xff, 0x08, 0x00, // ljmpl $8, $0xffff0018
+                0xb9, 0x80, 0xf0, 0xfa, 0x02,                   // 0x18: mov $50000000, %ecx
+                0x49, 0x75, 0xfd,                               // 0x1d: dec %ecx; jnz 0x1d
+                0xb0, 0x31, 0xe6, 0xf4,                         // mov $0x31, %al; out %al, $0xf4
+                0xf4, 0xeb, 0xfd, 0x90,                         // hlt; jmp back to it
+                0, 0, 0, 0, 0, 0, 0, 0,                         // 0x28: GDT: null,
+                0xff, 0xff, 0, 0, 0, 0x9b, 0xcf, 0,             // flat code
+                0x0f, 0x00, 0x28, 0x00, 0xff, 0xff,             // 0x38: GDT's limit and address
+            ];
+            rom[..code.len()].copy_from_slice(&code);
+            rom[0xfff0..0xfff3].copy_from_slice(&[0xe9, 0x0d, 0x00]); // reset vector: jmp 0
+            rom
         }
+        Arch::Aarch64 => [
+            0xd2a0_5f41u32, // movz x1, #0x2fa, lsl #16 (about fifty million)
+            0xf100_0421,    // subs x1, x1, #1
+            0x54ff_ffe1,    // b.ne to it
+            0x5280_0100,    // movz w0, #8
+            0x72b0_8000,    // movk w0, #0x8400, lsl #16: PSCI SYSTEM_OFF
+            0xd400_0002,    // hvc #0
+            0x1400_0000,    // b to itself
+        ].iter().flat_map(|word| word.to_le_bytes()).collect(),
     }
 }
 

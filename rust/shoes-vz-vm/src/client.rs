@@ -36,7 +36,7 @@ use tonic::{
 };
 
 use crate::{
-    end::{End, EndKind},
+    end::{End, EndKind, signal_name},
     output::{READY, log_tail},
 };
 
@@ -232,16 +232,14 @@ impl Vm {
             return Ok(());
         }
         if let Ok(Err(status)) = asked {
-            tracing::warn!(reason = status.message(), "VM process did not stop its VM, and did not exit");
+            let reason = status.message();
+            tracing::warn!(reason, "VM process did not stop its VM, and did not exit");
         }
         self.kill_process();
-        match timeout(EXIT_DEADLINE, self.ended()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(VmError::NoAnswer {
-                socket: self.bundle.file(file::VM_SOCKET),
-                reason: "it survived SIGKILL".into(),
-            }),
-        }
+        timeout(EXIT_DEADLINE, self.ended()).await.map(drop).map_err(|_| VmError::NoAnswer {
+            socket: self.bundle.file(file::VM_SOCKET),
+            reason: "it survived SIGKILL".into(),
+        })
     }
 
     pub async fn pause(&self) -> Result<(), VmError> {
@@ -282,16 +280,11 @@ impl Vm {
         what: &'static str,
         answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<(), VmError> {
-        match answer.await {
-            Ok(_) => Ok(()),
-            Err(status) => {
-                let reason = match &self.status.borrow().end {
-                    Some(end) => end.reason.clone(),
-                    None => status.message().to_owned(),
-                };
-                Err(VmError::Refused { what, reason })
-            }
-        }
+        answer.await.map(drop).map_err(|status| {
+            let end = self.status.borrow().end.clone();
+            let reason = end.map_or_else(|| status.message().to_owned(), |end| end.reason);
+            VmError::Refused { what, reason }
+        })
     }
 
     /// Only while its stream is open: then no other process can have its number.
@@ -388,7 +381,8 @@ impl Follower {
                 None
             }
             Err(_) => {
-                tracing::warn!(pid = child.id(), "VM process has not exited after its VM's end; killing it");
+                let pid = child.id();
+                tracing::warn!(pid, "VM process has not exited after its VM's end; killing it");
                 drop(child.start_kill());
                 child.wait().await.ok()
             }
@@ -403,18 +397,10 @@ fn died(bundle: &Path, exit: Option<ExitStatus>) -> End {
         Ok(None) => {}
         Err(error) => tracing::warn!(?bundle, reason = %error, "reading VmEnd.json failed"),
     }
-    let how = match exit {
-        Some(status) => match status.signal() {
-            Some(signal) => format!(
-                " of signal {signal} ({})",
-                Signal::try_from(signal).map_or("unknown", Signal::as_str)
-            ),
-            None => format!(" ({status})"),
-        },
-        None => String::new(),
-    };
-    End::new(
-        EndKind::HypervisorFailed,
-        format!("the VM process died{how}, and its VM with it; {}", log_tail(bundle)),
-    )
+    let how = exit.map_or_else(String::new, |status| match status.signal() {
+        Some(signal) => format!(" of signal {signal} ({})", signal_name(signal)),
+        None => format!(" ({status})"),
+    });
+    let reason = format!("the VM process died{how}, and its VM with it; {}", log_tail(bundle));
+    End::new(EndKind::HypervisorFailed, reason)
 }

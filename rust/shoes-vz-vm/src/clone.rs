@@ -14,6 +14,7 @@ use shoes_vz_model::{
     bundle::{self, file},
     template,
 };
+use shoes_vz_process::files::if_any;
 
 use crate::{
     qcow2,
@@ -124,10 +125,7 @@ pub fn remove_bundle(dir: &Path) -> Result<(), CloneError> {
     if !dir.file_name().is_some_and(|n| n.to_string_lossy().ends_with(bundle::SUFFIX)) {
         return Err(CloneError::NotABundle(dir.to_owned()));
     }
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("removing the bundle", dir)(e)),
-        _ => Ok(()),
-    }
+    if_any(fs::remove_dir_all(dir)).map(drop).map_err(io_error("removing the bundle", dir))
 }
 
 /// What to remove when making a bundle fails half-way.
@@ -146,9 +144,7 @@ impl Undo {
 impl Drop for Undo {
     fn drop(&mut self) {
         for file in &self.files {
-            if let Err(error) = fs::remove_file(file)
-                && error.kind() != io::ErrorKind::NotFound
-            {
+            if let Err(error) = if_any(fs::remove_file(file)) {
                 tracing::warn!(?file, reason = %error, "removing a file of an incomplete bundle failed");
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, path::Path};
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use shoes_vz_model::bundle::file;
 use shoes_vz_process::files::{self, Readers};
@@ -10,23 +11,24 @@ use shoes_vz_proto::vm as wire;
 /// Of `VmEnd.json`, in bytes.
 const MAX_END: u64 = 1 << 20;
 
+/// The numbers are those of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndKind {
-    Requested,
-    GuestPoweroff,
+    Requested = wire::VmEndKind::Requested as isize,
+    GuestPoweroff = wire::VmEndKind::GuestPoweroff as isize,
     /// The guest reset itself; a VM never boots twice.
-    GuestReset,
-    GuestPanic,
+    GuestReset = wire::VmEndKind::GuestReset as isize,
+    GuestPanic = wire::VmEndKind::GuestPanic as isize,
     /// A signal ended the hypervisor.
-    HypervisorKilled,
+    HypervisorKilled = wire::VmEndKind::HypervisorKilled as isize,
     /// The hypervisor did not start, or exited by itself; also: the VM process died.
-    HypervisorFailed,
-    MaxLifetime,
+    HypervisorFailed = wire::VmEndKind::HypervisorFailed as isize,
+    MaxLifetime = wire::VmEndKind::MaxLifetime as isize,
     /// The host's disk below the VM is full or broken.
-    DiskError,
+    DiskError = wire::VmEndKind::DiskError as isize,
     /// The saved state was refused or is damaged; the guest never ran.
-    RestoreRefused,
+    RestoreRefused = wire::VmEndKind::RestoreRefused as isize,
 }
 
 impl EndKind {
@@ -55,20 +57,9 @@ impl EndKind {
     }
 }
 
-impl From<EndKind> for wire::VmEndKind {
-    fn from(kind: EndKind) -> Self {
-        match kind {
-            EndKind::Requested => Self::Requested,
-            EndKind::GuestPoweroff => Self::GuestPoweroff,
-            EndKind::GuestReset => Self::GuestReset,
-            EndKind::GuestPanic => Self::GuestPanic,
-            EndKind::HypervisorKilled => Self::HypervisorKilled,
-            EndKind::HypervisorFailed => Self::HypervisorFailed,
-            EndKind::MaxLifetime => Self::MaxLifetime,
-            EndKind::DiskError => Self::DiskError,
-            EndKind::RestoreRefused => Self::RestoreRefused,
-        }
-    }
+/// For a reason: "SIGKILL".
+pub(crate) fn signal_name(signal: i32) -> &'static str {
+    Signal::try_from(signal).map_or("unknown", Signal::as_str)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,22 +90,19 @@ impl End {
     }
 
     pub fn to_wire(&self) -> wire::VmEnd {
-        wire::VmEnd { kind: wire::VmEndKind::from(self.kind).into(), reason: self.reason.clone() }
+        wire::VmEnd { kind: self.kind as i32, reason: self.reason.clone() }
     }
 
     /// A kind that this version does not know becomes a failed hypervisor, and the reason is kept.
     pub fn from_wire(end: &wire::VmEnd) -> Self {
-        let kind = EndKind::ALL.into_iter().find(|k| wire::VmEndKind::from(*k) as i32 == end.kind);
+        let kind = EndKind::ALL.into_iter().find(|k| *k as i32 == end.kind);
         Self { kind: kind.unwrap_or(EndKind::HypervisorFailed), reason: end.reason.clone() }
     }
 
     /// From `bundle`; `None` when the VM process wrote nothing.
     pub fn read(bundle: &Path) -> io::Result<Option<Self>> {
-        match files::read_bounded(&bundle.join(file::VM_END), MAX_END) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        let Some(json) = files::read_if_any(&bundle.join(file::VM_END), MAX_END)? else { return Ok(None) };
+        serde_json::from_slice(&json).map(Some).map_err(io::Error::other)
     }
 
     pub(crate) fn write(&self, bundle: &Path) -> io::Result<()> {

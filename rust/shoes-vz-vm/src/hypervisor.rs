@@ -6,14 +6,11 @@
 //! ```
 //! A machine whose last handle is dropped is killed, and so is one whose `create` is dropped half-way.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use shoes_vz_channel::sockets::Sockets;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use shoes_vz_channel::{BoxedStream, sockets::Sockets};
+use tokio::sync::watch;
 
 use crate::{end::End, spec::VmSpec};
 
@@ -54,14 +51,10 @@ pub trait Machine: Send + Sync + 'static {
 /// How a hypervisor lets us reach its guest's agent.
 pub enum Channel {
     /// One byte stream, to be multiplexed (virtio-serial).
-    Stream(Box<dyn ChannelIo>),
+    Stream(BoxedStream),
     /// Any number of connections (virtio sockets).
     Sockets(Sockets),
 }
-
-/// Bytes to and from the guest agent.
-pub trait ChannelIo: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ChannelIo for T {}
 
 /// See [`Machine::state`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,5 +80,11 @@ pub enum HypervisorError {
     #[error("{0}")]
     Unsupported(String),
     #[error("{what} failed")]
-    Io { what: String, source: std::io::Error },
+    Io { what: String, source: io::Error },
+}
+
+impl HypervisorError {
+    fn io(what: String) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
 }

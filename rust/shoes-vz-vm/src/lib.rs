@@ -30,5 +30,6 @@ mod arch;
 mod end;
 mod output;
 mod qcow2;
+mod temporary;
 
 pub use end::{End, EndKind};

@@ -27,7 +27,7 @@ use std::{
 use futures::FutureExt as _;
 use shoes_vz_channel::socket;
 use shoes_vz_model::{bundle::file, text};
-use shoes_vz_process::{chain::Chain, log, say};
+use shoes_vz_process::{chain::Chain, files::if_any, log, say};
 use shoes_vz_proto::vm::vm_service_server::VmServiceServer;
 use tokio::{
     net::UnixListener,
@@ -44,6 +44,7 @@ use crate::{
     hypervisor::{Hypervisor, HypervisorError, vz::Vz},
     output::READY,
     spec::{Display, HypervisorKind, SpecError, VmSpec},
+    temporary::Temporary,
 };
 
 mod guest;
@@ -61,7 +62,7 @@ const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(2);
 enum ProcessError {
     #[error(transparent)]
     Spec(#[from] SpecError),
-    #[error("{what} {path:?} failed: {source}")]
+    #[error("{what} {path:?} failed")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("another VM process already runs the bundle {0:?}")]
     Taken(PathBuf),
@@ -87,26 +88,21 @@ pub fn main_loop() {
 /// The body of `shoes-vz-agent vm --bundle DIR`. It sets up the process-wide things (session, working directory,
 /// umask, log), so it must be all the process does; `tracing` must not be set up before.
 pub async fn run(bundle: &Path) -> ExitCode {
-    match prepare(bundle) {
-        Ok((spec, hypervisor)) => {
-            let ready = || {
-                print_to_parent(READY);
-                close_stdout();
-            };
-            match serve(Path::new("."), spec, hypervisor, START_DEADLINE, terminated(), ready).await {
-                Ok(_) => ExitCode::SUCCESS,
-                Err(error) => fail(&error),
-            }
-        }
-        Err(error) => fail(&error),
+    let ready = || {
+        print_to_parent(READY);
+        close_stdout();
+    };
+    let served = async {
+        let (spec, hypervisor) = prepare(bundle)?;
+        serve(Path::new("."), spec, hypervisor, START_DEADLINE, terminated(), ready).await
+    };
+    if let Err(error) = served.await {
+        let reason = Chain(&error).to_string();
+        tracing::error!(reason, "VM process failed");
+        print_to_parent(&reason);
+        return ExitCode::FAILURE;
     }
-}
-
-fn fail(error: &ProcessError) -> ExitCode {
-    let reason = Chain(error).to_string();
-    tracing::error!(reason, "VM process failed");
-    print_to_parent(&reason);
-    ExitCode::FAILURE
+    ExitCode::SUCCESS
 }
 
 /// A parent that does not read any more is not a reason to end a VM.
@@ -136,28 +132,18 @@ fn prepare(bundle: &Path) -> Result<(VmSpec, Arc<dyn Hypervisor>), ProcessError>
 fn log_to(path: &Path) -> io::Result<()> {
     let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     // The agent's log settings, as far as a child inherits them.
-    log::start_to(
-        file,
-        &log::Filter::of_env(&["SHOESVZ_AGENT_LOG", "SHOESVZ_LOG"]),
-        log::Format::Text,
-        false,
-    );
+    let filter = log::Filter::of_env(&["SHOESVZ_AGENT_LOG", "SHOESVZ_LOG"]);
+    log::start_to(file, &filter, log::Format::Text, false);
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
 fn hypervisor(spec: &VmSpec) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
     match spec.hypervisor {
+        HypervisorKind::Vz => Ok(Arc::new(Vz)),
         // This program, even when an upgrade has replaced its file since it was started.
+        #[cfg(target_os = "linux")]
         HypervisorKind::Qemu => Ok(Arc::new(crate::hypervisor::qemu::Qemu::new("/proc/self/exe")?)),
-        HypervisorKind::Vz => Ok(Arc::new(Vz)),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn hypervisor(spec: &VmSpec) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
-    match spec.hypervisor {
-        HypervisorKind::Vz => Ok(Arc::new(Vz)),
+        #[cfg(not(target_os = "linux"))]
         HypervisorKind::Qemu => Err(HypervisorError::Unsupported("QEMU guests are for Linux hosts".into())),
     }
 }
@@ -223,8 +209,8 @@ async fn serve(
         if let Err(error) = end.write(bundle) {
             tracing::error!(reason = %error, "writing VmEnd.json failed");
         }
-        vm.path.remove();
-        guest.path.remove();
+        vm.file.remove();
+        guest.file.remove();
     };
     let status = owner.status();
     let outcome = tokio::select! {
@@ -295,43 +281,19 @@ fn lock(bundle: &Path) -> Result<fs::File, ProcessError> {
 
 struct BoundSocket {
     listener: UnixListener,
-    path: SocketPath,
+    file: Temporary,
 }
-
-/// Removed when dropped.
-struct SocketPath(PathBuf);
 
 impl BoundSocket {
     fn bind(bundle: &Path, name: &str) -> Result<Self, ProcessError> {
         let path = bundle.join(name);
         // We hold the lock, so a socket that exists belongs to a process that has ended.
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("removing the old socket", &path)(e));
-            }
-            _ => {}
-        }
+        if_any(fs::remove_file(&path)).map_err(io_error("removing the old socket", &path))?;
         let listener = UnixListener::bind(&path).map_err(io_error("listening on", &path))?;
         let private = fs::Permissions::from_mode(0o600);
         fs::set_permissions(&path, private)
             .map_err(io_error("restricting the permissions of the socket", &path))?;
-        Ok(Self { listener, path: SocketPath(path) })
-    }
-}
-
-impl SocketPath {
-    fn remove(&self) {
-        if let Err(error) = fs::remove_file(&self.0)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = ?self.0, reason = %error, "removing a socket failed");
-        }
-    }
-}
-
-impl Drop for SocketPath {
-    fn drop(&mut self) {
-        self.remove();
+        Ok(Self { listener, file: Temporary { path, failure: "removing a socket failed" } })
     }
 }
 

@@ -18,11 +18,12 @@ mod manifest;
 mod version;
 
 use std::{
-    fs,
-    io::{self, ErrorKind},
+    fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
+
+use shoes_vz_process::files::{if_any, sync_dir};
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::format::check_memory;
@@ -132,20 +133,14 @@ impl SavedStates {
         let slot_dir = self.slot_dir(wanted.slot);
         tracing::info!(slot = wanted.slot, reason, "discarding a saved state");
         // The manifest first: without it the rest is not a state, even if its removal fails half-way.
-        match fs::remove_file(slot_dir.join(file::MANIFEST)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-            _ => remove(&slot_dir),
-        }
+        if_any(fs::remove_file(slot_dir.join(file::MANIFEST)))?;
+        remove(&slot_dir)
     }
 
     /// Removes what ended processes left half-made, and the states of slots from `slots` on, which no longer exist. The
     /// caller must be the only process that uses the runners path.
     pub fn sweep(&self, slots: u32) -> io::Result<()> {
-        let entries = match fs::read_dir(&self.root) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
+        for entry in if_any(fs::read_dir(&self.root))?.into_iter().flatten() {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -196,13 +191,10 @@ impl Draft {
         let manifest = Manifest::of(&self.wanted, &self.dir)?;
         manifest.write(&self.dir)?;
         remove(&self.old)?;
-        match fs::rename(&self.slot_dir, &self.old) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        if_any(fs::rename(&self.slot_dir, &self.old))?;
         fs::rename(&self.dir, &self.slot_dir)?;
         if let Some(root) = self.slot_dir.parent() {
-            fs::File::open(root)?.sync_all()?;
+            sync_dir(root)?;
         }
         remove(&self.old)
     }
@@ -217,10 +209,7 @@ impl Drop for Draft {
 }
 
 fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
+    if_any(fs::remove_dir_all(dir)).map(drop)
 }
 
 #[cfg(test)]

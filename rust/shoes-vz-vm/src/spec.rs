@@ -64,12 +64,9 @@ impl fmt::Display for Accelerator {
 impl std::str::FromStr for Accelerator {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "kvm" => Ok(Self::Kvm),
-            "tcg" => Ok(Self::Tcg),
-            other => Err(format!("accelerator {other:?} is not one of auto, kvm, tcg")),
-        }
+        let mut all = [Self::Auto, Self::Kvm, Self::Tcg].into_iter();
+        all.find(|a| a.as_str() == text)
+            .ok_or_else(|| format!("accelerator {text:?} is not one of auto, kvm, tcg"))
     }
 }
 
@@ -111,12 +108,9 @@ impl Network {
 impl std::str::FromStr for Network {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "nat" => Ok(Self::Nat),
-            "vmnet" => Ok(Self::Vmnet),
-            "none" => Ok(Self::None),
-            other => Err(format!("network {other:?} is not one of nat, vmnet, none")),
-        }
+        let mut all = [Self::Nat, Self::Vmnet, Self::None].into_iter();
+        all.find(|n| n.as_str() == text)
+            .ok_or_else(|| format!("network {text:?} is not one of nat, vmnet, none"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A template directory, checked as a whole, so that every mistake in it is reported at once.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -25,20 +25,13 @@ pub struct TemplateDir {
 }
 
 /// Everything that is wrong with a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the template {path:?} cannot be used: {}", .mistakes.join("; "))]
 pub struct TemplateError {
     pub path: PathBuf,
     /// One sentence for each mistake.
     pub mistakes: Vec<String>,
 }
-
-impl fmt::Display for TemplateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the template {:?} cannot be used: {}", self.path, self.mistakes.join("; "))
-    }
-}
-
-impl std::error::Error for TemplateError {}
 
 impl TemplateDir {
     /// Checks the template in `path`.
@@ -99,20 +92,16 @@ impl TemplateDir {
 }
 
 fn read_metadata(dir: &Path, mistakes: &mut Vec<String>) -> Option<Template> {
-    match files::read_bounded(&dir.join(file::METADATA), MAX_JSON) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(meta) => Some(meta),
-            Err(e) => {
-                mistakes.push(format!("{} is not valid ({e})", file::METADATA));
-                None
-            }
+    let mistake = match files::read_if_any(&dir.join(file::METADATA), MAX_JSON) {
+        Ok(None) => return Some(Template::default()),
+        Ok(Some(json)) => match serde_json::from_slice(&json) {
+            Ok(meta) => return Some(meta),
+            Err(e) => format!("{} is not valid ({e})", file::METADATA),
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Some(Template::default()),
-        Err(e) => {
-            mistakes.push(format!("{} cannot be read ({e})", file::METADATA));
-            None
-        }
-    }
+        Err(e) => format!("{} cannot be read ({e})", file::METADATA),
+    };
+    mistakes.push(mistake);
+    None
 }
 
 fn check_file(dir: &Path, name: &str, mistakes: &mut Vec<String>) {

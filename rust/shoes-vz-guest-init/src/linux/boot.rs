@@ -25,7 +25,7 @@ use crate::cmdline::Cmdline;
 /// Directories of the initial RAM disk. The files' names sort in the order in which the modules must be loaded.
 const EARLY_MODULES: &str = "/modules/early";
 const DEFERRED_MODULES: &str = "/modules/late";
-const DISK: &str = "/dev/vda";
+pub(super) const DISK: &str = "/dev/vda";
 const DISK_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the rest of the boot needs.
@@ -38,7 +38,7 @@ pub(super) struct Booted {
 
 /// Loads the modules that the disk needs, mounts the disk, and makes it the root. The error is the reason.
 pub(super) fn boot() -> Result<Booted, String> {
-    mount_one(&Mount { what: "dev", at: "/dev", kind: "devtmpfs", flags: MsFlags::MS_NOSUID, data: "" })?;
+    mount_one("dev", "/dev", "devtmpfs", MsFlags::MS_NOSUID, "")?;
     log::open();
     step("first process started");
     let uevents = Uevents::open().map_err(|e| format!("opening the socket for device events failed: {e}"))?;
@@ -105,43 +105,31 @@ fn move_root() -> Result<(), String> {
     chdir("/").map_err(failed)
 }
 
-struct Mount {
-    what: &'static str,
-    at: &'static str,
-    kind: &'static str,
-    flags: MsFlags,
-    data: &'static str,
-}
-
-fn mount_one(m: &Mount) -> Result<(), String> {
-    match mount(Some(m.what), m.at, Some(m.kind), m.flags, Some(m.data)) {
+/// Arguments in the order of mount(2).
+fn mount_one(what: &str, at: &str, kind: &str, flags: MsFlags, data: &str) -> Result<(), String> {
+    match mount(Some(what), at, Some(kind), flags, Some(data)) {
         // The kernel may have mounted /dev already (CONFIG_DEVTMPFS_MOUNT).
         Ok(()) | Err(Errno::EBUSY) => Ok(()),
-        Err(e) => Err(format!("mounting {} ({}) failed: {e}", m.at, m.kind)),
+        Err(e) => Err(format!("mounting {at} ({kind}) failed: {e}")),
     }
 }
 
 fn mount_the_rest() -> Result<Cmdline, String> {
     let hard = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let soft = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount_one(&Mount { what: "proc", at: "/proc", kind: "proc", flags: hard, data: "" })?;
+    mount_one("proc", "/proc", "proc", hard, "")?;
     let text =
         fs::read_to_string("/proc/cmdline").map_err(|e| format!("reading /proc/cmdline failed: {e}"))?;
     let cmdline = Cmdline::parse(&text);
     log::set_trace(cmdline.trace);
-    mount_one(&Mount { what: "sysfs", at: "/sys", kind: "sysfs", flags: hard, data: "" })?;
+    mount_one("sysfs", "/sys", "sysfs", hard, "")?;
     for dir in ["/dev/pts", "/dev/shm"] {
         fs::create_dir_all(dir).map_err(|e| format!("creating {dir} failed: {e}"))?;
     }
-    mount_one(&Mount {
-        what: "devpts",
-        at: "/dev/pts",
-        kind: "devpts",
-        flags: MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-        data: "gid=5,mode=620,ptmxmode=666",
-    })?;
-    mount_one(&Mount { what: "shm", at: "/dev/shm", kind: "tmpfs", flags: soft, data: "mode=1777" })?;
-    mount_one(&Mount { what: "run", at: "/run", kind: "tmpfs", flags: soft, data: "mode=755" })?;
+    let of_terminals = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount_one("devpts", "/dev/pts", "devpts", of_terminals, "gid=5,mode=620,ptmxmode=666")?;
+    mount_one("shm", "/dev/shm", "tmpfs", soft, "mode=1777")?;
+    mount_one("run", "/run", "tmpfs", soft, "mode=755")?;
     mkdir("/run/sshd", 0o755)?;
     mkdir("/run/lock", 0o1777)?;
     for (link, to) in [

@@ -10,13 +10,11 @@ use std::{
 };
 
 use super::{
-    boot::load,
+    boot::{DISK, load},
     event::Event,
     log::{error, step},
     net,
 };
-
-const DISK: &str = "/dev/vda";
 
 /// Runs once sshd listens. A failure is only logged: the guest can be used without it.
 pub(super) fn run(modules: &[(String, File)], events: &mpsc::Sender<Event>) {

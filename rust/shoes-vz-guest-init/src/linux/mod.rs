@@ -29,33 +29,24 @@ pub(crate) fn run() {
         eprintln!("shoes-vz-guest-init must be the first process of a guest (pid 1)");
         std::process::exit(2);
     }
-    let booted = match boot::boot() {
-        Ok(booted) => booted,
-        Err(e) => {
-            error(&format!("the guest cannot start: {e}"));
-            power::end_now(PowerAction::PowerOff)
-        }
-    };
+    let booted = boot::boot().unwrap_or_else(|e| {
+        error(&format!("the guest cannot start: {e}"));
+        power::end_now(PowerAction::PowerOff)
+    });
     let (events, inbox) = mpsc::channel();
     net::loopback_up().unwrap_or_else(|e| error(&e));
     step("lo is up");
     // Before any signal is blocked here: a process that these threads start inherits their signal mask.
     services::spawn(events.clone(), inbox, booted);
-    if let Err(e) = set_cad_enabled(false) {
-        error(&format!("turning ctrl-alt-del into a signal failed: {e}"));
-    }
+    set_cad_enabled(false)
+        .unwrap_or_else(|e| error(&format!("turning ctrl-alt-del into a signal failed: {e}")));
     signals(&events)
 }
 
 /// SIGTERM and SIGUSR2 power the guest off, SIGINT (ctrl-alt-del) resets it.
 fn signals(events: &mpsc::Sender<Event>) -> ! {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGUSR2, Signal::SIGINT] {
-        set.add(signal);
-    }
-    if let Err(e) = set.thread_block() {
-        error(&format!("blocking signals failed: {e}"));
-    }
+    let set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGUSR2, Signal::SIGINT]);
+    set.thread_block().unwrap_or_else(|e| error(&format!("blocking signals failed: {e}")));
     loop {
         let action = match set.wait() {
             Ok(Signal::SIGINT) => PowerAction::Reboot,

@@ -18,13 +18,8 @@ pub(super) fn end_now(action: PowerAction) -> ! {
     }
     sync();
     // Fails while a process still writes; then the sync above is all that can be done.
-    let _ = mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOATIME,
-        None::<&str>,
-    );
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOATIME;
+    let _ = mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>);
     let mode = match action {
         PowerAction::PowerOff => RebootMode::RB_POWER_OFF,
         PowerAction::Reboot | PowerAction::Panic => RebootMode::RB_AUTOBOOT,
@@ -36,9 +31,7 @@ pub(super) fn end_now(action: PowerAction) -> ! {
 }
 
 fn panic_kernel() {
-    if let Err(e) =
-        fs::write("/proc/sys/kernel/sysrq", "1").and_then(|()| fs::write("/proc/sysrq-trigger", "c"))
-    {
-        error(&format!("making the kernel panic failed: {e}"));
-    }
+    fs::write("/proc/sys/kernel/sysrq", "1")
+        .and_then(|()| fs::write("/proc/sysrq-trigger", "c"))
+        .unwrap_or_else(|e| error(&format!("making the kernel panic failed: {e}")));
 }

@@ -51,7 +51,8 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Starts the owner and its watchers, which inherit the caller's signal mask.
 pub(super) fn spawn(events: mpsc::Sender<Event>, inbox: mpsc::Receiver<Event>, booted: Booted) {
     let (spawner, spawned) = Spawner::new();
-    let ready = watchers::sshd_ready(NOTIFY, events.clone());
+    watchers::sshd_ready(NOTIFY, events.clone())
+        .unwrap_or_else(|e| error(&format!("receiving sshd's readiness failed: {e}")));
     let mut owner = Owner {
         events: events.clone(),
         spawner: spawner.clone(),
@@ -64,9 +65,6 @@ pub(super) fn spawn(events: mpsc::Sender<Event>, inbox: mpsc::Receiver<Event>, b
         deferred_at: Some(Instant::now() + SSHD_DEADLINE),
         ending: None,
     };
-    if let Err(e) = ready {
-        error(&format!("receiving sshd's readiness failed: {e}"));
-    }
     // sshd first: it takes the longest to start.
     owner.start_sshd();
     watchers::ports(booted.uevents, events.clone());

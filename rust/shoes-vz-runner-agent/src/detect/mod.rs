@@ -17,8 +17,8 @@ use std::{path::PathBuf, time::Duration};
 
 pub use decide::{Observation, decide};
 pub use files::{DotRunner, parse_dot_runner, parse_worker_log};
-pub use processes::{Process, RunnerParts, classify};
-use shoes_vz_model::guest::{JobInfo, RunnerActivity, SetupPhase};
+pub use processes::{Process, classify};
+use shoes_vz_model::guest::{RunnerActivity, SetupPhase};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
@@ -40,25 +40,25 @@ pub(crate) async fn run(state: State, paths: Vec<PathBuf>, which: RunnerProcesse
         let setup = changes.borrow_and_update().setup.phase;
         let since = state.setup().handed_over_at();
         let scanned_at = Instant::now();
-        let (returned, scan) = tokio::task::spawn_blocking(move || {
+        let (returned, (observation, found)) = tokio::task::spawn_blocking(move || {
             let scan = scanner.scan(since);
             (scanner, scan)
         })
         .await?;
         scanner = returned;
-        let next = decide(activity, &scan.observation);
+        let next = decide(activity, &observation);
         if next != activity {
             info!(from = ?activity, to = ?next, "runner state changed");
         }
         activity = next;
         state.update(|status| {
             status.state = activity;
-            if let Some(runner) = scan.runner {
+            if let Some(runner) = found.runner {
                 status.runner_name = runner.name;
                 status.repository = runner.repository;
             }
-            if scan.job.is_some() || activity != RunnerActivity::Finished {
-                status.job = scan.job;
+            if found.job.is_some() || activity != RunnerActivity::Finished {
+                status.job = found.job;
             }
         });
         let is_active = setup == SetupPhase::Running
@@ -87,24 +87,11 @@ struct Scanner {
     files: files::Files,
 }
 
-struct Scan {
-    observation: Observation,
-    runner: Option<DotRunner>,
-    job: Option<JobInfo>,
-}
-
 impl Scanner {
-    fn scan(&mut self, setup_since: Option<std::time::SystemTime>) -> Scan {
-        let parts = classify(&processes::named_like_a_runner(), &self.paths, self.which);
-        let files = self.files.scan(&self.paths, setup_since, parts.worker);
-        let observation = Observation {
-            listener: parts.listener,
-            worker: parts.worker,
-            configuring: parts.configuring,
-            wrapper: parts.wrapper,
-            configured: files.runner.is_some(),
-            has_run: files.has_run,
-        };
-        Scan { observation, runner: files.runner, job: files.job }
+    fn scan(&mut self, setup_since: Option<std::time::SystemTime>) -> (Observation, files::Found) {
+        let seen = classify(&processes::named_like_a_runner(), &self.paths, self.which);
+        let found = self.files.scan(&self.paths, setup_since, seen.worker);
+        let observation = Observation { configured: found.runner.is_some(), has_run: found.has_run, ..seen };
+        (observation, found)
     }
 }

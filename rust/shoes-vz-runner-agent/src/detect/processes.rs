@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::decide::Observation;
 use crate::settings::RunnerProcesses;
 
 /// A process named like a part of the runner.
@@ -14,18 +15,6 @@ pub struct Process {
     pub cwd: Option<PathBuf>,
 }
 
-/// The parts of the runner that have a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RunnerParts {
-    /// A listener that listens.
-    pub listener: bool,
-    pub worker: bool,
-    /// A configuration in progress.
-    pub configuring: bool,
-    /// A script that keeps a listener running.
-    pub wrapper: bool,
-}
-
 const LISTENER: &str = "Runner.Listener";
 const WORKER: &str = "Runner.Worker";
 const CONFIG: &str = "config.sh";
@@ -36,9 +25,9 @@ fn is_runner_part(name: &str) -> bool {
     name == LISTENER || name == WORKER || name == CONFIG || WRAPPERS.contains(&name)
 }
 
-/// `runner_paths` are the directories where a runner may be installed.
-pub fn classify(processes: &[Process], runner_paths: &[PathBuf], which: RunnerProcesses) -> RunnerParts {
-    let mut parts = RunnerParts::default();
+/// What the processes alone show. `runner_paths` are the directories where a runner may be installed.
+pub fn classify(processes: &[Process], runner_paths: &[PathBuf], which: RunnerProcesses) -> Observation {
+    let mut seen = Observation::default();
     let in_runner_path = |p: &Process| {
         p.cwd.as_deref().is_some_and(|cwd| runner_paths.iter().any(|path| is_within(cwd, path)))
     };
@@ -47,19 +36,19 @@ pub fn classify(processes: &[Process], runner_paths: &[PathBuf], which: RunnerPr
             continue;
         }
         match process.name.as_str() {
-            WORKER => parts.worker = true,
+            WORKER => seen.worker = true,
             LISTENER => match listener_command(&process.args) {
                 // config.sh is a wrapper around `Runner.Listener configure`.
-                Some("configure") => parts.configuring = true,
+                Some("configure") => seen.configuring = true,
                 Some("remove" | "warmup" | "--version" | "--commit" | "--help" | "-h" | "--check") => {}
-                _ => parts.listener = true,
+                _ => seen.listener = true,
             },
-            CONFIG if in_runner_path(process) => parts.configuring = true,
-            name if WRAPPERS.contains(&name) && in_runner_path(process) => parts.wrapper = true,
+            CONFIG if in_runner_path(process) => seen.configuring = true,
+            name if WRAPPERS.contains(&name) && in_runner_path(process) => seen.wrapper = true,
             _ => {}
         }
     }
-    parts
+    seen
 }
 
 fn is_within(cwd: &Path, runner: &Path) -> bool {
@@ -137,7 +126,7 @@ mod tests {
         Process { name: name.into(), args: args.iter().map(|a| (*a).into()).collect(), cwd: Some(cwd.into()) }
     }
 
-    fn classified(processes: &[Process]) -> RunnerParts {
+    fn classified(processes: &[Process]) -> Observation {
         classify(processes, &["/tmp/runner".into()], RunnerProcesses::Anywhere)
     }
 
@@ -145,11 +134,11 @@ mod tests {
     fn a_listener_that_configures_does_not_listen() {
         let configures =
             process(LISTENER, &["./bin/Runner.Listener", "configure", "--url", "x"], "/tmp/runner");
-        assert_eq!(classified(&[configures]), RunnerParts { configuring: true, ..RunnerParts::default() });
+        assert_eq!(classified(&[configures]), Observation { configuring: true, ..Observation::default() });
         let listens = process(LISTENER, &["/r/bin/Runner.Listener", "run", "--startuptype", "service"], "/");
-        assert_eq!(classified(&[listens]), RunnerParts { listener: true, ..RunnerParts::default() });
+        assert_eq!(classified(&[listens]), Observation { listener: true, ..Observation::default() });
         let asked = process(LISTENER, &["bin/Runner.Listener", "--version"], "/tmp/runner");
-        assert_eq!(classified(&[asked]), RunnerParts::default());
+        assert_eq!(classified(&[asked]), Observation::default());
         let script = process(LISTENER, &["/bin/bash", "bin/Runner.Listener", "run"], "/tmp/runner");
         assert!(classified(&[script]).listener);
     }
@@ -168,7 +157,7 @@ mod tests {
             process(WORKER, &[], "/opt/runner"),
         ];
         assert!(classify(&other, home, RunnerProcesses::Anywhere).listener);
-        assert_eq!(classify(&other, home, RunnerProcesses::RunnerPath), RunnerParts::default());
+        assert_eq!(classify(&other, home, RunnerProcesses::RunnerPath), Observation::default());
         let own = process(WORKER, &[], "/tmp/runner");
         assert!(classify(&[own], home, RunnerProcesses::RunnerPath).worker);
     }

@@ -149,22 +149,16 @@ fn set_ids(personalization: &Personalization) -> Result<(), String> {
     use nix::mount::{MsFlags, mount};
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
     const OURS: &str = "/run/shoes-vz-boot-id";
+    let write = |path: &str, id: &str| {
+        files::replace(Path::new(path), format!("{id}\n").as_bytes(), Readers::EveryoneReadOnly)
+            .map_err(|e| format!("writing {path} failed: {e}"))
+    };
     if !personalization.machine_id.is_empty() {
-        files::replace(
-            Path::new("/etc/machine-id"),
-            format!("{}\n", personalization.machine_id).as_bytes(),
-            Readers::EveryoneReadOnly,
-        )
-        .map_err(|e| format!("writing /etc/machine-id failed: {e}"))?;
+        write("/etc/machine-id", &personalization.machine_id)?;
     }
     if !personalization.boot_id.is_empty() {
         // The kernel creates it once, perhaps before the save: then every clone would have the same one.
-        files::replace(
-            Path::new(OURS),
-            format!("{}\n", personalization.boot_id).as_bytes(),
-            Readers::EveryoneReadOnly,
-        )
-        .map_err(|e| format!("writing {OURS} failed: {e}"))?;
+        write(OURS, &personalization.boot_id)?;
         mount(Some(OURS), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|e| format!("mounting {OURS} over {BOOT_ID} failed: {e}"))?;
     }

@@ -18,10 +18,7 @@ pub(super) fn authorize(home: &Path, key: &str) -> io::Result<()> {
     let dir = home.join(".ssh");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
     let path = dir.join("authorized_keys");
-    let old = match files::read_text(&path, MAX_KEYS) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        old => old.unwrap_or_default(),
-    };
+    let old = files::if_any(files::read_text(&path, MAX_KEYS))?.unwrap_or_default();
     let new = edited(&old, key)
         .ok_or_else(|| io::Error::other("the new key is not a valid line with one public key"))?;
     files::replace(&path, new.as_bytes(), Readers::Owner)?;

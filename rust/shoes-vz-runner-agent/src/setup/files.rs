@@ -1,41 +1,16 @@
-//! The files of the setup script.
+//! The files of the setup script, by their names in its directory.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-use shoes_vz_process::files::{self, Readers};
+use shoes_vz_process::files;
 
-#[derive(Debug, Clone)]
-pub(super) struct Files(pub(super) PathBuf);
+pub(super) const ID: &str = "id";
+pub(super) const SCRIPT: &str = "script";
+pub(super) const LOG: &str = "log";
+pub(super) const LOCK: &str = "lock";
+pub(super) const STARTED: &str = "started";
+pub(super) const EXIT: &str = "exit";
 
-impl Files {
-    pub(super) fn id(&self) -> PathBuf {
-        self.0.join("id")
-    }
-    pub(super) fn script(&self) -> PathBuf {
-        self.0.join("script")
-    }
-    pub(super) fn log(&self) -> PathBuf {
-        self.0.join("log")
-    }
-    pub(super) fn lock(&self) -> PathBuf {
-        self.0.join("lock")
-    }
-    pub(super) fn started(&self) -> PathBuf {
-        self.0.join("started")
-    }
-    pub(super) fn exit(&self) -> PathBuf {
-        self.0.join("exit")
-    }
-
-    pub(super) fn exit_code(&self) -> Option<i32> {
-        files::read_text(&self.exit(), 64).ok()?.trim().parse().ok()
-    }
-}
-
-/// Replaces a file that only its owner can read. A reader sees it whole or not at all.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    files::replace(path, bytes, Readers::Owner)
+pub(super) fn exit_code(dir: &Path) -> Option<i32> {
+    files::read_text(&dir.join(EXIT), 64).ok()?.trim().parse().ok()
 }

@@ -17,14 +17,11 @@ use nix::{
     unistd::{Pid, Uid},
 };
 use shoes_vz_model::guest::{SetupPhase, SetupStatus, Status};
-use shoes_vz_process::files;
+use shoes_vz_process::files::{Readers, if_any, read_text, replace};
 use tokio::sync::{Mutex, oneshot, watch};
 use tracing::{error, info, warn};
 
-use super::{
-    files::{Files, write_whole},
-    supervise::SUPERVISE,
-};
+use super::{files, supervise::SUPERVISE};
 use crate::env::ChildEnv;
 
 /// The exit code when the supervisor was killed: a shell's for SIGKILL.
@@ -50,7 +47,7 @@ pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    files: Files,
+    dir: PathBuf,
     exe: PathBuf,
     env: ChildEnv,
     status: watch::Sender<Status>,
@@ -67,9 +64,9 @@ impl Store {
     ) -> anyhow::Result<Self> {
         private_dir(&dir)
             .with_context(|| format!("the private directory {} (--state-dir)", dir.display()))?;
-        let store = Self(Arc::new(Inner { files: Files(dir), exe, env, status, put_lock: Mutex::new(()) }));
+        let store = Self(Arc::new(Inner { dir, exe, env, status, put_lock: Mutex::new(()) }));
         let Some(id) = store.id()? else { return Ok(store) };
-        match store.0.files.exit_code() {
+        match files::exit_code(&store.0.dir) {
             Some(code) => store.publish(id, SetupPhase::Exited, Some(code)),
             None => {
                 info!(id, "following the setup script of an earlier guest agent");
@@ -92,14 +89,13 @@ impl Store {
             Some(before) => return Err(PutError::AnotherScript(before)),
             None => {}
         }
-        let files = &self.0.files;
-        write_whole(&files.script(), &script)?;
-        File::options().append(true).create(true).mode(0o600).open(files.log())?;
-        write_whole(&files.id(), id.as_bytes())?;
+        replace(&self.file(files::SCRIPT), &script, Readers::Owner)?;
+        File::options().append(true).create(true).mode(0o600).open(self.file(files::LOG))?;
+        replace(&self.file(files::ID), id.as_bytes(), Readers::Owner)?;
         if let Err(error) = self.supervise() {
             // Undo the handover, so that the host can try again.
-            std::fs::remove_file(files.id())?;
-            std::fs::remove_file(files.script())?;
+            std::fs::remove_file(self.file(files::ID))?;
+            std::fs::remove_file(self.file(files::SCRIPT))?;
             return Err(error.into());
         }
         info!(id, bytes = script.len(), "setup script started");
@@ -111,36 +107,35 @@ impl Store {
     /// The present status, with the log's present length.
     pub fn status(&self) -> SetupStatus {
         let mut setup = self.0.status.borrow().setup.clone();
-        setup.log_bytes = std::fs::metadata(self.0.files.log()).map_or(0, |m| m.len());
+        setup.log_bytes = std::fs::metadata(self.file(files::LOG)).map_or(0, |m| m.len());
         setup
     }
 
     /// The log file, once a script was handed over.
     pub fn log(&self) -> Option<PathBuf> {
-        (self.0.status.borrow().setup.phase != SetupPhase::None).then(|| self.0.files.log())
+        (self.0.status.borrow().setup.phase != SetupPhase::None).then(|| self.file(files::LOG))
     }
 
     /// When the script was handed over.
     pub(crate) fn handed_over_at(&self) -> Option<SystemTime> {
-        std::fs::metadata(self.0.files.id()).and_then(|m| m.modified()).ok()
+        std::fs::metadata(self.file(files::ID)).and_then(|m| m.modified()).ok()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.dir.join(name)
     }
 
     fn id(&self) -> io::Result<Option<String>> {
-        match files::read_text(&self.0.files.id(), MAX_ID) {
-            Ok(id) => Ok(Some(id)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        if_any(read_text(&self.file(files::ID), MAX_ID))
     }
 
     fn publish(&self, id: String, phase: SetupPhase, exit_code: Option<i32>) {
-        let log_bytes = std::fs::metadata(self.0.files.log()).map_or(0, |m| m.len());
+        let log_bytes = std::fs::metadata(self.file(files::LOG)).map_or(0, |m| m.len());
         self.0.status.send_modify(|s| s.setup = SetupStatus { id, phase, exit_code, log_bytes });
     }
 
     fn supervise(&self) -> io::Result<()> {
-        let files = &self.0.files;
-        let lock = open_lock(&files.lock())?;
+        let lock = open_lock(&self.file(files::LOCK))?;
         lock.try_lock().map_err(|e| match e {
             TryLockError::WouldBlock => io::Error::other("the supervisor of another setup script still runs"),
             TryLockError::Error(e) => e,
@@ -148,7 +143,7 @@ impl Store {
         // The supervisor inherits the lock with the open file: it is released when the supervisor ends.
         let mut child = tokio::process::Command::new(&self.0.exe)
             .arg(SUPERVISE)
-            .arg(&files.0)
+            .arg(&self.0.dir)
             .stdin(lock)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -163,7 +158,7 @@ impl Store {
     /// Waits in a separate thread until the supervisor has ended, in whatever way.
     fn follow(&self, id: String) {
         let (locked, ended) = oneshot::channel();
-        let lock = self.0.files.lock();
+        let lock = self.file(files::LOCK);
         let waiting = std::thread::Builder::new().name("setup".into()).spawn(move || {
             let outcome = open_lock(&lock).and_then(|file| file.lock());
             let _ = locked.send(outcome); // fails while the guest agent is ending
@@ -174,28 +169,22 @@ impl Store {
         let store = self.clone();
         tokio::spawn(async move {
             match ended.await {
-                Ok(Ok(())) => store.ended(id),
-                Ok(Err(error)) => {
-                    error!(reason = %error, "following the setup script failed; retrying");
-                    tokio::time::sleep(FOLLOW_AGAIN).await;
-                    store.follow(id);
-                }
+                Ok(Ok(())) => return store.ended(id),
+                Ok(Err(error)) => error!(reason = %error, "following the setup script failed; retrying"),
                 // There was no thread: logged above.
-                Err(_) => {
-                    tokio::time::sleep(FOLLOW_AGAIN).await;
-                    store.follow(id);
-                }
+                Err(_) => {}
             }
+            tokio::time::sleep(FOLLOW_AGAIN).await;
+            store.follow(id);
         });
     }
 
     fn ended(&self, id: String) {
-        let files = &self.0.files;
-        if let Some(code) = files.exit_code() {
+        if let Some(code) = files::exit_code(&self.0.dir) {
             info!(id, code, "setup script exited");
             return self.publish(id, SetupPhase::Exited, Some(code));
         }
-        if !files.started().exists() && files.script().exists() {
+        if !self.file(files::STARTED).exists() && self.file(files::SCRIPT).exists() {
             info!(id, "setup script stored but not started yet; starting it");
             match self.supervise() {
                 Ok(()) => return self.follow(id),
@@ -204,15 +193,16 @@ impl Store {
         } else {
             warn!(id, "supervisor of the setup script was killed; killing the script");
             self.append_to_log("the setup script's supervisor was killed, so the script is killed");
-            let group = files::read_text(&files.started(), MAX_ID).ok().and_then(|t| t.trim().parse().ok());
-            if let Some(group) = group {
+            if let Ok(text) = read_text(&self.file(files::STARTED), MAX_ID)
+                && let Ok(group) = text.trim().parse()
+            {
                 // Fails with ESRCH when the script has ended already.
                 let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
             }
         }
-        for done in
-            [std::fs::remove_file(files.script()), write_whole(&files.exit(), KILLED.to_string().as_bytes())]
-        {
+        let removed = std::fs::remove_file(self.file(files::SCRIPT));
+        let recorded = replace(&self.file(files::EXIT), KILLED.to_string().as_bytes(), Readers::Owner);
+        for done in [removed, recorded] {
             if let Err(error) = done {
                 warn!(reason = %error, "cleaning up after the setup script failed");
             }
@@ -221,7 +211,7 @@ impl Store {
     }
 
     fn append_to_log(&self, text: &str) {
-        let log = File::options().append(true).open(self.0.files.log());
+        let log = File::options().append(true).open(self.file(files::LOG));
         if let Err(error) = log.and_then(|mut log| writeln!(log, "shoes-vz: {text}")) {
             warn!(reason = %error, text, "writing to the setup script's log failed");
         }

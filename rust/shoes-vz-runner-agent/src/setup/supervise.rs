@@ -8,7 +8,9 @@ use std::{
     process::{Command, ExitCode, ExitStatus, Stdio},
 };
 
-use super::files::{Files, write_whole};
+use shoes_vz_process::files::{Readers, replace};
+
+use super::files;
 
 /// First argument that makes this program the supervisor of the directory that follows.
 pub const SUPERVISE: &str = "setup-supervise";
@@ -17,32 +19,31 @@ pub const SCRIPT: &str = "script";
 
 /// Runs `dir`'s script to its end. Stdin is the lock file, kept open for as long as this process lives.
 pub fn run(dir: &Path) -> ExitCode {
-    let files = Files(dir.to_owned());
     // Fails only for the leader of a process group. A new child is not one, and a leader would be detached already.
     let _ = nix::unistd::setsid();
-    let code = match script(&files) {
+    let code = match script(dir) {
         Ok(status) => exit_code(status),
         Err(error) => {
-            if let Ok(mut log) = File::options().append(true).open(files.log()) {
+            if let Ok(mut log) = File::options().append(true).open(dir.join(files::LOG)) {
                 let _ = writeln!(log, "shoes-vz: starting the setup script failed: {error}");
             }
             127
         }
     };
-    let _ = std::fs::remove_file(files.script());
-    match write_whole(&files.exit(), code.to_string().as_bytes()) {
+    let _ = std::fs::remove_file(dir.join(files::SCRIPT));
+    match replace(&dir.join(files::EXIT), code.to_string().as_bytes(), Readers::Owner) {
         Ok(()) => ExitCode::SUCCESS,
         // The guest agent finds no exit code, and reports that the supervisor was killed.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn script(files: &Files) -> std::io::Result<ExitStatus> {
-    write_whole(&files.started(), b"")?;
-    let log = File::options().append(true).open(files.log())?;
+fn script(dir: &Path) -> std::io::Result<ExitStatus> {
+    replace(&dir.join(files::STARTED), b"", Readers::Owner)?;
+    let log = File::options().append(true).open(dir.join(files::LOG))?;
     // This program again, which becomes bash: so the script's process group is recorded before its first command.
     Command::new(this_program()?)
-        .args([SUPERVISE.as_ref(), files.0.as_os_str(), SCRIPT.as_ref()])
+        .args([SUPERVISE.as_ref(), dir.as_os_str(), SCRIPT.as_ref()])
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -52,9 +53,9 @@ fn script(files: &Files) -> std::io::Result<ExitStatus> {
 
 /// The script's process: records its ID and becomes bash.
 pub fn become_script(dir: &Path) -> ExitCode {
-    let files = Files(dir.to_owned());
-    let error = match write_whole(&files.started(), std::process::id().to_string().as_bytes()) {
-        Ok(()) => Command::new("/bin/bash").arg(files.script()).exec(),
+    let group = std::process::id().to_string();
+    let error = match replace(&dir.join(files::STARTED), group.as_bytes(), Readers::Owner) {
+        Ok(()) => Command::new("/bin/bash").arg(dir.join(files::SCRIPT)).exec(),
         Err(error) => error,
     };
     shoes_vz_process::say(format_args!("shoes-vz: running the setup script with /bin/bash failed: {error}"));

@@ -27,9 +27,9 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::{UnixStream, unix::pipe},
     sync::watch,
-    task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     child::{Child, Killer},
@@ -75,12 +75,8 @@ pub struct Qemu {
 impl Qemu {
     /// QEMU for this host's architecture, from PATH, started through `launcher`.
     pub fn new(launcher: impl Into<PathBuf>) -> Result<Self, HypervisorError> {
-        let arch = Arch::of_this_host().ok_or_else(|| {
-            HypervisorError::Unsupported(format!(
-                "QEMU guests are not supported on {}",
-                std::env::consts::ARCH
-            ))
-        })?;
+        let unsupported = || format!("QEMU guests are not supported on {}", std::env::consts::ARCH);
+        let arch = Arch::of_this_host().ok_or_else(|| HypervisorError::Unsupported(unsupported()))?;
         Ok(Self { launcher: launcher.into(), arch })
     }
 
@@ -110,60 +106,78 @@ impl Hypervisor for Qemu {
             known => known,
         };
         let console = bundle.join(bundle::file::CONSOLE_LOG);
-        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&console).map_err(|source| {
-            HypervisorError::Io { what: format!("creating the console's log {console:?}"), source }
-        })?;
+        let created = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&console);
+        created.map_err(HypervisorError::io(format!("creating the console's log {console:?}")))?;
         let (qmp, channel) =
             (Callback::bind(bundle, command::QMP_SOCKET)?, Callback::bind(bundle, command::CHANNEL_SOCKET)?);
-        let (mut child, stderr) =
-            Child::spawn(self.command(spec, accelerator, bundle)).await.map_err(|source| {
-                HypervisorError::Io {
-                    what: format!("starting {} through {:?}", self.arch.program(), self.launcher),
-                    source,
-                }
-            })?;
+        let what = format!("starting {} through {:?}", self.arch.program(), self.launcher);
+        let started = Child::spawn(self.command(spec, accelerator, bundle)).await;
+        let (mut child, stderr) = started.map_err(HypervisorError::io(what))?;
         let mut stderr = Stderr::follow(stderr);
-
-        let connected = async {
-            let (qmp, channel) = tokio::try_join!(qmp.accept(), channel.accept())?;
-            let (qmp, events) = Qmp::open(qmp).await.map_err(|source| HypervisorError::Io {
-                what: "reading QEMU's QMP greeting".into(),
-                source,
-            })?;
-            Ok::<_, HypervisorError>((qmp, events, channel))
-        };
-        let seconds = CREATE_DEADLINE.as_secs();
-        let what = "start QEMU";
-        let connected = tokio::select! {
-            // First: a QEMU that has exited explains every other failure.
-            biased;
-            exit = child.exited() => Err(Some(exit)),
-            done = timeout(CREATE_DEADLINE, connected) => match done {
-                Err(_) => return Err(HypervisorError::TimedOut { what, seconds }),
-                Ok(Ok(all)) => Ok(all),
-                Ok(Err(error)) => {
-                    // Most likely it has just exited; its stderr says more.
-                    tracing::debug!(reason = %Chain(&error), "QEMU did not start");
-                    Err(timeout(DRAIN_DEADLINE, child.exited()).await.ok())
-                }
-            },
-        };
-        let (qmp, events, channel) = match connected {
-            Ok(all) => all,
-            Err(Some(exit)) => {
-                let end = end_of(&Observations::default(), exit, &stderr.rest().await);
-                return Err(HypervisorError::Ended(match &spec.state {
-                    // The fault is in the state, or else a boot fails in the same way.
-                    StateUse::Restore(_) => End::new(EndKind::RestoreRefused, end.reason),
-                    StateUse::None | StateUse::Save(_) => end,
-                }));
-            }
-            Err(None) => return Err(HypervisorError::TimedOut { what, seconds }),
-        };
+        let (qmp, events, channel) = come_up(&mut child, &mut stderr, qmp, channel, &spec.state).await?;
         tracing::info!(pid = child.pid(), accelerator = %accelerator, "QEMU started");
-        let state_use = spec.state.clone();
-        Ok(Arc::new(QemuMachine::spawn(child, stderr, qmp, events, channel, accelerator, state_use)))
+        let (state_sender, state) = watch::channel(MachineState::Created);
+        let (migration_sender, migration) = watch::channel(None);
+        let machine = QemuMachine {
+            qmp,
+            state,
+            migration,
+            state_use: spec.state.clone(),
+            saved: AtomicBool::new(false),
+            channel: Mutex::new(Some(channel)),
+            accelerator,
+            pid: child.pid(),
+            killer: child.killer(),
+            kill_asked: Arc::default(),
+        };
+        let owner = Owner {
+            child,
+            stderr,
+            events,
+            seen: Observations { up: true, ..Observations::default() },
+            state: state_sender,
+            migration: migration_sender,
+            kill_asked: machine.kill_asked.clone(),
+        };
+        tokio::spawn(owner.run());
+        Ok(Arc::new(machine))
     }
+}
+
+/// Waits until QEMU has built the machine and connected to both sockets.
+async fn come_up(
+    child: &mut Child,
+    stderr: &mut Stderr,
+    qmp: Callback,
+    channel: Callback,
+    state_use: &StateUse,
+) -> Result<(Qmp, Events, UnixStream), HypervisorError> {
+    let connected = async {
+        let (qmp, channel) = tokio::try_join!(qmp.accept(), channel.accept())?;
+        let greeted = Qmp::open(qmp).await;
+        let (qmp, events) = greeted.map_err(HypervisorError::io("QEMU's QMP greeting".into()))?;
+        Ok::<_, HypervisorError>((qmp, events, channel))
+    };
+    let timed_out = |_| HypervisorError::TimedOut { what: "start QEMU", seconds: CREATE_DEADLINE.as_secs() };
+    let exit = tokio::select! {
+        // First: a QEMU that has exited explains every other failure.
+        biased;
+        exit = child.exited() => exit,
+        done = timeout(CREATE_DEADLINE, connected) => match done.map_err(timed_out)? {
+            Ok(all) => return Ok(all),
+            Err(error) => {
+                // Most likely it has just exited; its stderr says more.
+                tracing::debug!(reason = %Chain(&error), "QEMU did not start");
+                timeout(DRAIN_DEADLINE, child.exited()).await.map_err(timed_out)?
+            }
+        },
+    };
+    let end = end_of(&Observations::default(), exit, &stderr.rest().await);
+    Err(HypervisorError::Ended(match state_use {
+        // The fault is in the state, or else a boot fails in the same way.
+        StateUse::Restore(_) => End::new(EndKind::RestoreRefused, end.reason),
+        StateUse::None | StateUse::Save(_) => end,
+    }))
 }
 
 fn end_of(seen: &Observations, exit: io::Result<std::process::ExitStatus>, stderr: &str) -> End {
@@ -192,44 +206,6 @@ struct QemuMachine {
 }
 
 impl QemuMachine {
-    fn spawn(
-        child: Child,
-        stderr: Stderr,
-        qmp: Qmp,
-        events: Events,
-        channel: UnixStream,
-        accelerator: Accelerator,
-        state_use: StateUse,
-    ) -> Self {
-        let (pid, killer) = (child.pid(), child.killer());
-        let (state_sender, state) = watch::channel(MachineState::Created);
-        let (migration_sender, migration) = watch::channel(None);
-        let kill_asked = Arc::new(AtomicBool::new(false));
-        let seen = Observations { up: true, ..Observations::default() };
-        let owner = Owner {
-            child,
-            stderr,
-            events,
-            seen,
-            state: state_sender,
-            migration: migration_sender,
-            kill_asked: kill_asked.clone(),
-        };
-        tokio::spawn(owner.run());
-        Self {
-            qmp,
-            state,
-            migration,
-            state_use,
-            saved: AtomicBool::new(false),
-            channel: Mutex::new(Some(channel)),
-            accelerator,
-            pid,
-            killer,
-            kill_asked,
-        }
-    }
-
     async fn reach(&self, wanted: MachineState, what: &'static str) -> Result<(), HypervisorError> {
         let mut state = self.state.clone();
         let reached = state.wait_for(|s| *s == wanted || matches!(s, MachineState::Ended(_)));
@@ -250,7 +226,8 @@ impl QemuMachine {
         let uri = Some(format!("file:{}", path.display()));
         let incoming = api::migrate_incoming { channels: None, exit_on_error: None, uri };
         let reason = || format!("{path:?} is damaged, or was saved from another VM");
-        let migrated = self.migrate(what, incoming, LOAD_DEADLINE, reason).await;
+        let begun = self.qmp.run(what, incoming, COMMAND_DEADLINE);
+        let migrated = self.migrate(what, begun, LOAD_DEADLINE, reason).await;
         if !matches!(migrated, Err(HypervisorError::Refused { .. })) {
             return migrated;
         }
@@ -273,22 +250,17 @@ impl QemuMachine {
         self.run(self.qmp.run(what, set, COMMAND_DEADLINE)).await.map(drop)
     }
 
-    /// Runs a save or restore to its end.
-    async fn migrate<C>(
+    /// Runs a save or restore, which the command `begun` begins, to its end.
+    async fn migrate<T>(
         &self,
         what: &'static str,
-        command: C,
+        begun: impl Future<Output = Result<T, HypervisorError>>,
         deadline: Duration,
         reason: impl Fn() -> String,
-    ) -> Result<(), HypervisorError>
-    where
-        C: api::QmpCommand + ::qapi::Command,
-        ::qapi::futures::QmpStreamTokio<tokio::io::WriteHalf<UnixStream>>:
-            futures::Sink<::qapi::Execute<C, u32>, Error = io::Error>,
-    {
+    ) -> Result<(), HypervisorError> {
         let mut migration = self.migration.clone();
         migration.mark_unchanged();
-        self.run(self.qmp.run(what, command, COMMAND_DEADLINE)).await?;
+        self.run(begun).await?;
         let migrated = async {
             let mut state = self.state.clone();
             loop {
@@ -390,7 +362,8 @@ impl Machine for QemuMachine {
         let uri = Some(format!("file:{}", path.display()));
         let migrate = api::migrate { channels: None, detach: None, resume: None, uri };
         let reason = || format!("writing {path:?} failed; is the disk full?");
-        self.migrate(what, migrate, SAVE_DEADLINE, reason).await?;
+        let begun = self.qmp.run(what, migrate, COMMAND_DEADLINE);
+        self.migrate(what, begun, SAVE_DEADLINE, reason).await?;
         let timed_out = |_| HypervisorError::TimedOut { what, seconds: SAVE_DEADLINE.as_secs() };
         // The event "completed" comes a moment before the file is whole, and no event comes for the latter.
         let mut pauses = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
@@ -490,7 +463,7 @@ impl Owner {
 /// Copies QEMU's stderr to our log, and keeps its last lines.
 struct Stderr {
     tail: Arc<Mutex<Vec<u8>>>,
-    reader: JoinHandle<()>,
+    reader: AbortOnDropHandle<()>,
 }
 
 impl Stderr {
@@ -503,7 +476,7 @@ impl Stderr {
                 tracing::warn!(reason = %error, "reading QEMU's stderr failed");
             }
         });
-        Self { tail, reader }
+        Self { tail, reader: AbortOnDropHandle::new(reader) }
     }
 
     /// Its last lines, once all is read.
@@ -512,12 +485,6 @@ impl Stderr {
             tracing::warn!("QEMU exited, but its stderr stays open");
         }
         text::tail(&self.tail.lock().unwrap_or_else(PoisonError::into_inner), STDERR_LINES, STDERR_BYTES)
-    }
-}
-
-impl Drop for Stderr {
-    fn drop(&mut self) {
-        self.reader.abort();
     }
 }
 

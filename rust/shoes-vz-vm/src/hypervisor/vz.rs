@@ -39,7 +39,7 @@ use super::{Channel, Hypervisor, HypervisorError, Machine, MachineState};
 use crate::{
     end::{End, EndKind},
     saved,
-    spec::{Display, StateUse, VmSpec},
+    spec::{Display, Network, StateUse, VmSpec},
 };
 
 /// Until the framework runs the guest's first instruction; it takes about a second.
@@ -67,10 +67,8 @@ impl Vz {
 #[async_trait]
 impl Hypervisor for Vz {
     async fn create(&self, spec: &VmSpec, bundle: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
-        let bundle = std::path::absolute(bundle).map_err(|source| HypervisorError::Io {
-            what: format!("resolving the bundle's path {bundle:?}"),
-            source,
-        })?;
+        let bundle = std::path::absolute(bundle)
+            .map_err(HypervisorError::io(format!("resolving the bundle's path {bundle:?}")))?;
         let json = machine_spec(spec, &bundle)?;
         let title = bundle.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let window = spec.display == Display::Window;
@@ -108,8 +106,8 @@ struct MachineSpec<'a> {
     memory_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     mac_address: Option<&'a str>,
-    network: &'static str,
-    display: &'static str,
+    network: Network,
+    display: Display,
     disk_sync: &'static str,
     console_log: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,11 +137,8 @@ fn machine_spec(spec: &VmSpec, bundle: &Path) -> Result<String, HypervisorError>
         cpus: spec.cpus,
         memory_bytes: spec.memory_bytes,
         mac_address: spec.mac_address.as_deref(),
-        network: spec.network.as_str(),
-        display: match spec.display {
-            Display::Headless => "headless",
-            Display::Window => "window",
-        },
+        network: spec.network,
+        display: spec.display,
         // The disk lives as long as the VM: nothing on it must survive a crash of the host.
         disk_sync: "none",
         console_log: file::CONSOLE_LOG,
@@ -176,6 +171,9 @@ fn refused(what: &'static str, failure: Failure) -> HypervisorError {
         _ => HypervisorError::Refused { what, reason: failure.reason },
     }
 }
+
+/// The hypervisor's end of [`Sockets::announcements`].
+type Announced = mpsc::UnboundedSender<BoxedStream>;
 
 struct Shared {
     vm: Arc<VzVm>,
@@ -250,8 +248,7 @@ impl Machine for VzMachine {
             let reason = "this VM was not created for saving its state".into();
             return Err(HypervisorError::Refused { what, reason });
         }
-        let path = std::path::absolute(path)
-            .map_err(|source| HypervisorError::Io { what: format!("resolving the path {path:?}"), source })?;
+        let path = std::path::absolute(path).map_err(HypervisorError::io(format!("resolving the path {path:?}")))?;
         self.call(what, move |vm| vm.save_support().and_then(|()| vm.save(&path, SAVE_DEADLINE))).await?;
         self.saved.store(true, Ordering::Release);
         Ok(())
@@ -290,11 +287,7 @@ impl Drop for VzMachine {
 }
 
 /// Follows the VM until it has ended, closes it, and publishes its end.
-async fn own(
-    shared: Arc<Shared>,
-    mut events: mpsc::UnboundedReceiver<Event>,
-    announced: mpsc::UnboundedSender<BoxedStream>,
-) {
+async fn own(shared: Arc<Shared>, mut events: mpsc::UnboundedReceiver<Event>, announced: Announced) {
     let end = loop {
         tokio::select! {
             // Events first: an end that came from the guest says more than that an end was also asked for.
@@ -321,19 +314,15 @@ async fn own(
 }
 
 /// Returns the VM's end when the event is that.
-fn note(
-    event: Option<Event>,
-    shared: &Shared,
-    announced: &mpsc::UnboundedSender<BoxedStream>,
-) -> Option<End> {
-    let now = match event {
+fn note(event: Option<Event>, shared: &Shared, announced: &Announced) -> Option<End> {
+    match event {
         None => {
             return Some(End::new(EndKind::HypervisorFailed, "VZCore sends no more events of the VM"));
         }
-        Some(Event::State(State::Running)) => MachineState::Running,
-        Some(Event::State(State::Paused)) => MachineState::Paused,
+        Some(Event::State(State::Running)) => drop(shared.state.send_replace(MachineState::Running)),
+        Some(Event::State(State::Paused)) => drop(shared.state.send_replace(MachineState::Paused)),
         // On the way to the next; `Stopped` and `Error` come with their reason.
-        Some(Event::State(_)) => return None,
+        Some(Event::State(_) | Event::Progress(_)) => {}
         Some(Event::GuestStopped) => {
             return Some(End::new(EndKind::GuestPoweroff, "the guest powered itself off"));
         }
@@ -342,25 +331,16 @@ fn note(
         }
         Some(Event::NetworkDisconnected(reason)) => {
             tracing::error!(reason, "guest network disconnected; the job continues without it");
-            return None;
         }
-        Some(Event::GuestConnected { connection, port }) => {
-            match stream(connection) {
-                // Fails only when the channel is not served any more.
-                Ok(stream) => drop(announced.send(stream)),
-                Err(error) => {
-                    tracing::warn!(port, reason = %error, "accepting a connection from the guest failed")
-                }
-            }
-            return None;
-        }
-        Some(Event::Progress(_)) => return None,
+        Some(Event::GuestConnected { connection, port }) => match stream(connection) {
+            // Fails only when the channel is not served any more.
+            Ok(stream) => drop(announced.send(stream)),
+            Err(error) => tracing::warn!(port, reason = %error, "accepting a connection from the guest failed"),
+        },
         Some(Event::Unknown(event)) => {
             tracing::warn!(event, "unknown event from VZCore; ignored");
-            return None;
         }
-    };
-    shared.state.send_replace(now);
+    }
     None
 }
 

@@ -19,7 +19,11 @@ pub(super) struct Service {
 impl Service {
     async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), Status> {
         let (reply, answer) = oneshot::channel();
-        let ended = || Status::failed_precondition(self.end());
+        let ended = || {
+            let end = self.owner.status.borrow().end.clone();
+            let reason = end.map(|end| format!(": {}", end.reason)).unwrap_or_default();
+            Status::failed_precondition(format!("the VM has ended{reason}"))
+        };
         self.owner.requests.send(request(reply)).await.map_err(|_| ended())?;
         match answer.await {
             Ok(Ok(())) => Ok(()),
@@ -30,14 +34,6 @@ impl Service {
             )),
             Err(_) => Err(ended()),
         }
-    }
-
-    fn end(&self) -> String {
-        let status = self.owner.status.borrow();
-        status
-            .end
-            .as_ref()
-            .map_or_else(|| "the VM has ended".into(), |e| format!("the VM has ended: {}", e.reason))
     }
 }
 

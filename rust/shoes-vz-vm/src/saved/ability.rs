@@ -7,12 +7,13 @@
 //! what it left out.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
 use serde::Deserialize;
+
+use crate::temporary::Temporary;
 
 /// More than enough on a busy host; a QEMU that does not answer for so long cannot save either.
 const DEADLINE_SECONDS: u32 = 10;
@@ -21,8 +22,12 @@ const NEEDED: &str = "saved states need QEMU 8.2 or newer (on Debian 12: `make s
 
 /// Whether `program` can save VMs; else the reason, and what to do. `dir` holds the probe's file meanwhile.
 pub(super) fn of_qemu(program: &Path, dir: &Path) -> Result<(), String> {
-    let file = ProbeFile::in_dir(dir);
-    let answer = ask(program, &file.0)?;
+    let file = Temporary {
+        path: dir.join(format!("{PROBE}.{}", std::process::id())),
+        failure: "removing the file of the saved state probe failed",
+    };
+    // A QEMU that cannot save makes no file.
+    let answer = ask(program, &file.path)?;
     match answer.failure {
         None if answer.saves => Ok(()),
         None => {
@@ -116,29 +121,9 @@ fn read(stdout: &[u8]) -> Answer {
     answer
 }
 
-/// Removed when dropped.
-struct ProbeFile(PathBuf);
-
-impl ProbeFile {
-    fn in_dir(dir: &Path) -> Self {
-        Self(dir.join(format!("{PROBE}.{}", std::process::id())))
-    }
-}
-
-impl Drop for ProbeFile {
-    fn drop(&mut self) {
-        // A QEMU that cannot save made none.
-        if let Err(error) = fs::remove_file(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = ?self.0, reason = %error, "removing the file of the saved state probe failed");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
     use super::*;
 

@@ -1,6 +1,5 @@
 //! What a saved state consists of, what it has to fit, and why it may not.
 
-use std::fmt;
 #[cfg(target_os = "linux")]
 use std::path::Path;
 
@@ -76,7 +75,8 @@ impl Kind {
 }
 
 /// There is no state to use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
 pub struct Unusable {
     pub kind: Kind,
     reason: String,
@@ -87,14 +87,6 @@ impl Unusable {
         Self { kind, reason: reason.into() }
     }
 }
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for Unusable {}
 
 /// The disk, and what belongs to it, by name in bundle and state alike.
 pub(super) fn disk_files(spec: &VmSpec) -> &'static [&'static str] {

@@ -82,13 +82,9 @@ impl Manifest {
 
     pub(super) fn read(dir: &Path) -> Result<Self, Unusable> {
         let path = dir.join(file::MANIFEST);
-        let bytes = match files::read_bounded(&path, MAX_MANIFEST) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(Unusable::new(Kind::Missing, format!("the slot has no saved state ({dir:?})")));
-            }
-            Err(e) => return Err(Unusable::new(Kind::Damaged, format!("{path:?} cannot be read ({e})"))),
-        };
+        let bytes = files::read_if_any(&path, MAX_MANIFEST)
+            .map_err(|e| Unusable::new(Kind::Damaged, format!("{path:?} cannot be read ({e})")))?
+            .ok_or_else(|| Unusable::new(Kind::Missing, format!("the slot has no saved state ({dir:?})")))?;
         // A later format may have other fields.
         let format = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
         let format = format.as_ref().and_then(|json| json.get("format")?.as_u64());
@@ -110,30 +106,21 @@ impl Manifest {
 
     /// Whether the state is of such a VM; the error names the most significant difference.
     pub(super) fn fits(&self, wanted: &Wanted) -> Result<(), Unusable> {
-        let differs = |kind, what: &str, saved: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
-            Err(Unusable::new(
-                kind,
-                format!("the saved state was saved with {what} {saved}, but now it is {now}"),
-            ))
-        };
         let spec = wanted.essential_spec();
-        if self.spec.memory_bytes != spec.memory_bytes {
-            return differs(Kind::Memory, "memory size", &self.spec.memory_bytes, &spec.memory_bytes);
-        }
-        if self.spec.cpus != spec.cpus {
-            return differs(Kind::Cpus, "number of CPUs", &self.spec.cpus, &spec.cpus);
-        }
-        let fingerprint = wanted.template.fingerprint();
-        if self.template_fingerprint != fingerprint {
-            return differs(Kind::Version, "template fingerprint", &self.template_fingerprint, &fingerprint);
-        }
-        let hypervisor = version::of(spec.hypervisor);
-        if self.hypervisor_version != hypervisor {
-            return differs(Kind::Version, "hypervisor", &self.hypervisor_version, &hypervisor);
-        }
-        let agent = env!("CARGO_PKG_VERSION");
-        if self.agent_version != agent {
-            return differs(Kind::Version, "agent version", &self.agent_version, &agent);
+        let (saved_memory, memory) = (self.spec.memory_bytes.to_string(), spec.memory_bytes.to_string());
+        let (saved_cpus, cpus) = (self.spec.cpus.to_string(), spec.cpus.to_string());
+        let agent = env!("CARGO_PKG_VERSION").to_owned();
+        for (kind, what, saved, now) in [
+            (Kind::Memory, "memory size", &saved_memory, memory),
+            (Kind::Cpus, "number of CPUs", &saved_cpus, cpus),
+            (Kind::Version, "template fingerprint", &self.template_fingerprint, wanted.template.fingerprint()),
+            (Kind::Version, "hypervisor", &self.hypervisor_version, version::of(spec.hypervisor)),
+            (Kind::Version, "agent version", &self.agent_version, agent),
+        ] {
+            if *saved != now {
+                let reason = format!("the saved state was saved with {what} {saved}, but now it is {now}");
+                return Err(Unusable::new(kind, reason));
+            }
         }
         if self.slot != wanted.slot || self.spec != spec {
             let reason = "the saved state was saved from a VM with another configuration (network, disk, accelerator, template …)";

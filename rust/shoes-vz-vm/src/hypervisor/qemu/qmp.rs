@@ -5,8 +5,12 @@ use std::{io, path::Path, time::Duration};
 use qapi::{
     Command, Execute, ExecuteError,
     futures::{QapiService, QmpStreamTokio},
-    qmp::{BlockErrorAction, Event, GuestPanicInformation, MigrationStatus, QmpCommand, ShutdownCause},
+    qmp::{
+        BlockErrorAction, Event, GuestPanicInformation, IoOperationType, MigrationStatus, QmpCommand,
+        ShutdownCause,
+    },
 };
+use shoes_vz_process::files::if_any;
 use tokio::{
     io::{ReadHalf, WriteHalf},
     net::{UnixListener, UnixStream},
@@ -15,7 +19,10 @@ use tokio::{
 };
 
 use super::reason::{DiskError, Observations, Shutdown};
-use crate::hypervisor::{HypervisorError, MachineState};
+use crate::{
+    hypervisor::{HypervisorError, MachineState},
+    temporary::Temporary,
+};
 
 pub(super) type Events = qapi::futures::QapiEvents<QmpStreamTokio<ReadHalf<UnixStream>>>;
 type Service = QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
@@ -23,37 +30,21 @@ type Service = QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
 /// A socket that QEMU connects to; it is removed once QEMU has, or when this is dropped.
 pub(super) struct Callback {
     listener: UnixListener,
-    path: std::path::PathBuf,
+    socket: Temporary,
 }
 
 impl Callback {
     pub(super) fn bind(dir: &Path, name: &str) -> Result<Self, HypervisorError> {
         let path = dir.join(name);
-        let bound = match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => UnixListener::bind(&path),
-        };
-        match bound {
-            Ok(listener) => Ok(Self { listener, path }),
-            Err(source) => Err(HypervisorError::Io { what: format!("creating the socket {path:?}"), source }),
-        }
+        let listener = if_any(std::fs::remove_file(&path))
+            .and_then(|_| UnixListener::bind(&path))
+            .map_err(HypervisorError::io(format!("creating the socket {path:?}")))?;
+        Ok(Self { listener, socket: Temporary { path, failure: "removing a socket failed" } })
     }
 
     pub(super) async fn accept(self) -> Result<UnixStream, HypervisorError> {
-        self.listener.accept().await.map(|(stream, _)| stream).map_err(|source| HypervisorError::Io {
-            what: format!("waiting for QEMU to connect to {:?}", self.path),
-            source,
-        })
-    }
-}
-
-impl Drop for Callback {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = ?self.path, reason = %error, "removing a socket failed");
-        }
+        let what = format!("waiting for QEMU to connect to {:?}", self.socket.path);
+        self.listener.accept().await.map(|(stream, _)| stream).map_err(HypervisorError::io(what))
     }
 }
 
@@ -129,7 +120,12 @@ pub(super) fn note(
         }
         Event::BLOCK_IO_ERROR { data, .. } if data.action == BlockErrorAction::stop => {
             let full = data.nospace.unwrap_or(false);
-            let reason = format!("{} on {}: {}", operation(&data), node(&data), data.reason);
+            let operation = match data.operation {
+                IoOperationType::read => "reading",
+                IoOperationType::write => "writing",
+            };
+            let node = data.node_name.as_deref().filter(|n| !n.is_empty()).unwrap_or(&data.device);
+            let reason = format!("{operation} on {node}: {}", data.reason);
             seen.disk.get_or_insert(DiskError { full, reason });
             return QmpAction::Kill;
         }
@@ -139,17 +135,6 @@ pub(super) fn note(
         other => tracing::debug!(event = ?other, "QMP event"),
     }
     QmpAction::None
-}
-
-fn operation(error: &qapi::qmp::BLOCK_IO_ERROR) -> &'static str {
-    match error.operation {
-        qapi::qmp::IoOperationType::read => "reading",
-        qapi::qmp::IoOperationType::write => "writing",
-    }
-}
-
-fn node(error: &qapi::qmp::BLOCK_IO_ERROR) -> &str {
-    error.node_name.as_deref().filter(|n| !n.is_empty()).unwrap_or(&error.device)
 }
 
 fn panic_info(info: &GuestPanicInformation) -> String {

@@ -4,7 +4,7 @@ use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 use nix::sys::signal::Signal;
 
-use crate::end::{End, EndKind};
+use crate::end::{End, EndKind, signal_name};
 
 /// Of one QEMU process.
 #[derive(Debug, Clone, Default)]
@@ -72,7 +72,7 @@ pub(super) fn classify(seen: &Observations, exit: ExitStatus, stderr: &str) -> E
 }
 
 fn killed(signal: i32, stderr: &str) -> End {
-    let name = Signal::try_from(signal).map_or("unknown", Signal::as_str);
+    let name = signal_name(signal);
     let hint = match Signal::try_from(signal) {
         Ok(Signal::SIGKILL) => {
             "; unless a person did that, the host ran out of memory: see the host's kernel log"
