@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn metric_labels_are_the_go_implementations() {
         for s in State::ALL {
-            assert_eq!(s.metric_label(), wire::RunnerState::from(s).as_str_name());
+            assert_eq!(s.as_str(), wire::RunnerState::from(s).as_str_name());
         }
     }
 }

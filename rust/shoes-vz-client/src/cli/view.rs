@@ -38,7 +38,7 @@ fn short(name: &str, prefix: &str) -> String {
 
 /// `SSH_READY` and so on; "" when unknown.
 pub(super) fn state(runner: &Runner) -> &'static str {
-    state_from_wire(runner.state).map_or("", |s| s.metric_label().trim_start_matches("RUNNER_STATE_"))
+    state_from_wire(runner.state).map_or("", |s| s.as_str().trim_start_matches("RUNNER_STATE_"))
 }
 
 /// "hot", "restored" or "cold" once its VM is ready; "" before.

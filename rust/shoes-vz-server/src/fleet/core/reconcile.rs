@@ -175,7 +175,7 @@ impl Core {
             seen.extend(path.map(|path| Observation::Started(path, took)));
         }
         if after != before {
-            tracing::info!(runner_id = %id, runner_name = %runner.name, state = after.metric_label(), "runner state changed");
+            tracing::info!(runner_id = %id, runner_name = %runner.name, state = after.as_str(), "runner state changed");
         }
         for observation in seen {
             self.observe(observation);
