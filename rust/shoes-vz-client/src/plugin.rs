@@ -8,6 +8,7 @@ use shoes_vz_process::{
     settings::{Flags, LOG, Mistakes, Values},
 };
 use shoes_vz_proto::{
+    convert::grpc_timeout,
     fleet,
     myshoes::{
         self, AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, DeleteInstanceResponse,
@@ -20,7 +21,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 use crate::{
     goplugin::{self, Handshake, Settings, hclog},
     settings::{GlobalFlags, gather},
-    upstream::{Call, MAX_MESSAGE, Server, grpc_timeout, shoes_service},
+    upstream::{Call, MAX_MESSAGE, Server, shoes_service},
 };
 
 /// myshoes pkg/shoes/shoes.go.

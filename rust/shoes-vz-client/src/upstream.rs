@@ -30,7 +30,7 @@ use tonic::{
 };
 
 pub use addr::{BadServerAddr, ServerAddr};
-pub use call::{Call, grpc_timeout};
+pub use call::Call;
 
 /// For one connection attempt: a host that drops packets must not use up the whole budget.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
-use shoes_vz_client::upstream::{MAX_MESSAGE, grpc_timeout};
+use shoes_vz_client::upstream::MAX_MESSAGE;
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, AgentView, Cordon, CordonAgentRequest, CordonAgentResponse,
     DeleteInstanceRequest, DeleteInstanceResponse, DrainAgentRequest, ListAgentsRequest, ListAgentsResponse,
