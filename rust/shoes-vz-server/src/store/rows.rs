@@ -36,7 +36,7 @@ impl From<rusqlite::Error> for LoadError {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct RunnerDetails {
     resource_type: String,
     #[serde(default, alias = "shape")]
@@ -81,12 +81,7 @@ pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusq
         requested_at: runner.requested_at,
         refusals: runner.refusals,
         claims: runner.claims,
-        template: String::new(),
-        queued_us: 0,
-        delivered: false,
-        termination: None,
-        hostname: String::new(),
-        ended_at: None,
+        ..RunnerDetails::default()
     };
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     let (phase, agent, report) = match &runner.phase {
