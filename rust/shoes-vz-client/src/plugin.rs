@@ -121,7 +121,7 @@ impl Shoes for Plugin {
         let answer = server.call(&call, &message, async |channel, request| {
             shoes_service(channel).add_instance(request).await
         });
-        self.until_stopped(async { Ok(translate(answer.await?, requested)) }).await
+        self.until_stopped(async { Ok(translate(answer.await?.into_inner(), requested)) }).await
     }
 
     async fn delete_instance(
