@@ -103,7 +103,9 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
     }
     if let Some(e) = &runner.end {
         let stage = stage_from_wire(e.stage).map_or("", |s| s.as_str());
-        out["end"] = json!({ "kind": end_kind(e.kind()), "reason": e.reason, "stage": stage, "at": time_json(e.at.as_ref()) });
+        out["end"] = json!({
+            "kind": end_kind(e.kind()), "reason": e.reason, "stage": stage, "at": time_json(e.at.as_ref()),
+        });
     }
     out
 }
