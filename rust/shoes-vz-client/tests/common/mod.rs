@@ -210,7 +210,7 @@ impl State {
         let seen = Seen {
             request_id: text("x-request-id"),
             authorization: text("authorization"),
-            timeout: grpc_timeout(metadata),
+            timeout: shoes_vz_proto::convert::grpc_timeout(metadata),
             ..seen
         };
         // Read before the call becomes visible: a behavior that a test sets afterwards is for the next call.
