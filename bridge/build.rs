@@ -68,9 +68,8 @@ struct Toolchain {
 
 impl Toolchain {
     fn find(root: &Path) -> Self {
-        for name in ["PATH", "SHOESVZ_SWIFT_ROOT"] {
-            println!("cargo:rerun-if-env-changed={name}");
-        }
+        println!("cargo:rerun-if-env-changed=PATH");
+        println!("cargo:rerun-if-env-changed=SHOESVZ_SWIFT_ROOT");
         let dev = root.join("scripts");
         let here =
             env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|p| p.join("swift").is_file());

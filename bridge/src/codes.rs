@@ -1,7 +1,5 @@
 //! Failure codes and states, the same on both sides of the seam. A test compares them with Swift's.
 
-use std::fmt;
-
 macro_rules! numbered {
     ($(#[$meta:meta])* $name:ident { $($case:ident = $number:literal $text:literal,)* }) => {
         $(#[$meta])*
@@ -18,7 +16,7 @@ macro_rules! numbered {
                 match self { $(Self::$case => $text,)* }
             }
 
-            fn known(number: i32) -> Option<Self> {
+            pub(crate) fn known(number: i32) -> Option<Self> {
                 match number { $($number => Some(Self::$case),)* _ => None }
             }
         }
@@ -73,26 +71,13 @@ impl Code {
     }
 }
 
-impl State {
-    pub(crate) fn from_number(number: i32) -> Option<Self> {
-        Self::known(number)
-    }
-}
-
 /// A failed call: one sentence for an operator, with the framework's description and code in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
 pub struct Failure {
     pub code: Code,
     pub reason: String,
 }
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for Failure {}
 
 #[cfg(test)]
 mod tests {
@@ -105,8 +90,8 @@ mod tests {
         }
         assert_eq!((Code::from_number(-1), Code::from_number(99)), (Code::Internal, Code::Internal));
         for state in State::ALL {
-            assert_eq!(State::from_number(*state as i32), Some(*state));
+            assert_eq!(State::known(*state as i32), Some(*state));
         }
-        assert_eq!(State::from_number(10), None);
+        assert_eq!(State::known(10), None);
     }
 }

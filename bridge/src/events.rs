@@ -86,7 +86,7 @@ pub(crate) fn vz_event(machine: u64, kind: i32, value: i64, extra: i64, text: St
 
 fn event(kind: i32, value: i64, extra: i64, text: String) -> Event {
     match kind {
-        0 => match i32::try_from(value).ok().and_then(State::from_number) {
+        0 => match i32::try_from(value).ok().and_then(State::known) {
             Some(state) => Event::State(state),
             None => Event::Unknown(format!("state {value}")),
         },

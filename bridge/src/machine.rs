@@ -84,7 +84,7 @@ impl Machine {
 
     /// Connects to the guest's vsock port.
     pub fn connect(&self, port: u32, deadline: Duration) -> Result<OwnedFd, Failure> {
-        let fd = value(ffi::vz_connect(self.id, port, ms(deadline)))?;
+        let fd = checked(ffi::vz_connect(self.id, port, ms(deadline)))?.value;
         let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(|| Failure {
             code: Code::Internal,
             reason: format!("VZCore returned {fd} as a connection's descriptor"),
@@ -174,22 +174,19 @@ pub fn live() -> Live {
     Live { machines: ffi::vz_machines(), listeners: events::listeners() }
 }
 
-fn value(outcome: Outcome) -> Result<i64, Failure> {
+fn checked(outcome: Outcome) -> Result<Outcome, Failure> {
     match Code::from_number(outcome.code) {
-        Code::Ok => Ok(outcome.value),
+        Code::Ok => Ok(outcome),
         code => Err(Failure { code, reason: outcome.text }),
     }
 }
 
 fn done(outcome: Outcome) -> Result<(), Failure> {
-    value(outcome).map(drop)
+    checked(outcome).map(drop)
 }
 
 fn text_result(outcome: Outcome) -> Result<String, Failure> {
-    match Code::from_number(outcome.code) {
-        Code::Ok => Ok(outcome.text),
-        code => Err(Failure { code, reason: outcome.text }),
-    }
+    checked(outcome).map(|outcome| outcome.text)
 }
 
 fn ms(deadline: Duration) -> u64 {

@@ -1,6 +1,6 @@
 //! Replaces `machine` in builds without VZCore: every call fails with the reason.
 
-use std::{os::fd::OwnedFd, path::Path, time::Duration};
+use std::{convert::Infallible, os::fd::OwnedFd, path::Path, time::Duration};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -15,10 +15,7 @@ pub const fn available() -> bool {
 
 /// Cannot exist in this build.
 #[derive(Debug)]
-pub struct Machine(Never);
-
-#[derive(Debug, Clone, Copy)]
-enum Never {}
+pub struct Machine(Infallible);
 
 fn unsupported<T>() -> Result<T, Failure> {
     Err(Failure {
@@ -34,50 +31,31 @@ impl Machine {
     pub fn open(_: &str) -> Result<(Self, UnboundedReceiver<Event>), Failure> {
         unsupported()
     }
+}
 
-    pub fn start(&self, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
+/// No machine exists, so these are never called.
+macro_rules! never_called {
+    ($($name:ident($($argument:ty),*) -> $output:ty;)*) => {
+        impl Machine {
+            $(pub fn $name(&self, $(_: $argument),*) -> Result<$output, Failure> {
+                match self.0 {}
+            })*
+        }
+    };
+}
 
-    pub fn pause(&self, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn resume(&self, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn save(&self, _: &Path, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn restore(&self, _: &Path, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn request_stop(&self, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn stop(&self, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn connect(&self, _: u32, _: Duration) -> Result<OwnedFd, Failure> {
-        match self.0 {}
-    }
-
-    pub fn save_support(&self) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn show_window(&self, _: &str, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
-
-    pub fn close(&self, _: Duration) -> Result<(), Failure> {
-        match self.0 {}
-    }
+never_called! {
+    start(Duration) -> ();
+    pause(Duration) -> ();
+    resume(Duration) -> ();
+    save(&Path, Duration) -> ();
+    restore(&Path, Duration) -> ();
+    request_stop(Duration) -> ();
+    stop(Duration) -> ();
+    connect(u32, Duration) -> OwnedFd;
+    save_support() -> ();
+    show_window(&str, Duration) -> ();
+    close(Duration) -> ();
 }
 
 pub fn clone_bundle(_: &Path, _: &Path, _: &str, _: u64) -> Result<(), Failure> {

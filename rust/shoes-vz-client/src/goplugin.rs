@@ -18,12 +18,13 @@ mod listener;
 mod parent;
 mod services;
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use shoes_vz_proto::goplugin::{
     grpc_broker_server::GrpcBrokerServer, grpc_controller_server::GrpcControllerServer,
     grpc_stdio_server::GrpcStdioServer,
 };
+use shoes_vz_terminal::output;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use tonic::{service::Routes, transport::Server};
 
 pub use handshake::{Handshake, Settings};
 pub use listener::BindError;
+use listener::Listener;
 
 /// How long open connections may take to end; the go-plugin host kills after 2 s.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
@@ -71,7 +73,7 @@ pub async fn serve(settings: &Settings, routes: Routes, stop: CancellationToken)
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let listener = listener::bind(settings)?;
-    print_line(&settings.line(listener.network(), &listener.address())).map_err(ServeError::Line)?;
+    output::print(&settings.line(listener.network(), &listener.address)).map_err(ServeError::Line)?;
 
     let ending = stop.clone();
     tokio::spawn(async move {
@@ -101,9 +103,9 @@ pub async fn serve(settings: &Settings, routes: Routes, stop: CancellationToken)
         stop.cancelled().await;
         tokio::time::sleep(SHUTDOWN_GRACE).await;
     };
-    let (socket, served) = listener.split();
+    let Listener { socket, stream, .. } = listener;
     let serving = async {
-        match served {
+        match stream {
             listener::Stream::Unix(l) => {
                 router.serve_with_incoming_shutdown(UnixListenerStream::new(l), signal).await
             }
@@ -119,10 +121,4 @@ pub async fn serve(settings: &Settings, routes: Routes, stop: CancellationToken)
     };
     drop(socket);
     result
-}
-
-fn print_line(line: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes())?;
-    out.flush()
 }

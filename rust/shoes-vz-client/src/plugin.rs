@@ -8,6 +8,7 @@ use shoes_vz_process::{
     settings::{Flags, LOG, Mistakes, Values},
 };
 use shoes_vz_proto::{
+    convert::grpc_timeout,
     fleet,
     myshoes::{
         self, AddInstanceRequest, AddInstanceResponse, DeleteInstanceRequest, DeleteInstanceResponse,
@@ -20,7 +21,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap, service::Routes};
 use crate::{
     goplugin::{self, Handshake, Settings, hclog},
     settings::{GlobalFlags, gather},
-    upstream::{Call, MAX_MESSAGE, Server, grpc_timeout, shoes_service},
+    upstream::{Call, MAX_MESSAGE, Server, shoes_service},
 };
 
 /// myshoes pkg/shoes/shoes.go.
@@ -120,7 +121,7 @@ impl Shoes for Plugin {
         let answer = server.call(&call, &message, async |channel, request| {
             shoes_service(channel).add_instance(request).await
         });
-        self.until_stopped(async { Ok(translate(answer.await?, requested)) }).await
+        self.until_stopped(async { Ok(translate(answer.await?.into_inner(), requested)) }).await
     }
 
     async fn delete_instance(

@@ -30,7 +30,7 @@ use tonic::{
 };
 
 pub use addr::{BadServerAddr, ServerAddr};
-pub use call::{Call, grpc_timeout};
+pub use call::Call;
 
 /// For one connection attempt: a host that drops packets must not use up the whole budget.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,21 +63,8 @@ impl Server {
         &self.addr
     }
 
-    /// Makes `call` with `message` by `send`; returns the answer's message.
+    /// Makes `call` with `message` by `send`.
     pub async fn call<T: Clone, R, Fut>(
-        &self,
-        call: &Call,
-        message: &T,
-        send: impl Fn(Channel, Request<T>) -> Fut,
-    ) -> Result<R, Status>
-    where
-        Fut: Future<Output = Result<Response<R>, Status>>,
-    {
-        self.response(call, message, send).await.map(Response::into_inner)
-    }
-
-    /// As [`Server::call`], with the answer's metadata.
-    pub async fn response<T: Clone, R, Fut>(
         &self,
         call: &Call,
         message: &T,
@@ -174,15 +161,13 @@ impl AttemptError {
     /// A status with a source comes from a local transport error; a status from the server has none.
     fn of(status: Status) -> Self {
         match status.source() {
-            Some(source) if !is_too_large(&status) => Self::Connection(chain::innermost(source).to_string()),
+            // A message over the size limit fails every time.
+            Some(source) if status.code() != tonic::Code::OutOfRange => {
+                Self::Connection(chain::innermost(source).to_string())
+            }
             _ => Self::Answer(status),
         }
     }
-}
-
-/// A message over the size limit fails every time.
-fn is_too_large(status: &Status) -> bool {
-    status.code() == tonic::Code::OutOfRange
 }
 
 /// Whether the connection broke under `status`, rather than the server sending it.

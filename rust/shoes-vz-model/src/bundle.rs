@@ -45,9 +45,10 @@ pub fn runner_of(dir_name: &str) -> Option<Result<RunnerId, BadId>> {
 }
 
 /// The state on disk, with the Go implementation's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskState {
+    #[default]
     Creating,
     Booting,
     Running,
@@ -83,7 +84,7 @@ impl Phase {
 
 /// `RuntimeMetadata.json`: the Go implementation's five fields, then additions, with which the agent can adopt the VM after
 /// a restart. It never holds the setup script.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RuntimeMetadata {
     pub runner_id: String,
     /// "" until it is known, and for as long as only the guest channel is used.
@@ -140,26 +141,8 @@ fn known_stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(Stage, jiff::
 impl RuntimeMetadata {
     /// The metadata of a bundle whose creation begins at `now`; everything else is "", 0 or false.
     pub fn begun(runner: RunnerId, state: DiskState, now: jiff::Timestamp) -> Self {
-        Self {
-            runner_id: runner.to_string(),
-            ip_address: String::new(),
-            created_at: now,
-            state,
-            updated_at: now,
-            runner_name: String::new(),
-            cloud_id: String::new(),
-            template_path: String::new(),
-            phase: Phase::default(),
-            job_seen: false,
-            stages: Vec::new(),
-            max_lifetime_seconds: 0,
-            slot: None,
-            start_path: None,
-            cpus: 0,
-            memory_bytes: 0,
-            disk_bytes: 0,
-            template_fingerprint: String::new(),
-        }
+        let runner_id = runner.to_string();
+        Self { runner_id, created_at: now, state, updated_at: now, ..Self::default() }
     }
 }
 

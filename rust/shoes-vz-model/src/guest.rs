@@ -112,17 +112,15 @@ pub struct JobInfo {
 
 /// The progress of the setup script.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SetupStatus {
     /// The ID with which it was handed over; "" = none was.
-    #[serde(default)]
     pub id: String,
-    #[serde(default)]
     pub phase: SetupPhase,
     /// Its exit code, or 128+n when signal n ended it; `None` until it has exited.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// The present size of its log.
-    #[serde(default)]
     pub log_bytes: u64,
 }
 

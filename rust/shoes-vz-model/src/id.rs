@@ -14,11 +14,16 @@ pub struct BadId {
     reason: Cow<'static, str>,
 }
 
+impl BadId {
+    fn new(kind: &'static str, text: &str, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, text: text.chars().take(80).collect(), reason: reason.into() }
+    }
+}
+
 macro_rules! uuid_id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(transparent)]
+    ($(#[$meta:meta])* $name:ident, $kind:literal, $prefix:literal, $reason:literal) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Uuid);
 
         impl $name {
@@ -35,18 +40,15 @@ macro_rules! uuid_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
+                write!(f, concat!($prefix, "{}"), self.0)
             }
         }
 
         impl FromStr for $name {
             type Err = BadId;
             fn from_str(text: &str) -> Result<Self, BadId> {
-                Uuid::try_parse(text).map(Self).map_err(|_| BadId {
-                    kind: $kind,
-                    text: text.chars().take(80).collect(),
-                    reason: "it is not a UUID".into(),
-                })
+                let uuid = text.strip_prefix($prefix).and_then(|uuid| Uuid::try_parse(uuid).ok());
+                uuid.map(Self).ok_or_else(|| BadId::new($kind, text, $reason))
             }
         }
     };
@@ -54,11 +56,19 @@ macro_rules! uuid_id {
 
 uuid_id! {
     /// Identifies a runner, its VM and its bundle (`<runner_id>.bundle`). The server creates it.
-    RunnerId, "runner ID"
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    RunnerId, "runner ID", "", "it is not a UUID"
 }
 uuid_id! {
     /// Identifies a host agent, which keeps it on its disk.
-    AgentId, "agent ID"
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    AgentId, "agent ID", "", "it is not a UUID"
+}
+uuid_id! {
+    /// The ID by which myshoes deletes an instance: `shoes-vz-<uuid4>` (Go: server.go AddInstance).
+    CloudId, "cloud ID", "shoes-vz-", "it is not \"shoes-vz-\" and a UUID"
 }
 
 impl AgentId {
@@ -78,43 +88,6 @@ impl AgentId {
     }
 }
 
-/// The ID by which myshoes deletes an instance: `shoes-vz-<uuid4>` (Go: server.go AddInstance).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CloudId(Uuid);
-
-impl CloudId {
-    const PREFIX: &'static str = "shoes-vz-";
-
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-}
-
-impl From<Uuid> for CloudId {
-    fn from(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-}
-
-impl fmt::Display for CloudId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", Self::PREFIX, self.0)
-    }
-}
-
-impl FromStr for CloudId {
-    type Err = BadId;
-    fn from_str(text: &str) -> Result<Self, BadId> {
-        text.strip_prefix(Self::PREFIX).and_then(|rest| Uuid::try_parse(rest).ok()).map(Self).ok_or_else(
-            || BadId {
-                kind: "cloud ID",
-                text: text.chars().take(80).collect(),
-                reason: "it is not \"shoes-vz-\" and a UUID".into(),
-            },
-        )
-    }
-}
-
 /// The name under which a runner registers at GitHub; unique among the runners that exist. myshoes sends `myshoes-<job uuid>`.
 ///
 /// Valid are GitHub's rules: 1 to 64 letters (a-z, A-Z), digits, `.`, `-` and `_` (GitHub's REST description of a runner's
@@ -128,21 +101,17 @@ pub struct RunnerName(String);
 impl RunnerName {
     /// GitHub's limit, in characters.
     pub const MAX_LEN: usize = 64;
+    const KIND: &str = "runner name";
 
     /// For a name from a record, or one to look up: also accepts the names that earlier versions accepted.
     pub fn recorded(text: &str) -> Result<Self, BadId> {
-        match text {
-            "" => Err(Self::invalid(text, "it is empty".into())),
-            t if t.len() > 255 => Err(Self::invalid(text, "it is longer than 255 bytes".into())),
-            t if t.chars().any(char::is_control) => {
-                Err(Self::invalid(text, "it has control characters".into()))
-            }
-            t => Ok(Self(t.to_owned())),
-        }
-    }
-
-    fn invalid(text: &str, reason: Cow<'static, str>) -> BadId {
-        BadId { kind: "runner name", text: text.chars().take(80).collect(), reason }
+        let reason = match text {
+            "" => "it is empty",
+            t if t.len() > 255 => "it is longer than 255 bytes",
+            t if t.chars().any(char::is_control) => "it has control characters",
+            t => return Ok(Self(t.to_owned())),
+        };
+        Err(BadId::new(Self::KIND, text, reason))
     }
 
     pub fn as_str(&self) -> &str {
@@ -170,7 +139,7 @@ impl FromStr for RunnerName {
             None if length > Self::MAX_LEN => format!("it has {length} characters; {RULE}"),
             None => return Ok(Self(text.to_owned())),
         };
-        Err(Self::invalid(text, reason.into()))
+        Err(BadId::new(Self::KIND, text, reason))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod guest;
 pub mod id;
 pub mod listen;
+mod named;
 pub mod request;
 pub mod resource;
 pub mod state;

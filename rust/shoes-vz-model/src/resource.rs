@@ -2,18 +2,22 @@
 
 use std::{fmt, str::FromStr};
 
-/// A size a runner can have. The texts are myshoes' (`nano` … `4xlarge`); the Go client's `xlarge2` is accepted too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ResourceType {
-    Nano,
-    Micro,
-    Small,
-    Medium,
-    Large,
-    XLarge,
-    XLarge2,
-    XLarge3,
-    XLarge4,
+use crate::named_enum;
+
+named_enum! {
+    /// A size a runner can have, smallest first. The texts are myshoes' (`nano` … `4xlarge`); the Go client's `xlarge2` is
+    /// accepted too.
+    pub enum ResourceType {
+        Nano = "nano",
+        Micro = "micro",
+        Small = "small",
+        Medium = "medium",
+        Large = "large",
+        XLarge = "xlarge",
+        XLarge2 = "2xlarge",
+        XLarge3 = "3xlarge",
+        XLarge4 = "4xlarge",
+    }
 }
 
 /// A text or number that is not a valid resource type.
@@ -22,33 +26,6 @@ pub enum ResourceType {
 pub struct UnknownResourceType(pub String);
 
 impl ResourceType {
-    /// Every type, smallest first.
-    pub const ALL: [Self; 9] = [
-        Self::Nano,
-        Self::Micro,
-        Self::Small,
-        Self::Medium,
-        Self::Large,
-        Self::XLarge,
-        Self::XLarge2,
-        Self::XLarge3,
-        Self::XLarge4,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Nano => "nano",
-            Self::Micro => "micro",
-            Self::Small => "small",
-            Self::Medium => "medium",
-            Self::Large => "large",
-            Self::XLarge => "xlarge",
-            Self::XLarge2 => "2xlarge",
-            Self::XLarge3 => "3xlarge",
-            Self::XLarge4 => "4xlarge",
-        }
-    }
-
     fn list() -> String {
         Self::ALL.map(Self::as_str).join(", ")
     }

@@ -118,31 +118,22 @@ impl Default for Template {
 impl Template {
     /// The CPUs of a VM of this template when `requested` were asked for (0 = not specified).
     pub fn cpus(&self, requested: u32) -> u32 {
-        let least = if self.min_cpus > 0 { self.min_cpus } else { self.os.default_cpus() };
+        let least = match (self.min_cpus, self.os) {
+            (0, Os::Macos) => 2,
+            (0, Os::Linux) => 1,
+            (least, _) => least,
+        };
         requested.max(least)
     }
 
     /// The bytes of memory of a VM of this template when `requested` were asked for (0 = not specified).
     pub fn memory_bytes(&self, requested: u64) -> u64 {
-        let least =
-            if self.min_memory_bytes > 0 { self.min_memory_bytes } else { self.os.default_memory_bytes() };
+        let least = match (self.min_memory_bytes, self.os) {
+            (0, Os::Macos) => 4 << 30,
+            (0, Os::Linux) => 512 << 20,
+            (least, _) => least,
+        };
         requested.max(least)
-    }
-}
-
-impl Os {
-    fn default_cpus(self) -> u32 {
-        match self {
-            Self::Macos => 2,
-            Self::Linux => 1,
-        }
-    }
-
-    fn default_memory_bytes(self) -> u64 {
-        match self {
-            Self::Macos => 4 << 30,
-            Self::Linux => 512 << 20,
-        }
     }
 }
 

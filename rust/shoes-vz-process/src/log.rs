@@ -115,25 +115,19 @@ pub struct Log {
 
 /// Starts the log of this process, and logs and counts its panics from now on. A second call changes nothing.
 pub fn start(filter: &Filter, format: Format, writer: Writer) -> Log {
-    let log = match writer {
+    let terminal = io::stderr().is_terminal();
+    match writer {
         Writer::Service => {
             let (writer, guard) = non_blocking(io::stderr(), format);
             let _ = DROPPED.set(writer.error_counter());
-            install(filter, format, writer, io::stderr().is_terminal());
+            install(filter, format, writer, terminal);
             Log { _thread: Some(guard) }
         }
         Writer::Command => {
-            install(
-                filter,
-                format,
-                Mutex::new(LossyWriter::new(io::stderr(), format)),
-                io::stderr().is_terminal(),
-            );
+            start_to(io::stderr(), filter, format, terminal);
             Log { _thread: None }
         }
-    };
-    crate::panics::install_hook();
-    log
+    }
 }
 
 fn non_blocking(inner: impl Write + Send + 'static, format: Format) -> (NonBlocking, WorkerGuard) {
@@ -146,7 +140,6 @@ fn non_blocking(inner: impl Write + Send + 'static, format: Format) -> (NonBlock
 /// As [`start`], to another place: a file, or a stderr that is shared with a live line.
 pub fn start_to(place: impl Write + Send + 'static, filter: &Filter, format: Format, terminal: bool) {
     install(filter, format, Mutex::new(LossyWriter::new(place, format)), terminal);
-    crate::panics::install_hook();
 }
 
 fn install<W>(filter: &Filter, format: Format, writer: W, terminal: bool)
@@ -165,6 +158,7 @@ where
         Format::Text => tracing::subscriber::set_global_default(log.finish()),
         Format::Json => tracing::subscriber::set_global_default(log.json().flatten_event(true).finish()),
     };
+    crate::panics::install_hook();
 }
 
 /// A writer of stderr for `tracing` that never fails; what it cannot write is counted.

@@ -23,13 +23,12 @@ pub struct Signals {
 impl Signals {
     /// Installs the handlers. Needs a Tokio runtime.
     pub fn catch() -> io::Result<Self> {
-        let catch = |kind| signal(kind);
         Ok(Self {
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
-            hangup: if hangup_is_ignored() { None } else { Some(catch(SignalKind::hangup())?) },
-            user1: catch(SignalKind::user_defined1())?,
-            user2: catch(SignalKind::user_defined2())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 

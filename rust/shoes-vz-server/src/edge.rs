@@ -32,8 +32,9 @@ pub async fn routes(
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let shoes = ShoesServiceServer::new(shoes::Shoes::new(fleet.clone(), Arc::clone(&metrics), defaults));
-    let operators = FleetServiceServer::new(operators::Operators::new(fleet.clone(), Arc::clone(&metrics)));
-    let agents = AgentServiceServer::new(agents::Agents::new(fleet, Arc::clone(&metrics)));
+    let operators = operators::Operators { fleet: fleet.clone(), metrics: Arc::clone(&metrics) };
+    let operators = FleetServiceServer::new(operators);
+    let agents = AgentServiceServer::new(agents::Agents { fleet, metrics });
     reporter.set_serving::<ShoesServiceServer<shoes::Shoes>>().await;
     reporter.set_serving::<FleetServiceServer<operators::Operators>>().await;
     reporter.set_serving::<AgentServiceServer<agents::Agents>>().await;

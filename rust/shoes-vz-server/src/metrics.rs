@@ -10,7 +10,7 @@ use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
     Registry, TextEncoder, core::Collector,
 };
-use shoes_vz_model::{Stage, StartPath};
+use shoes_vz_model::{Stage, StartPath, State, named_enum};
 use shoes_vz_process::log;
 use shoes_vz_proto::{agent as wire, fleet::AgentView};
 
@@ -32,29 +32,30 @@ pub enum Call {
     Delete,
 }
 
-/// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallStatus {
-    Success,
-    /// The caller disconnected.
-    Cancelled,
-    /// No slot was free in time.
-    NoAgent,
-    Timeout,
-    AgentOffline,
-    RunnerFailed,
-    Invalid,
-    /// The runner was deleted meanwhile.
-    Aborted,
-    Unwritable,
-    NotFound,
-    Stopping,
+named_enum! {
+    /// How a call ended, with the Go server's label where it has one.
+    pub enum CallStatus {
+        Success = "success",
+        /// The caller disconnected.
+        Cancelled = "cancelled",
+        /// No slot was free in time.
+        NoAgent = "failed_no_agent",
+        Timeout = "failed_timeout",
+        AgentOffline = "failed_get_agent",
+        RunnerFailed = "failed_get_runner",
+        Invalid = "failed_invalid",
+        /// The runner was deleted meanwhile.
+        Aborted = "aborted",
+        Unwritable = "failed_store",
+        NotFound = "failed_not_found",
+        Stopping = "failed_stopping",
+    }
 }
 
 impl CallStatus {
     pub fn of(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::Invalid(_) => Self::Invalid,
+            Refusal::Invalid(_) | Refusal::Ambiguous(_) => Self::Invalid,
             Refusal::Exhausted(_) => Self::NoAgent,
             Refusal::Failed(_) => Self::RunnerFailed,
             Refusal::Aborted(_) => Self::Aborted,
@@ -62,50 +63,20 @@ impl CallStatus {
             Refusal::Unavailable(_) => Self::AgentOffline,
             Refusal::Unwritable(_) => Self::Unwritable,
             Refusal::NotFound(_) => Self::NotFound,
-            Refusal::Ambiguous(_) => Self::Invalid,
             Refusal::Stopping => Self::Stopping,
         }
     }
-
-    /// The Go server's label where it has one.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Cancelled => "cancelled",
-            Self::NoAgent => "failed_no_agent",
-            Self::Timeout => "failed_timeout",
-            Self::AgentOffline => "failed_get_agent",
-            Self::RunnerFailed => "failed_get_runner",
-            Self::Invalid => "failed_invalid",
-            Self::Aborted => "aborted",
-            Self::Unwritable => "failed_store",
-            Self::NotFound => "failed_not_found",
-            Self::Stopping => "failed_stopping",
-        }
-    }
 }
 
-/// Where a panic was caught.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PanicSite {
-    Call,
-    /// A stream to a caller or an agent.
-    Stream,
-    /// The listener to an agent's messages.
-    Agent,
-    Http,
-}
-
-impl PanicSite {
-    const ALL: [Self; 4] = [Self::Call, Self::Stream, Self::Agent, Self::Http];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Call => "call",
-            Self::Stream => "stream",
-            Self::Agent => "agent",
-            Self::Http => "http",
-        }
+named_enum! {
+    /// Where a panic was caught.
+    pub enum PanicSite {
+        Call = "call",
+        /// A stream to a caller or an agent.
+        Stream = "stream",
+        /// The listener to an agent's messages.
+        Agent = "agent",
+        Http = "http",
     }
 }
 
@@ -208,7 +179,7 @@ impl Metrics {
 
     /// Counts a panic that was caught.
     pub fn panicked(&self, site: PanicSite) {
-        self.counters.panics.with_label_values(&[site.label()]).inc();
+        self.counters.panics.with_label_values(&[site.as_str()]).inc();
     }
 
     /// Counts a failed attempt to write the state.
@@ -220,13 +191,13 @@ impl Metrics {
     pub fn call(&self, call: Call, status: CallStatus, took: Duration) {
         match call {
             Call::Add => {
-                self.counters.adds.with_label_values(&[status.label()]).inc();
+                self.counters.adds.with_label_values(&[status.as_str()]).inc();
                 self.counters.add_duration.observe(took.as_secs_f64());
                 if status == CallStatus::Timeout {
                     self.counters.failures.with_label_values(&["startup_timeout"]).inc();
                 }
             }
-            Call::Delete => self.counters.deletes.with_label_values(&[status.label()]).inc(),
+            Call::Delete => self.counters.deletes.with_label_values(&[status.as_str()]).inc(),
         }
     }
 
@@ -261,10 +232,10 @@ impl Counters {
         for status in
             [CallStatus::Success, CallStatus::NoAgent, CallStatus::Timeout, CallStatus::RunnerFailed]
         {
-            self.adds.with_label_values(&[status.label()]);
+            self.adds.with_label_values(&[status.as_str()]);
         }
         for status in [CallStatus::Success, CallStatus::NotFound, CallStatus::AgentOffline] {
-            self.deletes.with_label_values(&[status.label()]);
+            self.deletes.with_label_values(&[status.as_str()]);
         }
         for counter in [&self.adds, &self.deletes] {
             counter.with_label_values(&["failed_send_command"]);
@@ -280,7 +251,7 @@ impl Counters {
             self.started.with_label_values(&[path.as_str()]);
         }
         for site in PanicSite::ALL {
-            self.panics.with_label_values(&[site.label()]);
+            self.panics.with_label_values(&[site.as_str()]);
         }
         for kind in ENDS {
             self.ended.with_label_values(&[end_label(kind)]);
@@ -290,14 +261,11 @@ impl Counters {
 
 impl Gauges {
     fn set(&self, fleet: &Snapshot) {
-        let online = wire::AgentStatus::Online.as_str_name();
         for vec in [&self.runners, &self.agents, &self.agent_capacity, &self.agent_runners, &self.hot] {
             vec.reset();
         }
-        for state in 1..=6 {
-            if let Ok(state) = wire::RunnerState::try_from(state) {
-                self.runners.with_label_values(&[state.as_str_name()]).set(0.0);
-            }
+        for state in State::ALL {
+            self.runners.with_label_values(&[state.as_str()]).set(0.0);
         }
         for status in [wire::AgentStatus::Online, wire::AgentStatus::Offline] {
             self.agents.with_label_values(&[status.as_str_name()]).set(0.0);
@@ -338,7 +306,7 @@ impl Gauges {
                 }
             }
         }
-        self.online.set(self.agents.with_label_values(&[online]).get());
+        self.online.set(self.agents.with_label_values(&[wire::AgentStatus::Online.as_str_name()]).get());
         self.total.set(total);
         self.available.set(free);
         self.utilization.set(if total > 0.0 { taken / total } else { 0.0 });

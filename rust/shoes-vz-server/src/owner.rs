@@ -15,6 +15,7 @@ use std::{
 };
 
 use shoes_vz_model::{Ambient, RunnerId};
+use shoes_vz_process::backoff::Backoff;
 use shoes_vz_proto::agent as wire;
 use tokio::{
     sync::{broadcast, mpsc},
@@ -65,8 +66,8 @@ pub struct Owner<S> {
     pending_writes: PendingWrites,
     /// Set while the store cannot be written.
     failing: Option<Failing>,
-    /// When the store last recovered, and the pause before that.
-    recovered: Option<(Instant, Duration)>,
+    /// When the store last recovered, and the pauses of that outage.
+    recovered: Option<(Instant, Backoff)>,
     // Ordered, so that a stopping server answers in a reproducible order.
     replies: BTreeMap<WaiterId, Reply>,
     pipes: BTreeMap<SessionId, mpsc::Sender<SessionMessage>>,
@@ -78,7 +79,7 @@ struct Failing {
     reason: String,
     since: Instant,
     again_at: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// Runners created by decisions that could not be written. No one outside knows them, so they are rolled back.
@@ -277,8 +278,7 @@ impl<S: Store> Owner<S> {
         let Some(reason) = error.may_pass() else { return Err(error) };
         let at = Instant::now();
         // A store that recovered only for a moment is still in the same outage: no new line in the log, no shorter pause.
-        let last = self.recovered.filter(|(since, _)| at.duration_since(*since) < STEADY);
-        let pause = last.map_or(FIRST_PAUSE, |(_, pause)| LONGEST_PAUSE.min(pause * 2));
+        let last = self.recovered.as_ref().filter(|(since, _)| at.duration_since(*since) < STEADY);
         match last {
             None => tracing::error!(
                 reason,
@@ -286,7 +286,10 @@ impl<S: Store> Owner<S> {
             ),
             Some(_) => tracing::debug!(reason, "writing the server's state failed again; retrying"),
         }
-        self.failing = Some(Failing { reason: reason.clone(), since: at, again_at: at + pause, pause });
+        let first = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut backoff = last.map_or(first, |(_, backoff)| backoff.clone());
+        let again_at = at + backoff.pause();
+        self.failing = Some(Failing { reason: reason.clone(), since: at, again_at, backoff });
         let rolled_back = RolledBack::among(writes);
         self.pending_writes.keep(writes.iter().cloned());
         self.pending_writes.forget(&rolled_back.runners);
@@ -307,12 +310,11 @@ impl<S: Store> Owner<S> {
         if let Err(error) = tried {
             self.metrics.store_failed();
             failing.reason = error.may_pass().ok_or(error)?;
-            failing.pause = LONGEST_PAUSE.min(failing.pause * 2);
-            failing.again_at = Instant::now() + failing.pause;
+            failing.again_at = Instant::now() + failing.backoff.pause();
             return Ok(());
         }
         let at = Instant::now();
-        let flickers = self.recovered.is_some_and(|(since, _)| at.duration_since(since) < STEADY);
+        let flickers = self.recovered.as_ref().is_some_and(|(since, _)| at.duration_since(*since) < STEADY);
         if !flickers {
             tracing::warn!(
                 rows = writes.len(),
@@ -320,7 +322,7 @@ impl<S: Store> Owner<S> {
                 "server's state written again"
             );
         }
-        self.recovered = Some((at, failing.pause));
+        self.recovered = Some((at, failing.backoff.clone()));
         self.failing = None;
         for (session, command) in self.pending_writes.written() {
             self.send(session, command);

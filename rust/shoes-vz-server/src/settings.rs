@@ -75,42 +75,26 @@ pub static PROGRAM: Program = Program {
             "What to do about a job label that no agent offers: wait, refuse (myshoes then deletes the job permanently) or ignore",
         )
         .or("wait"),
-        Setting::new("add-timeout", "DURATION", "How long an AddInstance without a deadline waits").or("5m"),
-        Setting::new("delete-timeout", "DURATION", "How long a DeleteInstance without a deadline waits")
-            .or("2m"),
-        Setting::new(
+        Setting::duration("add-timeout", "How long an AddInstance without a deadline waits").or("5m"),
+        Setting::duration("delete-timeout", "How long a DeleteInstance without a deadline waits").or("2m"),
+        Setting::duration(
             "caller-grace",
-            "DURATION",
             "How long to keep a runner whose caller disconnected, so that a retry can reuse it",
         )
         .or("30s"),
-        Setting::new("tombstones", "DURATION", "How long to remember ended runners").or("7d"),
-        Setting::new(
+        Setting::duration("tombstones", "How long to remember ended runners").or("7d"),
+        Setting::duration(
             "agent-forget",
-            "DURATION",
             "How long an agent may be offline before its runners are recorded as lost",
         )
         .or("7d"),
-        Setting::new("max-lifetime", "DURATION", "Maximum lifetime of a VM; 0 leaves it to the agent")
+        Setting::duration("max-lifetime", "Maximum lifetime of a VM; 0 leaves it to the agent").or("0"),
+        Setting::duration("start-deadline", "Time allowed until SSH answers; 0 leaves it to the agent")
             .or("0"),
-        Setting::new(
-            "start-deadline",
-            "DURATION",
-            "Time allowed until SSH answers; 0 leaves it to the agent",
-        )
-        .or("0"),
-        Setting::new(
-            "keepalive",
-            "DURATION",
-            "HTTP/2 keepalive interval; also the time allowed for the reply",
-        )
-        .or("5s"),
-        Setting::new(
-            "shutdown-timeout",
-            "DURATION",
-            "Time allowed for calls in progress to finish on shutdown",
-        )
-        .or("10s"),
+        Setting::duration("keepalive", "HTTP/2 keepalive interval; also the time allowed for the reply")
+            .or("5s"),
+        Setting::duration("shutdown-timeout", "Time allowed for calls in progress to finish on shutdown")
+            .or("10s"),
         CONFIG,
         LOG,
         LOG_FORMAT,

@@ -185,6 +185,7 @@ impl Store for Sqlite {
 }
 
 fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
+    let delete = |sql: &str, id: String| transaction.prepare_cached(sql)?.execute([id]);
     match write {
         Write::Runner(runner) => rows::put_runner(transaction, runner)?,
         Write::Agent(agent) => rows::put_agent(transaction, agent)?,
@@ -192,15 +193,9 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO scripts VALUES (?1, ?2)")?;
             put.execute(params![id.to_string(), script.reveal()])?
         }
-        Write::ForgetScript(id) => transaction
-            .prepare_cached("DELETE FROM scripts WHERE runner_id = ?1")?
-            .execute([id.to_string()])?,
-        Write::RemoveRunner(id) => transaction
-            .prepare_cached("DELETE FROM runners WHERE runner_id = ?1")?
-            .execute([id.to_string()])?,
-        Write::RemoveAgent(id) => {
-            transaction.prepare_cached("DELETE FROM agents WHERE agent_id = ?1")?.execute([id.to_string()])?
-        }
+        Write::ForgetScript(id) => delete("DELETE FROM scripts WHERE runner_id = ?1", id.to_string())?,
+        Write::RemoveRunner(id) => delete("DELETE FROM runners WHERE runner_id = ?1", id.to_string())?,
+        Write::RemoveAgent(id) => delete("DELETE FROM agents WHERE agent_id = ?1", id.to_string())?,
     };
     Ok(())
 }
@@ -231,16 +226,9 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     if id != APPLICATION_ID && (tables > 0 || id != 0 || version != 0) {
         return Err(StoreError::Foreign(path.to_owned()));
     }
-    let known = MIGRATIONS.len();
-    match usize::try_from(version) {
-        Ok(found) if found <= known => {}
-        found => {
-            return Err(StoreError::Newer {
-                path: path.to_owned(),
-                found: found.unwrap_or(usize::MAX),
-                known,
-            });
-        }
+    let (found, known) = (usize::try_from(version).unwrap_or(usize::MAX), MIGRATIONS.len());
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }
     let sound: String =
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;

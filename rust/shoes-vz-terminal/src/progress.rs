@@ -4,7 +4,7 @@
 //! The cursor is never hidden, so a program that is ended by a signal leaves the terminal as it was.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -111,13 +111,11 @@ fn style() -> ProgressStyle {
 }
 
 fn since(time: Duration) -> String {
-    let mut text = String::new();
-    let _ = match time.as_secs() {
-        0..=59 => write!(text, "{:.1} s", time.as_secs_f64()),
-        s @ 60..=3599 => write!(text, "{} min {} s", s / 60, s % 60),
-        s => write!(text, "{} h {} min", s / 3600, s % 3600 / 60),
-    };
-    text
+    match time.as_secs() {
+        0..=59 => format!("{:.1} s", time.as_secs_f64()),
+        s @ 60..=3599 => format!("{} min {} s", s / 60, s % 60),
+        s => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
 }
 
 #[cfg(test)]

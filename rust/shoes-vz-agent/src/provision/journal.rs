@@ -31,7 +31,7 @@ pub(crate) trait Observer: Send {
             return;
         }
         if journal.state != state {
-            tracing::info!(state = state.metric_label(), stage = stage.as_str(), "state changed");
+            tracing::info!(state = state.as_str(), stage = stage.as_str(), "state changed");
         }
         journal.state = state;
         journal.timeline.enter(stage);

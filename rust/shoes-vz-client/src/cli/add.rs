@@ -22,7 +22,7 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, timeout_at},
 };
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use super::{
     args::Add,
@@ -133,7 +133,7 @@ async fn add_instance(
     let mut tracker = Tracker::default();
     let mut progress = RunnerProgress::new();
     let mut quoted = String::new();
-    let quiet = tokio::time::sleep(progress.quiet_period());
+    let quiet = tokio::time::sleep(progress.quiet_period);
     tokio::pin!(answer, quiet);
     let result = loop {
         tokio::select! {
@@ -142,7 +142,7 @@ async fn add_instance(
                 tracker.update(&view).iter().for_each(|e| progress.show(e));
                 quoted = view::quoted(&view);
             }
-            () = &mut quiet, if progress.is_quiet() => progress.wait("the server"),
+            () = &mut quiet, if progress.is_quiet => progress.wait("the server"),
         }
     };
     let took = started.elapsed();
@@ -154,13 +154,13 @@ async fn add_instance(
             tracker.update(&view).iter().for_each(|e| progress.show(e));
         }
     }
-    progress.end();
+    drop(progress);
     watching.abort();
     // Unless the answer quotes it already.
     if result.as_ref().is_err_and(|status| !status.message().contains('\n')) && !quoted.is_empty() {
         note(&format!("    {}", text::indented(&quoted, "    ")));
     }
-    result.map(|added| (added, took))
+    result.map(|added| (added.into_inner(), took))
 }
 
 /// Forwards every view of the runner until the receiver is dropped. Returns when the server does not support watching.
@@ -175,7 +175,7 @@ async fn watch(server: Server, runner_name: String, budget: Duration, views: mps
                 .watch_runners(request)
                 .await
         });
-        let ended = match stream.await {
+        let ended = match stream.await.map(Response::into_inner) {
             Ok(mut stream) => loop {
                 match stream.message().await {
                     Ok(Some(view)) => {

@@ -26,8 +26,13 @@ pub(super) async fn cordon(
     reason: String,
     budget: Duration,
 ) -> Result<(), Failure> {
-    let view = call_cordon(target, agent, reason, budget).await?;
-    show(target.format, Done::Cordoned, &view)
+    let call = Call::new("CordonAgent", budget, None);
+    let message = CordonAgentRequest { agent, reason };
+    let answer = target
+        .server
+        .call(&call, &message, async |channel, request| fleet(channel).cordon_agent(request).await);
+    let answer = with_progress("the server", answer).await.map_err(explain)?;
+    show(target.format, Done::Cordoned, &answer.into_inner().agent.unwrap_or_default())
 }
 
 pub(super) async fn uncordon(target: &Target, agent: String, budget: Duration) -> Result<(), Failure> {
@@ -37,36 +42,19 @@ pub(super) async fn uncordon(target: &Target, agent: String, budget: Duration) -
         .server
         .call(&call, &message, async |channel, request| fleet(channel).uncordon_agent(request).await);
     let answer = with_progress("the server", answer).await.map_err(explain)?;
-    show(target.format, Done::Uncordoned, &answer.agent.unwrap_or_default())
-}
-
-async fn call_cordon(
-    target: &Target,
-    agent: String,
-    reason: String,
-    budget: Duration,
-) -> Result<AgentView, Failure> {
-    let call = Call::new("CordonAgent", budget, None);
-    let message = CordonAgentRequest { agent, reason };
-    let answer = target
-        .server
-        .call(&call, &message, async |channel, request| fleet(channel).cordon_agent(request).await);
-    let answer = with_progress("the server", answer).await.map_err(explain)?;
-    Ok(answer.agent.unwrap_or_default())
+    show(target.format, Done::Uncordoned, &answer.into_inner().agent.unwrap_or_default())
 }
 
 /// Waits until the agent has no runners, across restarts of the server. The cordon outlives both these restarts and this command.
 pub(super) async fn drain(target: &Target, drain: Drain) -> Result<(), Failure> {
     let Drain { agent, reason, no_wait, timeout, .. } = drain;
     if no_wait {
-        let budget = timeout.map_or(WATCH_BUDGET, |t| t.0);
-        let view = call_cordon(target, agent, reason, budget).await?;
-        return show(target.format, Done::Cordoned, &view);
+        return cordon(target, agent, reason, timeout.map_or(WATCH_BUDGET, |t| t.0)).await;
     }
     let until = timeout.map(|t| Instant::now() + t.0);
     let mut counter = Counter::new("draining");
     let drained = until_drained(target, DrainAgentRequest { agent, reason }, until, &mut counter).await;
-    counter.end();
+    drop(counter);
     show(target.format, Done::Drained, &drained?)
 }
 
@@ -85,7 +73,7 @@ async fn until_drained(
             .server
             .call(&call, &message, async |channel, request| fleet(channel).drain_agent(request).await);
         let lost = match with_progress("the server", stream).await {
-            Ok(views) => match follow(views, until, counter, &mut last).await {
+            Ok(views) => match follow(views.into_inner(), until, counter, &mut last).await {
                 Ok(()) => return Ok(last),
                 Err(status) => status,
             },

@@ -66,7 +66,7 @@ pub(super) async fn list(target: &Target, all: bool, budget: Duration) -> Result
     let answer = target
         .server
         .call(&call, &message, async |channel, request| fleet(channel).list_runners(request).await);
-    let runners = with_progress("the server", answer).await.map_err(explain)?.runners;
+    let runners = with_progress("the server", answer).await.map_err(explain)?.into_inner().runners;
     let rows = runners.iter().map(view::runner_json).collect();
     let table = || view::runner_table(&runners, Timestamp::now(), Width::of_stdout());
     print_list(target.format, "runners", rows, table)
@@ -77,7 +77,7 @@ pub(super) async fn agents(target: &Target, budget: Duration) -> Result<(), Fail
     let answer = target.server.call(&call, &ListAgentsRequest {}, async |channel, request| {
         fleet(channel).list_agents(request).await
     });
-    let agents = with_progress("the server", answer).await.map_err(explain)?.agents;
+    let agents = with_progress("the server", answer).await.map_err(explain)?.into_inner().agents;
     let rows = agents.iter().map(view::agent_json).collect();
     let table = || view::agent_table(&agents, Timestamp::now(), Width::of_stdout());
     print_list(target.format, "agents", rows, table)
@@ -107,14 +107,14 @@ pub(super) async fn watch(target: &Target, runner_name: String, cloud_id: String
     };
     let is_one = !(runner_name.is_empty() && cloud_id.is_empty());
     let message = WatchRunnersRequest { cloud_id, runner_name };
-    let mut printer = WatchPrinter::new(target.format);
+    let mut printer = WatchPrinter { format: target.format, quoted: HashSet::new() };
     let (mut noted, mut was_connected, mut has_ended) = (false, false, false);
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         let call = Call::new("WatchRunners", WATCH_BUDGET, None).stream();
         let answer = target
             .server
-            .response(&call, &message, async |channel, request| fleet(channel).watch_runners(request).await);
+            .call(&call, &message, async |channel, request| fleet(channel).watch_runners(request).await);
         let answer = match with_progress("the server", answer).await {
             // A server that is stopping refuses calls for a moment.
             Err(status) if was_connected && status.code() == Code::Unavailable => {
@@ -163,10 +163,6 @@ struct WatchPrinter {
 }
 
 impl WatchPrinter {
-    fn new(format: Format) -> Self {
-        Self { format, quoted: HashSet::new() }
-    }
-
     fn print(&mut self, view: &RunnerView) -> std::io::Result<()> {
         if self.format == Format::Json {
             return print_json(&view::runner_json(view));

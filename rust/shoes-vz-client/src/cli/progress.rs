@@ -98,54 +98,37 @@ fn wait(progress: &mut Progress, what: &str) {
     }
 }
 
-/// The progress of one runner on stderr.
+/// The progress of one runner on stderr. Dropping it clears the live line, so that what follows begins on a new line.
 #[derive(Debug)]
 pub(super) struct RunnerProgress {
     progress: Progress,
-    quiet: bool,
+    /// Whether nothing has been shown yet.
+    pub(super) is_quiet: bool,
+    pub(super) quiet_period: Duration,
     current: Option<Stage>,
-    waiting: String,
-    quiet_period: Duration,
 }
 
 impl RunnerProgress {
     pub(super) fn new() -> Self {
         let place = ProgressTarget::of_stderr();
-        let progress = Progress::new(place);
-        Self {
-            progress,
-            quiet: true,
-            current: None,
-            waiting: String::new(),
-            quiet_period: quiet_period(place),
-        }
-    }
-
-    pub(super) fn quiet_period(&self) -> Duration {
-        self.quiet_period
-    }
-
-    /// Whether nothing has been shown yet.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.quiet
+        let (progress, quiet_period) = (Progress::new(place), quiet_period(place));
+        Self { progress, is_quiet: true, quiet_period, current: None }
     }
 
     /// Shows a wait about which nothing else is known.
     pub(super) fn wait(&mut self, what: &str) {
-        self.quiet = false;
+        self.is_quiet = false;
         wait(&mut self.progress, what);
     }
 
     pub(super) fn show(&mut self, event: &Event) {
-        self.quiet = false;
+        self.is_quiet = false;
         match event {
             Event::StageBegan(stage) => {
                 self.current = Some(*stage);
-                self.waiting.clear();
                 self.progress.now(stage.as_str(), "");
             }
             Event::Waiting(reason) if self.progress.is_live() => {
-                self.waiting.clone_from(reason);
                 self.progress.now(self.current.map_or("queue", Stage::as_str), reason);
             }
             Event::StageEnded(stage, _) => {
@@ -158,14 +141,9 @@ impl RunnerProgress {
             Event::Waiting(_) | Event::Failed(_) => self.progress.event(&line(event)),
         }
     }
-
-    /// Clears the live line, so that what follows begins on a new line.
-    pub(super) fn end(&mut self) {
-        self.progress.pause();
-    }
 }
 
-/// A count that goes down, on stderr.
+/// A count that goes down, on stderr. Dropping it clears the live line.
 #[derive(Debug)]
 pub(super) struct Counter {
     what: &'static str,
@@ -190,11 +168,6 @@ impl Counter {
         } else {
             self.progress.event(text);
         }
-    }
-
-    /// Clears the live line, so that what follows begins on a new line.
-    pub(super) fn end(&mut self) {
-        self.progress.pause();
     }
 }
 

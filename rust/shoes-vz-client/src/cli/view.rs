@@ -38,7 +38,7 @@ fn short(name: &str, prefix: &str) -> String {
 
 /// `SSH_READY` and so on; "" when unknown.
 pub(super) fn state(runner: &Runner) -> &'static str {
-    state_from_wire(runner.state).map_or("", |s| s.metric_label().trim_start_matches("RUNNER_STATE_"))
+    state_from_wire(runner.state).map_or("", |s| s.as_str().trim_start_matches("RUNNER_STATE_"))
 }
 
 /// "hot", "restored" or "cold" once its VM is ready; "" before.
@@ -56,8 +56,7 @@ fn end_kind(kind: EndKind) -> String {
 
 /// A runner as `--json` shows it. Times are RFC 3339; stages are milliseconds; absent values are omitted.
 pub(super) fn runner_json(view: &RunnerView) -> Value {
-    let blank = Runner::default();
-    let runner = view.runner.as_ref().unwrap_or(&blank);
+    let runner = view.runner.clone().unwrap_or_default();
     let stages: Map<String, Value> = runner
         .stages
         .iter()
@@ -70,12 +69,12 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
         "cloud_id": view.cloud_id,
         "runner_id": runner.runner_id,
         "runner_name": runner.runner_name,
-        "state": state(runner),
+        "state": state(&runner),
         "stage": stage_from_wire(runner.stage).map_or("", |s| s.as_str()),
-        "start_path": started_by(runner),
+        "start_path": started_by(&runner),
         "stages_ms": stages,
         "queue_ms": view.queue_ms,
-        "guest": guest(runner),
+        "guest": guest(&runner),
         "ip_address": runner.ip_address,
         "agent": view.agent_hostname,
         "agent_id": runner.agent_id,
@@ -85,35 +84,28 @@ pub(super) fn runner_json(view: &RunnerView) -> Value {
         "requested_at": time_json(view.requested_at.as_ref()),
         "created_at": time_json(runner.created_at.as_ref()),
     });
-    let mut put = |key: &str, value: Value| out[key] = value;
     if !view.pending_reason.is_empty() {
-        put("pending_reason", json!(view.pending_reason));
+        out["pending_reason"] = json!(view.pending_reason);
     }
     if !runner.error_message.is_empty() {
-        put("error", json!(runner.error_message));
+        out["error"] = json!(runner.error_message);
     }
     if let Some(s) = &runner.setup {
         let code = s.exited.then_some(s.exit_code);
-        put(
-            "setup",
-            json!({ "started": s.started, "exited": s.exited, "exit_code": code, "log_tail": s.log_tail }),
-        );
+        out["setup"] =
+            json!({ "started": s.started, "exited": s.exited, "exit_code": code, "log_tail": s.log_tail });
     }
     if let Some(j) = &runner.job {
-        put(
-            "job",
-            json!({
-                "job_id": j.job_id, "run_id": j.run_id, "repository": j.repository,
-                "workflow_name": j.workflow_name, "job_name": j.job_name, "started_at": time_json(j.started_at.as_ref()),
-            }),
-        );
+        out["job"] = json!({
+            "job_id": j.job_id, "run_id": j.run_id, "repository": j.repository,
+            "workflow_name": j.workflow_name, "job_name": j.job_name, "started_at": time_json(j.started_at.as_ref()),
+        });
     }
     if let Some(e) = &runner.end {
         let stage = stage_from_wire(e.stage).map_or("", |s| s.as_str());
-        put(
-            "end",
-            json!({ "kind": end_kind(e.kind()), "reason": e.reason, "stage": stage, "at": time_json(e.at.as_ref()) }),
-        );
+        out["end"] = json!({
+            "kind": end_kind(e.kind()), "reason": e.reason, "stage": stage, "at": time_json(e.at.as_ref()),
+        });
     }
     out
 }
@@ -128,6 +120,12 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         .iter()
         .map(|t| json!({ "name": t.name, "version": t.version, "os": t.os, "labels": t.labels }))
         .collect();
+    let hot_by_size = view.hot.iter().map(|h| {
+        json!({
+            "template": h.template, "cpus": h.cpus, "memory_bytes": h.memory_bytes, "disk_bytes": h.disk_bytes,
+            "ready": h.ready, "preparing": h.preparing, "default_size": h.default_size,
+        })
+    });
     json!({
         "agent_id": agent.agent_id,
         "hostname": agent.hostname,
@@ -143,21 +141,10 @@ pub(super) fn agent_json(view: &AgentView) -> Value {
         "templates": templates,
         "last_seen": time_json(view.last_seen.as_ref()),
         "unschedulable_reason": view.unschedulable_reason,
-        "hot": hot_json(view),
+        "hot": hot_by_size.collect::<Vec<_>>(),
         "restore_fallbacks": view.restore_fallbacks.iter().map(|f| (f.reason.clone(), json!(f.count))).collect::<Map<_, _>>(),
         "cordon": view.cordon.as_ref().map(|c| json!({ "reason": c.reason, "since": time_json(c.since.as_ref()) })),
     })
-}
-
-/// Hot VMs by size.
-fn hot_json(view: &AgentView) -> Vec<Value> {
-    let shown = view.hot.iter().map(|h| {
-        json!({
-            "template": h.template, "cpus": h.cpus, "memory_bytes": h.memory_bytes, "disk_bytes": h.disk_bytes,
-            "ready": h.ready, "preparing": h.preparing, "default_size": h.default_size,
-        })
-    });
-    shown.collect()
 }
 
 /// `2 hot, 1 preparing`; a size other than the agent's default is named.
@@ -201,8 +188,7 @@ fn agent_status(status: AgentStatus) -> String {
 
 /// Why a runner waits, failed or ended; "" when it did not.
 fn note(view: &RunnerView) -> String {
-    let blank = Runner::default();
-    let runner = view.runner.as_ref().unwrap_or(&blank);
+    let runner = view.runner.clone().unwrap_or_default();
     let reason = match &runner.end {
         Some(end) if end.reason.is_empty() => end_kind(end.kind()),
         Some(end) => format!("{}: {}", end_kind(end.kind()), end.reason),
@@ -248,15 +234,14 @@ fn state_or_ended(runner: &Runner) -> String {
 
 /// A runner in one line, for `watch`.
 pub(super) fn runner_line(view: &RunnerView) -> String {
-    let blank = Runner::default();
-    let runner = view.runner.as_ref().unwrap_or(&blank);
+    let runner = view.runner.clone().unwrap_or_default();
     let cells = [
         runner.runner_name.clone(),
         view.cloud_id.clone(),
-        state_or_ended(runner),
+        state_or_ended(&runner),
         stage_from_wire(runner.stage).map_or(String::new(), |s| format!("stage={}", s.as_str())),
-        Some(started_by(runner)).filter(|p| !p.is_empty()).map_or(String::new(), |p| format!("start={p}")),
-        Some(guest(runner)).filter(|g| !g.is_empty()).map_or(String::new(), |g| format!("guest={g}")),
+        Some(started_by(&runner)).filter(|p| !p.is_empty()).map_or(String::new(), |p| format!("start={p}")),
+        Some(guest(&runner)).filter(|g| !g.is_empty()).map_or(String::new(), |g| format!("guest={g}")),
         Some(agent_label(view)).filter(|a| !a.is_empty()).map_or(String::new(), |a| format!("agent={a}")),
         note(view),
     ];

@@ -32,14 +32,8 @@ const LONGEST_TEXT: usize = 2 << 10;
 
 /// Formats events for a go-plugin host. Fields of spans must be formatted by [`JsonFields`].
 #[derive(Debug, Clone, Copy)]
-pub struct Hclog {
+struct Hclog {
     module: &'static str,
-}
-
-impl Hclog {
-    pub fn new(module: &'static str) -> Self {
-        Self { module }
-    }
 }
 
 /// A complete log for a go-plugin host. A line that `writer` fails to write is lost without further effect.
@@ -54,7 +48,7 @@ where
         // Else a failed write is reported by `eprintln!`, which panics when that fails too.
         .log_internal_errors(false)
         .fmt_fields(JsonFields::new())
-        .event_format(Hclog::new(module))
+        .event_format(Hclog { module })
         .finish()
 }
 

@@ -16,9 +16,11 @@ pub struct BindError(Vec<String>);
 
 #[derive(Debug)]
 pub(super) struct Listener {
-    socket: Option<SocketFile>,
-    stream: Stream,
-    address: String,
+    /// To be dropped after serving.
+    pub(super) socket: Option<SocketFile>,
+    pub(super) stream: Stream,
+    /// The path, or `ip:port`.
+    pub(super) address: String,
 }
 
 #[derive(Debug)]
@@ -57,16 +59,6 @@ impl Listener {
             Stream::Unix(_) => "unix",
             Stream::Tcp(_) => "tcp",
         }
-    }
-
-    /// The path, or `ip:port`.
-    pub(super) fn address(&self) -> String {
-        self.address.clone()
-    }
-
-    /// The file to drop after serving, and the listener to serve.
-    pub(super) fn split(self) -> (Option<SocketFile>, Stream) {
-        (self.socket, self.stream)
     }
 }
 
@@ -170,7 +162,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let listener = bind(&settings(&[("TMPDIR", temp.path())])).unwrap();
         assert_eq!(listener.network(), "unix");
-        let path = PathBuf::from(listener.address());
+        let path = PathBuf::from(&listener.address);
         assert!(path.starts_with(temp.path()));
         assert_eq!(mode(path.parent().unwrap()), 0o700);
         drop(listener);
@@ -181,7 +173,7 @@ mod tests {
     async fn the_hosts_directory_is_preferred_to_the_temporary_one() {
         let (host, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let vars = [("PLUGIN_UNIX_SOCKET_DIR", host.path()), ("TMPDIR", temp.path())];
-        assert!(Path::new(&bind(&settings(&vars)).unwrap().address()).starts_with(host.path()));
+        assert!(Path::new(&bind(&settings(&vars)).unwrap().address).starts_with(host.path()));
     }
 
     #[tokio::test]
@@ -191,7 +183,7 @@ mod tests {
         fs::create_dir(&deep).unwrap();
         let listener = bind(&settings(&[("TMPDIR", &deep)])).unwrap();
         assert_eq!(listener.network(), "unix");
-        assert!(listener.address().starts_with("/tmp/"));
+        assert!(listener.address.starts_with("/tmp/"));
         assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "the failed attempt leaves its directory behind");
     }
 
@@ -206,7 +198,7 @@ mod tests {
             ("PLUGIN_MAX_PORT", port),
         ];
         let listener = bind(&settings(&vars)).unwrap();
-        assert_eq!((listener.network(), listener.address()), ("tcp", format!("127.0.0.1:{free}")));
+        assert_eq!((listener.network(), listener.address.clone()), ("tcp", format!("127.0.0.1:{free}")));
         let reason = bind(&settings(&vars)).unwrap_err().to_string();
         assert!(reason.contains("/nowhere") && reason.contains(&free), "{reason}");
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::{Request, metadata::MetadataMap};
+use tonic::Request;
 
 /// Share of the budget kept back, so that the caller gets the reason before it times out; at most [`MARGIN_MAX`].
 const MARGIN_SHARE: f64 = 0.1;
@@ -72,53 +72,11 @@ impl Call {
     }
 }
 
-/// The caller's `grpc-timeout`: at most eight digits and a unit.
-pub fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let n: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(n * 3600),
-        "M" => Duration::from_secs(n * 60),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn parse(text: &str) -> Option<Duration> {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("grpc-timeout", text.parse().ok()?);
-        grpc_timeout(&metadata)
-    }
-
-    #[test]
-    fn every_unit_of_a_grpc_timeout_is_accepted() {
-        for (text, nanos) in [
-            ("2H", 7_200_000_000_000),
-            ("3M", 180_000_000_000),
-            ("4S", 4_000_000_000),
-            ("5m", 5_000_000),
-            ("6u", 6_000),
-            ("7n", 7),
-            ("99999999H", 359_999_996_400_000_000_000),
-        ] {
-            assert_eq!(parse(text).map(|d| d.as_nanos()), Some(nanos), "{text}");
-        }
-        for bad in ["", "S", "1", "1s", "123456789S", "+1S", "-1S", "1.5S"] {
-            assert_eq!(parse(bad), None, "{bad:?}");
-        }
-    }
+    use shoes_vz_proto::convert::grpc_timeout;
 
     proptest! {
         #[test]

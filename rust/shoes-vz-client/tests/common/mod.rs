@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
-use shoes_vz_client::upstream::{MAX_MESSAGE, grpc_timeout};
+use shoes_vz_client::upstream::MAX_MESSAGE;
 use shoes_vz_proto::fleet::{
     AddInstanceRequest, AddInstanceResponse, AgentView, Cordon, CordonAgentRequest, CordonAgentResponse,
     DeleteInstanceRequest, DeleteInstanceResponse, DrainAgentRequest, ListAgentsRequest, ListAgentsResponse,
@@ -210,7 +210,7 @@ impl State {
         let seen = Seen {
             request_id: text("x-request-id"),
             authorization: text("authorization"),
-            timeout: grpc_timeout(metadata),
+            timeout: shoes_vz_proto::convert::grpc_timeout(metadata),
             ..seen
         };
         // Read before the call becomes visible: a behavior that a test sets afterwards is for the next call.

@@ -29,6 +29,10 @@ impl Setting {
         Self { name, value, default: "", default_note: "", help, also_env: None }
     }
 
+    pub const fn duration(name: &'static str, help: &'static str) -> Self {
+        Self::new(name, "DURATION", help)
+    }
+
     /// A switch: `--name`, `--name=true` or `--name=false`; off unless given.
     pub const fn switch(name: &'static str, help: &'static str) -> Self {
         Self { name, value: "", default: "false", default_note: "", help, also_env: None }

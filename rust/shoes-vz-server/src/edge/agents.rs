@@ -31,14 +31,8 @@ const PROTOCOL: u32 = 1;
 
 #[derive(Debug)]
 pub(super) struct Agents {
-    fleet: Fleet,
-    metrics: Arc<Metrics>,
-}
-
-impl Agents {
-    pub(super) fn new(fleet: Fleet, metrics: Arc<Metrics>) -> Self {
-        Self { fleet, metrics }
-    }
+    pub(super) fleet: Fleet,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 #[tonic::async_trait]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shoes_vz_model::ResourceType;
+use shoes_vz_proto::convert::grpc_timeout;
 use tonic::Status;
 
 use crate::fleet::event::Refusal;
@@ -33,22 +34,9 @@ pub(super) fn status(refusal: &Refusal) -> Status {
     Status::new(code, shoes_vz_model::text::tail(refusal.to_string().as_bytes(), usize::MAX, 4 << 10))
 }
 
-/// How long the caller waits, from its `grpc-timeout` header (gRPC over HTTP/2: up to eight digits and a unit).
+/// How long the caller waits, from its `grpc-timeout` header.
 pub(super) fn caller_timeout(metadata: &tonic::metadata::MetadataMap, default: Duration) -> Duration {
-    let parse = |text: &str| {
-        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-        Some(match unit {
-            "H" => Duration::from_secs(count * 3600),
-            "M" => Duration::from_secs(count * 60),
-            "S" => Duration::from_secs(count),
-            "m" => Duration::from_millis(count),
-            "u" => Duration::from_micros(count),
-            "n" => Duration::from_nanos(count),
-            _ => return None,
-        })
-    };
-    metadata.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(parse).unwrap_or(default)
+    grpc_timeout(metadata).unwrap_or(default)
 }
 
 #[cfg(test)]

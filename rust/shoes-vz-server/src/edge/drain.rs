@@ -29,8 +29,10 @@ pub(super) fn views(
             None => drain.next().await,
         };
         match drain.judge(seen) {
-            Ok((view, Remaining::Some)) => Some((Ok(view), Some((drain, None)))),
-            Ok((view, Remaining::None)) => Some((Ok(view), None)),
+            Ok(view) => {
+                let rest = (view.runners > 0).then_some((drain, None));
+                Some((Ok(view), rest))
+            }
             Err(refusal) => Some((Err(status(&refusal)), None)),
         }
     })
@@ -43,19 +45,13 @@ struct Drain {
     shown: Option<AgentView>,
 }
 
-/// Whether the agent has any runners left.
-enum Remaining {
-    Some,
-    None,
-}
-
 impl Drain {
     /// The agent's next view that differs from the one shown.
     async fn next(&mut self) -> Result<AgentView, Refusal> {
         let hostname = self.shown.as_ref().and_then(|v| v.agent.as_ref()).map(|a| a.hostname.clone());
         let forgotten =
             || Refusal::Aborted(format!("the agent {} is no longer known", hostname.unwrap_or_default()));
-        let id = self.id();
+        let id = self.shown.as_ref().and_then(id_of);
         loop {
             let change = tokio::select! {
                 // First, since the end of the stream would otherwise mean that the agent is drained.
@@ -82,7 +78,7 @@ impl Drain {
         }
     }
 
-    fn judge(&mut self, seen: Result<AgentView, Refusal>) -> Result<(AgentView, Remaining), Refusal> {
+    fn judge(&mut self, seen: Result<AgentView, Refusal>) -> Result<AgentView, Refusal> {
         let view = seen?;
         if view.cordon.is_none() {
             let hostname = view.agent.map(|a| a.hostname).unwrap_or_default();
@@ -91,12 +87,7 @@ impl Drain {
             )));
         }
         self.shown = Some(view.clone());
-        let remaining = if view.runners == 0 { Remaining::None } else { Remaining::Some };
-        Ok((view, remaining))
-    }
-
-    fn id(&self) -> Option<AgentId> {
-        self.shown.as_ref().and_then(id_of)
+        Ok(view)
     }
 }
 

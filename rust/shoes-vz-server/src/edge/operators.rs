@@ -25,14 +25,8 @@ use super::{call::status, drain, panics};
 
 #[derive(Debug)]
 pub(super) struct Operators {
-    fleet: Fleet,
-    metrics: Arc<Metrics>,
-}
-
-impl Operators {
-    pub(super) fn new(fleet: Fleet, metrics: Arc<Metrics>) -> Self {
-        Self { fleet, metrics }
-    }
+    pub(super) fleet: Fleet,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 #[tonic::async_trait]

@@ -63,7 +63,7 @@ pub enum CommandMode {
 }
 
 /// What happened on one Sync stream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Session {
     pub id: SessionId,
     /// Runners whose create was sent on it.
@@ -115,18 +115,7 @@ const REPEAT_DELETE_TO_GO: Duration = Duration::from_secs(60);
 impl Session {
     /// A stream that was just opened.
     pub fn new(id: SessionId) -> Self {
-        Self {
-            id,
-            creates: HashSet::new(),
-            deletes: HashMap::new(),
-            strays: BTreeSet::new(),
-            unschedulable_reason: String::new(),
-            hot: Hot::default(),
-            present: BTreeSet::new(),
-            changes: 0,
-            not_before: HashMap::new(),
-            sent: 0,
-        }
+        Self { id, ..Self::default() }
     }
 
     /// Stores what a message says about the agent itself. After a change the agent may accept what it refused before.

@@ -42,7 +42,7 @@ pub use super::policy::Policy;
 /// How often expired tombstones and agents are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Core {
     policy: Policy,
     agents: BTreeMap<AgentId, Agent>,
@@ -106,22 +106,8 @@ impl Core {
         let mut core = Self {
             policy,
             agents: agents.into_iter().map(|a| (a.id, a)).collect(),
-            runners: HashMap::new(),
-            by_cloud: HashMap::new(),
-            current: HashMap::new(),
-            placed_names: HashMap::new(),
-            served: HashMap::new(),
-            by_agent: HashMap::new(),
-            sessions: HashMap::new(),
-            queue: Vec::new(),
-            arrivals: 0,
-            waiters: HashMap::new(),
             timers: BTreeSet::from([(now.mono, Timer::Sweep)]),
-            unwritable: None,
-            log_limiter: LogLimiter::default(),
-            decision: Decision::default(),
-            dirty: BTreeSet::new(),
-            reschedule: false,
+            ..Self::default()
         };
         runners.sort_by_key(|r| (r.requested_at, r.id));
         for mut runner in runners {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use shoes_vz_model::{State, text};
 use shoes_vz_proto::{agent as wire, convert};
 
@@ -57,6 +58,11 @@ pub fn follow(last: Option<&wire::Runner>, mut report: wire::Runner) -> wire::Ru
     // It also stays known that a job was seen.
     report.job_seen = shows_a_job(&report) || last.is_some_and(shows_a_job);
     report
+}
+
+/// An end that the server records at `at`.
+pub fn end(kind: wire::EndKind, reason: String, stage: i32, at: Timestamp) -> wire::RunnerEnd {
+    wire::RunnerEnd { kind: kind.into(), reason, stage, at: Some(convert::time_to_wire(at)) }
 }
 
 /// Whether this report shows that a job ran. A Go agent, and reports stored by earlier versions, show it only by the

@@ -18,7 +18,7 @@ pub struct Now {
 pub struct WaiterId(pub u64);
 
 /// One Sync stream; a later stream has a greater id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
 /// Ids for a runner that may be created. They are drawn outside the core, which stays a function.

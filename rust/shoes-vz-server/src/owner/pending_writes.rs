@@ -13,7 +13,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoes_vz_model::{AgentId, RunnerId};
-use shoes_vz_proto::agent::{self as wire, sync_response::Command};
+use shoes_vz_proto::{
+    agent::{self as wire, sync_response::Command},
+    fleet::AgentView,
+};
 
 use crate::fleet::{
     event::{Effect, Refusal, Write},
@@ -97,12 +100,8 @@ impl PendingWrites {
             Effect::Deleted(waiter, Ok(id)) if self.has(id) => {
                 Verdict::Perform(Effect::Deleted(waiter, Err(refusal())))
             }
-            Effect::Cordoned(waiter, Ok(view)) => {
-                let agent = view.agent.as_ref().and_then(|a| a.agent_id.parse().ok());
-                match agent.is_some_and(|id| self.rows.contains_key(&Row::Agent(id))) {
-                    true => Verdict::Perform(Effect::Cordoned(waiter, Err(refusal()))),
-                    false => Verdict::Perform(Effect::Cordoned(waiter, Ok(view))),
-                }
+            Effect::Cordoned(waiter, Ok(view)) if self.has_agent(&view) => {
+                Verdict::Perform(Effect::Cordoned(waiter, Err(refusal())))
             }
             Effect::Send(session, command) if self.depends_on(&command) => {
                 // An agent repeats what is not acknowledged; one acknowledgement is enough.
@@ -118,6 +117,11 @@ impl PendingWrites {
 
     fn has(&self, runner: RunnerId) -> bool {
         self.rows.contains_key(&Row::Runner(runner))
+    }
+
+    fn has_agent(&self, view: &AgentView) -> bool {
+        let agent = view.agent.as_ref().and_then(|a| a.agent_id.parse().ok());
+        agent.is_some_and(|id| self.rows.contains_key(&Row::Agent(id)))
     }
 
     fn depends_on(&self, response: &wire::SyncResponse) -> bool {

@@ -3,11 +3,12 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
+use shoes_vz_process::files;
 
 use super::error::StoreError;
 
@@ -28,12 +29,10 @@ pub(super) fn quarantine(path: &Path, now: Timestamp) -> Result<PathBuf, StoreEr
             moved => moved.map_err(|source| StoreError::Quarantine { from, to, source })?,
         }
     }
-    sync_directory(path).map_err(|source| StoreError::Quarantine {
-        from: path.into(),
-        to: to.clone(),
-        source,
-    })?;
-    Ok(to)
+    match files::sync_dir(path.parent().unwrap_or(Path::new("."))) {
+        Ok(()) => Ok(to),
+        Err(source) => Err(StoreError::Quarantine { from: path.into(), to, source }),
+    }
 }
 
 fn free_name(path: &Path, now: Timestamp) -> PathBuf {
@@ -48,8 +47,4 @@ fn with(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

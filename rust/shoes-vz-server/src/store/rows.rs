@@ -36,7 +36,7 @@ impl From<rusqlite::Error> for LoadError {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct RunnerDetails {
     resource_type: String,
     #[serde(default, alias = "shape")]
@@ -81,12 +81,7 @@ pub(super) fn put_runner(transaction: &Transaction<'_>, runner: &Runner) -> rusq
         requested_at: runner.requested_at,
         refusals: runner.refusals,
         claims: runner.claims,
-        template: String::new(),
-        queued_us: 0,
-        delivered: false,
-        termination: None,
-        hostname: String::new(),
-        ended_at: None,
+        ..RunnerDetails::default()
     };
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     let (phase, agent, report) = match &runner.phase {
@@ -171,10 +166,8 @@ fn text(e: impl std::fmt::Display) -> String {
 fn agent(row: &rusqlite::Row<'_>, id: &str) -> Result<Agent, String> {
     let details: AgentDetails =
         serde_json::from_str(&row.get::<_, String>(2).map_err(text)?).map_err(text)?;
-    let info = match row.get::<_, Option<Vec<u8>>>(3).map_err(text)? {
-        Some(bytes) => Some(wire::AgentInfo::decode(bytes.as_slice()).map_err(text)?),
-        None => None,
-    };
+    let info = row.get::<_, Option<Vec<u8>>>(3).map_err(text)?;
+    let info = info.map(|bytes| wire::AgentInfo::decode(bytes.as_slice()).map_err(text)).transpose()?;
     let cordon = row.get::<_, Option<String>>(4).map_err(text)?;
     Ok(Agent {
         id: id.parse().map_err(text)?,
@@ -200,10 +193,8 @@ fn runner(row: &rusqlite::Row<'_>, id: &str, script: Option<Script>) -> Result<R
     let column = |at: usize| row.get::<_, String>(at).map_err(text);
     let agent = row.get::<_, Option<String>>(4).map_err(text)?;
     let agent = agent.map(|a| a.parse().map_err(text)).transpose()?;
-    let report = match row.get::<_, Option<Vec<u8>>>(6).map_err(text)? {
-        Some(bytes) => Some(wire::Runner::decode(bytes.as_slice()).map_err(text)?),
-        None => None,
-    };
+    let report = row.get::<_, Option<Vec<u8>>>(6).map_err(text)?;
+    let report = report.map(|bytes| wire::Runner::decode(bytes.as_slice()).map_err(text)).transpose()?;
     let queued_for = Duration::from_micros(details.queued_us);
     let script = || script.ok_or("its setup script is missing");
     let phase = match column(3)?.as_str() {

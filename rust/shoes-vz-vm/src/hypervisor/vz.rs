@@ -248,7 +248,8 @@ impl Machine for VzMachine {
             let reason = "this VM was not created for saving its state".into();
             return Err(HypervisorError::Refused { what, reason });
         }
-        let path = std::path::absolute(path).map_err(HypervisorError::io(format!("resolving the path {path:?}")))?;
+        let path =
+            std::path::absolute(path).map_err(HypervisorError::io(format!("resolving the path {path:?}")))?;
         self.call(what, move |vm| vm.save_support().and_then(|()| vm.save(&path, SAVE_DEADLINE))).await?;
         self.saved.store(true, Ordering::Release);
         Ok(())
@@ -335,7 +336,9 @@ fn note(event: Option<Event>, shared: &Shared, announced: &Announced) -> Option<
         Some(Event::GuestConnected { connection, port }) => match stream(connection) {
             // Fails only when the channel is not served any more.
             Ok(stream) => drop(announced.send(stream)),
-            Err(error) => tracing::warn!(port, reason = %error, "accepting a connection from the guest failed"),
+            Err(error) => {
+                tracing::warn!(port, reason = %error, "accepting a connection from the guest failed")
+            }
         },
         Some(Event::Unknown(event)) => {
             tracing::warn!(event, "unknown event from VZCore; ignored");

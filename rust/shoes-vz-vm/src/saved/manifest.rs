@@ -113,7 +113,12 @@ impl Manifest {
         for (kind, what, saved, now) in [
             (Kind::Memory, "memory size", &saved_memory, memory),
             (Kind::Cpus, "number of CPUs", &saved_cpus, cpus),
-            (Kind::Version, "template fingerprint", &self.template_fingerprint, wanted.template.fingerprint()),
+            (
+                Kind::Version,
+                "template fingerprint",
+                &self.template_fingerprint,
+                wanted.template.fingerprint(),
+            ),
             (Kind::Version, "hypervisor", &self.hypervisor_version, version::of(spec.hypervisor)),
             (Kind::Version, "agent version", &self.agent_version, agent),
         ] {

@@ -6,7 +6,8 @@ use shoes_vz_proto::{agent as wire, convert};
 use crate::fleet::{
     event::{Effect, Refusal, Write},
     observation::Observation,
-    runner::{Ended, Phase, Placed, Termination, TerminationKind},
+    report,
+    runner::{Ended, Phase, Placed, TerminationKind},
     values::Now,
 };
 
@@ -14,14 +15,15 @@ use super::{Core, runner_mut};
 
 impl Core {
     /// A queued runner has no VM, so it ends at once.
-    pub(super) fn record_queued_end(&mut self, id: RunnerId, termination: &Termination, now: Now) {
-        let end = wire::RunnerEnd {
-            kind: kind_of(termination.kind).into(),
-            reason: termination.reason.clone(),
-            stage: wire::RunnerStage::Queue.into(),
-            at: Some(convert::time_to_wire(now.wall)),
-        };
-        self.record_end(id, end, now);
+    pub(super) fn record_queued_end(
+        &mut self,
+        id: RunnerId,
+        kind: TerminationKind,
+        reason: String,
+        now: Now,
+    ) {
+        let stage = wire::RunnerStage::Queue.into();
+        self.record_end(id, report::end(kind_of(kind), reason, stage, now.wall), now);
     }
 
     /// The agent reports that the runner has ended.
@@ -54,13 +56,7 @@ impl Core {
                 format!("{} no longer has this runner and reported no reason", self.host_of(runner)),
             ),
         };
-        let end = wire::RunnerEnd {
-            kind: kind.into(),
-            reason,
-            stage: last.stage,
-            at: Some(convert::time_to_wire(now.wall)),
-        };
-        self.record_end(id, end, now);
+        self.record_end(id, report::end(kind, reason, last.stage, now.wall), now);
     }
 
     /// Every runner ends here: its slot, name and script are freed, and its callers answered.

@@ -176,8 +176,7 @@ impl Core {
         if let (true, Err(refusal)) = (needs_write, self.writable()) {
             return self.effect(Effect::Deleted(waiter, Err(refusal)));
         }
-        let reason = "deleted on request".to_owned();
-        self.terminate(id, Termination { kind: TerminationKind::Deleted, reason }, now);
+        self.terminate(id, TerminationKind::Deleted, "deleted on request".to_owned(), now);
         if self.runners.get(&id).is_some_and(Runner::is_alive) {
             self.add_waiter(waiter, id, Call::Delete, timeout, now);
         } else {
@@ -186,17 +185,17 @@ impl Core {
     }
 
     /// Decides to end a runner. A queued one ends at once; a placed one when its agent reports its end.
-    pub(super) fn terminate(&mut self, id: RunnerId, termination: Termination, now: Now) {
+    pub(super) fn terminate(&mut self, id: RunnerId, kind: TerminationKind, reason: String, now: Now) {
         let Some(runner) = runner_mut(&mut self.runners, id) else { return };
         match &mut runner.phase {
             Phase::Ended(_) => {}
-            Phase::Queued(_) => self.record_queued_end(id, &termination, now),
+            Phase::Queued(_) => self.record_queued_end(id, kind, reason, now),
             Phase::Placed(Placed { termination: Some(_), .. }) => {}
             Phase::Placed(placed) => {
                 let agent = placed.agent;
-                tracing::info!(runner_id = %id, agent_id = %agent, reason = %termination.reason, "terminating runner");
-                let refusal = Refusal::Aborted(format!("{}: {}", runner.name, termination.reason));
-                placed.termination = Some(termination);
+                tracing::info!(runner_id = %id, agent_id = %agent, %reason, "terminating runner");
+                let refusal = Refusal::Aborted(format!("{}: {reason}", runner.name));
+                placed.termination = Some(Termination { kind, reason });
                 self.fail_add_waiters(id, &refusal);
                 self.no_longer_wanted(id);
                 self.touch(id);
@@ -258,8 +257,7 @@ impl Core {
     }
 
     pub(super) fn start_graces(&mut self, now: Now) {
-        let touched: Vec<RunnerId> = self.decision.changed.clone();
-        for id in touched {
+        for id in self.decision.changed.clone() {
             self.start_grace_if_unclaimed(id, now);
         }
     }
@@ -279,7 +277,7 @@ impl Core {
                 "its caller disconnected and did not ask for it again within {} s",
                 self.policy.grace.as_secs_f32()
             );
-            self.terminate(id, Termination { kind: TerminationKind::Deleted, reason }, now);
+            self.terminate(id, TerminationKind::Deleted, reason, now);
         }
     }
 
@@ -293,52 +291,38 @@ impl Core {
         };
         let name = &runner.name;
         let ready = runner.added().is_some();
-        let effect = match (dropped.call, &runner.phase) {
-            (Call::Add, _) if ready && let Err(refusal) = self.writable() => {
-                Effect::Added(waiter, Err(refusal))
-            }
-            (Call::Add, Phase::Queued(_)) => Effect::Added(
-                waiter,
-                Err(Refusal::Exhausted(format!(
-                    "no slot for {name} before the caller's deadline: {}",
-                    self.no_slot_reason(runner)
-                ))),
-            ),
-            (Call::Add, _) => Effect::Added(
-                waiter,
-                Err(Refusal::Deadline(format!(
-                    "{name} is not ready before the caller's deadline: it is in stage {} on {host}{offline}; \
-                     a retry with the same name within {} s joins it",
-                    runner.stage(),
-                    self.policy.grace.as_secs_f32(),
-                ))),
-            ),
-            (Call::Delete, _) if offline.is_empty() => Effect::Deleted(
-                waiter,
-                Err(Refusal::Deadline(format!(
-                    "{host} has not removed {name} before the caller's deadline; the removal continues, try again"
-                ))),
-            ),
-            (Call::Delete, _) => Effect::Deleted(
-                waiter,
-                Err(Refusal::Unavailable(format!(
-                    "{name} is on {host}{offline}; it is marked for deletion and will be removed once that agent reconnects"
-                ))),
-            ),
+        let refusal = match (dropped.call, &runner.phase) {
+            (Call::Add, _) if ready && let Err(refusal) = self.writable() => refusal,
+            (Call::Add, Phase::Queued(_)) => Refusal::Exhausted(format!(
+                "no slot for {name} before the caller's deadline: {}",
+                self.no_slot_reason(runner)
+            )),
+            (Call::Add, _) => Refusal::Deadline(format!(
+                "{name} is not ready before the caller's deadline: it is in stage {} on {host}{offline}; \
+                 a retry with the same name within {} s joins it",
+                runner.stage(),
+                self.policy.grace.as_secs_f32(),
+            )),
+            (Call::Delete, _) if offline.is_empty() => Refusal::Deadline(format!(
+                "{host} has not removed {name} before the caller's deadline; the removal continues, try again"
+            )),
+            (Call::Delete, _) => Refusal::Unavailable(format!(
+                "{name} is on {host}{offline}; it is marked for deletion and will be removed once that agent reconnects"
+            )),
         };
         self.decision.changed.push(dropped.runner);
-        self.effect(effect);
+        self.effect(match dropped.call {
+            Call::Add => Effect::Added(waiter, Err(refusal)),
+            Call::Delete => Effect::Deleted(waiter, Err(refusal)),
+        });
     }
 
     /// The agent has not removed a failed runner in time.
     pub(super) fn on_cleanup_timeout(&mut self, id: RunnerId, at: Duration, now: Now) {
-        let due = self
-            .runners
-            .get(&id)
-            .is_some_and(|r| r.live.cleanup_deadline == Some(at) && r.state() == State::Error);
-        if due {
-            let reason = self.runners.get(&id).map(Runner::error_message).unwrap_or_default();
-            self.terminate(id, Termination { kind: TerminationKind::Failed, reason }, now);
+        let Some(runner) = self.runners.get(&id) else { return };
+        if runner.live.cleanup_deadline == Some(at) && runner.state() == State::Error {
+            let reason = runner.error_message();
+            self.terminate(id, TerminationKind::Failed, reason, now);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::fleet::{
     hot::Hot,
     observation::Observation,
     report,
-    runner::{Delivery, Phase, Placed, Runner, Termination, TerminationKind},
+    runner::{Delivery, Phase, Placed, Runner, TerminationKind},
     values::{Now, SessionId},
 };
 
@@ -175,7 +175,7 @@ impl Core {
             seen.extend(path.map(|path| Observation::Started(path, took)));
         }
         if after != before {
-            tracing::info!(runner_id = %id, runner_name = %runner.name, state = after.metric_label(), "runner state changed");
+            tracing::info!(runner_id = %id, runner_name = %runner.name, state = after.as_str(), "runner state changed");
         }
         for observation in seen {
             self.observe(observation);
@@ -213,7 +213,7 @@ impl Core {
         self.fail_add_waiters(id, &Refusal::Failed(reason));
         self.no_longer_wanted(id);
         if is_go_agent {
-            self.terminate(id, Termination { kind: TerminationKind::Failed, reason: message }, now);
+            self.terminate(id, TerminationKind::Failed, message, now);
         }
     }
 
@@ -247,8 +247,7 @@ impl Core {
         let unwanted =
             self.runners.get(&id).is_some_and(|r| !r.is_dying() && self.current.get(&r.name) != Some(&id));
         if unwanted {
-            let reason = "another VM has this name already".to_owned();
-            self.terminate(id, Termination { kind: TerminationKind::Deleted, reason }, now);
+            self.terminate(id, TerminationKind::Deleted, "another VM has this name already".to_owned(), now);
         }
     }
 
@@ -263,7 +262,7 @@ impl Core {
             }
         }
         let reason = format!("a VM with this name is running already ({by})");
-        self.record_queued_end(queued, &Termination { kind: TerminationKind::Deleted, reason }, now);
+        self.record_queued_end(queued, TerminationKind::Deleted, reason, now);
         if let Some(runner) = self.runners.get_mut(&by) {
             runner.live.add_waiters = add_waiters;
             self.current.insert(runner.name.clone(), by);
@@ -338,13 +337,7 @@ impl Core {
         };
         self.observe(Observation::CreateRefused);
         let reason = format!("the agent refused to create it: {}", report::bounded_text(&ack.error));
-        let end = wire::RunnerEnd {
-            kind: kind.into(),
-            reason,
-            stage: wire::RunnerStage::Clone.into(),
-            at: Some(convert::time_to_wire(now.wall)),
-        };
-        self.record_end(id, end, now);
+        self.record_end(id, report::end(kind, reason, wire::RunnerStage::Clone.into(), now.wall), now);
     }
 
     /// Replies to a message: with every command that is due, or to a Go agent with at most one.

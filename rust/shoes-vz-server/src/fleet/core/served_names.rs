@@ -5,7 +5,7 @@ use shoes_vz_model::{RunnerId, RunnerName};
 
 use crate::fleet::{
     event::Refusal,
-    runner::{Phase, Runner, Termination, TerminationKind},
+    runner::{Phase, Runner, TerminationKind},
     values::Now,
 };
 
@@ -29,11 +29,7 @@ impl Core {
             return;
         }
         self.fail_add_waiters(queued, &refusal);
-        self.record_queued_end(
-            queued,
-            &Termination { kind: TerminationKind::Deleted, reason: refusal.to_string() },
-            now,
-        );
+        self.record_queued_end(queued, TerminationKind::Deleted, refusal.to_string(), now);
     }
 
     /// Why no VM is started for this name; `None` if the name has not been served.

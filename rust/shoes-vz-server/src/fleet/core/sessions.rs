@@ -1,13 +1,14 @@
 //! Agents: registration, Sync streams that open and close, and agents that stay offline.
 
 use shoes_vz_model::AgentId;
-use shoes_vz_proto::{agent as wire, convert};
+use shoes_vz_proto::agent as wire;
 
 use crate::{
     fleet::{
         agent::{Agent, Session},
         event::{Closed, Effect, Registration, Write},
         labels::Offers,
+        report,
         values::{Now, SessionId, WaiterId},
     },
     log_limit::LogLimit,
@@ -73,12 +74,7 @@ impl Core {
         let reason = format!("lost with {}: {reason}", agent.hostname);
         for runner in self.by_agent.get(&id).cloned().unwrap_or_default() {
             let stage = self.runners.get(&runner).map_or(0, |r| r.report().stage);
-            let end = wire::RunnerEnd {
-                kind: wire::EndKind::VmDied.into(),
-                reason: reason.clone(),
-                stage,
-                at: Some(convert::time_to_wire(now.wall)),
-            };
+            let end = report::end(wire::EndKind::VmDied, reason.clone(), stage, now.wall);
             self.record_end(runner, end, now);
         }
     }
