@@ -7,10 +7,10 @@ use std::{
 };
 
 use shoes_vz_agent::orphans::CleanupSummary;
-use shoes_vz_model::id::RunnerId;
+use shoes_vz_model::{bundle::file, id::RunnerId};
 use shoes_vz_proto::agent::{EndKind, RunnerState};
 
-use crate::host::{Host, command, create, until, until_ended};
+use crate::host::{Host, TIMEOUT, command, create, until, until_ended};
 
 /// A process with the command line of a VM process that serves no `vm.sock`. It ends when its stdin closes, and so with the
 /// test.
@@ -47,6 +47,13 @@ async fn pain_05_bundles_processes_and_files_are_adopted_removed_ended_or_named_
     let (_, end) = until_ended(&runners, incomplete).await;
     assert_eq!(end.kind(), EndKind::Failed, "{end:?}");
     until(&runners, alive, |r| r.state() == RunnerState::SshReady).await;
+    // From then on nothing is written: the other agent must not meet a file that this one is writing.
+    let settled = async {
+        while host.bundle(alive).join(file::SETUP_SCRIPT).exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, settled).await.expect("the setup script is handed over");
     let mut left = host.entries();
     left.sort();
     let mut expected = [format!("{alive}.bundle"), "notes.txt".into(), "photos".into()];
