@@ -439,28 +439,35 @@ async fn the_vms_end_closes_its_virtio_sockets_and_every_stream() {
     assert!(unanswered.await.unwrap().is_err());
 }
 
-/// What was logged at `info` and above while the guard lives, in this thread.
-fn capture_log() -> (Arc<std::sync::Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
-    #[derive(Clone)]
-    struct Kept(Arc<std::sync::Mutex<Vec<u8>>>);
-    impl io::Write for Kept {
+thread_local! {
+    static LOG: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Logs of `info` and above go to [`LOG`] of their thread from now on. One subscriber for the whole process: with one for each
+/// test, whether a line is logged at all would depend on the tests beside it (tracing caches that for all threads).
+fn capture_log() {
+    struct ThreadLog;
+    impl io::Write for ThreadLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
+            LOG.with_borrow_mut(|log| log.extend(bytes));
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
-    let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let writer = Kept(kept.clone());
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    (kept, tracing::subscriber::set_default(subscriber))
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| ThreadLog).init());
+    LOG.with_borrow_mut(Vec::clear);
+}
+
+fn captured() -> String {
+    LOG.with_borrow(|log| String::from_utf8_lossy(log).into_owned())
 }
 
 #[tokio::test]
 async fn a_stop_of_a_vm_that_has_ended_logs_nothing() {
-    let (log, _guard) = capture_log();
+    capture_log();
     let mut served = Served::new(spec(), pending()).await;
     let (vm, _control) = started(&mut served).await;
     vm.stop(Stop::Force).await.unwrap();
@@ -468,7 +475,7 @@ async fn a_stop_of_a_vm_that_has_ended_logs_nothing() {
     // As before a bundle is removed whose VM was ended once its state was saved.
     vm.stop(Stop::Force).await.unwrap();
     vm.stop(Stop::Grace(Duration::from_secs(600))).await.unwrap();
-    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let log = captured();
     assert!(log.contains("VM ended"), "the log is captured: {log}");
     assert!(!log.contains("No such file") && !log.contains("WARN") && !log.contains("did not stop"), "{log}");
 }
