@@ -59,8 +59,11 @@ build: setup-build ## Build release binaries of the four programs in bin/; on ma
 	@FEATURES="$(FEATURES)" scripts/build.sh $(PROFILE)
 
 # The binaries that demo and tests run.
+# The demo needs fewer of them. Features are the workspace's in any case, so that nothing is built twice.
+BINS := --bins
+demo: BINS := --bin shoes-vz-server --bin shoes-vz-client --bin shoes-vz-agent --bin shoes-vz-demo
 debug-build: setup-build
-	cargo build --workspace --bins $(FEATURES)
+	cargo build --workspace $(BINS) $(FEATURES)
 
 proto-generate: setup-build ## Compare proto/ with the last release (cargo generates the code during the build)
 	@echo "proto-generate: cargo generates the code while it builds (rust/shoes-vz-proto/build.rs, with protox; no protoc is needed)"
