@@ -32,7 +32,7 @@ pub(crate) use self::{
     boot::VmRequest,
     error::ProvisionError,
     journal::{Journal, Observer},
-    resources::{EmptySlot, VmResources},
+    resources::{EmptySlot, FIRST_PAUSE, LONGEST_PAUSE, VmResources},
     restore::Restored,
 };
 use crate::{

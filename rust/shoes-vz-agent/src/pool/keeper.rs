@@ -1,8 +1,7 @@
 //! When another hot VM is started.
 
-use tokio::time::{Instant, sleep_until};
-
 use shoes_vz_model::{bundle::RuntimeMetadata, id::RunnerId};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     hot_vm::HotVm,

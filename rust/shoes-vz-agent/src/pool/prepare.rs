@@ -44,17 +44,13 @@ impl From<Unfinished> for Unsaved {
 
 impl Life {
     pub(super) async fn prepare(&mut self, slot: EmptySlot, bounds: &Bounds) -> Result<ReadyVm, HotVmEnd> {
-        let mode = self.host.saved_states.mode();
-        if !mode.uses() || self.hot_vm.size != self.host.default_size() {
-            self.host.saved_states.count_unsupported();
-            return self.boot(slot, StateUse::None, bounds).await;
-        }
         let request = self.request();
         let slot = match slot.restore_if_possible(&request, bounds, &mut self.journal).await? {
             Restored::Ready(vm) => return Ok(vm),
             Restored::Not(slot, _) => slot,
         };
-        if mode == StatesMode::Use {
+        let saves = self.host.saved_states.mode() == StatesMode::Auto;
+        if !saves || self.hot_vm.size != self.host.default_size() {
             return self.boot(slot, StateUse::None, bounds).await;
         }
         let index = slot.index();

@@ -27,6 +27,7 @@ use crate::{
     tasks::catch_panic,
     vms::{BundleContents, VmProcess},
 };
+
 /// Until a VM that failed to start has reported how it ended.
 const END_REPORT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -220,9 +221,7 @@ impl Up {
             Err(error) => Err(resources.unfinished(error.after(last_error))),
         }
     }
-}
 
-impl Up {
     /// Gives the guest an identity that no other clone of its state has. May be done again.
     pub(super) async fn personalize(
         self,

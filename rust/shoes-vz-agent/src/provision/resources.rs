@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Bounds, Unfinished, error::ProvisionError};
 use crate::{bundles::Bundle, host::Host, slots::Ticket, vms::VmProcess};
 
-/// First pause between two attempts to reach sshd or a VM process, and the longest.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// First pause between two attempts to reach a VM process or its guest, and the longest.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a former agent's VM process may leave questions unanswered before its VM is ended.
 const RECONNECT_DEADLINE: Duration = Duration::from_secs(180);
 

@@ -1,12 +1,14 @@
 //! From a request, or from what a former agent left, to a guest that SSH has reached: by the fastest way there is.
 
-use std::time::Duration;
-
-use shoes_vz_model::{bundle, state::Stage, state::StartPath};
+use shoes_vz_model::{
+    bundle,
+    state::{Stage, StartPath},
+};
+use shoes_vz_process::backoff::Backoff;
 use shoes_vz_vm::spec::StateUse;
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -19,16 +21,10 @@ use crate::{
     guest::GuestError,
     pool::Offer,
     provision::{
-        Bounds, EmptySlot, Observer as _, ProvisionError, ReadyVm, Restored, Unfinished, VmRequest,
-        VmResources,
+        Bounds, EmptySlot, FIRST_PAUSE, LONGEST_PAUSE, Observer as _, ProvisionError, ReadyVm, Restored,
+        Unfinished, VmRequest, VmResources,
     },
 };
-use shoes_vz_process::backoff::Backoff;
-use tokio::time::sleep;
-
-/// Between two attempts to hand over the setup script.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A start that failed, and what is to be undone.
 struct Failed(Option<VmResources>, ProvisionError);

@@ -10,7 +10,7 @@ use shoes_vz_proto::{
     vm::VmEndKind,
 };
 
-use crate::host::{Host, command, create, until, until_ended, until_logged};
+use crate::host::{Host, TIMEOUT, command, create, until, until_ended, until_logged};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_03_a_job_survives_its_agent_and_the_next_one_brings_it_to_its_end() {
@@ -178,4 +178,31 @@ async fn a_restored_guest_whose_agent_died_is_personalized_by_the_next_one_befor
     // The fake guest does not know the request.
     assert!(end.kind() == EndKind::Failed && end.reason.contains("personalizing the guest"), "{end:?}");
     assert!(vm.scripts().is_empty() && vm.has_ended());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_was_decided_before_a_restart_stays_as_it_was_decided() {
+    let host = Host::new();
+    let first = host.killable_agent();
+    let id = RunnerId::random();
+    first.apply(command("1", create(id, "script")));
+    until(&first.runners, id, |r| r.state() == RunnerState::SshReady).await;
+    let vm = host.vms.only();
+    vm.set_stuck(true);
+    first.apply(command("2", id));
+    until(&first.runners, id, |r| r.state() == RunnerState::TearingDown).await;
+    let ends = &first.runners.agent().ends;
+    let kept = async {
+        while ends.get(id).is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, kept).await.expect("the end is kept before the VM is stopped");
+    let decided = ends.get(id).unwrap().end.unwrap();
+    first.kill();
+    vm.set_stuck(false);
+
+    let runners = host.agent().await;
+    let (_, end) = until_ended(&runners, id).await;
+    assert_eq!(end, decided, "also its stage and its time");
 }

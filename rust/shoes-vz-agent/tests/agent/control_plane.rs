@@ -25,12 +25,22 @@ fn serve(uri: String, runners: &Arc<Runners>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(server.serve(|_| {})))
 }
 
+/// An agent of `host` and the server at `addr` that it serves until the link is dropped.
+async fn connected(
+    host: &Host,
+    addr: &str,
+    protocol: u32,
+) -> (Arc<Runners>, FakeServer, AbortOnDropHandle<()>) {
+    let runners = host.agent().await;
+    let server = FakeServer::start(addr, protocol).await;
+    let link = serve(format!("http://{}", server.addr), &runners);
+    (runners, server, link)
+}
+
 #[tokio::test]
 async fn a_command_is_executed_and_acknowledged_and_the_end_is_reported_until_acknowledged() {
     let host = Host::new();
-    let runners = host.agent().await;
-    let mut server = FakeServer::start("127.0.0.1:0", 1).await;
-    let _link = serve(format!("http://{}", server.addr), &runners);
+    let (_runners, mut server, _link) = connected(&host, "127.0.0.1:0", 1).await;
     let received = server.until(|t| t.syncs > 0).await;
     let info = received.registrations[0].info.clone().unwrap();
     assert_eq!(
@@ -68,9 +78,7 @@ async fn a_command_is_executed_and_acknowledged_and_the_end_is_reported_until_ac
 #[tokio::test]
 async fn the_server_learns_at_once_why_a_host_refuses_runners_and_when_it_accepts_them_again() {
     let host = Host::new();
-    let runners = host.agent().await;
-    let mut server = FakeServer::start("127.0.0.1:0", 1).await;
-    let _link = serve(format!("http://{}", server.addr), &runners);
+    let (runners, mut server, _link) = connected(&host, "127.0.0.1:0", 1).await;
     let received = server.until(|t| t.syncs > 0).await;
     assert_eq!(received.last.unschedulable_reason, "");
 
@@ -102,9 +110,7 @@ async fn fault_02_an_absent_server_is_logged_as_unreachable_once_and_stops_nothi
     let _guard = capture(subscriber);
 
     let host = Host::new();
-    let runners = host.agent().await;
-    let mut server = FakeServer::start(&ports::fixed().to_string(), 1).await;
-    let _link = serve(format!("http://{}", server.addr), &runners);
+    let (runners, mut server, _link) = connected(&host, &ports::fixed().to_string(), 1).await;
     let id = RunnerId::random();
     server.until(|t| t.syncs > 0).await;
     server.commands.send(command("1", create(id, "script"))).unwrap();
@@ -157,9 +163,7 @@ async fn a_server_that_refuses_the_token_is_not_logged_as_unreachable() {
 #[tokio::test]
 async fn a_go_server_gets_reports_at_its_interval_and_in_its_terms() {
     let host = Host::new();
-    let runners = host.agent().await;
-    let mut server = FakeServer::start("127.0.0.1:0", 0).await;
-    let _link = serve(format!("http://{}", server.addr), &runners);
+    let (runners, mut server, _link) = connected(&host, "127.0.0.1:0", 0).await;
     server.until(|t| t.syncs > 0).await;
     let id = RunnerId::random();
     server.commands.send(command("", create(id, "script"))).unwrap();

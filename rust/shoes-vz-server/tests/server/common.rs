@@ -47,6 +47,14 @@ impl Server {
         Self { grpc_addr, metrics_addr, local: None }
     }
 
+    /// One that runs in another process and writes `ready` once it serves.
+    pub(crate) async fn of_ready_file(ready: &Path) -> Self {
+        let text = eventually("the server is ready", || std::fs::read_to_string(ready).ok()).await;
+        let addrs: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let addr = |name: &str| addrs[name].as_str().unwrap().parse().unwrap();
+        Self::at(addr("grpc_addr"), addr("metrics_addr"))
+    }
+
     pub(crate) async fn start(state: &Path) -> Self {
         Self::start_with(state, &[]).await
     }

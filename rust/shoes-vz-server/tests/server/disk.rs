@@ -40,10 +40,7 @@ impl SmallDisk {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let text = eventually("the server is ready", || std::fs::read_to_string(&ready).ok()).await;
-        let addrs: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let addr = |name: &str| addrs[name].as_str().unwrap().parse().unwrap();
-        let server = Server::at(addr("grpc_addr"), addr("metrics_addr"));
+        let server = Server::of_ready_file(&ready).await;
         let inside = format!("/proc/{}/root", child.id().unwrap());
         let disk = Path::new(&inside).join(state.strip_prefix("/").unwrap());
         Self { child, server, disk, dir }

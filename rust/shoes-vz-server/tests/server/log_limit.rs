@@ -7,7 +7,7 @@ use tempfile::{TempDir, tempdir};
 use tokio::process::{Child, Command};
 use tonic::Code;
 
-use crate::common::{Agent, SCRIPT, Server, answer, eventually};
+use crate::common::{Agent, SCRIPT, Server, answer};
 
 /// The program, with its log in a file.
 struct Program {
@@ -34,10 +34,7 @@ impl Program {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let text = eventually("the server is ready", || std::fs::read_to_string(&ready).ok()).await;
-        let addrs: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let addr = |name: &str| addrs[name].as_str().unwrap().parse().unwrap();
-        let server = Server::at(addr("grpc_addr"), addr("metrics_addr"));
+        let server = Server::of_ready_file(&ready).await;
         Self { _child: child, server, log, _dir: dir }
     }
 
